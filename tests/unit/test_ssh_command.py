@@ -58,6 +58,8 @@ def test_only_the_source_is_read_as_source(tmp_path: Path) -> None:
         ("Host key verification failed.", "`ssh -p 2222 -l pi board`"),
         ("pi@board: Permission denied (publickey).", "`ssh-copy-id -p 2222 pi@board`"),
         ("bash: line 1: exec: python3: not found", "`python`"),
+        ("sh: 1: exec: ./env/bin: Permission denied", "`python`"),
+        ("bash: line 1: ./python: cannot execute binary file: Exec format error", "`python`"),
         ("Python 3.9 or newer is needed, and this is 3.7.3", "`python`"),
         ("ssh: Could not resolve hostname board: Name or service not known", "not in DNS"),
         ("ssh: connect to host board port 2222: Connection refused", "No ssh server answers"),

@@ -163,6 +163,28 @@ def test_no_work_folder(hello: bool, code: str, client: Path, monkeypatch: pytes
     assert "\x1b" not in str(error)
 
 
+def test_an_account_without_a_shell_is_not_called_slow(client: Path) -> None:
+    error = failed(behaves(client, 'say(b"This account is not available."); sys.exit(1)', False).begin, HELLO)
+    assert str(error).splitlines()[0].endswith("cannot reach nowhere: This account is not available.")
+    error = failed(behaves(client, "sys.exit(1)", False).begin, HELLO)
+    assert "no answer within" not in str(error)
+
+
+def test_what_is_said_before_a_silence_is_not_its_reason(
+    client: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HELLO_SECONDS", 1.0)
+    banner = 'sys.stderr.write("Authorized users only.\\n"); sys.stderr.flush(); time.sleep(60)'
+    error = failed(behaves(client, banner, False).begin, 1.0)
+    assert "no answer within 1.0 s" in str(error)
+
+
+def test_a_shell_may_greet_without_ending_its_line(client: Path) -> None:
+    one = behaves(client, f'out.write(b"\\x1b]0;board\\x07"); {GREETING}for _ in requests(): pass', False)
+    one.begin()
+    assert one._folder == "/tmp/x"
+
+
 FACTS = {
     "python": "3.11", "system": "Linux", "machine": "x", "board": "", "cpuinfo": "", "cores": [0],
     "memory_bytes": 2**30, "libraries": {"numpy": "2", "onnxruntime": "1"}, "fault": None, "tokenizers": None,

@@ -66,12 +66,15 @@ HINTS = (
         "accept it.",
     ),
     (
-        "permission denied",
+        # The client lists the ways that were tried; a shell that may not run a program does not.
+        "permission denied (",
         "Passwords are not supported. Copy your key to the device once: `{copy_key}`; a key with a passphrase has to "
         "be in the ssh agent.",
     ),
     ("not found", "Set the target's `python` to a Python of the device."),
     ("no such file", "Set the target's `python` to a Python of the device."),
+    ("permission denied", "Set the target's `python` to a Python of the device that you may run there."),
+    ("exec format error", "Set the target's `python` to a Python that was built for the device's processor."),
     ("python 3.9 or newer", "Set the target's `python` to a newer Python of the device."),
     ("could not resolve", "The name is not in DNS, nor in the hosts file or ssh config of this machine."),
     ("connection refused", "No ssh server answers there: is it running, and is the port right?"),

@@ -154,19 +154,28 @@ class Connection:
     def _greet(self, source: bytes) -> None:
         """Send the agent, and read up to its first words; what a login shell prints before them is skipped."""
         deadline = time.monotonic() + HELLO_SECONDS
+        heard = ""
         try:
             self._pipes.write(source)
             hello = json.dumps({"agent": agent.PROTOCOL}).encode() + b"\n"
             read = 0
-            while (line := self._pipes.line(GREETING_BYTES, deadline - time.monotonic())) != hello:
+            # What a shell prints may lack the end of its line.
+            while not (line := self._pipes.line(GREETING_BYTES, deadline - time.monotonic())).endswith(hello):
+                heard = plain(line.decode(errors="replace")) or heard
                 read += len(line)
                 if read > GREETING_BYTES:
                     raise EOFError
         except (OSError, EOFError, Silent) as error:
-            if isinstance(error, Silent):
+            silent = isinstance(error, Silent)
+            if silent:
                 self._process.kill()
-            words = self._last_words()
-            said = words[-1] if words else f"no answer within {HELLO_SECONDS} s"
+            words = self._last_words() or [heard] * bool(heard)
+            # Whoever is silent may have said something before, which is not why.
+            said = (
+                f"no answer within {HELLO_SECONDS} s"
+                if silent
+                else (words or ["it ended without a word"])[-1]
+            )
             raise TargetError(
                 f"cannot reach {self.host}: {said}",
                 where=self._where,
