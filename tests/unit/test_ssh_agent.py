@@ -106,6 +106,22 @@ def test_jobs_run_in_the_work_folder_and_a_clean_environment(talk: Talk) -> None
     assert [json.loads(text) for text in answer["results"]] == [result, result]
 
 
+def test_the_folder_may_be_named_from_where_the_agent_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    talk = Talk(Path("work"))
+    try:
+        talk.put("group/runner.py", RUNNER)
+        (text,) = talk.ask(**talk.job({})).get("results", [None])
+        assert text is not None
+        assert Path(json.loads(text)["cwd"]).parent.samefile(tmp_path / "work")
+    finally:
+        talk.hang_up()
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_a_failed_job_ends_the_others_and_tells_its_last_words(talk: Talk) -> None:
     talk.put("group/runner.py", RUNNER)
     answer = talk.ask(**talk.job({"exit": "no such model"}, {"sleep": 60}))

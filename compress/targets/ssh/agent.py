@@ -82,7 +82,9 @@ class Agent:
     def do_open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Make the work folder, which nobody else may read."""
         parent = request["folder"]
-        self._folder = tempfile.mkdtemp(prefix="compress-", dir=parent and os.path.expanduser(parent))
+        made = tempfile.mkdtemp(prefix="compress-", dir=parent and os.path.expanduser(parent))
+        # Before Python 3.12 it is as relative as its parent, and jobs run in another folder than this.
+        self._folder = os.path.abspath(made)
         self._keep = request["keep"]
         return {"folder": self._folder}
 
