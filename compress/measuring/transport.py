@@ -108,8 +108,10 @@ class Elsewhere:
         there = Path(path)
         if there.is_dir():
             return self._device.send([there / name for name in (TOKENIZER, TASK)])
-        patterns = (f"{there.name}.data", f"{there.name}_data*", TASK)
-        beside = {file for pattern in patterns for file in there.parent.glob(pattern)}
+        weights = (f"{there.name}.data", f"{there.name}_data")
+        beside = {
+            file for file in there.parent.iterdir() if file.name.startswith(weights) or file.name == TASK
+        }
         return f"{self._device.send([there, *sorted(beside)])}/{there.name}"
 
     def _received(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from compress.measuring.results import examples_in, output_fault, result_fault
-from compress.measuring.transport import relocated
+from compress.measuring.transport import Elsewhere, relocated
+from compress.models.io.onnx_files import copy_onnx, read_onnx
 from compress.runtimes import runner
+from compress.targets.ssh import agent
+from compress.targets.ssh.device import SshDevice
+from tests.unit.test_onnx_copies import split_model
 
 
 def test_every_path_of_a_job_is_moved_and_nothing_else() -> None:
@@ -40,6 +45,26 @@ def test_every_path_of_a_job_is_moved_and_nothing_else() -> None:
         "kind": "score", "model": "there/m", "feeds": "there/f", "outputs": "out",
     }  # fmt: skip
     assert relocated({"kind": "latency", "tokenization": None}, send, "out")["tokenization"] is None
+
+
+@pytest.mark.parametrize(
+    "location", ["model.onnx.data", "model.onnx.data_1", "model.onnx_data_1", "model.onnx.data (1)", "w.bin"]
+)
+def test_weights_go_with_their_model_to_a_device(location: str, tmp_path: Path) -> None:
+    names = copy_onnx(read_onnx(split_model(tmp_path / "mine", location)), tmp_path / "out" / "model.onnx")
+    sent: list[str] = []
+
+    class Device:
+        def begin(self) -> None: ...
+
+        def send(self, files: Sequence[Path]) -> str:
+            sent.extend(file.name for file in files)
+            return "group"
+
+    moved = Elsewhere(cast(SshDevice, Device()), 1)._send(str(tmp_path / "out" / "model.onnx"))
+    assert moved == "group/model.onnx"
+    assert sent == ["model.onnx", *names]
+    assert all(agent._NAME.fullmatch(f"group/{name}") for name in sent)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -154,7 +155,9 @@ def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tup
 
     names: dict[str, str] = {}
     for name in found.external:
-        kept = name.startswith((f"{target.name}.data", f"{target.name}_data")) and "/" not in name
+        ours = name.startswith((f"{target.name}.data", f"{target.name}_data"))
+        # Other letters no device takes.
+        kept = ours and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
         names[name] = name if kept and name not in taken else ""
     for name in [name for name, new in names.items() if not new]:
         names[name] = next(new for n in count() if (new := f"{target.name}_data_{n}") not in names.values())
