@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,8 +120,12 @@ def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | Non
     if result["refused"] is not None:
         return None
     try:
+        with ZipFile(job["outputs"]) as stored:
+            # Few compressed bytes may stand for more numbers than the memory holds.
+            if any(one.compress_type != ZIP_STORED for one in stored.infolist()):
+                return "compressed outputs"
         answers = load_answers(job["outputs"])
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile) as error:
         return str(error)
     examples = examples_in(job["feeds"])
     if not answers:

@@ -20,6 +20,7 @@ from compress.runtimes.launching import (
     runtime_command,
     set_variables,
 )
+from compress.targets.ssh.connection import plain
 from compress.targets.ssh.device import Failed, SshDevice
 
 
@@ -127,8 +128,12 @@ class Elsewhere:
         if "outputs" in body and result.get("refused") is None:
             largest = 1024 + 4 * LARGEST_WIDTH * examples_in(body["feeds"])
             self._device.take(moved["outputs"], Path(body["outputs"]), doing, largest)
-            if output_fault(body, result):
-                raise self._device.nonsense(doing)
+            fault = output_fault(body, result)
+            if fault is not None:
+                # Of the model as likely as of the device: it may overflow on that processor.
+                raise TargetError(
+                    f"{doing} gave {plain(fault)}", where=self._device.label, code="device-answer"
+                )
         found: dict[str, Any] = result
         return found
 

@@ -210,3 +210,9 @@ def test_outputs_are_numbers_of_every_example(scored: dict[str, Any]) -> None:
     assert "allow_pickle" in str(fault(np.array([{"a": 1}], dtype=object)))
     Path(scored["outputs"]).write_bytes(b"no array")
     assert output_fault(scored, KEPT) is not None
+    # An array that stands alone, and one that may be far larger than its file.
+    with open(scored["outputs"], "wb") as stream:
+        np.save(stream, np.zeros((3, 2), np.float32))
+    assert output_fault(scored, KEPT) is not None
+    np.savez_compressed(scored["outputs"], outputs=np.zeros((3, 2), np.float32))
+    assert output_fault(scored, KEPT) == "compressed outputs"

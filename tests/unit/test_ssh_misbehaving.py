@@ -262,6 +262,7 @@ def test_outputs(array: str, client: Path, accuracy: dict[str, Any]) -> None:
     one = behaves(client, code)
     error = failed(lambda: Elsewhere(one, 1).run([accuracy], ["scoring"]), SILENT)
     assert error.code == "device-answer"
+    assert "scoring gave " in str(error)
 
 
 @pytest.mark.parametrize("size", ["-1", "10**15", "True", "'3'", "None", "1000"])
