@@ -19,6 +19,7 @@ from compress.bundles import confinement as held
 from compress.bundles.confinement import Confinement, confinement, run_python
 from compress.bundles.manifest import write_manifest_metrics
 from compress.bundles.verify import verify_bundle
+from compress.bundles.web import folder
 from compress.bundles.web.folder import write_page
 from compress.cli.root import main
 from compress.core.errors import ModelError, UsageError
@@ -161,6 +162,33 @@ def test_golden_examples_that_prove_nothing_are_refused(
     assert result.models == ()
     with pytest.raises(ModelError, match="golden"):
         write_page(bundle, tmp_path / "page")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle of a model of images, of which a page can be made without npm."""
+    monkeypatch.setattr(folder, "place_packages", lambda *_: None)
+    made = export_bundle(tmp_path / "made", "image-classification")
+    return Path(shutil.copytree(made, tmp_path / "new" / "bundle"))
+
+
+@pytest.mark.parametrize("said", [{"inputs": None}, {"inputs": [3]}, {"form": {}}, {"facts": [], "form": 3}])
+def test_a_manifest_that_says_nonsense_makes_no_page(pictures: Path, said: dict[str, Any]) -> None:
+    manifest = json.loads((pictures / "manifest.json").read_text())
+    (pictures / "manifest.json").write_text(json.dumps({**manifest, **said}))
+    with pytest.raises(ModelError, match="this bundle cannot be understood"):
+        write_page(pictures, pictures.with_name("page"))
+    assert [file.name for file in pictures.parent.iterdir()] == ["bundle"]
+
+
+def test_a_model_that_is_none_makes_no_page_and_is_told_of(pictures: Path) -> None:
+    (pictures / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="this bundle cannot be understood") as caught:
+        write_page(signed(pictures), pictures.with_name("page"))
+    assert "\n" not in caught.value.message
+    assert [file.name for file in pictures.parent.iterdir()] == ["bundle"]
+    (problem,) = verify_bundle(pictures).problems
+    assert problem.startswith("model.onnx: the bundle's code failed: ")
 
 
 ANSWERS = {

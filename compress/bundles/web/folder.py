@@ -31,7 +31,7 @@ from compress.core.disk.files import (
     write_text,
 )
 from compress.core.disk.ours import not_ours, sign
-from compress.core.disk.reading import read_mapping
+from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import ModelError, UsageError
 from compress.core.units import megabytes
 from compress.models.text.chat import end_ids
@@ -88,6 +88,11 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
         ModelError: the bundle was changed, or a browser cannot run it; an operator that is missing is named.
     """
     _check_free(out)
+    with understood("this bundle", str(bundle)):
+        return _written_page(bundle, out, runtime_folder)
+
+
+def _written_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPage:
     manifest = read_manifest(bundle)
     files = listed_files(bundle, manifest)
     problems = hash_problems(bundle, files) or golden_problems(bundle / GOLDEN, manifest)

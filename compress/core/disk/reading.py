@@ -185,10 +185,12 @@ def understood(what: str, where: str, error: type[CompressError] = ModelError) -
             code="not-understood",
         ) from fault
     except BaseException as fault:
-        # A bare `Exception` is what the tokenizers library raises.
-        if not is_panic(fault) and type(fault) is not Exception:
+        # A bare `Exception` is what the tokenizers library raises; onnxruntime's own errors are nothing else either.
+        of_library = type(fault) is Exception or type(fault).__module__.startswith("onnxruntime.")
+        if not is_panic(fault) and not of_library:
             raise
-        raise error(f"{what} cannot be understood: {fault}", where=where, code="not-understood") from fault
+        words = " ".join(str(fault).split())[:300]
+        raise error(f"{what} cannot be understood: {words}", where=where, code="not-understood") from fault
 
 
 def is_panic(error: BaseException) -> bool:
