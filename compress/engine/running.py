@@ -195,7 +195,7 @@ def _new_run(job: Job) -> RunRecord:
         labels=splits.labels,
         splits={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
         seed=profile.seed,
-        profile_text=job.loaded.source.text,
+        profile_text=job.loaded.source.as_run,
         environment=describe_environment(job.numerics, job.targets),
         targets=tuple(target.label for target in job.targets),
         steps=(),
@@ -360,7 +360,7 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
             **measured_values(deployed, job.task.kind.quantities, useless=useless),
             **({"latency_disturbed": True} if deployed.measurements[0].latency[0].disturbed else {}),
         }
-        write_manifest_metrics(path, metrics, job.loaded.source.text, job.run_id)
+        write_manifest_metrics(path, metrics, job.loaded.source.as_run, job.run_id)
         bundle = str(path)
     steps = state.run.steps
     shown = excerpts(steps[0], steps[-1], job.splits.test) if job.plan.profile.report.excerpts else {}

@@ -32,7 +32,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 class ProfileSource:
     """A profile as it was written: its text, its plain values, and the line of every value.
 
-    `overridden` maps the paths that `--set` replaced to the words that did it.
+    `overridden` maps the paths that `--set` replaced to the words that did it, in the order in which they did; `blank`
+    are the keys that nothing is written behind.
     """
 
     file: str
@@ -41,13 +42,25 @@ class ProfileSource:
     values: dict[str, Any]
     lines: Mapping[Path_, int]
     overridden: Mapping[Path_, str] = field(default_factory=dict)
+    blank: frozenset[Path_] = frozenset()
+
+    @property
+    def as_run(self) -> str:
+        """The text, with the `--set` that changed it as comments above it."""
+        said = [f"# {line}\n" for word in self.overridden.values() for line in word.splitlines()]
+        return "".join((*said, self.text))
 
     def fault(self, path: Path_, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
-        """A fault at `path`, with the line of the nearest value that was written there."""
+        """A fault at `path`, with the assignment that set what stands there, else the line of the nearest value that
+        was written there."""
         shown = ".".join(str(part) for part in path)
+        # What was replaced as a whole stands in the file no more; what an assignment below it made never did.
+        words = [word for place, word in self.overridden.items() if path[: len(place)] == place]
+        if not words and self.lines and path not in self.lines:
+            words = [word for place, word in self.overridden.items() if place[: len(path)] == path]
+        if words:
+            return Fault(words[-1], None, shown, message, code, exit_code)
         for length in range(len(path), -1, -1):
-            if path[:length] in self.overridden:
-                return Fault(self.overridden[path[:length]], None, shown, message, code, exit_code)
             if path[:length] in self.lines:
                 return Fault(self.file, self.lines[path[:length]], shown, message, code, exit_code)
         return Fault(self.file, None, shown, message, code, exit_code)
@@ -116,16 +129,19 @@ def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
         ProfileError: it is not YAML, or is not a mapping; keys that stand twice.
     """
     lines: dict[Path_, int] = {(): 1}
-    values = _values_of(text, shown, lines)
+    blank: set[Path_] = set()
+    values = _values_of(text, shown, lines, blank)
     if values is None:
         raise ProfileError([Fault(shown, 1, "", "the profile is empty; `compress init` writes one")])
     if not isinstance(values, dict):
         raise ProfileError([Fault(shown, 1, "", "expected keys such as `name:` and `passes:`")])
-    return ProfileSource(shown, text, folder.absolute(), values, lines)
+    return ProfileSource(shown, text, folder.absolute(), values, lines, blank=frozenset(blank))
 
 
-def _values_of(text: str, shown: str, lines: dict[Path_, int], *, first_line: bool = True) -> Any:
-    """The plain values of a YAML text; the line of each is noted in `lines`.
+def _values_of(
+    text: str, shown: str, lines: dict[Path_, int], blank: set[Path_], *, first_line: bool = True
+) -> Any:
+    """The plain values of a YAML text; the line of each is noted in `lines`, and in `blank` which are not written.
 
     Args:
         shown: what the text is called in faults.
@@ -140,7 +156,7 @@ def _values_of(text: str, shown: str, lines: dict[Path_, int], *, first_line: bo
             node = loader.get_single_node()
             if node is None:
                 return None
-            faults = _walk(node, (), lines, shown)
+            faults = _walk(node, (), lines, blank, shown)
             if faults:
                 raise ProfileError(faults if first_line else [replace(one, line=None) for one in faults])
             return loader.construct_document(node)
@@ -178,16 +194,18 @@ def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSour
         if len(parts) > _DEEPEST or _CONTROLS.search(dotted):
             raise ProfileError([Fault(word, None, "", "no profile has such a path")])
         path: Path_ = tuple(int(part) if _INDEX.fullmatch(part) else part for part in parts)
-        value = _values_of(written, word, {}, first_line=False)
+        value = _values_of(written, word, {}, set(), first_line=False)
         try:
-            values = _replaced(values, path, value)
+            values = replaced(values, path, value)
         except (KeyError, IndexError, TypeError) as error:
             raise ProfileError([Fault(word, None, dotted, f"the profile has no {error}")]) from error
+        # What earlier ones set there or below is gone.
+        overridden = {place: one for place, one in overridden.items() if place[: len(path)] != path}
         overridden[path] = word
-    return ProfileSource(source.file, source.text, source.base, values, source.lines, overridden)
+    return replace(source, values=values, overridden=overridden)
 
 
-def _replaced(node: Any, path: Path_, value: Any) -> Any:
+def replaced(node: Any, path: Path_, value: Any) -> Any:
     """A copy of `node` with the value at `path` replaced; a new key may be the last part only."""
     if not path:
         return value
@@ -197,22 +215,23 @@ def _replaced(node: Any, path: Path_, value: Any) -> Any:
             raise TypeError(f"key `{head}` in a list: give a number")
         if head >= len(node):
             raise IndexError(f"entry {head}: the list has {len(node)}")
-        return [_replaced(item, rest, value) if i == head else item for i, item in enumerate(node)]
+        return [replaced(item, rest, value) if i == head else item for i, item in enumerate(node)]
     if node is None:
         node = {}
     if not isinstance(node, dict):
         raise TypeError(f"`{head}` below the value {node!r}")
     key = str(head)
     child = node.get(key) if rest else None
-    return {**node, key: _replaced(child, rest, value)}
+    return {**node, key: replaced(child, rest, value)}
 
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> list[Fault]:
-    """Note the line of every value below `node`; the faults are keys that stand twice or are not text."""
+def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], blank: set[Path_], file: str) -> list[Fault]:
+    """Note the line of every value below `node`, and which are not written; the faults are keys that stand twice or are
+    not text."""
     if len(lines) > _MOST_VALUES or len(path) > _DEEPEST:
         # Nested aliases multiply: a small file may stand for billions of values, and one of itself for no end of them.
         much = f"more than {_MOST_VALUES} values" if len(lines) > _MOST_VALUES else "nested too deeply"
@@ -221,6 +240,8 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> l
     if isinstance(node, yaml.ScalarNode) and _CONTROLS.search(node.value):
         shown = ".".join(str(part) for part in path)
         return [Fault(file, _line(node), shown, "contains a control character", "control-character")]
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null" and not node.value:
+        blank.add(path)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
@@ -240,13 +261,13 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> l
                 )
             seen.setdefault(key, _line(key_node))
             lines[place] = _line(key_node)
-            faults += _walk(value_node, place, lines, file)
+            faults += _walk(value_node, place, lines, blank, file)
             if len(lines) > _MOST_VALUES:
                 break
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = _line(item)
-            faults += _walk(item, (*path, index), lines, file)
+            faults += _walk(item, (*path, index), lines, blank, file)
             if len(lines) > _MOST_VALUES:
                 break
     return faults[:50]

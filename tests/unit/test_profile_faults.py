@@ -416,3 +416,27 @@ def test_a_missing_profile_is_a_fault(tmp_path: Path):
     result = CliRunner().invoke(main, ["validate", str(tmp_path / "none.yaml")])
     assert result.exit_code == 2
     assert "cannot be read: No such file or directory" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (
+            ("passes.0.distill={epochs: -1}",),
+            "--set passes.0.distill={epochs: -1}: passes.0.distill.epochs: should be greater than 0, not -1",
+        ),
+        (("nam.x=3",), "--set nam.x=3: nam: unknown key; did you mean `name`?"),
+        (
+            ("passes.0.distill.epochs=2", "passes.0.distill={epochs: -1}"),
+            "--set passes.0.distill={epochs: -1}: passes.0.distill.epochs: should be greater than 0, not -1",
+        ),
+        (
+            ("passes.0.distill={epochs: 2}", "passes.0.distill.epochs=-1"),
+            "--set passes.0.distill.epochs=-1: passes.0.distill.epochs: should be greater than 0, not -1",
+        ),
+    ],
+)
+def test_a_fault_is_told_of_the_assignment_that_made_it(
+    folder: Path, assignments: tuple[str, ...], expected: str
+):
+    assert faults_of(folder, GOOD, *assignments) == [expected]

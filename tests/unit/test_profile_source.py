@@ -142,3 +142,22 @@ def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "[no-folder]" in done.stderr
+
+
+def test_what_was_assigned_stands_above_the_text(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("name: a\nseed: 1\n")
+    source = read_source(tmp_path / "p.yaml")
+    assert source.as_run == source.text
+    changed = override(source, ("seed=2", "name=b", "seed=3", "data={path:\n  x}"))
+    assert list(changed.overridden.values()) == ["--set name=b", "--set seed=3", "--set data={path:\n  x}"]
+    assert changed.as_run == "# --set name=b\n# --set seed=3\n# --set data={path:\n#   x}\nname: a\nseed: 1\n"
+
+
+def test_the_order_of_assignments_stays(tmp_path: Path) -> None:
+    """The processes of a training are given them again."""
+    (tmp_path / "p.yaml").write_text("train: {processes: 1}\n")
+    source = read_source(tmp_path / "p.yaml")
+    words = ("train.processes=2", "train={strategy: fsdp}", "train.processes=3")
+    once = override(source, words)
+    again = override(source, tuple(word.removeprefix("--set ") for word in once.overridden.values()))
+    assert again.values == once.values == {"train": {"strategy": "fsdp", "processes": 3}}
