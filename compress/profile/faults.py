@@ -87,6 +87,12 @@ def _short(value: object) -> str:
 
 def _known_keys(path: Path_, root: type[BaseModel], values: Any) -> list[str]:
     """The keys that the schema knows at `path` of a profile with these values."""
+    found = models_at(path, root, values)
+    return [info.alias or name for model in found for name, info in model.model_fields.items()]
+
+
+def models_at(path: Path_, root: type[BaseModel], values: Any) -> list[type[BaseModel]]:
+    """What may stand at `path` of a profile with these values."""
     task = values.get("task")
     own: dict[type[BaseModel], type[BaseModel]] = {}
     if task in task_names():
@@ -102,4 +108,4 @@ def _known_keys(path: Path_, root: type[BaseModel], values: Any) -> list[str]:
             if part in (name, info.alias)
             for model in models_in(info.annotation)
         ]
-    return [info.alias or name for model in found for name, info in model.model_fields.items()]
+    return found

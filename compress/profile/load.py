@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from compress.core.disk.package_paths import missing_source
 from compress.core.errors import Fault, ModelError, ProfileError
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
+from compress.profile.blank_sections import filled
 from compress.profile.chain import chain_faults
 from compress.profile.combination_checks import Found, key_faults, teaching_faults
 from compress.profile.faults import faults_of
@@ -54,6 +55,7 @@ def read_profile(
     source: ProfileSource, files: ModelFiles
 ) -> tuple[Profile | None, tuple[Fault, ...], tuple[str, ...]]:
     """The profile, None where it does not follow the schema, all its faults, and warnings."""
+    source = filled(source)
     profile: Profile | None = None
     faults: list[Fault] = []
     try:

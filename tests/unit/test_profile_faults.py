@@ -440,3 +440,30 @@ def test_a_fault_is_told_of_the_assignment_that_made_it(
     folder: Path, assignments: tuple[str, ...], expected: str
 ):
     assert faults_of(folder, GOOD, *assignments) == [expected]
+
+
+def test_a_section_that_is_left_empty_has_its_defaults(folder: Path):
+    text = (
+        GOOD.replace("distill: {epochs: 1}", "distill:\n      augment:\n      seed:")
+        .replace("  model: owner/model\n", "  model: owner/model\n  finetune:\n")
+        .replace("  - quantize", "  - prune:\n      remove: {heads: 0.5}\n      recover:\n  - quantize")
+    )
+    (folder / "p.yaml").write_text(text)
+    profile = load_profile(folder / "p.yaml").profile
+    assert profile.teacher.finetune is not None
+    distill, prune, *_ = profile.specs
+    assert distill.augment is not None
+    assert (distill.seed, distill.ema) == (None, None)
+    assert prune.recover == type(prune)(remove={"heads": 0.5}).recover is not None
+    (folder / "p.yaml").write_text(
+        text.replace("recover:", "recover: null").replace("augment:", "augment: ~")
+    )
+    unset = load_profile(folder / "p.yaml", ("teacher.finetune=null",)).profile
+    assert (unset.specs[0].augment, unset.specs[1].recover, unset.teacher.finetune) == (None, None, None)
+
+
+def test_a_section_that_is_left_empty_lacks_what_it_requires(folder: Path):
+    text = GOOD.replace("  path: data.csv\n", "  path: data.csv\n  unlabeled:\n")
+    assert faults_of(folder, text) == [
+        "p.yaml:5: data.unlabeled: name the examples with `path`, or let a model write texts with `generate`"
+    ]
