@@ -50,8 +50,10 @@ class Spec(BaseModel):
     @classmethod
     def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic takes `true` for 1, so that `epochs: yes` would train for one epoch.
-        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"expected a number or a word, not {str(value).lower()}")
+        listed = value if isinstance(value, list | tuple) else (value,)
+        truths = [one for one in listed if isinstance(one, bool)]
+        if truths and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"expected a number or a word, not {str(truths[0]).lower()}")
         return value
 
     @classmethod

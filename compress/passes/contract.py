@@ -22,11 +22,12 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that a pass names: where, which, and whether it answers with the head that it has."""
+    """A model that a pass names: where, which, of which commit, and whether it answers with the head that it has."""
 
     key: Keys
     model: str
     own_head: bool = False
+    revision: str | None = None
 
 
 class PassSpec(PassSpecBase):

@@ -97,7 +97,11 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
         for name in ("image_size", "preprocess"):
             if getattr(data, name) is not None:
                 yield ("data", name), f"{task} reads texts, not images"
+        if "image_column" in data.model_fields_set:
+            yield ("data", "image_column"), f"{task} reads texts, not images"
     else:
+        if "text_column" in data.model_fields_set:
+            yield ("data", "text_column"), f"{task} reads images, not texts"
         if any(target.sequence_lengths for target in profile.targets):
             yield ("targets",), "sequence_lengths are for texts: all images have one size"
     if kind.writes:

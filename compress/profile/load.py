@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from compress.core.disk.package_paths import missing_source
+from compress.core.disk.package_paths import CODE, CONFIG, SKLEARN, local_path, missing_source
 from compress.core.errors import Fault, ModelError, ProfileError
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.profile.blank_sections import filled
@@ -67,6 +68,7 @@ def read_profile(
             *teaching_faults(profile),
             *pass_faults(profile, files),
             *_further_source_faults(profile, source.base),
+            *_hub_key_faults(profile, source.base),
         ]
         faults += [source.fault(path, why) for path, why in found]
         faults += [
@@ -118,6 +120,38 @@ def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
         named.insert(0, (("teacher", "config", "tokenizer"), described.tokenizer))
     checked = [(path, missing_source(name, base)) for path, name in named]
     return [(path, problem) for path, problem in checked if problem is not None]
+
+
+def _hub_key_faults(profile: Profile, base: Path) -> Iterator[Found]:
+    """The keys that choose among what the hub has, of sources that are not of the hub."""
+    data, teacher, generated = profile.data, profile.teacher, profile.data.generated
+    named: list[tuple[Path_, str, dict[str, str | None]]] = [
+        (("data",), data.path, {"name": data.name, "revision": data.revision}),
+        (("teacher",), teacher.model, {"revision": teacher.revision}),
+    ]
+    if (further := data.further) is not None:
+        keys = {"name": further.name, "revision": further.revision}
+        named.append((("data", "unlabeled"), further.path, keys))
+    if generated is not None:
+        place: Path_ = ("data", "unlabeled", "generate")
+        named.append((place, generated.model, {"revision": generated.revision}))
+    for index, spec in enumerate(profile.specs):
+        for one in spec.named_models():
+            named.append((("passes", index, spec.kind, *one.key[:-1]), one.model, {"revision": one.revision}))
+    for path, source, keys in named:
+        if not _is_of_hub(source, base):
+            for key in (key for key, value in keys.items() if value is not None):
+                yield (*path, key), f"only for what is on the hub, and {source} is not: leave `{key}` out"
+
+
+def _is_of_hub(source: str, base: Path) -> bool:
+    if source.startswith((CODE, CONFIG, SKLEARN)):
+        return False
+    try:
+        return local_path(source, base) is None
+    except ModelError:
+        # That there is nothing is told already.
+        return True
 
 
 def _text_at(values: dict[str, Any], section: str, key: str) -> str | None:

@@ -312,6 +312,8 @@ class TrainSpec(PassSpecBase):
     def _meets(self) -> TrainSpec:
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError("nodes needs `rendezvous`: host:port of one of them")
+        if self.nodes == 1 and self.rendezvous is not None:
+            raise ValueError("`rendezvous` is where several machines meet: set `nodes` too, or leave it out")
         return self
 
     @property

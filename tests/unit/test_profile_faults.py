@@ -467,3 +467,44 @@ def test_a_section_that_is_left_empty_lacks_what_it_requires(folder: Path):
     assert faults_of(folder, text) == [
         "p.yaml:5: data.unlabeled: name the examples with `path`, or let a model write texts with `generate`"
     ]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "place"),
+    [
+        ("targets=[{batch_sizes: [true]}]", "targets.0.batch_sizes"),
+        ("passes.0.distill.student={layers: [no, 1]}", "passes.0.distill.student.layers"),
+        ("passes.0.distill.student={layers: []}", "passes.0.distill.student.layers"),
+        ("train={rendezvous: 'a:1'}", "train"),
+        ("data.image_column=photo", "data.image_column"),
+        ("data.revision=main", "data.revision"),
+        ("data.name=sst2", "data.name"),
+        ("data.unlabeled={path: data.csv, name: sst2}", "data.unlabeled.name"),
+        ("teacher={model: ., revision: main}", "teacher.revision"),
+        ("passes.0.distill.student={model: ., revision: main}", "passes.0.distill.student.revision"),
+        ("passes.0.distill.student={revision: main}", "passes.0.distill.student.revision"),
+        ("passes.0.distill.student={model: owner/b, layers: 1}", "passes.0.distill.student.layers"),
+        ("passes.0.distill.student={model: owner/b, from: scratch}", "passes.0.distill.student.from"),
+        ("passes.0.distill.student={layers: [0, 1], choose: last}", "passes.0.distill.student.choose"),
+        ("passes.0.distill.teachers=[{}, {finetune: {}}]", "passes.0.distill.teachers.1.finetune"),
+        ("passes.0.distill.teachers=[{}, {labels: [a]}]", "passes.0.distill.teachers.1.labels"),
+        (
+            "passes.0.distill.teachers=[{}, {model: ., revision: main}]",
+            "passes.0.distill.teachers.1.revision",
+        ),
+    ],
+)
+def test_what_nothing_would_read_is_refused(folder: Path, assignment: str, place: str):
+    found = faults_of(folder, GOOD, assignment)
+    assert [fault for fault in found if f"{assignment}: {place}: " in fault] == found[:1]
+
+
+def test_a_commit_of_the_hub_is_taken(folder: Path):
+    (folder / "p.yaml").write_text(GOOD)
+    words = (
+        "teacher.revision=main",
+        "data={path: owner/data, name: sst2, revision: main}",
+        "passes.0.distill.student={model: owner/b, revision: main}",
+        "passes.0.distill.teachers=[{}, {model: owner/b, revision: main, finetune: {}}]",
+    )
+    assert load_profile(folder / "p.yaml", words).profile.teacher.revision == "main"

@@ -40,6 +40,9 @@ _SERVES = {
     },
 }
 """The keys of a section that serve one kind of examples, or models that write, alone."""
+_OF_A_CUT = ("choose", "basis")
+_OF_A_SHAPE = ("layers", "hidden_size", "heads", "intermediate_size", "from_", *_OF_A_CUT)
+"""The keys of a student that is made; the first are of one that is cut from its teacher."""
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
@@ -122,6 +125,29 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
                 ("vocabulary",),
                 "a ready-made student keeps its own tokenizer; leave `vocabulary` out",
             )
+        yield from (((*place, key), why) for key, why in _idle_keys(student))
+    for number, teacher in enumerate(spec.teachers):
+        for name in ("revision", "labels", "finetune"):
+            if teacher.model is None and getattr(teacher, name) is not None:
+                why = "without `model` this is the profile's teacher, which `teacher` describes: leave it out"
+                yield ("teachers", number, name), why
+
+
+def _idle_keys(student: StudentSpec) -> Iterator[tuple[str, str]]:
+    """Keys of a student that were written down and that nothing would read."""
+    idle: tuple[str, ...]
+    if student.model is not None:
+        idle, why = _OF_A_SHAPE, "a ready-made student (`model`) has its own shape and weights: leave it out"
+    elif student.architecture is not None:
+        idle, why = _OF_A_CUT, "a fresh student (`architecture`) takes nothing from its teacher: leave it out"
+    else:
+        idle = () if isinstance(student.layers, int) else ("choose",)
+        why = "`layers` lists the layers, so there are none to choose: leave it out"
+    for name in idle:
+        if name in student.model_fields_set and getattr(student, name) is not None:
+            yield name.rstrip("_"), why
+    if student.revision is not None and student.model is None:
+        yield "revision", "only for a ready-made student (`model`): leave it out"
 
 
 def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:

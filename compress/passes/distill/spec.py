@@ -117,9 +117,18 @@ class DistillSpec(TrainingSpec, PassSpec):
 
     def named_models(self) -> Sequence[NamedModel]:
         """The student, the teachers and the assistants that stand ready."""
-        taught = [NamedModel((*key, "model"), one.model) for key, one in self.students() if one.model]
+        taught = [
+            NamedModel((*key, "model"), one.model, revision=one.revision)
+            for key, one in self.students()
+            if one.model
+        ]
         teachers = [
-            NamedModel(("teachers", number, "model"), one.model, own_head=one.finetune is None)
+            NamedModel(
+                ("teachers", number, "model"),
+                one.model,
+                own_head=one.finetune is None,
+                revision=one.revision,
+            )
             for number, one in enumerate(self.teachers)
             if one.model
         ]

@@ -26,7 +26,10 @@ class StudentSpec(PassSpecBase):
     """The student: cut from the teacher, at the same width or narrower, and initialised from its weights; or a fresh
     transformer (`architecture`); or an existing model (`model`)."""
 
-    layers: Annotated[int, Field(ge=1, le=1000)] | tuple[Annotated[int, Field(ge=0, lt=1000)], ...] = 2
+    layers: (
+        Annotated[int, Field(ge=1, le=1000)]
+        | Annotated[tuple[Annotated[int, Field(ge=0, lt=1000)], ...], Field(min_length=1)]
+    ) = 2
     """Number of layers, or a list of the teacher's layers (0 is the lowest)."""
     choose: Literal["uniform", "first", "last", "similarity"] = "uniform"
     """Which of the teacher's layers to take if `layers` is a number: `uniform`: evenly spaced, the last one included;
