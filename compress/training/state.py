@@ -98,7 +98,16 @@ class TrainingState:
         keep: Literal["best", "last"] = "best",
     ) -> None:
         """Note a validation score; keep the weights if it is the best one yet, or the last; finished after the last of
-        `total` steps, or once the patience of `spec` is over."""
+        `total` steps, or once the patience of `spec` is over.
+
+        Raises:
+            PassError: the score is not a number, and there is no earlier one.
+        """
+        if self.best is None and math.isnan(score):
+            raise PassError(
+                f"the validation score is {score} at step {self.step} of {total}",
+                hint="Lower `learning_rate`.",
+            )
         self.points.append(
             CurvePoint(
                 step=self.step,
@@ -108,7 +117,8 @@ class TrainingState:
             )
         )
         self.loss_sum, self.loss_steps = 0.0, 0
-        if keep == "last" or score > self.best_score:
+        # The worst score of all (an infinite perplexity) is still better than none.
+        if keep == "last" or self.best is None or score > self.best_score:
             self.best_score, self.best_step, self.worse = score, self.step, 0
             self.best = copy_weights(model)
         else:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,3 +295,16 @@ def test_the_best_weights_of_another_training_are_not_taken_for_ours(tmp_path: P
     assert checkpoint is not None
     assert checkpoint.best is not None
     assert torch.equal(checkpoint.best["w"], ours["w"])
+
+
+def test_weights_of_the_worst_score_are_still_weights(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=1)
+    setup.scores = lambda _: -math.inf
+    assert setup.run().best_score == -math.inf
+
+
+def test_a_score_that_is_no_number_is_told(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=1)
+    setup.scores = lambda _: math.nan
+    with pytest.raises(PassError, match="the validation score is nan at step"):
+        setup.run()
