@@ -125,6 +125,7 @@ def run(
     Raises:
         CompressError: the profile has faults, or a step failed; the run's directory and report say which and why.
     """
+    from compress.core.errors import CompressError
     from compress.engine.resolve import resolve_job
     from compress.engine.running import run_job
     from compress.store.cache import Cache
@@ -138,8 +139,9 @@ def run(
             job, Cache.default(), Path.cwd(), progress, on_row or _nothing, was_interrupted
         )
     except Exception as error:
-        # Where the disk is full there is no space for a report either: the error is told all the same.
-        with suppress(OSError):
+        # Where the disk is full there is no space for a report either, and records of before may be damaged: the error
+        # is told all the same.
+        with suppress(OSError, CompressError):
             _report_failed(error, job.run_id)
         raise
     return Run(record, store.path, report(Run(record, store.path)))
