@@ -125,7 +125,8 @@ def _seen_from(source: str, folder: Path | None) -> str:
     path = Path(source)
     if path.is_absolute():
         return str(path)
-    seen = Path(os.path.relpath(path, folder or Path())).as_posix()
+    # `..` leads from where a link points to, not from where it stands.
+    seen = Path(os.path.relpath(path.absolute(), os.path.realpath(folder or Path()))).as_posix()
     return seen if seen.startswith("..") else f"./{seen}"
 
 

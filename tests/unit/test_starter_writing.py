@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from compress.cli.root import main
 from compress.profile.load import load_profile
 from compress.profile.schema import Profile
 from compress.starter.writing import starter_profile
@@ -97,3 +99,22 @@ def test_a_decoder_gets_the_task_and_the_columns_of_its_texts(
     if written != "texts":
         elsewhere = Profile.model_validate(yaml.safe_load(starter_profile("owner/unknown", "rows.jsonl")))
         assert elsewhere.task == "causal-lm"
+
+
+def test_paths_lead_from_where_a_linked_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for folder in ("here", "far/away"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    Path("reviews.csv").write_text("text,label\n")
+    Path("link").symlink_to(tmp_path / "far" / "away")
+    written = yaml.safe_load(starter_profile("owner/model", "reviews.csv", Path("link")))
+    assert (Path("link") / written["data"]["path"]).resolve() == Path("reviews.csv").resolve()
+    assert yaml.safe_load(starter_profile("owner/model", "reviews.csv"))["data"]["path"] == "./reviews.csv"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("reviews.csv").write_text("text,label\n")
+    done = CliRunner().invoke(main, ["init", "owner/model", "reviews.csv", "--out", "new/job.yaml"])
+    assert done.exit_code == 2
+    assert "new: there is no such folder" in done.output

@@ -33,6 +33,8 @@ def init(model: str, data: str, out: Path, force: bool, task: str | None) -> Non
         raise UsageError(f"the profile cannot be written: this is {wrong}", where=str(out))
     if out.exists() and not force:
         raise UsageError("a file of this name already exists", where=str(out), hint="`--force` replaces it.")
+    if not out.parent.is_dir():
+        raise UsageError("there is no such folder", where=str(out.parent), hint="Make it first.")
     with understood("this model or its data", f"{model} {data}", UsageError):
         text = starter_profile(model, data, out.parent, task)
         faults = faults_of_starter(text, out.parent, model, data)
