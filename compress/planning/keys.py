@@ -87,7 +87,8 @@ def step_parts(
         | _adds(step),
     }
     if isinstance(step.spec, TeacherSpec):
-        del spec["model"]
+        # The fingerprint names the commit, whatever it was asked for by.
+        del spec["model"], spec["revision"]
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
         if (adapter := spec.pop("adapter")) is not None:
             parts["adapter"] = fingerprints.models[adapter, None]

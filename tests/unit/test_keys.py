@@ -229,3 +229,10 @@ def test_the_code_of_what_a_model_recovers_by_stands_in_the_key_where_no_loss_is
     found = all_parts(plan, KNOWN, NUMERICS)["prune"]["losses"]
     assert isinstance(found, dict)
     assert found.keys() == losses
+
+
+def test_a_commit_is_the_same_by_whatever_name_it_was_asked_for(tmp_path: Path):
+    by_name = replace(KNOWN, models={**KNOWN.models, ("owner/model", "v1"): "m"})
+    assert changed(keys(tmp_path), keys(tmp_path, "teacher.revision=v1", known=by_name)) == []
+    other = replace(KNOWN, models={("owner/model", "v1"): "n"})
+    assert changed(keys(tmp_path), keys(tmp_path, "teacher.revision=v1", known=other)) == FROM
