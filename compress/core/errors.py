@@ -107,12 +107,13 @@ class DataErrors(DataError):
 
     Args:
         faults: each of them, in the order in which they were found.
-        lines: what is told of them.
+        shown: those that are told, and how many more there are.
     """
 
-    def __init__(self, faults: Sequence[DataError], lines: Sequence[str]) -> None:
+    def __init__(self, faults: Sequence[DataError], shown: Sequence[DataError]) -> None:
         self.faults = tuple(faults)
-        super().__init__("\n".join(lines))
+        self.shown = tuple(shown)
+        super().__init__("\n".join(map(str, shown)))
 
 
 class ModelError(CompressError):

@@ -64,13 +64,18 @@ def all_of(function: Callable[..., Result], *given: Iterable[Any]) -> list[Resul
     return made
 
 
-def _shown(found: list[DataError]) -> list[str]:
+def _shown(found: list[DataError]) -> list[DataError]:
+    """The first few faults of each kind, and where the others begin."""
     kinds: dict[str, list[DataError]] = defaultdict(list)
     for error in found:
         kinds[error.code or error.message].append(error)
-    lines = []
-    for kind, errors in kinds.items():
-        lines += [str(error) for error in errors[:_SHOWN]]
+    shown = []
+    for errors in kinds.values():
+        shown += errors[:_SHOWN]
         if len(errors) > _SHOWN:
-            lines.append(f"and {len(errors) - _SHOWN} more [{kind}]")
-    return lines
+            first = errors[_SHOWN]
+            of = "" if first.code else f" [{first.message}]"
+            shown.append(
+                DataError(f"and {len(errors) - _SHOWN} more{of}", where=first.where, code=first.code)
+            )
+    return shown

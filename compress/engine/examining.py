@@ -130,7 +130,7 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
             spec = spec.model_copy(update={"unlabeled": None})
         splits = load(spec, source.base, seed, task, sample=True)
     except DataErrors as several:
-        found.faults += [_fault(source, place, error) for error in several.faults]
+        found.faults += [_fault(source, place, error) for error in several.shown]
         return None
     except CompressError as error:
         if not any(fault.path.startswith("data.path") for fault in found.faults):

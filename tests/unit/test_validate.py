@@ -133,6 +133,16 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path):
         assert f"[{code}]" in done.output
 
 
+def test_of_many_faults_of_one_kind_the_first_few_are_told(folder: Path):
+    write_data(folder / "data.csv", extra="".join(f"text {i} without a label,\n" for i in range(9)))
+    found = examine(write_profile(folder)).faults
+    assert [(fault.line, fault.message) for fault in found] == [
+        *((line, "the label is blank") for line in (32, 33, 34)),
+        (35, "and 6 more"),
+    ]
+    assert {fault.code for fault in found} == {"label-blank"}
+
+
 def test_data_are_looked_at_where_the_profile_is_wrong_elsewhere(folder: Path):
     write_data(folder / "data.csv", extra=" ,a\nx,\n")
     file = write_profile(folder, [{"quantize": {"bits": 9}}])
