@@ -162,10 +162,14 @@ def _label(label: object, rows: Rows, i: int) -> Label:
         raise DataError("the label is missing", where=rows.place(i), code="label-missing")
     if isinstance(label, float) and label.is_integer():
         return int(label)
+    unsupported = {
+        list: " Several labels per example are not supported.",
+        float: " Regression is not supported.",
+    }.get(type(label), "")
     raise DataError(
         f"the label is {describe(label)}; expected a text or a whole number",
         where=rows.place(i),
-        hint="Is `data.label_column` the right column?",
+        hint=f"Is `data.label_column` the right column?{unsupported}",
         code="label-type",
     )
 

@@ -13,7 +13,7 @@ from compress.core.disk.package_paths import SKLEARN
 from compress.core.errors import CompressError, DataError
 from compress.core.task_kind import Seen
 from compress.data.images.pixels import is_image
-from compress.data.names import TRAIN, named_split, shown
+from compress.data.names import TRAIN, column_named, named_split, shown
 from compress.data.reading.files import is_table, read_head
 from compress.data.sources import load
 from compress.data.splits import Splits
@@ -30,7 +30,8 @@ _LOOKED_AT = 200
 class Detected:
     """What a starter profile is made for.
 
-    `columns` are those of its table; `splits` its rows, None where they cannot be read or do not lie here.
+    `columns` are those of its table; `splits` its rows, None where they cannot be read or do not lie here; `names` what
+    all columns of the table are called.
     """
 
     task: str
@@ -38,6 +39,15 @@ class Detected:
     columns: Chosen = field(default_factory=Chosen)
     to_write: ToWrite = field(default_factory=ToWrite)
     splits: Splits | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether it is a table of texts without a column that could hold the labels which the task needs."""
+        kind = task_kind(self.task)
+        if kind.items != "text" or kind.writes or kind.label_loss is None or self.columns.label:
+            return False
+        return bool(self.names) and column_named("label", self.names) is None
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -85,7 +95,8 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
         columns = Chosen()
     else:
         to_write = ToWrite()
-    return Detected(task, seen, columns, to_write, _rows(data, place, task, columns, to_write))
+    rows = _rows(data, place, task, columns, to_write)
+    return Detected(task, seen, columns, to_write, rows, tuple(table))
 
 
 def _asks(model: ModelSeen, columns: Chosen, to_write: ToWrite) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compress.core.disk.package_paths import CODE, PACKAGE, SKLEARN
-from compress.core.errors import UsageError
+from compress.core.errors import DataError, UsageError
 from compress.data.checks import IMBALANCED, is_imbalanced
 from compress.data.names import shown
 from compress.data.texts import is_unicode
@@ -64,7 +64,7 @@ def starter_profile(model: str, data: str, folder: Path | None = None, task: str
 
     Raises:
         UsageError: a path cannot be written.
-        DataError: a table without names of columns.
+        DataError: a table without names of columns, or without labels for a task that needs them.
     """
     written = [_seen_from(source, folder) for source in (model, data)]
     for source in (model, data, *written):
@@ -76,6 +76,14 @@ def starter_profile(model: str, data: str, folder: Path | None = None, task: str
                 code="path-encoding",
             )
     found = detect(model, data, task)
+    if found.lacks_labels:
+        raise DataError(
+            "no column looks like labels: texts or whole numbers that repeat",
+            where=shown(data),
+            hint=f"Call the column of labels `label`; the columns are: {', '.join(map(repr, found.names))}. "
+            "Regression and several labels per text are not supported.",
+            code="column-missing",
+        )
     model, data = written
     head = _HEAD.format(
         name=scalar(f"{_short(data)}_{_short(model)}"),

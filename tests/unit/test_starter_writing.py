@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compress.cli.root import main
+from compress.core.errors import DataError
 from compress.profile.load import load_profile
 from compress.profile.schema import Profile
 from compress.starter.writing import starter_profile
@@ -118,3 +119,15 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
     done = CliRunner().invoke(main, ["init", "owner/model", "reviews.csv", "--out", "new/job.yaml"])
     assert done.exit_code == 2
     assert "new: there is no such folder" in done.output
+
+
+@pytest.mark.parametrize("column", ["rating", "score_of_user"])
+def test_a_table_without_labels_is_refused_with_what_to_change(column: str, tmp_path: Path):
+    file = tmp_path / "rows.csv"
+    file.write_text(f"text,{column}\n" + "".join(f"text number {i},{i / 7:.3f}\n" for i in range(1, 7)))
+    with pytest.raises(DataError, match="no column looks like labels") as caught:
+        starter_profile("owner/unknown", str(file), task="text-classification")
+    assert f"the columns are: 'text', '{column}'" in str(caught.value)
+    assert "Regression" in str(caught.value)
+    file.write_text(file.read_text().replace(column, "label", 1))
+    assert "label_column" in starter_profile("owner/unknown", str(file), task="text-classification")

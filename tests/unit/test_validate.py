@@ -143,6 +143,18 @@ def test_of_many_faults_of_one_kind_the_first_few_are_told(folder: Path):
     assert {fault.code for fault in found} == {"label-blank"}
 
 
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [(["a", "b"], "Several labels per example are not supported."), (0.5, "Regression is not supported.")],
+)
+def test_labels_of_tasks_that_are_not_there_are_refused_by_name(label: object, told: str, folder: Path):
+    rows = [{"text": f"text number {i}", "label": label} for i in range(9)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = examine(write_profile(folder, data={"path": "./rows.jsonl"})).faults
+    assert [fault.code for fault in found] == ["label-type"] * 4
+    assert told in found[0].message
+
+
 def test_data_are_looked_at_where_the_profile_is_wrong_elsewhere(folder: Path):
     write_data(folder / "data.csv", extra=" ,a\nx,\n")
     file = write_profile(folder, [{"quantize": {"bits": 9}}])
