@@ -23,6 +23,8 @@ from compress.profile.model_checks.files import ModelFiles
 
 _SENTENCES = ("modules.json", "config_sentence_transformers.json", "1_Pooling")
 _GENERIC = "LABEL_"
+_OLD_HEAD = "LMHeadModel"
+"""What the class of GPT-2 is called, which is older than the usual name."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class ModelSeen:
         classes = self.config.get("architectures")
         named = " ".join(map(str, classes)) if isinstance(classes, list) else ""
         gguf = self.source.lower().endswith(".gguf")
-        return gguf or "ForCausalLM" in named or (self.kind in DECODERS and not named)
+        plain = not named or _OLD_HEAD in named
+        return gguf or "ForCausalLM" in named or (self.kind in DECODERS and plain)
 
     @property
     def sees(self) -> bool:

@@ -121,6 +121,15 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
     assert "new: there is no such folder" in done.output
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_head_of_a_decoder_is_told_whatever_its_class_is_called(kind: str, tmp_path: Path):
+    head = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}[kind]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "architectures": [head]}))
+    (tmp_path / "rows.csv").write_text("text,topic\na long text,x\nanother text,x\na third text,y\n")
+    text = starter_profile(str(tmp_path), str(tmp_path / "rows.csv"))
+    assert Profile.model_validate(yaml.safe_load(text)).task == "causal-lm"
+
+
 @pytest.mark.parametrize("column", ["rating", "score_of_user"])
 def test_a_table_without_labels_is_refused_with_what_to_change(column: str, tmp_path: Path):
     file = tmp_path / "rows.csv"
