@@ -111,6 +111,8 @@ def starter_profile(model: str, data: str, folder: Path | None = None, task: str
 def _found(found: Detected) -> Iterator[str]:
     """What was seen, a sentence each."""
     model = found.model
+    if model.folder is None and not model.source.startswith((PACKAGE, CODE)):
+        yield f"no file or folder {comment(model.source)} here; it is taken for a model of the hub"
     if model.kind is not None:
         size = f", {model.sizes.layers} layers of width {model.sizes.hidden}" if model.sizes else ""
         cuts = f", a {model.cuts} tokenizer" if model.cuts else ""

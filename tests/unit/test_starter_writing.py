@@ -140,3 +140,14 @@ def test_a_table_without_labels_is_refused_with_what_to_change(column: str, tmp_
     assert "Regression" in str(caught.value)
     file.write_text(file.read_text().replace(column, "label", 1))
     assert "label_column" in starter_profile("owner/unknown", str(file), task="text-classification")
+
+
+def test_a_model_that_is_not_here_is_said_to_be_one_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    told = "# Found: no file or folder models/mine here; it is taken for a model of the hub.\n"
+    assert told in starter_profile("models/mine", "owner/data")
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert "taken for" not in starter_profile("models/mine", "owner/data")
+    assert "taken for" not in starter_profile("package://shop/model", "owner/data")
