@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from compress.core.task_kind import MetricKind
 from compress.core.terminal.progress import Progress
 from compress.encoding.inputs import Inputs
 from compress.models.io.outputs import outputs_of
@@ -67,6 +68,7 @@ def train(
     device: Device,
     progress: Progress,
     name: str,
+    metric: MetricKind | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     keep: Literal["best", "last"] = "best",
     slow: tuple[nn.Module, float] | None = None,
@@ -87,6 +89,7 @@ def train(
             and after the last step, in one process.
         work: folder for the checkpoints of this training alone; written at most every `checkpoint_seconds`.
         name: title of the progress bar and of the curve.
+        metric: what the score is of, for the progress bar.
         keep: `last` leaves the last weights, for a loss that the score says nothing of.
         slow: a part of the model that has another learning rate, and that rate over the others'.
         instead: decides in each step whether it takes the place of the batch.
@@ -186,7 +189,7 @@ def train(
                 score = float(world.broadcast_object(found))
                 state.evaluate(model, score, spec, total=total, per_epoch=per_epoch, keep=keep)
                 with_loss.train()
-            advance(len(pending), state.note())
+            advance(len(pending), state.note(metric))
             pending.clear()
             if state.finished or asked:
                 tensors = {} if state.finished else training_state(model, optimizer)

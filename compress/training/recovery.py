@@ -107,6 +107,7 @@ def trained_by(
         device=ctx.device,
         progress=ctx.progress,
         name=name,
+        metric=ctx.task.kind.metric,
     )
 
 

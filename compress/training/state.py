@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import PassError
 from compress.core.records import Curve, CurvePoint
+from compress.core.task_kind import MetricKind
 from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import Checkpoint, copy_weights
 
@@ -126,9 +127,14 @@ class TrainingState:
         stopped = spec.patience is not None and self.worse >= spec.patience
         self.finished = stopped or self.step == total
 
-    def note(self) -> str:
-        """The last loss and the best score, for a progress bar."""
-        score = "" if self.best is None else f", best score {self.best_score:.4f}"
+    def note(self, metric: MetricKind | None = None) -> str:
+        """The last loss and the best score, for a progress bar: as a value of `metric`, else as it is compared."""
+        score = ""
+        if self.best is not None:
+            named, value = (
+                ("score", self.best_score) if metric is None else (metric.words, metric.rank(self.best_score))
+            )
+            score = f", best {named} {value:.4f}"
         return f"loss {self.last_loss:.3f}{score}"
 
     def result(self, name: str, per_epoch: int) -> TrainResult:

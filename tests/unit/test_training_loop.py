@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from compress.core.errors import PassError
-from compress.core.terminal.progress import Silent
+from compress.core.task_kind import MetricKind
+from compress.core.terminal.progress import Advance, Silent
 from compress.encoding.tokens import TokenInputs
 from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
@@ -67,7 +70,7 @@ class Setup:
                 }
                 return float((model(**batch).logits.argmax(1) == self.labels).float().mean())
 
-        settings = {"precision": "fp32", "checkpoint_seconds": 0.0, **options}
+        settings = {"precision": "fp32", "checkpoint_seconds": 0.0, "progress": Silent(), **options}
         return train(
             self.model,
             self.inputs,
@@ -77,7 +80,6 @@ class Setup:
             work=self.work,
             seed=7,
             device="cpu",
-            progress=Silent(),
             name="test",
             **settings,
         )
@@ -224,6 +226,28 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     stopped.scores = setup.scores
     stopped.run()
     assert same(copy_weights(setup.model), copy_weights(stopped.model))
+
+
+class Notes(Silent):
+    """Keeps what is written behind a bar."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Advance]:
+        def advance(steps: int = 1, note: str | None = None) -> None:
+            self.said += [note] if note else []
+
+        yield advance
+
+
+def test_progress_shows_a_metric_as_readers_know_it(tmp_path: Path) -> None:
+    perplexity = MetricKind("perplexity", "perplexity", percent=False, smaller_is_better=True)
+    setup, notes = Setup(tmp_path), Notes()
+    setup.scores = lambda turn: -50.0 / turn
+    setup.run(progress=notes, metric=perplexity)
+    assert notes.said[-1].endswith(", best perplexity 16.6667")
 
 
 def test_early_stopping(tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ class _School:
             device=ctx.device,
             progress=ctx.progress,
             name=title,
+            metric=ctx.task.kind.metric,
             keep="best" if judged else "last",
             slow=self._slow(module),
             instead=policy,

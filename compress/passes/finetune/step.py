@@ -71,6 +71,7 @@ def run(ctx: StepContext) -> StepResult:
         device=ctx.device,
         progress=ctx.progress,
         name="finetune",
+        metric=ctx.task.kind.metric,
     )
     merged = {} if adapters is None else merge(model, adapters, validation, ctx.device)
     found = answers(model, validation, ctx.task, precision=ctx.precision, device=ctx.device)
