@@ -54,7 +54,8 @@ class LanguageData(DataSpec):
     prompt_column: str | None = None
     """Column of prompts, with `completion_column`; only the completions are learnt."""
     completion_column: str | None = None
-    """Column of completions, with `prompt_column`."""
+    """Column of completions, with `prompt_column`. Both are put together as they are: without a space, a line break or
+    the chat template."""
     messages_column: str | None = None
     """Column of conversations, lists of `{role, content}`; only what the assistant says is learnt. Excludes
     `prompt_column`."""
