@@ -277,7 +277,7 @@ CASES = [
         "the label is a list: ['a', 'b']; expected a text or a whole number",
         "data.jsonl:1",
         path="data.jsonl",
-        hint="Is `data.label_column` the right column?",
+        hint="Is `data.label_column` the right column? Several labels per example are not supported.",
     ),
     Case(
         "json label is a fraction",
