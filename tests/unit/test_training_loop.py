@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -28,13 +28,12 @@ def init(model: str, data: str, out: Path, force: bool, task: str | None) -> Non
     from compress.starter.trial import faults_of_starter
     from compress.starter.writing import starter_profile
 
-    if out.is_dir() or not out.parent.is_dir():
-        wrong = "a folder" if out.is_dir() else "in a folder that does not exist"
-        raise UsageError(f"the profile cannot be written: this is {wrong}", where=str(out))
-    if out.exists() and not force:
-        raise UsageError("a file of this name already exists", where=str(out), hint="`--force` replaces it.")
     if not out.parent.is_dir():
         raise UsageError("there is no such folder", where=str(out.parent), hint="Make it first.")
+    if out.is_dir():
+        raise UsageError("the profile cannot be written: this is a folder", where=str(out))
+    if out.exists() and not force:
+        raise UsageError("a file of this name already exists", where=str(out), hint="`--force` replaces it.")
     with understood("this model or its data", f"{model} {data}", UsageError):
         text = starter_profile(model, data, out.parent, task)
         faults = faults_of_starter(text, out.parent, model, data)
