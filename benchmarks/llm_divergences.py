@@ -19,7 +19,7 @@ from torch import Tensor
 from writing import write_rows
 
 from compress.losses.contract import Divergence
-from compress.training.losses.logits import divergence
+from compress.training.loss_functions.logits import divergence
 
 WORDS = 101
 STEPS = 1000

@@ -42,8 +42,8 @@ from compress.encoding.inputs import Batch
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.files import save_onnx
-from compress.passes.quantize.cache import store_cache
 from compress.passes.quantize.calibration.activation_capture import empty_past
+from compress.passes.quantize.kv_cache import store_cache
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.rotation import TURNS, rotate

@@ -53,8 +53,8 @@ from running import ROOT, missing, run_profile
 from writing import FOLDER, markdown, read_rows, write_rows
 
 from compress.core.disk.files import make_folder, write_json, write_text
-from compress.core.disk.package_paths import local_path
 from compress.core.disk.reading import read_mapping
+from compress.core.disk.source_uris import local_path
 from compress.core.errors import CompressError
 from compress.reporting.data.paired import unpacked
 from compress.reporting.data.pareto import dominators

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compress.core.records import RunRecord, StepRecord
     from compress.core.terminal.progress import Progress
     from compress.engine.examining import Examined
-    from compress.engine.planning import PlanRow
+    from compress.engine.explain_plan import PlanRow
     from compress.profile.load import LoadedProfile
     from compress.reporting.render.write import ReportPaths
 
@@ -98,7 +98,7 @@ def plan(profile: StrPath | LoadedProfile, assignments: Sequence[str] = ()) -> l
     Raises:
         ProfileError: every fault of the profile.
     """
-    from compress.engine.planning import explain_plan
+    from compress.engine.explain_plan import explain_plan
 
     return explain_plan(_loaded(profile, assignments))
 

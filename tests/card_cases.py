@@ -21,7 +21,7 @@ from compress.passes.prune.spec import PruneSpec
 from compress.profile.specs.training import FinetuneSpec, TrainingSpec
 from compress.tasks.base import TrainingData
 from compress.training.loop import _WithLoss, train
-from compress.training.losses.labels import label_cross_entropy
+from compress.training.loss_functions.labels import label_cross_entropy
 from tests.elsewhere import Elsewhere, card
 from tests.jobs import WORDS_OF, tiny_texts
 from tests.steps import context, run

@@ -109,13 +109,13 @@ def cached(part: Part, teacher: Any, inputs: Any) -> Any:
 
 
 def alone(outputs: Any, labels: Any) -> Any:
-    from compress.training.losses.labels import label_cross_entropy
+    from compress.training.loss_functions.labels import label_cross_entropy
 
     return label_cross_entropy(outputs, labels)
 
 
 def kl(outputs: Any, goals: Any) -> Any:
-    from compress.training.losses.logits import divergence
+    from compress.training.loss_functions.logits import divergence
 
     return divergence(outputs, goals, TEMPERATURE)
 

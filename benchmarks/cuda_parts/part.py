@@ -174,7 +174,7 @@ def located(source: str) -> Path:
     Raises:
         Skipped: it is not installed here.
     """
-    from compress.core.disk.package_paths import locate_package
+    from compress.core.disk.source_uris import locate_package
     from compress.core.errors import CompressError
 
     try:

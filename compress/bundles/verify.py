@@ -14,8 +14,8 @@ from compress.bundles.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 from compress.bundles.released import is_released
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL
 from compress.core.disk.files import sha256_file
-from compress.core.disk.inside import inside
 from compress.core.disk.reading import parse_json, read_mapping
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import CompressError, ModelError, UsageError
 
 CHILD = TEMPLATES / "verify_child.py"

@@ -10,7 +10,7 @@ from typing import Any
 
 from compress.core.disk import reading
 from compress.core.disk.files import copy_file, entry_of, first_damaged, read_sealed, write_sealed
-from compress.core.disk.inside import inside
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import ModelError
 from compress.core.forms import Form
 from compress.core.units import megabytes

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from compress.core.disk.inside import name_fault
+from compress.core.disk.safe_paths import name_fault
 
 
 def _name_of_the_hub(name: str) -> str:

@@ -11,7 +11,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from compress.core.disk.package_paths import SKLEARN, local_path
+from compress.core.disk.source_uris import SKLEARN, local_path
 from compress.core.errors import CompressError, DataError
 from compress.data.sources import load
 from compress.data.splits import Examples, Splits, item_bytes

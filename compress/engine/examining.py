@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compress.core.disk.package_paths import CODE, CONFIG, SKLEARN, local_path
+from compress.core.disk.source_uris import CODE, CONFIG, SKLEARN, local_path
 from compress.core.errors import CompressError, DataError, DataErrors, Fault, ModelError, ProfileError
 from compress.data.names import shown
 from compress.data.reading.sampling import LOOKED_AT
 from compress.data.sources import load
 from compress.data.splits import Splits
+from compress.models.teacher.location import GGUF, check_teacher, module_file
 from compress.models.teacher.presence import file_faults
-from compress.models.teacher.sources import GGUF, check_teacher, module_file
 from compress.planning.steps import build_plan, model_sources
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile

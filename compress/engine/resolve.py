@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from compress.core.disk.files import digest_of
-from compress.core.disk.package_paths import CODE, CONFIG
+from compress.core.disk.source_uris import CODE, CONFIG
 from compress.core.disk.watched import Watched
 from compress.core.errors import CompressError, DataError, ModelError
 from compress.core.numerics import Numerics, local_numerics
@@ -24,8 +24,8 @@ from compress.engine.examining import check_models
 from compress.generation.by_label import lessons, writing_task_of
 from compress.generation.copies import originals, standing_in
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
-from compress.models.teacher.sources import check_code_allowed, check_teacher, model_folder, module_file
-from compress.models.teacher.sources import fingerprint as model_fingerprint
+from compress.models.teacher.location import check_code_allowed, check_teacher, model_folder, module_file
+from compress.models.teacher.location import fingerprint as model_fingerprint
 from compress.passes.contract import PassSpec
 from compress.planning.keys import Fingerprints, all_parts, key_of, measured_by
 from compress.planning.steps import Plan, build_plan, model_sources

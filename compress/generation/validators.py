@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from compress.core.disk.package_paths import CODE
+from compress.core.disk.source_uris import CODE
 from compress.core.errors import DataError, ModelError
 from compress.profile.specs.validator import REGEX
 

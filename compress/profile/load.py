@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compress.core.disk.package_paths import CODE, CONFIG, SKLEARN, local_path, missing_source
+from compress.core.disk.source_uris import CODE, CONFIG, SKLEARN, local_path, missing_source
 from compress.core.errors import Fault, ModelError, ProfileError
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.profile.blank_sections import filled

@@ -13,7 +13,7 @@ from compress.passes.table import PASSES
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.architecture import student_config
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.lessons import recovery_faults
+from compress.profile.model_checks.pairing import recovery_faults
 from compress.profile.schema import Profile
 from compress.tasks.table import task_kind
 

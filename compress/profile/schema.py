@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from compress.core.disk.package_paths import CONFIG
+from compress.core.disk.source_uris import CONFIG
 from compress.core.plugins import named
 from compress.core.spec import HubName, PassSpecBase, Positive, Side, Spec
 from compress.passes.contract import PassSpec

@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.core.artifacts import TASK
 from compress.core.disk.files import write_json
-from compress.core.disk.package_paths import CODE as CODE_SOURCE
+from compress.core.disk.source_uris import CODE as CODE_SOURCE
 from compress.core.errors import ModelError
 from compress.data.splits import Item
 from compress.encoding.images import ImageFormat, usual_channels, usual_size

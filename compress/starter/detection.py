@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from compress.core.disk.package_paths import SKLEARN
+from compress.core.disk.source_uris import SKLEARN
 from compress.core.errors import CompressError, DataError
 from compress.core.task_kind import Seen
 from compress.data.images.pixels import is_image

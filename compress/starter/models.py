@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.core.disk.package_paths import CODE, PACKAGE, at_home, locate_package
+from compress.core.disk.source_uris import CODE, PACKAGE, at_home, locate_package
 from compress.core.errors import CompressError
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from compress.core.disk.package_paths import CODE, PACKAGE, SKLEARN
+from compress.core.disk.source_uris import CODE, PACKAGE, SKLEARN
 from compress.core.errors import DataError, UsageError
 from compress.data.checks import IMBALANCED, is_imbalanced
 from compress.data.names import shown

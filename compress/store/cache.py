@@ -38,7 +38,7 @@ from compress.core.disk.files import (
     remove,
     write_sealed,
 )
-from compress.core.disk.package_paths import at_home
+from compress.core.disk.source_uris import at_home
 from compress.core.errors import CompressError, ResourceError
 from compress.core.records import Curve, TargetMeasurement
 from compress.core.terminal.progress import Progress

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compress.core.artifacts import open_artifact
 from compress.core.disk.files import Damaged, first_damaged, is_temporary, read_sealed, remove
-from compress.core.disk.inside import inside
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import CompressError
 
 CHECKPOINT = "checkpoint.json"

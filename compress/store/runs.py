@@ -26,7 +26,7 @@ from compress.core.disk.files import (
     write_sealed,
     write_text,
 )
-from compress.core.disk.ours import free_name
+from compress.core.disk.ownership import free_name
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import UsageError
 from compress.core.records import RunRecord, StepRecord

@@ -28,7 +28,7 @@ from compress.encoding.tokens import encode_texts
 from compress.engine.foreign.onnx_file import Given, take_in, task_of_file
 from compress.measuring.results import result_fault
 from compress.models.io.checkpoints import load_model
-from compress.models.teacher.sources import check_teacher
+from compress.models.teacher.location import check_teacher
 from compress.profile.load import load_profile
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.yaml_lines import override, read_source

@@ -38,7 +38,7 @@ from compress.tasks.base import TrainingData
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE, current_world
 from compress.training.loop import train
-from compress.training.losses.labels import label_cross_entropy
+from compress.training.loss_functions.labels import label_cross_entropy
 from compress.training.objective.batch_loss import batch_loss
 from compress.training.objective.training_module import TrainingModule
 from compress.training.objective.weighted_losses import objective_between

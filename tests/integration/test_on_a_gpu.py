@@ -34,7 +34,7 @@ from compress.training.batches import to_tensors
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE, World, current_world
 from compress.training.loop import TrainResult, _parallel, _WithLoss, train
-from compress.training.losses.labels import label_cross_entropy
+from compress.training.loss_functions.labels import label_cross_entropy
 from compress.training.objective.means import OneMean
 from compress.training.prediction import predict
 from compress.training.signals.teachers import LiveSignals, cached_signals

@@ -30,7 +30,7 @@ from compress.bundles.web.packages import (
 from compress.bundles.web.tokenizing import check_tokenizer, ranges, tokenizer_facts
 from compress.bundles.web.trial import sentence
 from compress.cli.root import main
-from compress.core.disk.ours import MARKER
+from compress.core.disk.ownership import MARKER
 from compress.core.errors import ModelError, UsageError
 from tests.integration.test_bundles import IMAGES, export_bundle
 from tests.tiny import tiny_tokenizer

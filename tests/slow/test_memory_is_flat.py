@@ -41,7 +41,7 @@ from compress.profile.specs.training import TrainingSpec
 from compress.core.terminal.progress import Silent
 from compress.encoding.tokens import encode_texts
 from compress.training.loop import train
-from compress.training.losses.logits import divergence
+from compress.training.loss_functions.logits import divergence
 from compress.training.signals.teachers import cached_signals
 from tests.tiny import tiny_bert, write_torch_artifact
 

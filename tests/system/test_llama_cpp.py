@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from compress.core.disk.package_paths import locate_package
+from compress.core.disk.source_uris import locate_package
 from compress.core.pre_tokenization import SPACE
 from compress.lowering.gguf.file import write_gguf
 from compress.models.text.tokenization import ODD

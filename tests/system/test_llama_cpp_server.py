@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from compress.core.disk.package_paths import locate_package
+from compress.core.disk.source_uris import locate_package
 from compress.core.errors import ModelError
 from compress.generation.answers import read_answers
 from compress.generation.prompts import Writer

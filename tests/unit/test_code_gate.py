@@ -19,8 +19,8 @@ from compress.core.disk.files import sha256_file
 from compress.core.errors import CompressError, ModelError, ProfileError, UsageError
 from compress.models.io.checkpoints import load_for_labels
 from compress.models.teacher.images import open_image_teacher
+from compress.models.teacher.location import check_teacher
 from compress.models.teacher.materialise import materialise
-from compress.models.teacher.sources import check_teacher
 from compress.profile.load import load_profile
 from compress.profile.schema import TeacherSpec
 from compress.profile.specs.training import FinetuneSpec

@@ -10,8 +10,8 @@ import pytest
 
 from compress.core.errors import ModelError
 from compress.lowering.graph import constant_of
-from compress.passes.quantize.cache import store_cache
 from compress.passes.quantize.calibration.activation_capture import fed
+from compress.passes.quantize.kv_cache import store_cache
 from compress.runtimes.decoding import Decoder, generate
 from compress.runtimes.runner import CachedSession, open_session
 from tests.tiny_decoders import lowered_decoder, tiny_decoder

@@ -18,9 +18,9 @@ from compress.losses.attention.term import AttentionTerm, scores_of
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.lessons import Pairing, Reader, loss_faults
-from compress.training.losses.attention import log_attention
-from compress.training.losses.logits import divergence
+from compress.profile.model_checks.pairing import Pairing, Reader, loss_faults
+from compress.training.loss_functions.attention import log_attention
+from compress.training.loss_functions.logits import divergence
 from compress.training.objective.terms import Seen
 from compress.training.objective.trust import TrustedTokens
 from compress.training.objective.weighted_losses import Objective, build_objective

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compress.core.disk.package_paths import locate_package
+from compress.core.disk.source_uris import locate_package
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.files import save_onnx

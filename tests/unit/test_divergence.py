@@ -17,8 +17,8 @@ from compress.encoding.inputs import LEARNT
 from compress.losses.contract import Divergence
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.logits.term import compare_logits
-from compress.training.losses.chunks import in_chunks
-from compress.training.losses.logits import divergence
+from compress.training.loss_functions.chunks import in_chunks
+from compress.training.loss_functions.logits import divergence
 from compress.training.objective.terms import Seen
 
 KINDS: tuple[Divergence, ...] = ("forward", "reverse", "jsd", "skew", "skew_reverse")

@@ -21,7 +21,7 @@ from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import load_for_labels
 from compress.models.io.offline import offline
 from compress.models.io.pretrained import load_pretrained
-from compress.models.teacher.sources import check_teacher
+from compress.models.teacher.location import check_teacher
 from compress.models.text.tokenization import read_tokenization
 from compress.profile.load import load_profile
 from compress.profile.model_checks.settings import PINNED, fetching_settings, own_classes, pinned

@@ -16,7 +16,7 @@ from compress.lowering.genai import genai_config, write_genai
 from compress.lowering.genai_tokenizer import why_no_genai
 from compress.lowering.shared_weights import LEAST, raw_places
 from compress.models.text.tokenization import ODD
-from compress.passes.quantize.cache import store_cache
+from compress.passes.quantize.kv_cache import store_cache
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.runtimes.decoding import Decoder, generate

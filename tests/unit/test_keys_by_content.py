@@ -15,7 +15,7 @@ import yaml
 from compress.core.numerics import Numerics
 from compress.engine import contents
 from compress.engine.contents import of_cache
-from compress.engine.planning import explain_plan
+from compress.engine.explain_plan import explain_plan
 from compress.engine.resolve import fingerprints, resolve_job
 from compress.planning.keys import all_parts, key_of
 from compress.planning.steps import build_plan

@@ -11,7 +11,7 @@ import pytest
 
 from compress.core.errors import ModelError
 from compress.models.io.checkpoints import load_model
-from compress.models.teacher.sources import check_teacher
+from compress.models.teacher.location import check_teacher
 from compress.profile.model_checks.sizes import impossible_sizes
 from compress.profile.schema import TeacherSpec
 from tests.tiny import LABELS, tiny_bert, write_torch_artifact

@@ -15,7 +15,7 @@ from compress.bundles.layout import PREDICTOR
 from compress.core.disk.files import copy_file
 from compress.data.splits import UNLABELLED, Examples
 from compress.generation.prompts import Writer
-from compress.models.teacher.sources import fingerprint
+from compress.models.teacher.location import fingerprint
 from compress.models.text.chat import renderer
 from compress.profile.schema import TeacherSpec
 from compress.runtimes import decoding

@@ -21,7 +21,7 @@ from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.models.teacher.images import open_image_teacher
-from compress.models.teacher.sources import check_teacher
+from compress.models.teacher.location import check_teacher
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec

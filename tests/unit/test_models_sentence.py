@@ -17,8 +17,8 @@ from compress.core.artifacts import POOLING, TASK, TOKENIZER
 from compress.core.disk.files import write_json, write_text
 from compress.core.errors import ModelError
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.teacher.location import check_teacher, fingerprint
 from compress.models.teacher.materialise import materialise
-from compress.models.teacher.sources import check_teacher, fingerprint
 from compress.models.text.pooling import MEAN, Pooling, read_pooling
 from compress.models.text.sentence import SentenceEncoder
 from compress.profile.schema import TeacherSpec

@@ -21,8 +21,8 @@ from compress.core.errors import ModelError, UsageError
 from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
+from compress.models.teacher.location import check_teacher, fingerprint
 from compress.models.teacher.materialise import materialise
-from compress.models.teacher.sources import check_teacher, fingerprint
 from compress.passes.source.step import run
 from compress.profile.schema import TeacherSpec
 from compress.profile.specs.training import FinetuneSpec
@@ -135,7 +135,7 @@ def test_code_is_known_by_its_file(tmp_path: Path):
 
 
 def test_fingerprints_need_no_torch():
-    code = "import sys, compress.models.teacher.sources; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, compress.models.teacher.location; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

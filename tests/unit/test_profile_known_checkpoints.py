@@ -14,7 +14,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from compress.core.errors import ModelError, ProfileError
-from compress.models.teacher.sources import check_teacher
+from compress.models.teacher.location import check_teacher
 from compress.profile.load import load_profile
 from compress.profile.model_checks.checkpoints import checkpoint_problems
 from compress.profile.model_checks.files import ModelFiles

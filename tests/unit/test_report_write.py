@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from compress.core.disk.ours import MARKER
+from compress.core.disk.ownership import MARKER
 from compress.core.errors import UsageError
 from compress.core.records import Curve, CurvePoint, Sample
 from compress.reporting.data.frame import contract, contract_text

@@ -19,7 +19,7 @@ from compress.encoding.tokens import TokenInputs
 from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
 from compress.training.loop import train
-from compress.training.losses.labels import label_cross_entropy
+from compress.training.loss_functions.labels import label_cross_entropy
 from compress.training.state import TrainResult
 from tests.tiny import tiny_bert
 

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional
 
 from compress.data.splits import UNLABELLED
-from compress.training.losses.labels import balanced_weights, label_cross_entropy
-from compress.training.losses.logits import divergence
+from compress.training.loss_functions.labels import balanced_weights, label_cross_entropy
+from compress.training.loss_functions.logits import divergence
 
 logits = arrays("float64", (4, 3), elements=st.floats(-20, 20))
 temperatures = st.floats(0.25, 10)

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.training.losses.contrastive import differ, info_nce
-from compress.training.losses.logits import hard_label_cross_entropy
-from compress.training.losses.masked_lm import mask_tokens, masked_lm_cross_entropy
-from compress.training.losses.similarity import (
+from compress.training.loss_functions.contrastive import differ, info_nce
+from compress.training.loss_functions.logits import hard_label_cross_entropy
+from compress.training.loss_functions.masked_lm import mask_tokens, masked_lm_cross_entropy
+from compress.training.loss_functions.similarity import (
     angle_relation,
     distance_relation,
     similarity_matrix_distance,
 )
-from compress.training.losses.vectors import standardized, token_mean, unit
+from compress.training.loss_functions.vectors import standardized, token_mean, unit
 
 Values = NDArray[np.float64]
 

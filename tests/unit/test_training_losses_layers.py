@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from compress.training.losses.attention import (
+from compress.training.loss_functions.attention import (
     attention_kl,
     attention_mse,
     attention_scores,
@@ -25,9 +25,9 @@ from compress.training.losses.attention import (
     spatial_attention,
     spatial_attention_distance,
 )
-from compress.training.losses.hidden import hidden_cosine, hidden_mse, map_tokens
-from compress.training.losses.output import output_cosine, output_mse
-from compress.training.losses.relation import relation_kl
+from compress.training.loss_functions.hidden import hidden_cosine, hidden_mse, map_tokens
+from compress.training.loss_functions.output import output_cosine, output_mse
+from compress.training.loss_functions.relation import relation_kl
 
 MASK = np.array([[True, True, True], [True, True, False]])
 Values = NDArray[np.float64]

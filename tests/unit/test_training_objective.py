@@ -27,7 +27,7 @@ from compress.losses.output.spec import OutputLoss
 from compress.losses.relation.spec import RelationLoss
 from compress.losses.similarity.spec import SimilarityLoss
 from compress.training.checkpointing import restore_state, training_state
-from compress.training.losses.hidden import hidden_mse
+from compress.training.loss_functions.hidden import hidden_mse
 from compress.training.objective.weighted_losses import Objective, build_objective
 from compress.training.signals.capture import Anatomy, anatomy_of, capture
 from tests.tiny import SPECIAL, tiny_bert

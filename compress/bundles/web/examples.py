@@ -13,8 +13,8 @@ from compress.bundles.layout import GOLDEN
 from compress.bundles.web.tokenizing import AWKWARD
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.files import copy_file, make_folder, write_json
-from compress.core.disk.inside import inside
 from compress.core.disk.reading import read_mapping
+from compress.core.disk.safe_paths import inside
 from compress.runtimes.runner import Predictor, encode, load_tokenizer, open_predictor, read_image
 
 CHECK = "check.json"

@@ -30,7 +30,7 @@ from compress.core.disk.files import (
     write_json,
     write_text,
 )
-from compress.core.disk.ours import not_ours, sign
+from compress.core.disk.ownership import not_ours, sign
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import ModelError, UsageError
 from compress.core.units import megabytes

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from compress.core.disk.files import copy_file, make_folder, write_bytes
-from compress.core.disk.inside import name_fault
 from compress.core.disk.reading import read_mapping
+from compress.core.disk.safe_paths import name_fault
 from compress.core.errors import ModelError, UsageError
 
 RUNTIME = "onnxruntime-web"

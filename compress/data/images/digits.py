@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.core.disk.package_paths import SKLEARN
+from compress.core.disk.source_uris import SKLEARN
 from compress.core.errors import DataError
 from compress.data.rows import Columns, Rows, Source
 

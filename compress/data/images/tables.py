@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.core.disk.inside import inside
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import DataError
 from compress.data.reading.files import is_table
 from compress.data.reading.hub import split_rows

@@ -9,7 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from compress.core.disk.inside import name_fault
+from compress.core.disk.safe_paths import name_fault
 from compress.core.errors import DataError
 from compress.data.reading.files import check_columns
 from compress.data.rows import Columns, Rows, Source

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from compress.core.disk.package_paths import SKLEARN, local_path
+from compress.core.disk.source_uris import SKLEARN, local_path
 from compress.core.disk.watched import Watched
 from compress.core.errors import DataError
 from compress.data.images.digits import digits_fingerprint, open_digits

@@ -10,8 +10,8 @@ from typing import Any
 from compress.bundles.layout import MANIFEST
 from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
 from compress.core.disk.files import copy_file, make_folder, sha256_file, write_json, write_text
-from compress.core.disk.inside import inside
 from compress.core.disk.reading import read_mapping, understood
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import ModelError, UsageError
 from compress.core.forms import ONNX_FLOAT, Form
 from compress.core.records import Size
@@ -30,7 +30,7 @@ from compress.engine.foreign.interfaces import (
 )
 from compress.models.io.onnx_files import OnnxFile, copy_onnx, onnx_file, read_onnx
 from compress.models.teacher.labels import head_names, match_labels
-from compress.models.teacher.sources import PREPROCESSOR
+from compress.models.teacher.location import PREPROCESSOR
 from compress.models.text.pooling import MODULES
 from compress.models.text.tokenizer_files import open_tokenizer
 from compress.runtimes.runner import LOGIT_POSITIONS

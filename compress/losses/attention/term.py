@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compress.losses.attention.spec import AttentionLoss
-from compress.training.losses.attention import (
+from compress.training.loss_functions.attention import (
     attention_kl,
     attention_mse,
     attention_scores,

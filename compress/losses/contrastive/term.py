@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compress.losses.contrastive.spec import ContrastiveLoss
-from compress.training.losses.contrastive import differ, info_nce
+from compress.training.loss_functions.contrastive import differ, info_nce
 from compress.training.objective.terms import Models, Pooled, Seen, Term, linear
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from compress.losses.embedding.spec import EmbeddingLoss
-from compress.training.losses.hidden import DISTANCES
+from compress.training.loss_functions.hidden import DISTANCES
 from compress.training.objective.terms import (
     Models,
     Seen,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.losses.hidden.spec import HiddenLoss
-from compress.training.losses.hidden import DISTANCES, map_tokens
+from compress.training.loss_functions.hidden import DISTANCES, map_tokens
 from compress.training.objective.terms import (
     Models,
     Seen,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compress.data.splits import UNLABELLED
 from compress.losses.labels.spec import LabelsLoss
-from compress.training.losses.labels import label_cross_entropy
+from compress.training.loss_functions.labels import label_cross_entropy
 from compress.training.objective.terms import Models, Seen, Term
 
 

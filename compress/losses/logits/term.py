@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.losses.logits.spec import LogitsLoss
-from compress.training.losses.chunks import in_chunks
-from compress.training.losses.logits import divergence, hard_label_cross_entropy
-from compress.training.losses.vectors import standardized
+from compress.training.loss_functions.chunks import in_chunks
+from compress.training.loss_functions.logits import divergence, hard_label_cross_entropy
+from compress.training.loss_functions.vectors import standardized
 from compress.training.objective.terms import Models, Seen, Term, refuse, rows_of
 from compress.training.signals.capture import Anatomy
 from compress.training.signals.top_k import FEW, KEPT, TopK

@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compress.losses.masked_lm.spec import MaskedLmLoss
-from compress.training.losses.masked_lm import mask_tokens, masked_lm_cross_entropy
+from compress.training.loss_functions.masked_lm import mask_tokens, masked_lm_cross_entropy
 from compress.training.objective.terms import Models, Seen, Term, linear, refuse
 from compress.training.signals.capture import Recorder
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.losses.next_token.spec import NextTokenLoss
-from compress.training.losses.chunks import in_chunks
+from compress.training.loss_functions.chunks import in_chunks
 from compress.training.objective.terms import Models, Seen, Term
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from compress.losses.output.spec import OutputLoss
-from compress.training.losses.output import output_cosine, output_mse
+from compress.training.loss_functions.output import output_cosine, output_mse
 from compress.training.objective.terms import Models, Seen, Term, projection, rows_of
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compress.losses.relation.spec import RelationLoss
-from compress.training.losses.relation import relation_kl
+from compress.training.loss_functions.relation import relation_kl
 from compress.training.objective.terms import (
     Models,
     Seen,

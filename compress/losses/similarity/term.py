@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from compress.losses.similarity.spec import SimilarityLoss
-from compress.training.losses.similarity import (
+from compress.training.loss_functions.similarity import (
     angle_relation,
     cosine_matrix_distance,
     distance_relation,

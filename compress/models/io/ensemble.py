@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.artifacts import ENSEMBLE
-from compress.core.disk.inside import inside
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import ModelError
 from compress.models.io.outputs import outputs_of
 from compress.models.io.weights import read_model_json

@@ -11,7 +11,7 @@ from typing import Any
 
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.disk.files import copy_file, make_folder, replacing
-from compress.core.disk.inside import inside
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import ModelError, first_line
 
 _NO_TENSORS = {

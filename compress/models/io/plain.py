@@ -19,7 +19,7 @@ from compress.models.anatomy.structure import apply_structure
 from compress.models.io.outputs import outputs_of, rows_of
 from compress.models.io.weights import read_model_json
 from compress.models.teacher.code import call
-from compress.models.teacher.sources import module_file
+from compress.models.teacher.location import module_file
 
 
 @dataclass(frozen=True)

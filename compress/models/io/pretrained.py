@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from compress.core.artifacts import TORCH_WEIGHTS
 from compress.core.errors import ModelError
 from compress.models.io.offline import offline
-from compress.models.teacher.sources import shards_of
+from compress.models.teacher.location import shards_of
 
 
 def load_pretrained(

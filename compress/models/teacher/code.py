@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from compress.core.disk.package_paths import CODE
+from compress.core.disk.source_uris import CODE
 from compress.core.errors import ModelError
-from compress.models.teacher.sources import check_code_allowed, module_file
+from compress.models.teacher.location import check_code_allowed, module_file
 
 
 def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from compress.core.artifacts import MODULE, STRUCTURE, TASK
-from compress.core.disk.package_paths import CODE, local_path
 from compress.core.disk.reading import read_mapping
+from compress.core.disk.source_uris import CODE, local_path
 from compress.core.errors import ModelError
 from compress.models.io.architectures import model_class, read_config
 from compress.models.io.checkpoints import load_model
@@ -21,7 +21,7 @@ from compress.models.io.pretrained import load_pretrained
 from compress.models.io.weights import missing_weights, read_model_json
 from compress.models.teacher.heads import put_head_in_order
 from compress.models.teacher.labels import check_head, check_task, items_of_head, match_labels
-from compress.models.teacher.sources import (
+from compress.models.teacher.location import (
     PREPROCESSOR,
     PROCESSOR,
     hub_commit,

@@ -14,8 +14,8 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.core.disk.files import write_json, write_text
-from compress.core.disk.package_paths import CODE, local_path
 from compress.core.disk.reading import understood
+from compress.core.disk.source_uris import CODE, local_path
 from compress.core.errors import ModelError
 from compress.models.anatomy.table.families import most_tokens
 from compress.models.io.architectures import model_class, read_config
@@ -24,7 +24,7 @@ from compress.models.io.pretrained import load_pretrained
 from compress.models.io.weights import missing_weights
 from compress.models.teacher.code import call
 from compress.models.teacher.heads import put_head_in_order
-from compress.models.teacher.sources import hub_commit, model_folder
+from compress.models.teacher.location import hub_commit, model_folder
 from compress.models.text.pooling import MEAN, Pooling, read_pooling
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization

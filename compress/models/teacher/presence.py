@@ -8,7 +8,7 @@ from pathlib import Path
 from compress.core.artifacts import MODEL_CONFIG, MODULE, TOKENIZER, TORCH_WEIGHTS
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import CompressError, ModelError
-from compress.models.teacher.sources import shards_of
+from compress.models.teacher.location import shards_of
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.tokenizers import no_tokenizer
 from compress.tasks.table import task_kind

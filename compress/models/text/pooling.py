@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from compress.core.artifacts import POOLING
-from compress.core.disk.inside import inside
 from compress.core.disk.reading import read_json
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import ModelError
 
 MODULES = "modules.json"

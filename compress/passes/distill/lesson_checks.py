@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.lessons import Pairing, Reader, loss_faults
+from compress.profile.model_checks.pairing import Pairing, Reader, loss_faults
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_

@@ -27,7 +27,7 @@ from compress.tasks.base import Truth
 from compress.training.adapters import add_adapters, merge
 from compress.training.augmentation.images import AugmentedImages
 from compress.training.loop import train
-from compress.training.losses.labels import balanced_weights, label_cross_entropy
+from compress.training.loss_functions.labels import balanced_weights, label_cross_entropy
 from compress.training.prediction import answers, score
 from compress.training.recovery import trained_by
 from compress.training.state import TrainResult

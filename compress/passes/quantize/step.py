@@ -16,7 +16,6 @@ from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.measuring.timing.disturbance import chosen_while_disturbed
 from compress.measuring.variants import Contest, Variant
-from compress.passes.quantize.cache import store_cache
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.choice import choose
 from compress.passes.quantize.int8.coverage import Products, count_products
@@ -25,6 +24,7 @@ from compress.passes.quantize.int8.remedies import PLAIN, remedied
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import convolutions
 from compress.passes.quantize.int8.writing import Writer
+from compress.passes.quantize.kv_cache import store_cache
 from compress.passes.quantize.layers import (
     Convolution,
     Layer,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import STRUCTURE
-from compress.core.disk.package_paths import CONFIG, local_path
 from compress.core.disk.reading import read_mapping
+from compress.core.disk.source_uris import CONFIG, local_path
 from compress.core.errors import CompressError
 from compress.core.forms import TORCH_FLOAT, Form, Structure
 from compress.core.units import MIB

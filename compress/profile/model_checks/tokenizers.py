@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from compress.core.disk.inside import name_fault
+from compress.core.disk.safe_paths import name_fault
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Problem
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.core.disk.package_paths import CONFIG
+from compress.core.disk.source_uris import CONFIG
 from compress.core.spec import PassSpecBase, Spec
 from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.profile.specs.student import Decoder, Positions, Width

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from compress.core.disk.package_paths import CODE
+from compress.core.disk.source_uris import CODE
 
 REGEX = "regex:"
 PLAIN = ("exact", "contains")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.core.disk.package_paths import CODE
+from compress.core.disk.source_uris import CODE
 from compress.core.spec import PassSpecBase, Positive
 from compress.profile.specs.license import LicensedSpec
 from compress.profile.specs.server import ServerSpec

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.core.disk.files import make_folder, remove, write_texts
-from compress.core.disk.inside import inside
-from compress.core.disk.ours import not_ours, set_aside, sign
+from compress.core.disk.ownership import not_ours, set_aside, sign
+from compress.core.disk.safe_paths import inside
 from compress.core.errors import UsageError
 from compress.core.records import RunRecord
 from compress.reporting.data.frame import contract_text, rows

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compress.core.disk.package_paths import CODE
+from compress.core.disk.source_uris import CODE
 from compress.core.spec import Spec
 from compress.profile.schema import DataSpec
 from compress.profile.specs.validator import ValidatorName

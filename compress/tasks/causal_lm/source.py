@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.core.disk.files import write_json, write_text
-from compress.core.disk.package_paths import CODE, CONFIG, local_path
 from compress.core.disk.reading import understood
+from compress.core.disk.source_uris import CODE, CONFIG, local_path
 from compress.core.errors import ModelError
 from compress.core.pre_tokenization import SPACE, WHOLE_WORDS, pre_tokenizer
 from compress.models.anatomy.table.families import why_no_decoder
@@ -27,8 +27,8 @@ from compress.models.io.offline import offline
 from compress.models.io.pretrained import load_pretrained, quiet
 from compress.models.students.decoder import fresh_decoder
 from compress.models.teacher.code import call
+from compress.models.teacher.location import GGUF, hub_commit, model_folder, tokenizer_place
 from compress.models.teacher.materialise import check_lengths, check_vocabulary
-from compress.models.teacher.sources import GGUF, hub_commit, model_folder, tokenizer_place
 from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.profile.model_checks.gguf import (

@@ -12,8 +12,8 @@ from torch import Tensor
 from compress.data.splits import UNLABELLED
 from compress.encoding.inputs import WRITTEN
 from compress.encoding.tokens import ATTENTION_MASK
-from compress.training.losses.labels import label_cross_entropy
-from compress.training.losses.logits import divergence
+from compress.training.loss_functions.labels import label_cross_entropy
+from compress.training.loss_functions.logits import divergence
 from compress.training.objective.means import Means
 from compress.training.objective.training_module import TrainingModule
 from compress.training.signals.answers import Answers

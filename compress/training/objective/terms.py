@@ -15,8 +15,8 @@ from compress.encoding.inputs import LEARNT
 from compress.encoding.packing import POSITION_IDS
 from compress.encoding.tokens import INPUT_IDS
 from compress.losses.contract import LayerMap
-from compress.training.losses.attention import looks_between
-from compress.training.losses.vectors import token_mean
+from compress.training.loss_functions.attention import looks_between
+from compress.training.loss_functions.vectors import token_mean
 from compress.training.signals.capture import Anatomy, Signals
 
 

@@ -20,7 +20,7 @@ from compress.models.anatomy.observing import observe, token_rows
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.spec import PruneSpec
 from compress.training.batches import shuffled_batches, to_tensors
-from compress.training.losses.labels import label_cross_entropy
+from compress.training.loss_functions.labels import label_cross_entropy
 
 BATCH_SIZE = 32
 """Examples a batch that importance reads."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import DataError
-from compress.models.teacher.sources import check_code_allowed
+from compress.models.teacher.location import check_code_allowed
 from compress.tasks.causal_lm.keys import LmEvalSpec
 
 TASKS = "data.lm_eval.tasks"

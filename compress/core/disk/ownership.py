@@ -8,8 +8,8 @@ from os.path import lexists
 from pathlib import Path
 
 from compress.core.disk.files import move, sha256_file, write_json
-from compress.core.disk.inside import name_fault
 from compress.core.disk.reading import read_mapping
+from compress.core.disk.safe_paths import name_fault
 from compress.core.errors import CompressError, UsageError
 
 MARKER = ".compress.json"

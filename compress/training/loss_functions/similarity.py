@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compress.training.losses.precision import in_float32
-from compress.training.losses.vectors import TINY, masked_mean, unit
+from compress.training.loss_functions.precision import in_float32
+from compress.training.loss_functions.vectors import TINY, masked_mean, unit
 
 
 @in_float32

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.core.disk.ours import MARKER, not_ours, set_aside, sign
+from compress.core.disk.ownership import MARKER, not_ours, set_aside, sign
 
 
 @pytest.fixture

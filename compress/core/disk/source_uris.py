@@ -8,7 +8,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from compress.core.disk.inside import inside, name_fault
+from compress.core.disk.safe_paths import inside, name_fault
 from compress.core.errors import CompressError, ModelError
 
 PACKAGE = "package://"

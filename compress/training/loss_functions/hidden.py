@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from compress.training.losses.precision import in_float32
-from compress.training.losses.vectors import masked_mean, unit
+from compress.training.loss_functions.precision import in_float32
+from compress.training.loss_functions.vectors import masked_mean, unit
 
 
 @in_float32

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compress.training.losses.precision import in_float32
-from compress.training.losses.vectors import masked_mean, unit
+from compress.training.loss_functions.precision import in_float32
+from compress.training.loss_functions.vectors import masked_mean, unit
 
 # Finite, unlike -inf: the softmax of a row without any real token, and its gradient, stay finite.
 _NEVER = -1e9

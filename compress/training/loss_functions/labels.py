@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.data.splits import UNLABELLED
-from compress.training.losses.precision import in_float32
+from compress.training.loss_functions.precision import in_float32
 
 
 @in_float32

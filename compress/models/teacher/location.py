@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
-from compress.core.disk.inside import inside
-from compress.core.disk.package_paths import CODE, CONFIG, local_path, missing_source
 from compress.core.disk.reading import read_mapping, understood
+from compress.core.disk.safe_paths import inside
+from compress.core.disk.source_uris import CODE, CONFIG, local_path, missing_source
 from compress.core.disk.watched import Watched
 from compress.core.errors import ModelError, UsageError, first_line
 from compress.models.teacher.labels import check_head, check_task, head_names

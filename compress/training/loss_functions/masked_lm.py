@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compress.training.losses.precision import in_float32
+from compress.training.loss_functions.precision import in_float32
 
 _MASKED, _RANDOM = 0.8, 0.1
 

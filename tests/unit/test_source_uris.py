@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.core.disk.package_paths import is_hub_id, local_path, locate_package, missing_source
+from compress.core.disk.source_uris import is_hub_id, local_path, locate_package, missing_source
 from compress.core.errors import DataError, ModelError
 
 
@@ -105,7 +105,7 @@ def test_missing_source(text: str, fine: bool, tmp_path: Path):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, compress.core.disk.package_paths; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    code = "import sys, compress.core.disk.source_uris; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from compress.training.losses.attention import attention_kl, attention_scores, log_attention
+from compress.training.loss_functions.attention import attention_kl, attention_scores, log_attention
 
 
 def relation_kl(

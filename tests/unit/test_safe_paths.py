@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.core.disk.inside import inside, name_fault
+from compress.core.disk.safe_paths import inside, name_fault
 from compress.core.errors import DataError, ModelError
 
 OUTSIDE = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compress.training.losses.precision import in_float32
-from compress.training.losses.vectors import unit
+from compress.training.loss_functions.precision import in_float32
+from compress.training.loss_functions.vectors import unit
 
 
 @in_float32
