@@ -91,7 +91,7 @@ def parse_json(
         raise _not_json("not valid Unicode", where, error) from None
     except ValueError as fault:
         raise _not_json(str(fault), where, error) from fault
-    if is_deeper(value, DEEPEST):
+    if _is_too_deep(value):
         raise _not_json(f"nested more than {DEEPEST} levels deep", where, error)
     return value
 
@@ -124,10 +124,9 @@ def read_whole(path: Path, *, error: type[CompressError] = ModelError, largest: 
         raise error(f"cannot be read: {reason}", where=str(path), code="unreadable") from fault
 
 
-def is_deeper(value: object, levels: int) -> bool:
-    """Whether mappings and lists stand inside each other in more than so many levels."""
+def _is_too_deep(value: object) -> bool:
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(levels):
+    for _ in range(DEEPEST):
         if not level:
             return False
         level = [

@@ -45,7 +45,7 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
             sizes = after(sizes, student) if config is None else encoder_sizes(config)
         trims = spec.trims()
         if trims is not None:
-            yield from _trimming(model, files, (*place, *trims), "vocabulary: keep")
+            yield from _trimming(model, files, (*place, *trims))
 
 
 def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
@@ -126,14 +126,14 @@ def _shape(
         )
 
 
-def _trimming(model: str | None, files: ModelFiles, place: Path_, remedy: str) -> Iterator[Placed]:
+def _trimming(model: str | None, files: ModelFiles, place: Path_) -> Iterator[Placed]:
     kind = vocabulary_kind(model, files)
     if kind is not None and kind != "WordPiece":
         why = _NO_TRIMMING.get(kind, "only WordPiece vocabularies can be")
         yield (
             place,
             Problem(
-                f"the vocabulary of a {kind} tokenizer cannot be trimmed: {why}; use `{remedy}`",
+                f"the vocabulary of a {kind} tokenizer cannot be trimmed: {why}; use `vocabulary: keep`",
                 "vocabulary-fixed",
             ),
         )

@@ -19,7 +19,6 @@ def spearman_interval(
     second: NDArray[np.float32],
     texts: tuple[NDArray[np.int64], NDArray[np.int64]],
     seed: int,
-    resamples: int = PAIR_RESAMPLES,
 ) -> Interval:
     """Bootstrap interval over texts of a rank correlation of their similarities.
 
@@ -37,7 +36,7 @@ def spearman_interval(
     draws = np.array(
         [
             weighted_spearman(one, two, times[texts[0]] * times[texts[1]])
-            for times in _drawn(n, resamples, seed)
+            for times in _drawn(n, PAIR_RESAMPLES, seed)
         ]
     )
     found = around(value, draws + (value - spearman(first, second)))
@@ -63,7 +62,6 @@ def paired_correlations(
     baseline: NDArray[np.float32],
     scores: NDArray[np.float32],
     seed: int,
-    resamples: int = RESAMPLES,
 ) -> PairedCorrelation:
     """Bootstrap over given pairs: both models are ranked against the scores of the same drawn pairs.
 
@@ -76,7 +74,7 @@ def paired_correlations(
     draws = np.array(
         [
             [weighted_spearman(one, groups[2], times) for one in groups[:2]]
-            for times in _drawn(len(scores), resamples, seed)
+            for times in _drawn(len(scores), RESAMPLES, seed)
         ]
     )
     values = [spearman(one, scores) for one in (model, baseline)]
@@ -85,7 +83,7 @@ def paired_correlations(
     ratio = None
     if values[1] > 0 and (draws[:, 1] > 0).all():
         ratio = around(values[0] / values[1], draws[:, 0] / draws[:, 1])
-    p_value = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    p_value = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
     return PairedCorrelation(around(values[0], draws[:, 0]), values[1], ratio, p_value)
 
 

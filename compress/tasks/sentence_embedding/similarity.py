@@ -106,9 +106,7 @@ def _mid_ranks(groups: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArr
     return np.asarray((np.cumsum(counts) - counts / 2)[groups], np.float64)
 
 
-def recall_shares(
-    embeddings: NDArray[np.float32], reference: NDArray[np.float32], neighbours: int = NEIGHBOURS
-) -> NDArray[np.float64]:
+def recall_shares(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
     """For each text the share of its nearest neighbours by `reference` that are among its nearest by `embeddings`.
 
     Nearest by cosine similarity, the text itself left out; of fewer than 11 texts, all others are neighbours. Of more
@@ -123,7 +121,7 @@ def recall_shares(
     n = len(embeddings)
     if len(reference) != n or n < 2:
         raise ValueError(f"{n} embeddings against {len(reference)}")
-    k = min(neighbours, n - 1)
+    k = min(NEIGHBOURS, n - 1)
     queries = np.sort(np.random.default_rng(_SEED).permutation(n)[:MOST_QUERIES])
     own, theirs = unit_vectors(embeddings), unit_vectors(reference)
     shares = np.empty(len(queries))

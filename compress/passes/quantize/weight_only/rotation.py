@@ -24,7 +24,7 @@ _NORMS = {"RMSNormalization": 1, _OF_SUM: 2}
 _Turn = NDArray[np.float64]
 
 
-def rotate(graph: ir.Graph, seed: int = 0) -> None:
+def rotate(graph: ir.Graph) -> None:
     """Turn the stream of a decoder by a random orthogonal matrix, in place.
 
     Raises:
@@ -33,7 +33,7 @@ def rotate(graph: ir.Graph, seed: int = 0) -> None:
     words = next((node for node in graph if node.op_type == "Gather" and node.name == "words"), None)
     if words is None:
         raise _sees("it is not a decoder exported by compress")
-    turn = rotation(constant_of(inputs_of(words, 0)[0]).shape[1], seed)
+    turn = rotation(constant_of(inputs_of(words, 0)[0]).shape[1], seed=0)
     stream, following = words.outputs[0], _next(graph, words)
     readers = list(stream.uses())
     entered = _product(graph, following, TURNS[0], stream, turn)
