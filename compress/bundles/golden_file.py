@@ -17,15 +17,6 @@ LARGEST_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
 _NO_EXAMPLES = f"{GOLDEN} holds no golden examples"
 
 
-def read_golden(file: Path) -> dict[str, Any]:
-    """The content of a `golden.json` that has no problems.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    return read_mapping(file)
-
-
 def golden_problems(file: Path, manifest: Mapping[str, Any]) -> list[str]:
     """What is wrong with the golden examples of a bundle, as far as nothing has to be run to see it.
 
@@ -33,7 +24,7 @@ def golden_problems(file: Path, manifest: Mapping[str, Any]) -> list[str]:
         manifest: of the bundle; its `files` are what may be shown.
     """
     try:
-        golden = read_golden(file)
+        golden = read_mapping(file)
     except (ModelError, FileNotFoundError):
         return [_NO_EXAMPLES]
     examples, tolerance = golden.get("examples"), golden.get("tolerance")

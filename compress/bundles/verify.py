@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compress.bundles.confinement import Confinement, confinement, run_python
-from compress.bundles.golden_file import golden_problems, read_golden
+from compress.bundles.golden_file import golden_problems
 from compress.bundles.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 from compress.bundles.released import is_released
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL
@@ -84,7 +84,7 @@ def verify_bundle(path: Path, *, allow_code: bool = False) -> Verification:
             code="code-not-allowed",
         )
     models = tuple(name for name in (ONNX_MODEL, ORT_MODEL) if name in files)
-    expected = len(read_golden(path / GOLDEN)["examples"])
+    expected = len(read_mapping(path / GOLDEN)["examples"])
     held_by = confinement()
     for model in models:
         problems += _run_golden(path, model, expected, held_by)

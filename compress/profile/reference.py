@@ -116,7 +116,7 @@ def reference_markdown() -> str:
     for keys, asked, body in _sections(schema, schema["$defs"], ()):
         first.setdefault(id(body), (keys, asked, body))
     sections = list(first.values())
-    places = {id(body): f"{_path(keys)} {asked}".strip() for keys, asked, body in sections}
+    places = {id(body): f"{'.'.join(keys)} {asked}".strip() for keys, asked, body in sections}
     tables = [_section(keys, asked, body, schema["$defs"], places) for keys, asked, body in sections]
     example = f"## Example\n\n```yaml\n{EXAMPLE}```\n"
     return "\n".join((_HEAD, example, *tables, _DATA))
@@ -153,10 +153,6 @@ def _references(node: Any, in_list: bool = False) -> Iterator[tuple[str, bool]]:
             yield from _references(node.get(union), in_list)
 
 
-def _path(keys: tuple[str, ...]) -> str:
-    return ".".join(keys)
-
-
 def _anchor(path: str) -> str:
     return re.sub(r"[._ :]+", "-", path.replace("[]", "")) or "top"
 
@@ -175,7 +171,7 @@ def _section(
     definitions: dict[str, Any],
     places: dict[int, str],
 ) -> str:
-    path = _path(keys)
+    path = ".".join(keys)
     title = f"`{path}`" if path else "Top level"
     title += f" with `{asked}`" if asked else ""
     lines = [

@@ -47,7 +47,7 @@ def write_texts(texts: Mapping[Path, str]) -> None:
         for path, text in texts.items():
             _fill(temporary[path], text.encode("utf-8", "backslashreplace"))
         for path, made in temporary.items():
-            _rename(made, path)
+            move(made, path)
     finally:
         for made in temporary.values():
             discard(made)
@@ -103,7 +103,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _force(temporary)
-        _rename(temporary, path)
+        move(temporary, path)
     finally:
         discard(temporary)
 
@@ -136,7 +136,7 @@ def publish(source: Path, target: Path) -> None:
     _force_all(source)
     while True:
         try:
-            _rename(source, target)
+            move(source, target)
             return
         except OSError as error:
             # A folder cannot replace a full one, nor a file a folder. Each further turn means that another process
@@ -147,8 +147,9 @@ def publish(source: Path, target: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Give what stands somewhere another name on the same disk; nothing may stand there."""
-    _rename(source, target)
+    """Give what stands somewhere another name on the same disk, in place of a file of that name."""
+    os.replace(source, target)
+    _force(target.parent)
 
 
 def make_folder(path: Path) -> None:
@@ -290,11 +291,6 @@ def checksum_of(body: Mapping[str, object]) -> str:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _rename(source: Path, target: Path) -> None:
-    os.replace(source, target)
-    _force(target.parent)
 
 
 def _fill(path: Path, content: bytes) -> None:
