@@ -35,6 +35,7 @@ def _name_of_the_hub(name: str) -> str:
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 """Of an image, in pixels."""
 HubName = Annotated[str, AfterValidator(_name_of_the_hub)]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from compress.core.errors import ProfileError, UsageError
-from compress.core.spec import Spec
+from compress.core.spec import Seed, Spec
 from compress.profile.faults import faults_of
 from compress.profile.schema import MeasureSpec, Profile, TargetSpec, TaskData, TaskName
 from compress.profile.yaml_lines import ProfileSource, override
@@ -24,7 +24,7 @@ class MeasureRequest(Spec):
     """Names the run and the folder of its report."""
     task: TaskName
     """The kind of problem."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Seeds the splits and the choice of latency inputs."""
     data: TaskData
     """Where the examples come from."""

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from compress.core.disk.source_uris import CONFIG
 from compress.core.plugins import named
-from compress.core.spec import HubName, PassSpecBase, Positive, Side, Spec
+from compress.core.spec import HubName, PassSpecBase, Positive, Seed, Side, Spec
 from compress.passes.contract import PassSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_entries import PassEntry
@@ -338,7 +338,7 @@ class Profile(Spec):
     """Name of the run and of its report folder."""
     task: TaskName
     """Task of the model."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Seed of splits, training, augmentation and the choice of examples to time."""
     data: TaskData
     """Where the examples come from and how they are read."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.core.spec import Fraction, Positive
+from compress.core.spec import Fraction, Positive, Seed
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES, LossEntry
 from compress.passes.contract import Keys, NamedModel, PassSpec
@@ -85,7 +85,7 @@ class DistillSpec(TrainingSpec, PassSpec):
     a row of the report: with `sequence` on the data's own answers (with `synthetic`, on the documents). With
     `data_free` alone: the same student from the same teacher with the training data. `answers_only`, with `reasoning`:
     on the same texts of the teacher without its traces."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Seed of the student, its new examples and the order of its batches; unset: the profile's, which also seeds
     teachers and splits."""
     epochs: Annotated[float, Field(gt=0, le=1000)] = 6

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.numerics import Precision
-from compress.core.spec import Fraction, Positive, one_of
+from compress.core.spec import Fraction, Positive, Seed, one_of
 from compress.passes.contract import PassSpec
 from compress.profile.specs.recovery import RecoverySpec
 
@@ -41,7 +41,7 @@ class LowRankSpec(PassSpec):
     """Ranks are rounded to a multiple of this."""
     recover: RecoverySpec | None = RecoverySpec()
     """Training after factoring; `null`: none."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Seed of the examples for the weighting and of the order of batches in recovery; unset: the profile's, which also
     seeds teachers and splits."""
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.numerics import Precision
-from compress.core.spec import Fraction, PassSpecBase, Positive, one_of
+from compress.core.spec import Fraction, PassSpecBase, Positive, Seed, one_of
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import CONVOLUTIONAL, FAMILIES
 from compress.passes.contract import Keys, PassSpec
@@ -120,7 +120,7 @@ class PruneSpec(PassSpec):
     recover: RecoverySpec | None = RecoverySpec()
     """Training after pruning; `null`: none. With `steps`, each recovery before the last gets an equal share of as many
     epochs again."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Seed of the examples for importance and of the order of batches in recovery; unset: the profile's, which also
     seeds teachers and splits."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from compress.core.spec import Fraction, PassSpecBase, Positive
+from compress.core.spec import Fraction, PassSpecBase, Positive, Seed
 
 
 class VocabularySpec(PassSpecBase):
@@ -78,7 +78,7 @@ class DataFreeSpec(PassSpecBase):
     """Language models: sampling temperature of the prompts."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Language models: sample prompts from the most likely tokens whose probabilities add up to this; 1: from all."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Language models: seed of the prompts; unset: the profile's."""
 
     @field_validator("length")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.core.spec import HubName, Positive
+from compress.core.spec import HubName, Positive, Seed
 from compress.profile.specs.license import LicensedSpec
 from compress.profile.specs.training import FinetuneSpec, LoraSpec
 
@@ -52,7 +52,7 @@ class GenerateSpec(LicensedSpec):
     """Sample from this many of the most likely tokens; 0: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling: sample from the most likely tokens whose probabilities add up to this; 1: from all."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Seed of the sampling; unset: the profile's."""
     batch_size: Positive = 32
     """Texts generated at once."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from compress.core.numerics import Precision
-from compress.core.spec import Fraction, PassSpecBase
+from compress.core.spec import Fraction, PassSpecBase, Seed
 
 
 class TrainingSpec(PassSpecBase):
@@ -75,5 +75,5 @@ class FinetuneSpec(TrainingSpec):
     pack: bool = False
     """Language models only: pack texts into blocks of `data.max_length` tokens without attention between texts;
     `batch_size` then counts blocks. `false`: texts are padded to the longest of their batch."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Seed of a new head and of the order of the batches; unset: the profile's."""

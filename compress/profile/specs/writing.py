@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from compress.core.disk.source_uris import CODE
-from compress.core.spec import PassSpecBase, Positive
+from compress.core.spec import PassSpecBase, Positive, Seed
 from compress.profile.specs.license import LicensedSpec
 from compress.profile.specs.server import ServerSpec
 from compress.profile.specs.validator import REGEX, ValidatorName, pattern_of
@@ -38,7 +38,7 @@ class SequenceSpec(LicensedSpec):
     `temperature`."""
     samples: Positive = 1
     """Answers per prompt; identical ones are learnt once. Several need a `temperature`."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    seed: Seed | None = None
     """Seed of the sampling; unset: the profile's."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Strings that end an answer, and are cut from it, where the teacher does not end it itself."""
