@@ -82,8 +82,7 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
     for path, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
-            above, _, name = path.rpartition(".")
-            setattr(model.get_submodule(above), name, module.get_base_layer())
+            model.set_submodule(path, module.get_base_layer())
     with torch.inference_mode():
         difference, apart = compared(outputs_of(model(**batch)), adapted)
     if apart:

@@ -97,8 +97,7 @@ def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Fa
         factored = Factored(first, second, isinstance(whole, Conv1D)).train(whole.training)
         if whole.bias is not None:
             factored.second.bias = whole.bias
-        owner, _, own = name.rpartition(".")
-        setattr(model.get_submodule(owner), own, factored)
+        model.set_submodule(name, factored)
         made.append(factored)
     return made
 
@@ -113,8 +112,7 @@ def multiply_out(model: nn.Module) -> None:
             whole.weight = nn.Parameter(factored.weight.detach().contiguous())
             if biased:
                 whole.bias = factored.bias
-            owner, _, own = name.rpartition(".")
-            setattr(model.get_submodule(owner), own, whole.train(factored.training))
+            model.set_submodule(name, whole.train(factored.training))
 
 
 def describe_factors(model: nn.Module) -> list[dict[str, Any]]:
