@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+
+from compress.training.loss_functions.precision import float32
 
 
 class Float32Attention(TorchFunctionMode):
@@ -33,11 +34,6 @@ class Float32Attention(TorchFunctionMode):
         if query.dtype is not torch.bfloat16 or query.device.type != "cpu":
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            wide = tuple(_float32(value) for value in args)
-            result = func(*wide, **{name: _float32(value) for name, value in kwargs.items()})
+            wide = tuple(float32(value) for value in args)
+            result = func(*wide, **{name: float32(value) for name, value in kwargs.items()})
         return result.to(torch.bfloat16)
-
-
-def _float32(value: Any) -> Any:
-    """A floating-point tensor in float32; anything else as it is."""
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

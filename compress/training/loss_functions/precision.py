@@ -22,10 +22,11 @@ def in_float32(function: Callable[Parameters, Tensor]) -> Callable[Parameters, T
     def computed(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
         tensors = [value for value in args if isinstance(value, Tensor)]
         with torch.autocast(tensors[0].device.type, enabled=False):
-            return cast(Callable[..., Tensor], function)(*map(_float32, args), **kwargs)
+            return cast(Callable[..., Tensor], function)(*map(float32, args), **kwargs)
 
     return computed
 
 
-def _float32(value: Any) -> Any:
+def float32(value: Any) -> Any:
+    """A floating-point tensor in float32; anything else as it is."""
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
