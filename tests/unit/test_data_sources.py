@@ -379,15 +379,6 @@ def test_data_of_an_installed_package() -> None:
     )
 
 
-def test_loading_text_needs_no_heavy_library() -> None:
-    script = (
-        "import sys; import compress.data.sources, compress.tasks;"
-        "print({'torch', 'transformers', 'datasets', 'pandas', 'pyarrow'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
 words = st.lists(st.sampled_from(["ab", "AB", "cd", "é", "e\u0301", "ﬁ", "fi"]), min_size=1, max_size=4)
 examples = st.lists(st.tuples(words.map(" ".join), st.sampled_from("xy")), max_size=60)
 

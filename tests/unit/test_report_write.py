@@ -1,8 +1,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 import time
 from html.parser import HTMLParser
 
@@ -239,18 +237,3 @@ def test_a_hundred_and_fifty_labels_in_another_script(tmp_path):
     run = bert_run(truth_of(3000, 150), labels)
     run = change_step(run, "prune", step="剪枝")
     assert "剪枝" in write_report(run, tmp_path).html.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("module", "absent"),
-    [
-        ("compress.reporting.data.frame", ("matplotlib", "jinja2", "torch", "transformers")),
-        ("compress.reporting.render.write", ("matplotlib", "torch", "transformers")),
-        ("compress.reporting.render.terminal", ("matplotlib", "pandas", "torch", "transformers")),
-        ("compress.reporting.render.html", ("torch", "transformers")),
-    ],
-)
-def test_what_is_not_imported(module, absent):
-    script = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
