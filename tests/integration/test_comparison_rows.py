@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from rich.console import Console
 
 from compress.core.errors import PassError, ResourceError
 from compress.core.records import RunRecord
@@ -24,6 +23,7 @@ from compress.store.cache import Cache
 from compress.store.runs import RunStore
 from tests.made_jobs import made_job, profile_of
 from tests.records import accuracy, measurement
+from tests.terminal import printed
 from tests.tiny_onnx import LABELS, VOTES, write_votes_artifact
 
 SPOILED = "the outputs differ by 0.4 of the largest one, 0.01 is allowed"
@@ -85,11 +85,9 @@ def test_a_teacher_that_fp16_spoils_is_compressed_all_the_same(
     assert [row["status"] for row in body["rows"]] == ["ok", "failed", "ok"]
     assert (body["rows"][1]["score"], body["rows"][1]["latency_p50_ms"]) == (None, None)
     assert SPOILED in body["rows"][1]["error"]
-    console = Console(width=200, color_system=None)
-    with console.capture() as capture:
-        console.print(RowLine(run, failed), RunTable(run), *summary_lines(run))
-    assert f"'{FP16_BASELINE}', a row for comparison only, failed: " in capture.get()
-    assert f"failed: {failed.error}" in capture.get()
+    shown = printed(RowLine(run, failed), RunTable(run), *summary_lines(run), width=200)
+    assert f"'{FP16_BASELINE}', a row for comparison only, failed: " in shown
+    assert f"failed: {failed.error}" in shown
     if isinstance(error, PassError):
         paths = write_report(run, tmp_path / "report")
         assert all(SPOILED in file.read_text() for file in (paths.html, paths.markdown, paths.json))

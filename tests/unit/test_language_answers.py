@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
 
 from compress.core.errors import DataError, ModelError, UsageError
 from compress.core.records import Metric, RunRecord, Sample, Written
@@ -27,6 +26,7 @@ from compress.tasks.causal_lm.sections import answers
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
 from tests.records import bert_run, change_step
+from tests.terminal import printed
 from tests.tiny_language import byte_tokenizer
 from tests.unit.test_language_windows import folder_of
 
@@ -219,11 +219,9 @@ def test_right_answers_stand_beside_the_score_and_those_of_a_control_beside_its_
     place = table.columns.index("right answers")
     assert [line[place] for line in texts(table)][:3] == [MISSING, "75.0 %", "0.0 %"]
     for width, shown in ((130, True), (80, True), (40, False)):
-        console = Console(width=width, color_system=None)
-        with console.capture() as capture:
-            console.print(RunTable(run))
-        assert ("right" in capture.get().splitlines()[1]) is shown
-        assert all(len(line) <= width for line in capture.get().splitlines())
+        lines = printed(RunTable(run), width=width).splitlines()
+        assert ("right" in lines[1]) is shown
+        assert all(len(line) <= width for line in lines)
     assert "right answers" not in result_sections.steps(bert_run()).tables[0].columns
 
 

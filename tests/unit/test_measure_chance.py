@@ -7,7 +7,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from scipy.stats import binomtest
 
 from compress.core.records import Accuracy, RunRecord, StepRecord
@@ -26,6 +25,7 @@ from compress.reporting.render.terminal import RunTable, summary_lines
 from compress.reporting.sections.content import document
 from compress.reporting.sections.headline import status_words, tiles, verdicts
 from tests.records import LABELS, accuracy, bert_run, embedding_accuracy, embedding_run, measurement
+from tests.terminal import printed
 
 # 72 % of the examples have the first label.
 TRUTH = (0,) * 72 + (1,) * 28
@@ -103,13 +103,6 @@ def test_the_validation_split_counts_too() -> None:
     words = no_better_than_chance(CONSTANT.steps[0], LABELS)
     assert words is not None
     assert "always answering 'business': it gets 72 of 100 test examples right, that answer gets 72" in words
-
-
-def printed(renderable: object) -> str:
-    console = Console(width=150, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
 
 
 def test_it_is_said_first_and_no_retention_is_given() -> None:

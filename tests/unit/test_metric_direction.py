@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from compress.core import task_kind as kinds
 from compress.core.records import Accuracy, Metric, RunRecord
@@ -25,6 +24,7 @@ from compress.reporting.sections.headline import limit_words
 from compress.tasks import table
 from compress.tasks.base import Score
 from tests.records import bert_run
+from tests.terminal import printed
 
 PERPLEXITY = MetricKind("perplexity", "perplexity", percent=False, smaller_is_better=True)
 KIND = TaskKind(
@@ -132,10 +132,8 @@ def test_a_check_fails_where_it_rose(now: float, worse: bool):
 
 def test_a_check_says_the_share_that_it_rose_by():
     before, after = (contract(run_of(24.0, value)) for value in (24.0, 25.0))
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(check(after, before, Tolerances(), deployed_only=True).table())
-    assert re.search(r"24\.000 +25\.000 +\+4\.00 % +\+0\.50 %", capture.get()), capture.get()
+    shown = printed(check(after, before, Tolerances(), deployed_only=True).table(), width=120)
+    assert re.search(r"24\.000 +25\.000 +\+4\.00 % +\+0\.50 %", shown), shown
 
 
 def test_the_smaller_of_two_that_lie_apart_is_better():

@@ -7,7 +7,6 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from compress.cli.root import main
 from compress.core.errors import UsageError
@@ -29,6 +28,7 @@ from tests.records import (
     predictions_of,
     truth_of,
 )
+from tests.terminal import printed
 
 
 def changed(
@@ -302,11 +302,10 @@ def test_the_published_reports_are_read(name: str):
 
 
 def test_the_table_fits_words(tmp_path: Path):
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(check(contract(changed(wrong=60)), contract(bert_run()), Tolerances()).table())
-    assert "-9.89 points" in capture.get().replace("−", "-")
-    assert "-0.50 points" in capture.get().replace("−", "-")
+    table = check(contract(changed(wrong=60)), contract(bert_run()), Tolerances()).table()
+    shown = printed(table, width=120).replace("−", "-")
+    assert "-9.89 points" in shown
+    assert "-0.50 points" in shown
 
 
 @given(st.lists(st.booleans(), max_size=70))

@@ -1,5 +1,4 @@
 import pytest
-from rich.console import Console
 
 from compress.core.errors import UsageError
 from compress.reporting.compare import compare, differences
@@ -13,6 +12,7 @@ from tests.records import (
     predictions_of,
     truth_of,
 )
+from tests.terminal import printed
 
 
 def other_run(wrong=40, **changes):
@@ -144,9 +144,6 @@ def test_one_run_is_not_a_comparison():
 
 
 def test_terminal():
-    comparison = compare([bert_run(), other_run()])
-    console = Console(width=100, color_system=None)
-    with console.capture() as capture:
-        console.print(comparison.table())
-    assert "no difference" in capture.get() or "worse" in capture.get()
-    assert f"on {TARGET}" in " ".join(capture.get().split())
+    shown = printed(compare([bert_run(), other_run()]).table(), width=100)
+    assert "no difference" in shown or "worse" in shown
+    assert f"on {TARGET}" in " ".join(shown.split())

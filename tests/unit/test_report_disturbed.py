@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from compress.cli.root import main
 from compress.core.records import Limit, RunRecord
@@ -22,20 +21,14 @@ from compress.reporting.sections.content import document
 from compress.reporting.sections.headline import status_words, tiles, verdicts
 from compress.store.runs import RunStore
 from tests.records import bert_run, change_step, disturbed_step
+from tests.terminal import printed
 
 RUN = disturbed_step(bert_run(), "export")
 
 
-def printed(renderable: object, width: int = 150) -> str:
-    console = Console(width=width, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
-
-
 @pytest.mark.parametrize("width", [44, 64, 100, 150])
 def test_the_terminal_marks_the_row_and_claims_no_speed(width: int) -> None:
-    for text in (printed(RowLine(RUN, RUN.steps[-1]), width), printed(RunTable(RUN), width)):
+    for text in (printed(RowLine(RUN, RUN.steps[-1]), width=width), printed(RunTable(RUN), width=width)):
         line = next(line for line in text.splitlines() if line.startswith("export"))
         assert "~0.5" in line
         assert "×" not in line

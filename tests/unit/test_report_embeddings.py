@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from compress.core.records import Accuracy, Limit, RunRecord
 from compress.reporting.compare import compare, differences
@@ -20,6 +19,7 @@ from compress.reporting.render.write import write_report
 from compress.reporting.sections import classes, headline, result_sections, run_sections
 from compress.reporting.sections.content import document
 from tests.records import bert_run, change_step, embedding_accuracy, embedding_run, measurement
+from tests.terminal import printed
 
 
 def test_a_metric_in_words_and_numbers() -> None:
@@ -132,10 +132,7 @@ def test_the_protocol_and_the_metrics_say_what_was_compared() -> None:
 
 
 def test_the_terminal_shows_correlations() -> None:
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(RunTable(embedding_run()))
-    lines = capture.get().splitlines()
+    lines = printed(RunTable(embedding_run()), width=120).splitlines()
     assert lines[1].split()[:3] == ["step", "spearman", "kept"]
     assert lines[-1].split()[:3] == ["export", "0.941", "94.1"]
     assert any("0.941, the limit is at least 0.930" in str(line) for line in summary_lines(embedding_run()))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from compress.core.errors import ProfileError, UsageError
 from compress.core.records import Metric, RunRecord
@@ -30,6 +29,7 @@ from compress.reporting.sections.headline import tiles
 from compress.reporting.sections.quantities import quantities
 from compress.tasks.table import quantities_of
 from tests.records import bert_run, change_step, disturbed_step, measurement
+from tests.terminal import printed
 
 LM = "causal-lm"
 NAMES = [quantity.name for quantity in quantities_of(LM)]
@@ -123,9 +123,8 @@ def test_check_judges_each_of_them_once():
     assert [line.quantity for line in found.worse] == ["first_token_ms", "prefill_tokens_per_s"]
     line = found.worse[1]
     assert line.change == pytest.approx(1 / 1.3 - 1)
-    console = Console(width=160, record=True)
-    console.print(found.table())
-    (shown,) = (text for text in console.export_text().splitlines() if "prefill_tokens_per_s" in text)
+    table = printed(found.table(), width=160)
+    (shown,) = (text for text in table.splitlines() if "prefill_tokens_per_s" in text)
     assert "tokens/s, batch size 1 (read:128)" in shown
     assert "−23.1 %  −9.1 %  WORSE" in " ".join(shown.split(" ")).replace("   ", "  ")
     # A rate may fall by as much as a time may grow.
@@ -167,10 +166,7 @@ def test_compare_sets_those_of_one_setting_beside_each_other():
 
 def test_the_terminal_shows_them_where_there_is_room():
     def header(width: int) -> str:
-        console = Console(width=width, record=True, file=None, quiet=False)
-        with console.capture() as said:
-            console.print(RowLine(RUN, RUN.steps[0]), RunTable(RUN))
-        return said.get()
+        return printed(RowLine(RUN, RUN.steps[0]), RunTable(RUN), width=width)
 
     assert "tokens/s" in header(80)
     assert "first ms" in header(80)
@@ -178,10 +174,7 @@ def test_the_terminal_shows_them_where_there_is_room():
     assert all(len(line) <= 80 for line in header(80).splitlines())
     assert "speed-up" in header(120)
     marked = RowLine(disturbed_step(RUN, "baseline"), disturbed_step(RUN, "baseline").steps[0])
-    console = Console(width=80)
-    with console.capture() as said:
-        console.print(marked)
-    assert said.get().count("~") == 3
+    assert printed(marked, width=80).count("~") == 3
     wide = header(140)
     assert f"{1000 / timing(1, 'write:128').p50_ms:.0f}" in wide
 
