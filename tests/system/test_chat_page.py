@@ -14,7 +14,7 @@ import yaml
 from compress import api
 from compress.bundles.web.folder import WebPage, write_page
 from compress.runtimes.runner import open_predictor
-from tests.system.browser import Browser, browser, served
+from tests.system.browser import Browser, served
 from tests.tiny_decoders import tiny_decoder
 from tests.tiny_language import profile, write_model, write_texts
 
@@ -54,12 +54,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
             (place / f"{name}.yaml").write_text(yaml.safe_dump(body))
             made[name] = api.run(place / f"{name}.yaml", quiet=True).bundle
         yield made
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser") / "profile") as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

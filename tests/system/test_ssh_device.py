@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from compress.targets.resolving import resolve
 from compress.targets.ssh.connection import Connection
 from compress.tasks.base import task_of
 from tests.small_disk import small_disk
-from tests.sshd import Sshd, running_under, soon, start_sshd
+from tests.sshd import Sshd, running_under, soon
 from tests.tiny_onnx import VOTES, write_votes_artifact
 
 pytestmark = pytest.mark.system
@@ -45,14 +44,6 @@ TEXTS = (
 )
 TEST = Examples(TEXTS, np.array([0, 1, 1, 2, 2, 0, 1, 2, UNLABELLED]))
 SPEC = MeasureSpec(examples=8, min_seconds=0.2, min_rounds=8)
-
-
-@pytest.fixture
-def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
-    server = start_sshd(tmp_path / "sshd")
-    monkeypatch.setenv("PATH", server.path)
-    yield server
-    server.stop()
 
 
 @pytest.fixture

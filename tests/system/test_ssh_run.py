@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,10 @@ import pytest
 import yaml
 
 from tests.jobs import compress_alone, facts_of, report_of, write_job
-from tests.sshd import Sshd, running_under, soon, start_sshd
+from tests.sshd import Sshd, running_under, soon
 from tests.tiny_language import profile, toy, write_model, write_texts
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
-    server = start_sshd(tmp_path / "sshd")
-    monkeypatch.setenv("PATH", server.path)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Where the device puts its work: what stays behind can be seen."""
-    (tmp_path / "device").mkdir()
-    return tmp_path / "device"
 
 
 def target_on(sshd: Sshd, place: Path) -> dict[str, Any]:

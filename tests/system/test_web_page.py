@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,13 @@ from compress.bundles.web.trial import try_page
 from compress.core.errors import ModelError
 from compress.runtimes.runner import cosine, open_predictor, softmax
 from tests.bundles import image_bundle, sentence_bundle, text_bundle
-from tests.system.browser import Browser, browser, served
+from tests.system.browser import Browser, served
 
 pytestmark = pytest.mark.system
 
 CLOSE = 1e-3
 # Where a float falls on the edge between two integers, the two builds may round apart; these texts have none.
 TEXTS = ("red cats and the dog sings", "THE bird, runs!", "rèd 中cat\U00020000 [SEP] the DÖG", "a " * 80)
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser") / "profile") as opened:
-        yield opened
 
 
 def made(folder: Path, bundle: Path) -> WebPage:

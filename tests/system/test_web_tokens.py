@@ -100,14 +100,23 @@ def compare(request: pytest.FixtureRequest, scripts: Path, tmp_path: Path) -> Ca
     tokenizer = load_tokenizer(str(tmp_path), MAX_LENGTH)
     task = {"pad_id": 0, "input_names": ["input_ids"]}
 
-    def same(texts: list[str]) -> None:
-        asked = {"tokenizer": json.loads(file.read_text(encoding="utf-8")), "page": page, "texts": texts}
-        command = ["node", str(Path(__file__).with_name("ids.mjs")), str(scripts)]
-        done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
-        for text, found in zip(texts, json.loads(done.stdout), strict=True):
-            assert found == encode(tokenizer, [text], task)["input_ids"][0].tolist(), repr(text)
+    return lambda texts: check_ids(scripts, file, page, texts, tokenizer, task)
 
-    return same
+
+def check_ids(
+    scripts: Path,
+    file: Path,
+    page: dict[str, Any],
+    texts: list[str],
+    tokenizer: Tokenizer,
+    task: dict[str, Any],
+) -> None:
+    """The page's ids of each text are those of Python."""
+    asked = {"tokenizer": json.loads(file.read_text(encoding="utf-8")), "page": page, "texts": texts}
+    command = ["node", str(Path(__file__).with_name("ids.mjs")), str(scripts)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
+    for text, found in zip(texts, json.loads(done.stdout), strict=True):
+        assert found == encode(tokenizer, [text], task)["input_ids"][0].tolist(), repr(text)
 
 
 def test_awkward_texts_have_the_ids_of_python(compare: Callable[[list[str]], None]) -> None:
@@ -130,11 +139,7 @@ def test_texts_are_prepared_and_cut_as_in_python(scripts: Path, tmp_path: Path, 
     tokenizer = load_tokenizer(str(tmp_path), MAX_LENGTH, said["cut"])
     blanks = [f"{one} Hello THE cat{one}" for one in "\x1c\x1f\x85\xa0\ufeff\u200b\u2028\u3000"]
     texts = [*AWKWARD, *blanks, "the cat " * 60, " ".join(f"word{n}" for n in range(80))]
-    asked = {"tokenizer": json.loads(file.read_text(encoding="utf-8")), "page": page, "texts": texts}
-    command = ["node", str(Path(__file__).with_name("ids.mjs")), str(scripts)]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
-    for text, found in zip(texts, json.loads(done.stdout), strict=True):
-        assert found == encode(tokenizer, [text], task)["input_ids"][0].tolist(), repr(text)
+    check_ids(scripts, file, page, texts, tokenizer, task)
 
 
 LETTERS = st.characters(exclude_categories=["Cs"])
