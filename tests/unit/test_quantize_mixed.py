@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,9 +144,12 @@ def test_one_thing_decides(keys: dict[str, float]):
         MixedSpec.model_validate(keys)
 
 
-def test_sixteen_bits_are_not_mixed():
-    with pytest.raises(ValidationError, match="mixed serves 4 and 8 bits only"):
-        quantize_spec({"bits": 16, "mixed": {"max_drop": 0.01}})
+@pytest.mark.parametrize(
+    ("product", "only"), [({"bits": 16}, "4 and 8 bits"), ({"library": "bitsandbytes"}, "ONNX")]
+)
+def test_other_products_are_not_mixed(product: dict[str, Any], only: str):
+    with pytest.raises(ValidationError, match=f"mixed serves {only} only"):
+        quantize_spec({**product, "mixed": {"max_drop": 0.01}})
 
 
 def test_blocks_are_mixed_within_a_size_alone():
@@ -153,8 +157,3 @@ def test_blocks_are_mixed_within_a_size_alone():
         quantize_spec({"bits": 4, "mixed": {"max_drop": 0.01}})
     with pytest.raises(ValidationError, match="`mixed` chooses between 4 and 8 bits, but this is `bits: 8`"):
         quantize_spec({"bits": 8, "scheme": "weight_only", "mixed": {"size_mb": 1}})
-
-
-def test_bitsandbytes_is_not_mixed():
-    with pytest.raises(ValidationError, match="mixed serves ONNX only"):
-        quantize_spec({"library": "bitsandbytes", "mixed": {"max_drop": 0.01}})
