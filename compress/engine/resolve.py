@@ -245,4 +245,4 @@ def _check_fetched(profile: Profile, base: Path, sources: Sequence[tuple[Teacher
     for path, why in family_faults(profile, files):
         raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
     for path, problem in fit_problems(profile, files):
-        raise ModelError(problem.message, where=".".join(map(str, path)), code=problem.code)
+        raise problem.error(".".join(map(str, path)))

@@ -49,7 +49,7 @@ def read_config(path: Path) -> PretrainedConfig:
             hint="`model_type` must be one that transformers knows; code from model folders is not run.",
         )
     for problem in (*fetching_settings(values), *impossible_sizes(values)):
-        raise ModelError(problem.message, where=str(file), code=problem.code)
+        raise problem.error(str(file))
     for name in own_classes(values):
         if not hasattr(transformers, name):
             raise ModelError(

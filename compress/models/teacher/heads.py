@@ -104,7 +104,7 @@ def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequenc
     names = head_names(config, spec.labels)
     if spec.finetune is None:
         for problem in head_problems(config):
-            raise ModelError(problem.message, where=spec.model, code=problem.code)
+            raise problem.error(spec.model)
         check_head(names, labels, spec.model)
     if names is None:
         return "none"

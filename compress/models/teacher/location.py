@@ -170,7 +170,7 @@ def _check_folder(
         check_task(_read_config(folder), task, spec.model)
     # An adapter alone has no config, and is named.
     for problem in checkpoint_problems(folder, task, files, head=spec.finetune is None):
-        raise ModelError(problem.message, where=spec.model, code=problem.code)
+        raise problem.error(spec.model)
     config = _read_config(folder)
     if task_kind(task).head == "pooled":
         read_pooling(folder, spec.pooling)
@@ -213,7 +213,7 @@ def tokenizer_place(source: str, base: Path) -> Path:
         if place.suffix.lower() not in (GGUF, ".json"):
             raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
     elif (problem := no_tokenizer({file.name for file in place.iterdir()})) is not None:
-        raise ModelError(problem.message, where=where, code=problem.code)
+        raise problem.error(where)
     return place
 
 
@@ -293,8 +293,7 @@ def module_file(source: str, base: Path) -> Path:
 
 def _folder(path: Path) -> Path:
     if (path / ENSEMBLE).is_file():
-        problem = several_models()
-        raise ModelError(problem.message, where=str(path), code=problem.code)
+        raise several_models().error(str(path))
     if path.suffix.lower() == GGUF or (path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))):
         raise ModelError(
             "GGUF files hold language models, which generate text; this task cannot use one as its teacher",

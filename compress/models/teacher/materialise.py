@@ -158,8 +158,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -
     highest = max(tokenizer.get_vocab().values(), default=-1)
     rows = model.get_input_embeddings().num_embeddings
     if highest >= rows:
-        problem = too_large(highest, rows)
-        raise ModelError(problem.message, where=where, code=problem.code)
+        raise too_large(highest, rows).error(where)
 
 
 def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:

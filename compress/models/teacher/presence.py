@@ -29,7 +29,7 @@ def file_faults(folder: Path, task: str, files: ModelFiles) -> Iterator[ModelErr
         return
     if lacking and (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
         # Beside a config, `checkpoint_problems` says it.
-        yield ModelError(problem.message, where=str(folder), code=problem.code)
+        yield problem.error(str(folder))
     if (folder / TOKENIZER).is_file():
         yield from _mapping(files, folder / TOKENIZER, "tokenizer-missing")
 

@@ -136,7 +136,7 @@ def read_tokenization(folder: Path, *, sentences: bool) -> Tokenization:
         return _our_own(folder)
     if (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
         # Without a vocabulary transformers would make up a tokenizer that knows no words.
-        raise ModelError(problem.message, where=str(folder), code=problem.code)
+        raise problem.error(str(folder))
     loaded = _loaded(folder)
     if not (folder / TOKENIZER_CONFIG).exists() and (folder / TOKENIZER).is_file():
         plain = PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))

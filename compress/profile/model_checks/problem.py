@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compress.core.errors import ModelError
 from compress.profile.yaml_lines import Path_
 
 
@@ -13,6 +14,10 @@ class Problem:
 
     message: str
     code: str
+
+    def error(self, where: str) -> ModelError:
+        """The error of the model that stands at `where`."""
+        return ModelError(self.message, where=where, code=self.code)
 
 
 Placed = tuple[Path_, Problem]
