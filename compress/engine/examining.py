@@ -71,12 +71,9 @@ def examine_source(source: ProfileSource) -> Examined:
         _look_at_models(profile, files, found)
         if splits is not None and not found.faults:
             found.faults += _head_faults(profile, source, splits, files)
-        for place, code in _code_of(profile):
-            try:
-                module_file(code, source.base)
-                found.unseen.append(f"{shown(code)}, {_CODE}")
-            except ModelError as error:
-                found.faults.append(_fault(source, place, error))
+        for index, spec in enumerate(profile.specs):
+            for code in spec.code():
+                _look_at_code(code, ("passes", index, spec.kind), source, found)
         found.unseen += [f"{target.device}, a device" for target in profile.targets if is_ssh(target.device)]
     found.faults.sort(key=lambda fault: fault.line or 0)
     return found
@@ -110,11 +107,7 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
     spec, task, seed = declared
     place: Path_ = ("data", "path")
     for code in spec.code():
-        try:
-            module_file(code, source.base)
-            found.unseen.append(f"{shown(code)}, {_CODE}")
-        except ModelError as error:
-            found.faults.append(_fault(source, ("data",), error))
+        _look_at_code(code, ("data",), source, found)
     try:
         spec.check(source.base, allow_code=True)
     except CompressError as error:
@@ -215,10 +208,12 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
         found.seen.append(f"adapter: {shown(profile.teacher.adapter)}")
 
 
-def _code_of(profile: Profile) -> Iterator[tuple[Path_, str]]:
-    """The functions of the user's that passes call."""
-    for index, spec in enumerate(profile.specs):
-        yield from ((("passes", index, spec.kind), code) for code in spec.code())
+def _look_at_code(code: str, place: Path_, source: ProfileSource, found: Examined) -> None:
+    try:
+        module_file(code, source.base)
+        found.unseen.append(f"{shown(code)}, {_CODE}")
+    except ModelError as error:
+        found.faults.append(_fault(source, place, error))
 
 
 def _head_faults(
