@@ -75,23 +75,25 @@ class ModelSeen:
     @property
     def writes(self) -> bool:
         """Whether it is a decoder that goes on with texts."""
-        classes = self.config.get("architectures")
-        named = " ".join(map(str, classes)) if isinstance(classes, list) else ""
         gguf = self.source.lower().endswith(".gguf")
-        plain = not named or _OLD_HEAD in named
-        return gguf or "ForCausalLM" in named or (self.kind in DECODERS and plain)
+        plain = not self._classes or _OLD_HEAD in self._classes
+        return gguf or "ForCausalLM" in self._classes or (self.kind in DECODERS and plain)
 
     @property
     def sees(self) -> bool:
         """Whether it is a model of images."""
-        classes = self.config.get("architectures")
-        named = " ".join(map(str, classes)) if isinstance(classes, list) else ""
-        if "ForImageClassification" in named or (
+        if "ForImageClassification" in self._classes or (
             self.kind in FAMILIES and FAMILIES[str(self.kind)].takes == "images"
         ):
             return True
         beside = self.folder is not None and (self.folder / "preprocessor_config.json").is_file()
         return "vocab_size" not in self.config and ("image_size" in self.config or beside)
+
+    @property
+    def _classes(self) -> str:
+        """What its config calls the classes of the model."""
+        classes = self.config.get("architectures")
+        return " ".join(map(str, classes)) if isinstance(classes, list) else ""
 
 
 def look_at_model(source: str) -> ModelSeen:
