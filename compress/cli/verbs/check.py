@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from compress.cli.options import JSON
 from compress.core.terminal.printing import echo
 
 
@@ -38,7 +39,7 @@ def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., No
     is_flag=True,
     help="Exit with 0 even if something could not be judged, for example on a busy machine.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def check(
     run_name: str,
     against: str,

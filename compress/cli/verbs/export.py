@@ -6,15 +6,14 @@ from pathlib import Path
 
 import click
 
+from compress.cli.options import PATH
 from compress.core.terminal.printing import echo
 
 
 @click.command()
 @click.argument("source", metavar="BUNDLE|RUN")
 @click.option("--web", is_flag=True, help="Write a folder with a page that runs the model in a browser.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The new folder; `web` beside the bundle if unset."
-)
+@click.option("--out", type=PATH, help="The new folder; `web` beside the bundle if unset.")
 @click.option(
     "--onnxruntime-web",
     "runtime_folder",

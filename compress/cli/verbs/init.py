@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from compress.cli.options import TASK
+from compress.cli.options import PATH, TASK
 from compress.core.errors import ProfileError, UsageError
 from compress.core.terminal.printing import echo
 
@@ -14,7 +14,7 @@ from compress.core.terminal.printing import echo
 @click.command()
 @click.argument("model")
 @click.argument("data")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("compress.yaml"), show_default=True)
+@click.option("--out", type=PATH, default=Path("compress.yaml"), show_default=True)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option(
     "--task",
