@@ -347,13 +347,17 @@ def test_a_few_of_many_images_are_opened(folder: Path):
     assert [(fault.code, fault.message.count("000.png")) for fault in faults] == [("image-unreadable", 1)]
 
 
-def test_a_few_of_many_text_files_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sampling, "MOST_TEXTS", 10)
-    monkeypatch.setattr(sampling, "LOOKED_AT", 6)
+def write_text_files(folder: Path) -> None:
     for label in ("a", "b"):
         (folder / "texts" / label).mkdir(parents=True)
         for i in range(9):
             (folder / "texts" / label / f"{i}.txt").write_text(f"text {i} of {label}")
+
+
+def test_a_few_of_many_text_files_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sampling, "MOST_TEXTS", 10)
+    monkeypatch.setattr(sampling, "LOOKED_AT", 6)
+    write_text_files(folder)
     file = write_profile(folder, data={"path": "./texts"})
     assert "6 of 18 text files were opened" in found(file).notes
     assert "labels: a 9, b 9" in found(file).seen
@@ -364,10 +368,7 @@ def test_a_few_of_many_text_files_are_opened(folder: Path, monkeypatch: pytest.M
 
 
 def test_files_that_do_not_open_are_told_together(folder: Path):
-    for label in ("a", "b"):
-        (folder / "texts" / label).mkdir(parents=True)
-        for i in range(9):
-            (folder / "texts" / label / f"{i}.txt").write_text(f"text {i} of {label}")
+    write_text_files(folder)
     (folder / "texts" / "a" / "3.txt").write_bytes(b"PK\0\0x")
     (folder / "texts" / "b" / "4.txt").write_bytes("größe und Köln, aber f".encode() + b"\xfcr")
     (folder / "texts" / "empty").mkdir()
