@@ -35,7 +35,7 @@ def text_bundle(folder: Path, spec: QuantizeSpec | None = None) -> Path:
     model = tiny_bert(vocab=len(SPECIAL) + len(FILLED))
     source = write_torch_artifact(folder / "torch", model, tiny_tokenizer(FILLED))
     # Variants are scored, and any answers do.
-    parts = (_texts(60), _texts(20, seed=1))
+    parts = (random_texts(60), random_texts(20, seed=1))
     given = (Examples(each.items, np.arange(len(each.items)) % len(LABELS)) for each in parts)
     data = TrainingData(*given, LABELS)
     return _bundle(folder, source, text_task(32), data, spec or Int8Spec(scheme="dynamic"))
@@ -51,7 +51,7 @@ def image_bundle(folder: Path) -> Path:
 def sentence_bundle(folder: Path) -> Path:
     """A sentence encoder of 32 numbers a text, in 8 bits."""
     source = write_sentence_artifact(folder / "torch", encoder("mean", words=FILLED), FILLED)
-    data = TrainingData(_texts(60), _texts(20, seed=1), ())
+    data = TrainingData(random_texts(60), random_texts(20, seed=1), ())
     task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
     return _bundle(folder, source, task, data, Int8Spec(scheme="dynamic"))
 
@@ -69,7 +69,8 @@ def _bundle(folder: Path, source: Artifact, task: Task, data: TrainingData, spec
     return model.path
 
 
-def _texts(count: int, seed: int = 0) -> Examples:
+def random_texts(count: int, seed: int = 0) -> Examples:
+    """Texts of one to eleven known words, without labels."""
     random = np.random.default_rng(seed)
     items = tuple(" ".join(random.choice(WORDS[:9], random.integers(1, 12))) for _ in range(count))
     return Examples(items, np.full(count, UNLABELLED))

@@ -11,7 +11,6 @@ import pytest
 
 from compress.core.artifacts import Artifact
 from compress.core.spec import Spec
-from compress.data.splits import UNLABELLED, Examples
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.models.io.checkpoints import load_model
@@ -27,20 +26,14 @@ from compress.profile.specs.recovery import RecoverySpec
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
 from compress.tasks.sentence_embedding.task import SentenceEmbedding
+from tests.bundles import random_texts
 from tests.steps import context, run
-from tests.tiny import WORDS
 from tests.tiny_sentences import encoder, write_sentence_artifact
-
-
-def texts(count: int, seed: int = 0) -> Examples:
-    random = np.random.default_rng(seed)
-    items = tuple(" ".join(random.choice(WORDS[:9], random.integers(1, 12))) for _ in range(count))
-    return Examples(items, np.full(count, UNLABELLED))
 
 
 def make(step: Any, folder: Path, spec: Spec, model: Artifact) -> tuple[Artifact, StepResult]:
     task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
-    data = TrainingData(texts(200), texts(60, seed=1), ())
+    data = TrainingData(random_texts(200), random_texts(60, seed=1), ())
     return run(step, context(folder, spec, {"model": model, "teacher": model}, task, data))
 
 
@@ -90,7 +83,7 @@ def test_auto_compares_with_the_float_models_own_embeddings(lowered: Artifact, t
         "static": True,
     }
     task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
-    shapes = real_shapes(task, texts(30, seed=2), lowered)
+    shapes = real_shapes(task, random_texts(30, seed=2), lowered)
     compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
 
 

@@ -18,12 +18,10 @@ from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.outputs import outputs_of
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.finetune import step as finetune
-from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from compress.training.batches import to_tensors
-from tests.integration.test_training_steps import accuracy, context, examples, finish, taught_by
+from tests.integration.test_training_steps import accuracy, context, examples, finetuned, finish, taught_by
 from tests.tiny import LABELS, tiny_bert, write_torch_artifact
 
 SMALL: dict[str, Any] = {
@@ -39,11 +37,7 @@ LOGITS: list[dict[str, Any]] = [{"logits": {}}]
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp("teacher")
-    source = write_torch_artifact(folder / "source", tiny_bert(labels=("x", "y")))
-    spec = FinetuneSpec(epochs=12, learning_rate=3e-3, batch_size=16)
-    ctx = context(folder, spec, {"model": source})
-    return finish(ctx, finetune.run(ctx))
+    return finetuned(tmp_path_factory.mktemp("teacher"))
 
 
 def prepared(folder: Path, teacher: Artifact, **changes: Any) -> StepContext:

@@ -80,7 +80,10 @@ def accuracy(artifact: Artifact, data: Examples) -> float:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp("teacher")
+    return finetuned(tmp_path_factory.mktemp("teacher"))
+
+
+def finetuned(folder: Path) -> Artifact:
     source = write_torch_artifact(folder / "source", tiny_bert(labels=("x", "y")))
     spec = FinetuneSpec(epochs=12, learning_rate=3e-3, batch_size=16)
     ctx = context(folder, spec, {"model": source})
