@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from compress.cli.options import JSON
 from compress.core.terminal.printing import echo, echo_json
 
 
@@ -13,7 +14,7 @@ def cache() -> None:
 
 
 @cache.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def cache_list(as_json: bool) -> None:
     """List the finished artifacts and the teachers' signals, the one used last first."""
     from datetime import datetime
