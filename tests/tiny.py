@@ -122,5 +122,10 @@ def write_torch_artifact(
             "mask_id": tokenizer.token_to_id("[MASK]"),
         },
     )
+    return sealed(out, model)
+
+
+def sealed(out: Path, model: torch.nn.Module) -> Artifact:
+    """The artifact of a torch model whose files are in `out`."""
     form = TORCH_FLOAT.with_(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT
     return seal(out, form, {"parameters": count_parameters(model)})

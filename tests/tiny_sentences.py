@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
+from compress.core.artifacts import TASK, TOKENIZER, Artifact
 from compress.core.disk.files import write_json, write_text
-from compress.core.forms import TORCH_FLOAT, Structure
-from compress.models.io.checkpoints import count_parameters, save_model
+from compress.models.io.checkpoints import save_model
 from compress.models.text.sentence import SentenceEncoder
-from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
+from tests.tiny import SPECIAL, WORDS, sealed, tiny_tokenizer
 
 
 def encoder(pooling: Any, seed: int = 0, words: Sequence[str] = WORDS) -> SentenceEncoder:
@@ -54,5 +53,4 @@ def write_sentence_artifact(out: Path, model: nn.Module, words: Sequence[str] = 
         "mask_id": tokenizer.token_to_id("[MASK]"),
     }
     write_json(out / TASK, body)
-    form = TORCH_FLOAT.with_(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT
-    return seal(out, form, {"parameters": count_parameters(model)})
+    return sealed(out, model)
