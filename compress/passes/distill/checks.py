@@ -8,6 +8,7 @@ from compress.core.errors import ModelError
 from compress.core.spec import Spec
 from compress.passes.distill.lesson_checks import lesson_faults
 from compress.passes.distill.spec import DistillSpec, losses_of
+from compress.passes.distill.student_checks import student_faults
 from compress.profile.combination_checks import (
     REACHES_NOTHING,
     Found,
@@ -23,7 +24,6 @@ from compress.profile.schema import Profile
 from compress.profile.specs.examples import DataFreeSpec
 from compress.profile.specs.license import why_forbidden
 from compress.profile.specs.server import ServerSpec
-from compress.profile.specs.student import StudentSpec
 from compress.profile.specs.writing import PASSAGE, SequenceSpec, SyntheticSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
@@ -40,9 +40,6 @@ _SERVES = {
     },
 }
 """The keys of a section that serve one kind of examples, or models that write, alone."""
-_OF_A_CUT = ("choose", "basis")
-_OF_A_SHAPE = ("layers", "hidden_size", "heads", "intermediate_size", "from_", *_OF_A_CUT)
-"""The keys of a student that is made; the first are of one that is cut from its teacher."""
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
@@ -74,7 +71,7 @@ def warnings(check: PassCheck) -> Iterator[str]:
 
 
 def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    yield from _student_faults(profile, spec)
+    yield from student_faults(profile, spec)
     yield from _foreign_keys(profile, spec)
     yield from _data_free_faults(profile, spec)
     yield from _teacher_faults(profile, spec)
@@ -95,59 +92,6 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if not any(loss.reaches_outputs for loss in losses_of(spec.staged[-1])):
         last = "the last stage has" if spec.stages else "there is"
         yield ("stages",) if spec.stages else ("losses",), f"{last} {REACHES_NOTHING}"
-
-
-def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    if takes(profile) == "images" and spec.vocabulary != "keep":
-        yield ("vocabulary",), "images have no vocabulary"
-    students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
-    students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
-    for place, student in students:
-        if student.decoder is not None and not task_kind(profile.task).writes:
-            yield (
-                (*place, "architecture"),
-                f"{student.architecture} generates text, and {profile.task} does not",
-            )
-        elif student.decoder is None and student.architecture is not None and takes(profile) != "images":
-            yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
-        if spec.data_free is not None and spec.sequence is None and student.choose == "similarity":
-            yield (*place, "choose"), "data_free provides no examples to measure layer similarity on"
-        if student.is_cut and student.basis == "embeddings" and task_kind(profile.task).writes:
-            yield (
-                (*place, "basis"),
-                "a student cut out of a decoder keeps the dimensions that are largest on training examples: leave "
-                "`basis` out",
-            )
-        if student.patch_size is not None and student.architecture is None:
-            yield (*place, "patch_size"), "only a student with an `architecture` has patches to size"
-        if student.model is not None and spec.trimmed is not None:
-            yield (
-                ("vocabulary",),
-                "a ready-made student keeps its own tokenizer; leave `vocabulary` out",
-            )
-        yield from (((*place, key), why) for key, why in _idle_keys(student))
-    for number, teacher in enumerate(spec.teachers):
-        for name in ("revision", "labels", "finetune"):
-            if teacher.model is None and getattr(teacher, name) is not None:
-                why = "without `model` this is the profile's teacher, which `teacher` describes: leave it out"
-                yield ("teachers", number, name), why
-
-
-def _idle_keys(student: StudentSpec) -> Iterator[tuple[str, str]]:
-    """Keys of a student that were written down and that nothing would read."""
-    idle: tuple[str, ...]
-    if student.model is not None:
-        idle, why = _OF_A_SHAPE, "a ready-made student (`model`) has its own shape and weights: leave it out"
-    elif student.architecture is not None:
-        idle, why = _OF_A_CUT, "a fresh student (`architecture`) takes nothing from its teacher: leave it out"
-    else:
-        idle = () if isinstance(student.layers, int) else ("choose",)
-        why = "`layers` lists the layers, so there are none to choose: leave it out"
-    for name in idle:
-        if name in student.model_fields_set and getattr(student, name) is not None:
-            yield name.rstrip("_"), why
-    if student.revision is not None and student.model is None:
-        yield "revision", "only for a ready-made student (`model`): leave it out"
 
 
 def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:

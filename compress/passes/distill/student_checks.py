@@ -1,0 +1,70 @@
+"""What is written of students, and of further teachers, and would not be read or cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.passes.distill.spec import DistillSpec
+from compress.profile.combination_checks import Found, takes
+from compress.profile.schema import Profile
+from compress.profile.specs.student import StudentSpec
+from compress.profile.yaml_lines import Path_
+from compress.tasks.table import task_kind
+
+_OF_A_CUT = ("choose", "basis")
+_OF_A_SHAPE = ("layers", "hidden_size", "heads", "intermediate_size", "from_", *_OF_A_CUT)
+"""The keys of a student that is made; the first are of one that is cut from its teacher."""
+
+
+def student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    """What a student, or a further teacher, says that it cannot be or that nothing would read."""
+    if takes(profile) == "images" and spec.vocabulary != "keep":
+        yield ("vocabulary",), "images have no vocabulary"
+    students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
+    students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
+    for place, student in students:
+        if student.decoder is not None and not task_kind(profile.task).writes:
+            yield (
+                (*place, "architecture"),
+                f"{student.architecture} generates text, and {profile.task} does not",
+            )
+        elif student.decoder is None and student.architecture is not None and takes(profile) != "images":
+            yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
+        if spec.data_free is not None and spec.sequence is None and student.choose == "similarity":
+            yield (*place, "choose"), "data_free provides no examples to measure layer similarity on"
+        if student.is_cut and student.basis == "embeddings" and task_kind(profile.task).writes:
+            yield (
+                (*place, "basis"),
+                "a student cut out of a decoder keeps the dimensions that are largest on training examples: leave "
+                "`basis` out",
+            )
+        if student.patch_size is not None and student.architecture is None:
+            yield (*place, "patch_size"), "only a student with an `architecture` has patches to size"
+        if student.model is not None and spec.trimmed is not None:
+            yield (
+                ("vocabulary",),
+                "a ready-made student keeps its own tokenizer; leave `vocabulary` out",
+            )
+        yield from (((*place, key), why) for key, why in _idle_keys(student))
+    for number, teacher in enumerate(spec.teachers):
+        for name in ("revision", "labels", "finetune"):
+            if teacher.model is None and getattr(teacher, name) is not None:
+                why = "without `model` this is the profile's teacher, which `teacher` describes: leave it out"
+                yield ("teachers", number, name), why
+
+
+def _idle_keys(student: StudentSpec) -> Iterator[tuple[str, str]]:
+    """Keys of a student that were written down and that nothing would read."""
+    idle: tuple[str, ...]
+    if student.model is not None:
+        idle, why = _OF_A_SHAPE, "a ready-made student (`model`) has its own shape and weights: leave it out"
+    elif student.architecture is not None:
+        idle, why = _OF_A_CUT, "a fresh student (`architecture`) takes nothing from its teacher: leave it out"
+    else:
+        idle = () if isinstance(student.layers, int) else ("choose",)
+        why = "`layers` lists the layers, so there are none to choose: leave it out"
+    for name in idle:
+        if name in student.model_fields_set and getattr(student, name) is not None:
+            yield name.rstrip("_"), why
+    if student.revision is not None and student.model is None:
+        yield "revision", "only for a ready-made student (`model`): leave it out"
