@@ -4,17 +4,16 @@
 
 20 training texts of each of the 150 intents of CLINC150, as in ways_of_teaching.py, whose other 80 are the real
 unlabelled texts. SmolLM2-135M-Instruct learns the 20 behind their intents and writes as many texts as there are real
-ones; the same teacher labels both. All arms take the same number of steps. FP32 accuracies on the test split, of
-students of three seeds; paired bootstrap over seeds and test examples. `--headline` holds the recipe of
-clinc_headline.yaml, which has all labels, beside itself with half as many generated texts as training texts, at equal
-steps.
+ones, those alone counted to which the teacher gives the label that was asked for; the same teacher labels both. All
+arms take the same number of steps. FP32 accuracies on the test split, of students of three seeds; paired bootstrap over
+seeds and test examples. `--headline` holds the recipe of clinc_headline.yaml, which has all labels, beside itself with
+half as many generated texts as training texts, at equal steps.
 
 What is made stands in the cache, each text as soon as it is written: a run that was stopped goes on, and the report
-grows arm by arm. Reckoned, not measured, for one core of an AMD EPYC of 2026: 20 minutes to tune the model, as long to
-write 12,000 texts, and a minute or two for each student, which is an hour in all; with `--headline` two more.
-`--quick` tries everything with few texts and steps. Two further arms run where `--only` names them: texts to which the
-teacher gives the label that was asked for (`agreeing`), and the training texts alone (`training`). Writes
-reports/benchmarks/generated_texts.json and .md.
+grows arm by arm. On one core of an AMD EPYC, beside other work, the model was tuned in 24 minutes and wrote 12,000
+texts in 30, and each student took a minute; `--headline` takes as long again. `--quick` tries everything with few texts and
+steps. Two further arms run where `--only` names them: texts whatever the teacher says of them (`generated`), and the
+training texts alone (`training`). Writes reports/benchmarks/generated_texts.json and .md.
 """
 
 from __future__ import annotations
@@ -43,10 +42,11 @@ GENERATE: dict[str, Any] = {
     "license": "apache-2.0",
     "license_ok": True,
     "most": 32,
+    "agree": True,
 }
 QUICK: dict[str, Any] = {"teacher.finetune.epochs": 0.5}
 COPIES = 4
-BAR = ["augment", "real texts", "generated texts"]
+BAR = ["augment", "real texts", "agreeing texts"]
 """The arms that the comparison needs."""
 SHARE = 0.5
 """Of what real texts bring beyond `augment`, so much is what generated ones are to bring."""
@@ -75,8 +75,8 @@ def arms(train: int, real: int, rest: str, quick: bool) -> list[Arm]:
     return [
         Arm("augment", {"augment": {"copies": COPIES}}, more=COPIES * train),
         Arm("real texts", {}, path, real),
-        Arm("generated texts", {}, {"generate": spec}, real),
-        Arm("agreeing texts", {}, {"generate": {**spec, "agree": True}}, real),
+        Arm("agreeing texts", {}, {"generate": spec}, real),
+        Arm("generated texts", {}, {"generate": {**spec, "agree": False}}, real),
         Arm("training texts alone", {}),
     ]
 

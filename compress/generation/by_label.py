@@ -1,9 +1,9 @@
 """Texts by their labels: what a model is shown so that it writes further ones, and which of these are kept.
 
 Anaby-Tavor et al., "Do Not Have Enough Data? Deep Learning to the Rescue!" (LAMBADA), 2020. Their labels are those
-that were asked for, so they keep the texts that a classifier gives these most surely. Here the teacher says of each
-text what it is, and a student learns all of that, as in He et al., "Generate, Annotate, and Learn", 2022, who argue
-against labels that were asked for; `agree` is for those who want the former.
+that were asked for, so they keep the texts that a classifier gives these most surely. Here too a text goes to which the
+teacher gives another label; its student then learns the teacher's probabilities, as in He et al., "Generate, Annotate,
+and Learn", 2022, who keep all texts (`agree: false`).
 """
 
 from __future__ import annotations

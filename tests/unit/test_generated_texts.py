@@ -149,7 +149,7 @@ def desk(
     folder: Path, models: dict[str, Artifact], copied: Any = none_copied, **generate: Any
 ) -> StepContext:
     """The step, with training texts that are longer than what is written."""
-    spec = data_of(**{"most": 6, "top_p": 1.0, **generate}).generated
+    spec = data_of(**{"most": 6, "top_p": 1.0, "agree": False, **generate}).generated
     assert spec is not None
     data = TrainingData(examples(TRAINED_ON), examples(["held"]), LABELS, copied=copied)
     return context(folder, spec, models, text_task(16), data)

@@ -48,7 +48,7 @@ _HINTS = {
     TRAINED: "The model has memorized the training texts: lower `finetune.epochs`, or raise `temperature`.",
     HELD_OUT: "Validation and test texts resemble the training texts; raise `temperature`.",
     REPEATED: "Raise `temperature` or `top_p`.",
-    OTHER: "Leave `agree` out, or train the model longer (`finetune.epochs`).",
+    OTHER: "Set `agree: false`, or train the model longer (`finetune.epochs`).",
 }
 
 
