@@ -11,9 +11,9 @@ half as many generated texts as training texts, at equal steps.
 
 What is made stands in the cache, each text as soon as it is written: a run that was stopped goes on, and the report
 grows arm by arm. On one core of an AMD EPYC, beside other work, the model was tuned in 24 minutes and wrote 12,000
-texts in 30, and each student took a minute; `--headline` takes as long again. `--quick` tries everything with few texts and
-steps. Two further arms run where `--only` names them: texts whatever the teacher says of them (`generated`), and the
-training texts alone (`training`). Writes reports/benchmarks/generated_texts.json and .md.
+texts in 30, and each student took a minute; `--headline` takes as long again. `--quick` tries everything with few texts
+and steps. Two further arms run where `--only` names them: texts whatever the teacher says of them (`generated`), and
+the training texts alone (`training`). Writes reports/benchmarks/generated_texts.json and .md.
 """
 
 from __future__ import annotations
