@@ -45,7 +45,7 @@ class Detected:
     def lacks_labels(self) -> bool:
         """Whether it is a table of texts without a column that could hold the labels which the task needs."""
         kind = task_kind(self.task)
-        if kind.items != "text" or kind.writes or kind.label_loss is None or self.columns.label:
+        if kind.items != "text" or kind.head != "classifier" or self.columns.label:
             return False
         return bool(self.names) and column_named("label", self.names) is None
 

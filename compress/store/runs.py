@@ -103,11 +103,11 @@ class RunStore:
         """
         try:
             while True:
-                began = (self.path / _RUN).read_bytes()
+                began = self._version()
                 try:
                     return self._read()
                 except (OSError, Damaged):
-                    if (self.path / _RUN).read_bytes() == began:
+                    if self._version() == began:
                         raise
         except OSError as error:
             raise UsageError(
@@ -121,6 +121,11 @@ class RunStore:
                 hint="`compress run` of its profile writes them again; what was measured is in the cache.",
                 code="records-damaged",
             ) from error
+
+    def _version(self) -> tuple[int, int]:
+        """Which file says what belongs to the run: written anew it is another, even where it says the same."""
+        found = (self.path / _RUN).stat()
+        return found.st_ino, found.st_mtime_ns
 
     def _read(self) -> RunRecord:
         body = read_sealed(self.path / _RUN)
