@@ -18,7 +18,8 @@ from compress.data.names import shown
 from compress.data.reading.sampling import LOOKED_AT
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.models.teacher.location import GGUF, check_teacher, module_file
+from compress.models.teacher.code_files import module_file
+from compress.models.teacher.location import GGUF, check_teacher
 from compress.models.teacher.presence import file_faults
 from compress.planning.steps import build_plan, model_sources
 from compress.profile.device import is_ssh

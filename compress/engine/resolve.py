@@ -24,7 +24,8 @@ from compress.engine.examining import check_models
 from compress.generation.by_label import lessons, writing_task_of
 from compress.generation.copies import originals, standing_in
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
-from compress.models.teacher.location import check_code_allowed, check_teacher, model_folder, module_file
+from compress.models.teacher.code_files import code_files, module_file
+from compress.models.teacher.location import check_code_allowed, check_teacher, model_folder
 from compress.models.teacher.location import fingerprint as model_fingerprint
 from compress.passes.contract import PassSpec
 from compress.planning.keys import Fingerprints, all_parts, key_of, measured_by
@@ -150,7 +151,10 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
 def judges(data: DataSpec, base: Path) -> dict[str, Path]:
     """The files of the user's code that judges answers, by what the data calls them."""
     own = {relpath(file, base): file for file in data.judging(base)}
-    return {**own, **{source: module_file(source, base) for source in data.code()}}
+    for source in data.code():
+        (_, file), *others = code_files(source, base).items()
+        own |= {source: file, **{f"{source} {name}": beside for name, beside in others}}
+    return own
 
 
 def scored_with(task: str, data: DataSpec, base: Path, watched: Watched) -> dict[str, object]:

@@ -20,6 +20,8 @@ from compress.core.errors import ModelError, UsageError
 from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
+from compress.models.teacher.code import call
+from compress.models.teacher.code_files import code_files
 from compress.models.teacher.location import check_teacher, fingerprint
 from compress.models.teacher.materialise import materialise
 from compress.passes.source.step import run
@@ -437,3 +439,46 @@ def test_an_onnx_file_is_no_teacher(tmp_path: Path):
                 TeacherSpec(model=model), ["a", "b"], tmp_path, allow_code=False, task="text-classification"
             )
         assert "`compress measure` can measure the file as it is" in (caught.value.hint or "")
+
+
+def test_code_is_known_by_what_it_imports_from_its_folder_too(tmp_path: Path):
+    def known(source: str = "python:shop.code:make") -> str | None:
+        return fingerprint(source, None, tmp_path)
+
+    (tmp_path / "shop" / "parts").mkdir(parents=True)
+    (tmp_path / "shop" / "code.py").write_text("import torch\nfrom . import parts\nfrom .parts.a import x\n")
+    texts = {
+        "shop/__init__.py": "",
+        "shop/parts/__init__.py": "import shop_top",
+        "shop/parts/a.py": "def f():\n    from ..b import y\n",
+        "shop/b.py": "import shop.code",
+        "shop_top.py": "no python(",
+        "shop/other.py": "",
+        "other.py": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    assert next(iter(code_files("python:shop.code:make", tmp_path))) == "shop.code"
+    assert set(code_files("python:shop.code:make", tmp_path)) == {
+        "shop.code", "shop", "shop.parts", "shop.parts.a", "shop.b", "shop_top",
+    }  # fmt: skip
+    before = known()
+    for name in texts:
+        (tmp_path / name).write_text(f"{texts[name]}\n# changed")
+        after = known()
+        assert (after != before) == (not name.endswith("other.py")), name
+        before = after
+
+
+def test_code_of_a_package_is_known_by_that_package_alone():
+    assert set(code_files("python:json.decoder:JSONDecoder", Path("/nowhere"))) == {
+        "json.decoder", "json", "json.scanner", "json.encoder",
+    }  # fmt: skip
+    assert set(code_files("python:string:capwords", Path("/nowhere"))) == {"string"}
+
+
+def test_what_code_imports_is_read_anew(tmp_path: Path):
+    (tmp_path / "shop_two.py").write_text("from shop_one import NUMBER\ndef give():\n    return NUMBER\n")
+    for number in (1, 2):
+        (tmp_path / "shop_one.py").write_text(f"NUMBER = {number}\n")
+        assert call("python:shop_two:give", tmp_path, 0, allow_code=True) == number

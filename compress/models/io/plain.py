@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from compress.core.artifacts import MODULE, STRUCTURE
-from compress.core.disk.files import sha256_file
 from compress.core.errors import ModelError
 from compress.models.anatomy.observing import evaluating
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.outputs import outputs_of, rows_of
 from compress.models.io.weights import read_model_json
 from compress.models.teacher.code import call
-from compress.models.teacher.location import module_file
+from compress.models.teacher.code_files import code_sha256, module_file
 
 
 @dataclass(frozen=True)
 class Origin:
     """The function that builds a module: `source` is `python:module:function`, looked for in `base` first; `sha256`
-    is that of the module's file when the model was made."""
+    is `code_sha256` of it when the model was made."""
 
     source: str
     base: Path
@@ -38,7 +37,7 @@ class Origin:
         Raises:
             ModelError: there is no such module.
         """
-        return cls(source, base.resolve(), sha256_file(module_file(source, base)))
+        return cls(source, base.resolve(), code_sha256(source, base))
 
 
 class PlainModel(nn.Module):

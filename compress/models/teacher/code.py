@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,14 +14,16 @@ import torch
 
 from compress.core.disk.source_uris import CODE
 from compress.core.errors import ModelError
-from compress.models.teacher.location import check_code_allowed, module_file
+from compress.models.teacher.code_files import code_files, module_file
+from compress.models.teacher.location import check_code_allowed
 
 
 def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
     """What the function of `python:module:function` returns; torch's random state is left as it was.
 
     Nothing else imports a user's code, so this is where it is refused without permission: whatever named it, at however
-    many removes. A module in `base` is read anew at each call, so that what runs is what its file says now.
+    many removes. A module in `base`, with what it imports from there, is read anew at each call, so that what runs is
+    what its files say now.
 
     Args:
         base: the profile's folder, where the module is looked for first.
@@ -58,7 +60,8 @@ def function_of(
     module_name, _, function_name = source.removeprefix(CODE).partition(":")
     with _importable(base):
         try:
-            found: Callable[..., Any] = getattr(_import(module_name, file, base), function_name)
+            beside = code_files(source, base)
+            found: Callable[..., Any] = getattr(_import(module_name, file, base, beside), function_name)
         except ModelError:
             raise
         except Exception as error:  # the user's own code may raise anything
@@ -66,9 +69,11 @@ def function_of(
     return found
 
 
-def _import(name: str, file: Path, base: Path) -> ModuleType:
+def _import(name: str, file: Path, base: Path, names: Iterable[str]) -> ModuleType:
+    """The module, read anew where it lies in `base`, with those of `names` that it imports."""
     if file.resolve().is_relative_to(base.resolve()):
-        sys.modules.pop(name, None)
+        for one in names:
+            sys.modules.pop(one, None)
         importlib.invalidate_caches()
     module = importlib.import_module(name)
     if Path(module.__file__ or "").resolve() != file.resolve():

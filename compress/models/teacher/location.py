@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -13,9 +12,10 @@ from typing import Any
 from compress.core.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.disk.safe_paths import inside
-from compress.core.disk.source_uris import CODE, CONFIG, local_path, missing_source
+from compress.core.disk.source_uris import CODE, CONFIG, local_path
 from compress.core.disk.watched import Watched
 from compress.core.errors import ModelError, UsageError, first_line
+from compress.models.teacher.code_files import code_sha256, module_file
 from compress.models.teacher.labels import check_head, check_task, head_names
 from compress.models.text.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
@@ -74,15 +74,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def fingerprint(model: str, revision: str | None, base: Path, watched: Watched | None = None) -> str | None:
     """What tells a model source from any other content; None for a hub model that is not on this machine yet.
 
-    A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: sha256 of
-    the module's file. What a profile describes: that, and its tokenizer likewise.
+    A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: `code_sha256`.
+    What a profile describes: that, and its tokenizer likewise.
 
     Raises:
         ModelError: there is no such folder, package or module.
     """
     watched = watched or Watched()
     if model.startswith(CODE):
-        return f"code:{watched.sha256(module_file(model, base))}:{model.rpartition(':')[2]}"
+        return f"code:{code_sha256(model, base, watched.sha256)}:{model.rpartition(':')[2]}"
     if model.startswith(CONFIG):
         tokenizer = decoder_of(model).tokenizer
         found = fingerprint(tokenizer, None, base, watched) if isinstance(tokenizer, str) else ""
@@ -262,33 +262,6 @@ def hub_commit(model: str, revision: str | None) -> str | None:
         return revision
     config = _cached_file(model, revision)
     return None if config is None else config.parent.name
-
-
-def module_file(source: str, base: Path) -> Path:
-    """The file of the module of `python:module:function`, found without importing it, in `base` first.
-
-    Raises:
-        ModelError: it is not of that form, or there is no such module.
-    """
-    if (fault := missing_source(source, base)) is not None:
-        raise ModelError(fault, where=source)
-    top, *rest = source.removeprefix(CODE).partition(":")[0].split(".")
-    roots = [base / top]
-    spec = None if (base / top).is_dir() else importlib.util.find_spec(top)
-    if spec is not None:
-        roots += [Path(folder) for folder in spec.submodule_search_locations or ()]
-        if not rest and spec.origin is not None and Path(spec.origin).is_file():
-            roots.append(Path(spec.origin).with_suffix(""))
-    for root in roots:
-        path = root.joinpath(*rest)
-        for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
-            if file.is_file():
-                return file
-    raise ModelError(
-        f"there is no module {'.'.join([top, *rest])!r}",
-        where=source,
-        hint=f"It was looked for in {base} and among the modules that this Python can import.",
-    )
 
 
 def _folder(path: Path) -> Path:
