@@ -19,6 +19,7 @@ GENERATE = {
     "license_ok": True,
     "count": 9,
     "most": 7,
+    "agree": False,
     "tries": 8,
     "finetune": {"epochs": 1, "learning_rate": 3e-3, "lora": None},
 }
