@@ -14,6 +14,7 @@ from compress.core.disk.source_uris import CODE, missing_source
 from compress.core.errors import ModelError
 
 _OURS = "compress"
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def module_file(source: str, base: Path) -> Path:
@@ -45,7 +46,10 @@ def module_file(source: str, base: Path) -> Path:
 
 def code_files(source: str, base: Path) -> dict[str, Path]:
     """The file of the module of `python:module:function`, which stands first, and those of all modules that it imports
-    from the same place: the profile's folder, or the package of an installed module. By the names of the modules.
+    from the same place: the profile's folder, or the package of a module that is not installed as a copy. By the names
+    of the modules.
+
+    What was installed as a copy is replaced, not edited, and may be thousands of files: its file stands for it.
 
     Raises:
         ModelError: as `module_file`.
@@ -54,6 +58,8 @@ def code_files(source: str, base: Path) -> dict[str, Path]:
     root = file.parents[name.count(".") + (file.name == "__init__.py")]
     top = name.partition(".")[0]
     own = root.resolve() == base.resolve()
+    if not own and _INSTALLED.intersection(file.parts):
+        return {name: file}
     found, waiting = {name: file}, [*_packages_of(name), *_imports(name, file)]
     while waiting:
         one = waiting.pop()

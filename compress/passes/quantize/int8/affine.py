@@ -15,10 +15,10 @@ REDUCED_LIMIT = 64
 """Two products of a uint8 and such a weight fit into 16 bits, where processors without VNNI add them up."""
 UINT8_LEVELS = 255
 UINT8_ZERO = 128
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _SMALLEST_KERNEL_SCALE = 1e-20
 _SMALLEST_RANGE = 1e-20
-_BIAS_LIMIT = 2.0**30
+BIAS_LIMIT = 2.0**30
 
 
 def weight_limit(reduced: bool) -> int:
@@ -41,7 +41,7 @@ def quantize_columns(weight: Floats, per_channel: bool = True, limit: int = INT8
     The integers go from -`limit` to `limit`: the range is symmetric, so that no value saturates on one side.
     """
     largest = np.abs(weight).max(axis=0) if per_channel else np.abs(weight).max(keepdims=False)
-    scales = np.maximum(largest / limit, _SMALLEST_SCALE).astype(np.float32)
+    scales = np.maximum(largest / limit, SMALLEST_SCALE).astype(np.float32)
     values = np.clip(np.rint(weight / scales), -limit, limit).astype(np.int8)
     return Quantized(values, scales)
 
@@ -58,7 +58,7 @@ def quantize_kernel(
     largest = rows.max(axis=1) if per_channel else rows.max()
     scales = np.maximum(largest / limit, _SMALLEST_KERNEL_SCALE)
     if bias is not None:
-        needed = np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
+        needed = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
         scales = np.maximum(scales, needed if per_channel else needed.max())
     scales = scales.astype(np.float32)
     across = scales.reshape(-1, *[1] * (kernel.ndim - 1)) if per_channel else scales
@@ -73,7 +73,7 @@ def quantize_bias(bias: Floats, scales: Floats, input_scale: float) -> NDArray[n
 
 def quantize_table(table: Floats) -> Quantized:
     """A table (rows, width) as uint8 around 128 with one scale in all."""
-    scale = np.float32(max(float(np.abs(table).max()) / INT8_LIMIT, _SMALLEST_SCALE))
+    scale = np.float32(max(float(np.abs(table).max()) / INT8_LIMIT, SMALLEST_SCALE))
     values = np.clip(np.rint(table / scale) + UINT8_ZERO, 0, UINT8_LEVELS).astype(np.uint8)
     return Quantized(values, np.asarray(scale), UINT8_ZERO)
 

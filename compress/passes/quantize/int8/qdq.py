@@ -26,7 +26,7 @@ from compress.lowering.graph import (
     replace,
     tidy,
 )
-from compress.passes.quantize.int8.affine import quantize_bias
+from compress.passes.quantize.int8.affine import BIAS_LIMIT, SMALLEST_SCALE, quantize_bias
 
 _BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
 _UNARY = {
@@ -37,8 +37,6 @@ _UNARY = {
 _TAKEN_IN = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"}
 )
-_LARGEST_BIAS = 2**30
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 """Operators that run on integers as they are."""
 
@@ -168,7 +166,7 @@ def _fitting(
 ) -> tuple[ir.Value | None, ir.Value | None]:
     """The weight and its scales, of which those that are too small for the bias in 32 bits are larger: of outputs with
     next to no weights, as `quantize_kernel` has them."""
-    needed = np.maximum(np.abs(bias.astype(np.float64)) / _LARGEST_BIAS, _SMALLEST_SCALE) / float(step)
+    needed = np.maximum(np.abs(bias.astype(np.float64)) / BIAS_LIMIT, SMALLEST_SCALE) / float(step)
     found = constant_of(scales)
     wider = np.maximum(found, needed if found.ndim else needed.max()).astype(np.float32)
     if weight is None or scales is None or (wider == found).all():
