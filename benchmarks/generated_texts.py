@@ -1,19 +1,19 @@
 """What texts that a small language model writes bring a student, beside as many real ones without labels.
 
-    python benchmarks/generated_texts.py [--seeds 3] [--only ARM ...] [--quick] [--headline]
+    python benchmarks/generated_texts.py [--seeds 3] [--only ARM ...] [--quick]
 
 20 training texts of each of the 150 intents of CLINC150, as in ways_of_teaching.py, whose other 80 are the real
 unlabelled texts. SmolLM2-135M-Instruct learns the 20 behind their intents and writes as many texts as there are real
 ones, those alone counted to which the teacher gives the label that was asked for; the same teacher labels both. All
 arms take the same number of steps. FP32 accuracies on the test split, of students of three seeds; paired bootstrap over
-seeds and test examples. `--headline` holds the recipe of clinc_headline.yaml, which has all labels, beside itself with
-half as many generated texts as training texts, at equal steps.
+seeds and test examples.
 
 What is made stands in the cache, each text as soon as it is written: a run that was stopped goes on, and the report
 grows arm by arm. On one core of an AMD EPYC, beside other work, the model was tuned in 24 minutes and wrote 12,000
-texts in 30, and each student took a minute; `--headline` takes as long again. `--quick` tries everything with few texts
-and steps. Two further arms run where `--only` names them: texts whatever the teacher says of them (`generated`), and
-the training texts alone (`training`). Writes reports/benchmarks/generated_texts.json and .md.
+texts in 30, and each student took a minute. `--quick` tries everything with few texts and steps. Further arms run where
+`--only` names them: texts whatever the teacher says of them (`generated`), the training texts alone (`training`), and
+the recipe of clinc_headline.yaml, which has all labels, beside itself with half as many generated texts as training
+texts, at equal steps (`headline`, as long as all the others). Writes reports/benchmarks/generated_texts.json and .md.
 """
 
 from __future__ import annotations
@@ -86,7 +86,6 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     add_only(parser)
     parser.add_argument("--quick", action="store_true", help="one seed, few texts and steps, to try it")
-    parser.add_argument("--headline", action="store_true", help="the recipe of clinc_headline.yaml too")
     options = parser.parse_args()
     if reason := missing(TEXTS):
         print(f"nothing can be run: {reason}")
@@ -101,9 +100,10 @@ def main() -> int:
     splits = resolve(TEXTS, {**shared, "data.unlabeled": {"path": rest}}).splits
     assert splits.unlabeled is not None
     train, real = len(splits.train), 150 if options.quick else len(splits.unlabeled)
+    asked = [arm for arm in arms(train, real, rest, options.quick) if is_asked(arm.name, options.only or BAR)]
     for arm in arms(train, real, rest, options.quick):
         # The two that all others are compared with come out of the cache.
-        if arm.name in BAR[:2] or is_asked(arm.name, options.only or BAR):
+        if asked and (arm in asked or arm.name in BAR[:2]):
             runs = [
                 trained(TEXTS, shared, arm, {**PLAIN, "epochs": epochs * train / (train + arm.more)}, seed)
                 for seed in seeds
@@ -112,7 +112,7 @@ def main() -> int:
             rows[arm.name] = {"arm": arm.name, **compared(found, arm.name), **cost(runs)}
             print(rows[arm.name], flush=True)
             write_rows(name, [*rows.values()], note=NOTE, script="generated_texts")
-    if options.headline:
+    if options.only and is_asked("headline", options.only):
         for row in headline(options.quick):
             rows[row["arm"]] = row
             write_rows(name, [*rows.values()], note=NOTE, script="generated_texts")
