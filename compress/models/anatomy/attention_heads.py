@@ -1,4 +1,4 @@
-"""Attention heads of another number and size. Pure functions of tensors."""
+"""Changing the number and size of attention heads. Pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention weights by head, biases as the last column.
+    """Attention weights per head, with biases as the last column.
 
     `query` and `key` are (heads, size, hidden + 1), `value` (heads, value size, hidden + 1), `out` (heads, hidden,
     value size).
@@ -24,33 +24,39 @@ class Heads:
 
     @property
     def count(self) -> int:
-        """How many heads there are."""
+        """Number of heads."""
         return len(self.query)
 
     @property
     def size(self) -> int:
-        """Dimensions of the queries and keys of a head."""
+        """Dimensions of the queries and keys of one head."""
         return self.query.shape[1]
 
     def importance(self) -> Tensor:
-        """How much each head writes: the norm of its value and output maps together, (heads,)."""
+        """Importance of each head: the Frobenius norm of its output projection times its value projection, (heads,)."""
         written: Tensor = torch.linalg.matrix_norm(self.out @ self.value)
         return written
 
     def select(self, count: int) -> Heads:
-        """The `count` most important heads, in their order."""
+        """Keep the `count` most important heads, in their original order."""
         best = torch.topk(self.importance(), count).indices.sort().values
         return Heads(self.query[best], self.key[best], self.value[best], self.out[best])
 
     def shrink(self, size: int) -> Heads:
-        """Heads of at most `size` dimensions, by truncated SVD of what each computes: the bilinear form of its scores
-        and the product of its value and output maps. The scores keep their size under the new 1 / sqrt(size)."""
+        """Reduce heads to at most `size` dimensions.
+
+        Truncated SVD of what each head computes: the bilinear form of its attention scores, and the product of its
+        output and value projections. The magnitude of the scores is preserved under the new 1 / sqrt(size).
+        """
         query, key = _factors(self.query.transpose(1, 2), self.key, size)
         out, value = _factors(self.out, self.value, size)
         return Heads(query.transpose(1, 2), key, value, out).rescaled(self.size, size)
 
     def join(self, together: int) -> Heads:
-        """Every `together` heads as one: its scores are the mean of theirs, and it writes what all of them write."""
+        """Merge every `together` consecutive heads into one.
+
+        Its scores are the mean of theirs, and its output is the sum of their outputs.
+        """
         count, old = self.count // together, self.size
 
         def side_by_side(part: Tensor) -> Tensor:
@@ -63,7 +69,10 @@ class Heads:
         return Heads(joined.query * mean, joined.key * mean, joined.value, out).rescaled(old, joined.size)
 
     def split(self, parts: int) -> Heads:
-        """Each head as several that attend alike and share its value dimensions, the largest ones dealt out first."""
+        """Split each head into `parts` heads with the same attention scores.
+
+        They share the head's value dimensions, dealt out in turn from the largest singular value.
+        """
         parts = min(parts, self.value.shape[1])
         out, value = _factors(self.out, self.value, self.value.shape[1])
         size = math.ceil(value.shape[1] / parts)
@@ -77,10 +86,11 @@ class Heads:
         )
 
     def regroup(self, count: int, size: int) -> Heads:
-        """`count` heads of `size` dimensions, or as near below as the weights go.
+        """Return `count` heads of `size` dimensions, or as close below that as the weights allow.
 
-        Fewer heads: the most important ones. Smaller ones: `shrink`. Larger ones: several are joined. More and smaller
-        ones: each is split. The scores are those of heads of `size` dimensions.
+        To get fewer heads, the most important are selected; smaller heads come from `shrink`, larger ones from
+        joining several, and more but smaller ones from splitting each. The scores are scaled for heads of `size`
+        dimensions.
         """
         together = max(1, min(math.ceil(size / self.size), self.count // count))
         heads = self
@@ -92,14 +102,14 @@ class Heads:
         return heads.shrink(size) if heads.size > size else heads.rescaled(heads.size, size)
 
     def rescaled(self, old: int, new: int) -> Heads:
-        """The same scores when they are divided by sqrt(new) instead of sqrt(old)."""
+        """Rescale queries and keys so that scores divided by sqrt(new) equal the former scores divided by sqrt(old)."""
         factor = (new / old) ** 0.25
         return Heads(self.query * factor, self.key * factor, self.value, self.out)
 
 
 def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best rank-`rank` factors of `left @ right`, each batch alone: (b, n, rank), (b, rank, m)."""
-    # The product of two thin factors has its singular values in a small square between two orthonormal frames.
+    """Best rank-`rank` factors of `left @ right` for each batch entry: (b, n, rank), (b, rank, m)."""
+    # QR of both thin factors reduces the SVD to the small square matrix between their orthonormal bases.
     one, inner = torch.linalg.qr(left)
     two, other = torch.linalg.qr(right.transpose(1, 2))
     u, s, v = torch.linalg.svd(inner @ other.transpose(1, 2), full_matrices=False)

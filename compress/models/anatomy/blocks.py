@@ -1,4 +1,4 @@
-"""The layers of a live model: by the table of its family, else by what stands in them."""
+"""The layers of a loaded model, from the table of its family or else by inspecting its modules."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from compress.models.anatomy.table.family import Network
 
 _PROJECTIONS = ("query", "key", "value")
 HEADS = ("num_attention_heads", "num_heads", "n_heads")
-"""What attention modules call the number of their heads."""
+"""Attribute names under which attention modules store their number of heads."""
 HEAD_SIZE = ("attention_head_size", "head_dim")
-"""What they call the dimensions of one."""
+"""Attribute names under which attention modules store the size of a head."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A layer of a model: its output is a hidden state.
+    """A layer of a model, whose output is a hidden state.
 
-    `attention` is the module that keeps the counts of heads; `parts` are those of `ROLES` that stand in the layer, or
-    as many as were found.
+    `attention` is the module that stores the head counts; `parts` maps those of `ROLES` that the layer has, or as
+    many as were found, to their modules.
     """
 
     module: nn.Module
@@ -34,7 +34,7 @@ class Block:
 
     @property
     def projections(self) -> tuple[Map, Map, Map] | None:
-        """The query, key and value maps, weights as (out, in); None where they are one map."""
+        """Query, key and value projections, weights as (out, in); None if they are not three separate layers."""
         query, key, value = (self.parts.get(role) for role in _PROJECTIONS)
         if (
             isinstance(query, nn.Linear | Factored)
@@ -46,7 +46,7 @@ class Block:
 
     @property
     def head_size(self) -> int | None:
-        """Dimensions of one head; None where the module does not say it."""
+        """Dimensions of one head; None if they cannot be determined from the attention module."""
         for name in HEAD_SIZE:
             if isinstance(size := getattr(self.attention, name, None), int):
                 return size
@@ -58,7 +58,8 @@ class Block:
 
 
 def transformer_of(model: nn.Module) -> PreTrainedModel:
-    """The model of transformers that has the config: the model itself, or the encoder inside a sentence encoder.
+    """Return the transformers model that holds the config: the model itself, or the encoder inside a sentence
+    encoder.
 
     Raises:
         ModelError: there is none.
@@ -72,16 +73,16 @@ def transformer_of(model: nn.Module) -> PreTrainedModel:
 
 
 def base_of(model: PreTrainedModel, network: Network) -> nn.Module:
-    """The model without its head: the one inside, or the model itself."""
+    """Return the base model without its head: the inner module, or the model itself."""
     found: nn.Module = getattr(model, network.base, model)
     return found
 
 
 def blocks_of(base: nn.Module, network: Network) -> tuple[Block, ...]:
-    """The layers that have weights of their own in a base model, lowest first, as many as there are now.
+    """Return the layers of a base model that have weights of their own, lowest first, as many as it has now.
 
     Raises:
-        AttributeError: a part is not where its family has it.
+        AttributeError: a part is not where the family's table puts it.
     """
     stack, own = (path.strip(".") for path in network.layer.split("{i}"))
     blocks = []
@@ -98,11 +99,13 @@ def blocks_of(base: nn.Module, network: Network) -> tuple[Block, ...]:
 
 
 def layers_of(model: nn.Module) -> tuple[Block, ...]:
-    """The layers of any model, lowest first. Of one whose family is not in the table, or that is not of transformers:
-    the one stack of modules with one attention each that holds all of the model's.
+    """Return the layers of any model, lowest first.
 
-    Nothing where there is no such stack: in convolutional models, in those with stages of their own resolutions, in
-    several models under one roof; and nothing of a family whose layers cannot be compared.
+    For a model that is not from transformers, or whose family is not in the table: the entries of the module list in
+    which each entry has exactly one attention module and which together contain all of the model's.
+
+    Empty if there is no such list (convolutional models, models with stages of different resolutions, several models
+    in one module), or if the layers of the family cannot be compared.
     """
     if (inside := _transformer_in(model)) is not None:
         family = FAMILIES.get(str(inside.config.model_type))
@@ -120,14 +123,14 @@ def layers_of(model: nn.Module) -> tuple[Block, ...]:
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether each token looks at those before it alone, as far as the table knows the family."""
+    """Whether each token attends only to itself and earlier tokens, as far as the table knows the family."""
     inside = _transformer_in(model)
     network = None if inside is None else network_of_kind(str(inside.config.model_type))
     return network is not None and network.causal
 
 
 def attentions_of(model: nn.Module) -> list[tuple[nn.Module, Mapping[str, nn.Module]]]:
-    """Every attention module inside a module, itself included, with its maps as far as the table knows their names."""
+    """Return every attention module in `model`, itself included, with the projections whose names the table knows."""
     found: list[tuple[nn.Module, Mapping[str, nn.Module]]] = []
     for module in model.modules():
         children = dict(module.named_children())
@@ -142,7 +145,7 @@ def attentions_of(model: nn.Module) -> list[tuple[nn.Module, Mapping[str, nn.Mod
 
 
 def heads_of(layers: tuple[Block, ...]) -> tuple[tuple[int, ...], int | None]:
-    """The heads of each layer and the size of one; nothing where queries and keys cannot be captured."""
+    """Return the heads of each layer and the head size; `((), None)` if queries and keys cannot be captured."""
     sizes = {layer.head_size for layer in layers}
     size = sizes.pop() if len(sizes) == 1 else None
     queries = [layer.projections[0] for layer in layers if layer.projections is not None]
@@ -157,7 +160,7 @@ def _transformer_in(model: nn.Module) -> PreTrainedModel | None:
 
 
 def _names(*roles: str) -> list[tuple[str, ...]]:
-    """What the families of the table call parts of their attention modules."""
+    """Return the distinct attribute names that the families of the table use for these parts of attention."""
     networks = [family.network for family in FAMILIES.values() if family.network is not None]
     found = [
         tuple(network.inside[role].rpartition(".")[2] for role in roles)

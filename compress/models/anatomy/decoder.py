@@ -1,4 +1,4 @@
-"""The parts of a live decoder that can go: whole layers, groups of heads, feed-forward units, alike in every layer."""
+"""The removable parts of a loaded decoder: layers, groups of heads and feed-forward units, the same in every layer."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from compress.models.anatomy.table.family import ROLES, Network
 from compress.models.anatomy.table.sizes import dimensions, parts_of
 
 _BY_LAYER = ("layer_types", "no_rope_layers")
-"""What a config may say of each layer."""
+"""Config keys that hold a list with one value per layer."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What of a linear map belongs to each of some parts: `places` int64 (parts, each), among its outputs or inputs."""
+    """The rows or columns of a linear layer that belong to each part.
+
+    `places`: int64 (parts, indices per part) into its outputs or inputs.
+    """
 
     map: nn.Module
     side: Literal["out", "in"]
     places: Tensor
 
     def scores(self, saliency: Mapping[nn.Parameter, Tensor]) -> Tensor:
-        """The saliency of all weights of each part, (parts,)."""
+        """Total saliency of the weights of each part, (parts,)."""
         axis = self._axis
         found = saliency[self._weight].double().sum(1 - axis)
         if self.side == "out" and (bias := getattr(self.map, "bias", None)) is not None:
@@ -37,13 +40,13 @@ class Share:
         return found[self.places.to(found.device)].sum(1)
 
     def keep(self, parts: Sequence[int]) -> None:
-        """Leave some parts of the map, in their order."""
+        """Keep only these parts of the layer, in their original order; in place."""
         rows = self.places[list(parts)].flatten().sort().values.to(self._weight.device)
         owner: Any = self.map
         owner.weight = nn.Parameter(self._weight.detach().index_select(self._axis, rows).contiguous())
         if self.side == "out" and getattr(owner, "bias", None) is not None:
             owner.bias = nn.Parameter(owner.bias.detach()[rows])
-        # What a map of torch calls its sizes, and what a turned one of GPT-2 does.
+        # The size attributes of `nn.Linear`, and of the transposed `Conv1D` of GPT-2.
         names = ("out_features", "nf") if self.side == "out" else ("in_features", "nx")
         for name in names:
             if hasattr(owner, name):
@@ -57,15 +60,17 @@ class Share:
 
     @property
     def _axis(self) -> int:
-        """Of the weight, which is (out, in), and of a turned map (in, out)."""
+        """Axis of `side` in the weight, which is (out, in), or (in, out) for a transposed layer."""
         turned = not isinstance(self.map, nn.Linear)
         return int((self.side == "in") != turned)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder of transformers whose family is known: `sizes` as `dimensions` gives them, layers from the lowest. Its
-    maps may be factored."""
+    """A transformers decoder of a known family.
+
+    `sizes` are those returned by `dimensions`; `blocks` start at the lowest layer. Linear layers may be factored.
+    """
 
     model: PreTrainedModel
     network: Network
@@ -73,18 +78,18 @@ class Decoder:
     blocks: tuple[Block, ...]
 
     def maps(self, layer: int) -> tuple[tuple[nn.Module, ...], ...]:
-        """The linear maps of a layer in the order of the computation, those together that read the same."""
+        """Linear layers of a decoder layer in order of computation, grouped by shared input."""
         return tuple(tuple(self.blocks[layer].parts[role] for role in roles) for roles in self.network.maps)
 
     def units(self, layer: int) -> list[Share]:
-        """What belongs to each feed-forward unit of a layer."""
+        """Weights that belong to each feed-forward unit of a layer."""
         width = self.sizes["feed_forward"]
         each = torch.arange(width)[:, None]
         both = torch.cat([each, each + width], 1)
         return self._shares(layer, {"feed_in": each, "gate": each, "gate_feed_in": both}, {"feed_out": each})
 
     def groups(self, layer: int) -> list[Share]:
-        """What belongs to each group of heads of a layer: the queries that share keys and values, and those."""
+        """Weights that belong to each head group of a layer: the shared key and value heads with their query heads."""
         count, size = self.sizes["groups"], self.sizes["head_size"]
         queries = torch.arange(self.sizes["queries"]).reshape(count, -1)
         keys = torch.arange(self.sizes["keys"]).reshape(count, size)
@@ -96,9 +101,9 @@ class Decoder:
         return self._shares(layer, outputs, {"attention_output": queries})
 
     def stream(self) -> list[Share]:
-        """What of all tables and maps, the head included, belongs to each dimension of the stream."""
+        """Weights of all embeddings and linear layers, head included, for each dimension of the residual stream."""
         each = torch.arange(self.sizes["hidden"])[:, None]
-        # By their maps: several may share the factor that reads the stream.
+        # Keyed by module: several projections may share the factor that reads the residual stream.
         shares: dict[nn.Module, Share] = {}
         for role, part in self._parts():
             kind, shape = ROLES[role].kind, ROLES[role].shape
@@ -112,7 +117,7 @@ class Decoder:
         return [*shares.values()]
 
     def norms(self) -> list[tuple[str, nn.Module]]:
-        """The norms of the stream and of what is added to it, with their roles."""
+        """Norms of the residual stream and of the results added to it, with their roles."""
         return [(role, part) for role, part in self._parts() if ROLES[role] == ROLES["final_norm"]]
 
     def _parts(self) -> list[tuple[str, nn.Module]]:
@@ -130,7 +135,7 @@ class Decoder:
         ]
 
     def note(self, size: str, value: int) -> None:
-        """Let the config say what a size is now, and the attention modules that keep a copy."""
+        """Record a changed size in the config and in the attention modules that keep a copy of it."""
         key = self.network.keys[size]
         setattr(self.model.config, key, value)
         for block in self.blocks:
@@ -138,7 +143,7 @@ class Decoder:
                 setattr(block.attention, key, value)
 
     def keep_layers(self, kept: Sequence[int]) -> None:
-        """Leave some layers, in their order; each is told where it stands now."""
+        """Keep only these layers, in their order, and renumber their `layer_idx`; in place."""
         config = self.model.config
         stack: Any = base_of(self.model, self.network).get_submodule(self.network.layer.split(".{i}")[0])
         for place in sorted(set(range(len(self.blocks))) - set(kept), reverse=True):
@@ -154,12 +159,12 @@ class Decoder:
 
 
 def _end(part: nn.Module, side: Literal["out", "in"]) -> nn.Module:
-    """What of a map, whole or factored, has its outputs or inputs."""
+    """The linear layer that holds the outputs or inputs of a linear layer that may be factored."""
     return (writer if side == "out" else reader)(cast(Map, part))
 
 
 def decoder_of(model: nn.Module) -> Decoder | None:
-    """The parts of a decoder; None of what is none, or of one whose family is not known."""
+    """Return the parts of a decoder; None if the model is not a decoder or its family is not known."""
     if not isinstance(model, PreTrainedModel):
         return None
     network = network_of_kind(str(model.config.model_type))

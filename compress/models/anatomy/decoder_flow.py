@@ -1,4 +1,4 @@
-"""What flows through a decoder, and the narrowing of its stream by it."""
+"""Activation statistics of a decoder, and the narrowing of its residual stream by them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from compress.models.anatomy.factors import Map, apply_factors, describe_factors
 from compress.models.anatomy.observing import Batches, observe_tokens
 
 _RESULTS = ("attention_result_norm", "output_result_norm")
-"""Norms of what is added to the stream; all others stand before what reads it."""
+"""Norms of results before they are added to the residual stream; all others precede a module that reads it."""
 
 
 def narrow(decoder: Decoder, seen: DecoderFlow, kept: Sequence[int]) -> None:
-    """Leave dimensions of the stream in all that reads and writes it, and say so in the config.
+    """Keep only some dimensions of the residual stream, in every module that reads or writes it and in the config.
 
-    The model does not run until it is `remade`.
+    The model must be `remade` before it can run.
 
-    A norm divides by the size of what is left of its input, so its weight takes back by how much that differs. Where
-    embeddings are multiplied with the root of their width, what is added to them shrinks as they do.
+    A norm divides by the RMS (standard deviation for LayerNorm) of its remaining inputs, so its weight is scaled by
+    the measured ratio to that of all inputs. Where embeddings are multiplied by the square root of their width, the
+    results added to them are scaled down by the same factor as they are.
     """
     for share in decoder.stream():
         share.keep(kept)
@@ -49,7 +50,10 @@ def narrow(decoder: Decoder, seen: DecoderFlow, kept: Sequence[int]) -> None:
 
 
 def remade(model: PreTrainedModel, seed: int = 0, *, weights: bool = True) -> PreTrainedModel:
-    """A model of another's config as it is now, in eval mode and with the same attention; `weights`: with its own."""
+    """Rebuild a model from its current config, in eval mode and with the same attention implementation.
+
+    `weights`: copy the model's weights; otherwise they are initialised from `seed`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = type(model)(copy.deepcopy(model.config))
@@ -61,10 +65,13 @@ def remade(model: PreTrainedModel, seed: int = 0, *, weights: bool = True) -> Pr
 
 
 class DecoderFlow:
-    """What flows through a decoder on examples, sums of a number a channel, float64; padding is left out."""
+    """Activation statistics of a decoder on examples: float64 sums per channel, padding excluded."""
 
     def __init__(self, decoder: Decoder, batches: Batches, where: str) -> None:
-        """Run the decoder; `where`: the key that needs it.
+        """Run the decoder on the examples.
+
+        Args:
+            where: config key to name in the error.
 
         Raises:
             ModelError: there are no examples.
@@ -81,7 +88,7 @@ class DecoderFlow:
             raise ModelError("there are no examples by which to choose what to keep", where=where)
 
     def leaving(self, share: Share) -> Tensor:
-        """Of parts at the inputs of a map: the mean square of what the map makes of each, (parts,)."""
+        """Mean squared output that each part at the inputs of a linear layer contributes, (parts,)."""
         weight = share.map.weight
         assert isinstance(weight, nn.Parameter)
         square = self._mean(self._reads, share.map)
@@ -89,12 +96,15 @@ class DecoderFlow:
         return share.scores({weight: weight.double() ** 2 * column.to(weight.device)})
 
     def dimensions(self) -> Tensor:
-        """Of dimensions of the stream: their mean size behind the norms that stand before what reads it, (hidden,)."""
+        """Importance of each dimension of the residual stream, (hidden,).
+
+        The mean absolute output of the norms that precede what reads the stream, summed over these norms.
+        """
         read = [norm for norm, role in self._norms.items() if role not in _RESULTS]
         return torch.stack([self._mean(self._gives, norm) for norm in read]).sum(0)
 
     def gain(self, norm: nn.Module, kept: Sequence[int]) -> float:
-        """The size of the kept dimensions over that of all, as a norm divides by it."""
+        """Ratio of the RMS of the kept dimensions to the RMS of all, as the norm computes it."""
         return float(self._mean(self._reads, norm)[list(kept)].mean().sqrt())
 
     def _mean(self, sums: Mapping[nn.Module, Tensor], module: nn.Module) -> Tensor:
@@ -112,5 +122,5 @@ class DecoderFlow:
 
 
 def most(scores: Tensor, count: int) -> list[int]:
-    """The places of the highest scores, ascending; of equal ones the first stay."""
+    """Indices of the `count` highest scores, ascending; ties go to the lower index."""
     return sorted(torch.argsort(scores, descending=True, stable=True)[:count].tolist())

@@ -1,4 +1,4 @@
-"""The parts of a live encoder of texts or images that can be taken apart: BERT's relatives and vision transformers."""
+"""The parts of a loaded text or image encoder that can be taken apart: the BERT families and vision transformers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Part = TypeVar("Part", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Layer:
-    """The parts of one layer; linear maps have their weight as (out, in), and may be factored.
+    """The parts of one layer; linear layers have their weight as (out, in), and may be factored.
 
-    `block` is the whole layer, `attention` the module that keeps the head counts; `query`, `key` and `value` are
-    (heads * head size, hidden), `attention_output` (hidden, heads * head size), `feed_in` (width, hidden), `feed_out`
-    (hidden, width). `attention_norm` and `output_norm` stand after attention and feed-forward, or before them in an
-    encoder whose `norm_first` is true.
+    `block` is the whole layer, `attention` the module that stores the head counts; `query`, `key` and `value` are
+    (heads * head size, hidden), `attention_output` (hidden, heads * head size), `feed_in` (width, hidden),
+    `feed_out` (hidden, width). `attention_norm` and `output_norm` come after attention and feed-forward, or before
+    them in an encoder whose `norm_first` is true.
     """
 
     block: nn.Module
@@ -42,7 +42,7 @@ class Layer:
 
     @property
     def heads(self) -> int:
-        """How many attention heads the layer has."""
+        """Number of attention heads."""
         return self.query.out_features // self.head_size
 
     @property
@@ -52,17 +52,17 @@ class Layer:
 
     @property
     def feed_forward(self) -> int:
-        """Width of the feed-forward part."""
+        """Width of the feed-forward network."""
         return self.feed_in.out_features
 
     @property
     def maps(self) -> tuple[tuple[Map, ...], ...]:
-        """Its linear maps in the order of the computation, those together that read the same."""
+        """Linear layers in order of computation, grouped by shared input."""
         together = (self.query, self.key, self.value)
         return together, (self.attention_output,), (self.feed_in,), (self.feed_out,)
 
     def note_heads(self) -> None:
-        """Write the head count that the weights now have into the attention module."""
+        """Update the head count stored in the attention module to match the weights."""
         for name in HEADS:
             if hasattr(self.attention, name):
                 setattr(self.attention, name, self.heads)
@@ -75,12 +75,13 @@ class Layer:
 class Encoder:
     """The parts of a text classifier, a sentence encoder or a vision transformer with a head.
 
-    `embedding` gives the stream that the first layer reads. Texts have `words` and `embedding_norm`; `positions` and
-    `token_types` are None where the family has none, `projection` where embeddings are as wide as the layers. Images
-    have `patches` (hidden, channels, side, side) and, because their layers normalise first, a `final_norm`; `own` are
-    the names of what stands in no module of its own: tokens, and the table of the places of patches.
-    `head_dense` is (hidden, hidden), `head_out` (labels, hidden), `head_teacher` the same on a distillation token; a
-    sentence encoder has no heads (but a pooler, if any, as `head_dense`), and a vision transformer no `head_dense`.
+    The output of `embedding` is the input of the first layer. Text models have `words` and `embedding_norm`;
+    `positions` and `token_types` are None if the family has none, `projection` if embeddings are as wide as the
+    layers. Image models have `patches` (hidden, channels, side, side) and, because their layers are pre-norm, a
+    `final_norm`; `own` maps roles to the names of parameters without a module of their own: special tokens and the
+    position embeddings. `head_dense` is (hidden, hidden), `head_out` (labels, hidden), `head_teacher` the same on a
+    distillation token; a sentence encoder has no heads (but a pooler, if any, as `head_dense`), and a vision
+    transformer no `head_dense`.
     """
 
     model: nn.Module
@@ -101,24 +102,25 @@ class Encoder:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the stream between the layers."""
+        """Width of the hidden states between the layers."""
         return self.layers[0].output_norm.weight.shape[0]
 
     @property
     def extra_tokens(self) -> int:
-        """How many tokens stand before the patches of an image: class and distillation token; 0 for texts."""
+        """Number of tokens before the patches of an image (class and distillation token); 0 for texts."""
         return sum(role != "places" for role in self.own)
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """The parameters of `own` as they are now: tokens (1, 1, hidden), places (1, tokens and patches, hidden)."""
+        """Current parameters of `own`: tokens (1, 1, hidden), places (1, tokens + patches, hidden)."""
         return {role: self.model.get_parameter(name) for role, name in self.own.items()}
 
 
 def encoder_of(model: nn.Module) -> Encoder:
-    """The parts of a classifier or a sentence encoder. They are the model's own: changing them changes the model.
+    """Return the parts of a classifier or sentence encoder; they are references, so changing them changes the model.
 
     Raises:
-        ModelError: its family cannot be taken apart, or the model has not the parts of a classifier of it.
+        ModelError: the family cannot be taken apart, or the model lacks the parts of a classifier or encoder of its
+            family.
     """
     inside = transformer_of(model)
     kind = str(inside.config.model_type)
@@ -134,10 +136,10 @@ def encoder_of(model: nn.Module) -> Encoder:
 
 
 def words_of(model: nn.Module) -> nn.Embedding:
-    """The word embeddings of a model of texts, (vocabulary, width).
+    """Return the word embeddings of a text model, (vocabulary, width).
 
     Raises:
-        ModelError: the family is unknown, or the model takes images.
+        ModelError: the family cannot be taken apart, or the model takes images.
     """
     words = encoder_of(model).words
     if words is None:
@@ -168,7 +170,7 @@ def _encoder(model: nn.Module, inside: PreTrainedModel, network: Network, alone:
         projection=projection,
         patches=at.one("patches", nn.Conv2d),
         final_norm=at.one("final_norm", nn.LayerNorm),
-        # A base model may come without its pooler.
+        # A base model may be saved without its pooler.
         head_dense=(head.optional if alone else head.one)("head_dense", nn.Linear),
         head_out=head.one("head_out", nn.Linear),
         head_teacher=head.one("head_teacher", nn.Linear),
@@ -213,19 +215,19 @@ def _of_kind(found: nn.Module, kind: type[Part], what: str) -> Part:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Parts by their roles, at paths inside a module."""
+    """Modules looked up by role, at paths inside a module."""
 
     module: nn.Module
     paths: Mapping[str, str]
 
     def one(self, role: str, kind: type[Part]) -> Part | None:
-        """A part that every model of the family has; None where the family has none."""
+        """Return a part that every model of the family has; None if the family has none."""
         if role not in self.paths:
             return None
         return _of_kind(self.module.get_submodule(self.paths[role]), kind, self.paths[role])
 
     def optional(self, role: str, kind: type[Part]) -> Part | None:
-        """A part that some models of the family lack."""
+        """Return a part that some models of the family lack; None if this one does."""
         try:
             return self.one(role, kind)
         except AttributeError:

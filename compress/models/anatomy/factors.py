@@ -1,4 +1,4 @@
-"""Linear maps and convolutions as the product of two smaller ones."""
+"""Linear layers and convolutions factored into the product of two smaller ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from transformers.pytorch_utils import Conv1D
 from compress.core.errors import ModelError
 
 Whole = nn.Linear | nn.Conv2d
-"""What can be factored; and `Conv1D`, the linear map of GPT-2 whose weight is (in, out)."""
+"""Layers that can be factored; also `Conv1D`, the linear layer of GPT-2 whose weight is (in, out)."""
 
 
 class Factored(nn.Module):
-    """`second(first(x))` in place of one map; `turned`: of one whose weight was (in, out).
+    """Computes `second(first(x))` in place of one layer; `turned`: the weight of that layer was (in, out).
 
-    Of a linear map both are linear: (rank, in) and (out, rank). Of a convolution `first` is one of the same kernel,
-    stride and padding with `rank` filters, and `second` has 1 x 1 kernels (Zhang et al., Accelerating Very Deep
-    Convolutional Networks, 2015, arXiv:1505.06798). `first` has no bias. Maps that read the same may share a `first`.
+    For a linear layer both factors are linear: (rank, in) and (out, rank). For a convolution, `first` has the same
+    kernel, stride and padding with `rank` filters, and `second` has 1 x 1 kernels (Zhang et al., Accelerating Very
+    Deep Convolutional Networks, 2015, arXiv:1505.06798). `first` has no bias. Layers with the same input may share a
+    `first`.
     """
 
     def __init__(self, first: Whole, second: Whole, turned: bool = False) -> None:
@@ -30,66 +31,66 @@ class Factored(nn.Module):
         self.turned = turned
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What the product of both gives for the inputs of the whole map."""
+        """Apply both factors to the inputs of the original layer."""
         return cast(Tensor, self.second(self.first(inputs)))
 
     @property
     def rank(self) -> int:
-        """How many numbers pass from the first to the second."""
+        """Size of the bottleneck between the factors."""
         return self.first.weight.shape[0]
 
     @property
     def in_features(self) -> int:
-        """Columns of the whole map."""
+        """Columns of the original weight."""
         return self.first.weight.flatten(1).shape[1]
 
     @property
     def out_features(self) -> int:
-        """Rows of the whole map."""
+        """Rows of the original weight."""
         return self.second.weight.shape[0]
 
     @property
     def weight(self) -> Tensor:
-        """The product, in the shape of the whole map's weight."""
+        """Product of the factors, in the shape of the original weight."""
         product = self.second.weight.flatten(1) @ self.first.weight.flatten(1)
         return product.T if self.turned else product.view(len(product), *self.first.weight.shape[1:])
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias of the whole map."""
+        """Bias of the original layer."""
         return self.second.bias
 
 
 Map = nn.Linear | Factored
-"""A linear map, whole or factored."""
+"""A linear layer, whole or factored."""
 
 
 def reader(linear: Map) -> nn.Linear:
-    """The linear map whose columns are the inputs."""
+    """Return the linear layer whose columns are the inputs."""
     return cast(nn.Linear, linear.first) if isinstance(linear, Factored) else linear
 
 
 def writer(linear: Map) -> nn.Linear:
-    """The linear map whose rows are the outputs."""
+    """Return the linear layer whose rows are the outputs."""
     return cast(nn.Linear, linear.second) if isinstance(linear, Factored) else linear
 
 
 def can_factor(module: nn.Module) -> bool:
-    """Whether a module is a linear map or an ungrouped convolution, and of no class of its own."""
+    """Whether a module is exactly a linear layer or an ungrouped, zero-padded convolution, not a subclass."""
     if type(module) is nn.Conv2d:
         return module.groups == 1 and module.padding_mode == "zeros"
     return type(module) in (nn.Linear, Conv1D)
 
 
 def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Factored]:
-    """Replace maps of a model by factored ones, in place; the new weights are unset, biases are kept.
+    """Replace layers of a model by factored ones in place; the new weights are uninitialised, biases are kept.
 
     Args:
-        names: of one map, or of several that read the same and get one `first`.
+        names: one layer, or several with the same input, which then share one `first`.
     """
     wholes = [cast(Whole, model.get_submodule(name)) for name in names]
     made = []
-    # Fresh maps are drawn at random and overwritten; the caller's random state is not to notice.
+    # New layers are randomly initialised and then overwritten; this must not advance the caller's random state.
     with torch.random.fork_rng(devices=[]):
         first = _first(wholes[0], rank)
         seconds = [_second(whole, rank) for whole in wholes]
@@ -103,7 +104,7 @@ def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Fa
 
 
 def multiply_out(model: nn.Module) -> None:
-    """Replace the factored linear maps of a model by whole ones, in place."""
+    """Replace the factored linear layers of a model by full ones, in place."""
     for name, factored in list(model.named_modules()):
         if isinstance(factored, Factored):
             columns, rows, biased = factored.in_features, factored.out_features, factored.bias is not None
@@ -116,7 +117,7 @@ def multiply_out(model: nn.Module) -> None:
 
 
 def describe_factors(model: nn.Module) -> list[dict[str, Any]]:
-    """The factored maps of a model: `modules`, the names of those that share a first factor, and their `rank`."""
+    """Return the factored layers of a model: `modules`, the names that share a first factor, and their `rank`."""
     groups: dict[nn.Module, list[str]] = {}
     ranks: dict[nn.Module, int] = {}
     for name, module in model.named_modules():
@@ -127,7 +128,7 @@ def describe_factors(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def apply_factors(model: nn.Module, described: object, where: str) -> None:
-    """Factor the maps of a model as `describe_factors` says; their weights are unset.
+    """Factor layers of a model as described by `describe_factors`; their weights are uninitialised.
 
     Raises:
         ModelError: the description does not fit the model.
@@ -171,5 +172,5 @@ def _second(whole: Whole, rank: int) -> Whole:
 
 
 def _sides(whole: nn.Linear) -> torch.Size:
-    """How many numbers a linear map gives and reads."""
+    """Output and input features of a linear layer."""
     return whole.weight.shape[::-1] if isinstance(whole, Conv1D) else whole.weight.shape

@@ -1,4 +1,4 @@
-"""A model run on examples while some of its modules are watched, and moments of rows that come in parts."""
+"""Running a model on examples with hooks on some of its modules, and moments accumulated over batches of rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from compress.core.errors import ModelError
 from compress.models.students.projection import Moments
 
 Batches = Callable[[], Iterable[dict[str, Tensor]]]
-"""Starts an iteration over batches of examples, encoded for the model; some hundred examples are enough."""
+"""Starts an iteration over batches of examples encoded for the model; a few hundred examples are enough."""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; every module gets its own training flag back."""
+    """Put a model in eval mode; restores the training flag of every module on exit."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -31,7 +31,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Hooks that are removed at the end."""
+    """Remove the hooks on exit."""
     with ExitStack() as stack:
         for hook in hooks:
             stack.enter_context(hook)
@@ -39,7 +39,7 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 class MomentSums:
-    """The moments of rows that come in parts, in memory that does not grow with them; sums are float64."""
+    """Accumulates moments of rows in float64, in memory independent of their number."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -47,16 +47,16 @@ class MomentSums:
         self._square: Tensor | float = 0.0
 
     def add(self, rows: Tensor) -> None:
-        """Count further rows (n, d); their products are taken in their own type."""
+        """Add rows (n, d); their products are computed in their own dtype."""
         self._count += len(rows)
         self._total = self._total + rows.sum(dim=0, dtype=torch.float64).cpu()
         self._square = self._square + (rows.T @ rows).double().cpu()
 
     def moments(self, nothing: ModelError) -> Moments:
-        """The moments of all rows.
+        """Return the moments of all rows.
 
         Raises:
-            ModelError: `nothing`: there were no rows.
+            ModelError: `nothing`, if no rows were added.
         """
         if not isinstance(self._total, Tensor) or not isinstance(self._square, Tensor):
             raise nothing
@@ -72,8 +72,8 @@ def observe(
     """Run a model on examples, in eval mode and without gradients.
 
     Args:
-        note: gets a module that ran, what it reads, what it gives, and which tokens are real: bool (n, t), None for
-            images.
+        note: called with a module that ran, its input, its output, and the mask of real tokens: bool (n, t), None
+            for images.
     """
     mask: Tensor | None = None
 
@@ -88,12 +88,12 @@ def observe(
 
 
 def read_by(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What a module reads, of all that it is called with."""
+    """Return a module's input: its first positional argument, `hidden_states`, or its first keyword argument."""
     return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
 
 
 def token_rows(states: Tensor, mask: Tensor | None) -> Tensor:
-    """Of states (..., d) a row each, float32 (n, d); of those of tokens, (n, t, d), the real ones of a mask (n, t)."""
+    """Flatten states (..., d) to float32 rows (n, d); token states (n, t, d) only where the mask (n, t) is true."""
     masked = mask is not None and states.shape[:-1] == mask.shape
     return (states[mask] if masked else states.flatten(0, -2)).float()
 
@@ -104,7 +104,7 @@ def observe_tokens(
     modules: Iterable[nn.Module],
     note: Callable[[nn.Module, Tensor, Tensor], None],
 ) -> None:
-    """Run a model on examples; `note` gets what a module reads and gives, a row a real token, float32 (tokens, d)."""
+    """Run a model on examples; `note` gets a module's input and output, one float32 row (d) per real token."""
 
     def note_rows(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
         note(module, token_rows(reads, mask), token_rows(gives, mask))

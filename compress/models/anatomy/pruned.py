@@ -1,4 +1,4 @@
-"""Encoders that lose parts: what a part weighs, and what a config can still say."""
+"""Encoders that lose parts: the parameters of a part, and updating the config afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.models.anatomy.sizes import config_keys
 
 
 def block_sizes(layer: Layer) -> tuple[int, int]:
-    """The parameters of one head of a layer, and of one feed-forward unit, as far as they go with it."""
+    """Number of parameters removed with one head of a layer, and with one feed-forward unit."""
     maps = [writer(each) for each in (layer.query, layer.key, layer.value)]
     head = sum(each.weight.shape[1] + (each.bias is not None) for each in maps)
     head += reader(layer.attention_output).weight.shape[0]
@@ -21,8 +21,11 @@ def block_sizes(layer: Layer) -> tuple[int, int]:
 
 
 def regularise(model: nn.Module) -> None:
-    """Let the config of a pruned model say what it can: one feed-forward width of all layers, and a width of the stream
-    that is that of their heads. What it cannot say stays as it was."""
+    """Update the config of a pruned model with the sizes that a config can express.
+
+    These are a feed-forward width that all layers share, and a hidden size that equals heads times head size in
+    every layer. Other entries are left unchanged.
+    """
     config, keys, layers = transformer_of(model).config, config_keys(model), encoder_of(model).layers
     widths = {layer.feed_forward for layer in layers}
     if len(widths) == 1:
@@ -30,7 +33,7 @@ def regularise(model: nn.Module) -> None:
     hidden, heads = encoder_of(model).hidden_size, {layer.heads for layer in layers}
     projected, embedding = encoder_of(model).projection is not None, keys.get("embedding")
     if projected and embedding is not None and getattr(config, embedding) == hidden:
-        # A config of such widths describes a model without the projection.
+        # With these widths in its config, transformers would build a model without the projection.
         return
     if {count * layers[0].head_size for count in heads} == {hidden}:
         old = getattr(config, keys["hidden"])

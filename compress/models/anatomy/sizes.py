@@ -1,4 +1,4 @@
-"""The sizes of a live model, as its config names them."""
+"""The sizes of a loaded model, as stated by its config."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from compress.models.anatomy.table.sizes import Sizes, network_of, sizes_of_conf
 
 
 def sizes_of(model: nn.Module) -> Sizes:
-    """The sizes that the config of a model names, whatever its family calls them.
+    """Return the sizes in the config of a model, whatever its family calls them.
 
     Raises:
-        ModelError: where the parts of its family stand is not known.
+        ModelError: the layer structure of its family is not known.
     """
     return sizes_of_config(transformer_of(model).config.to_dict())
 
 
 def config_keys(model: nn.Module) -> Mapping[str, str]:
-    """What the model's config calls its sizes: `hidden`, `layers`, `heads`, `feed_forward`, for texts `vocabulary`, and
-    what else its family names.
+    """Return the config keys of the model's sizes: `hidden`, `layers`, `heads`, `feed_forward`, for texts
+    `vocabulary`, and others that its family has.
 
     Raises:
-        ModelError: where the parts of its family stand is not known.
+        ModelError: the layer structure of its family is not known.
     """
     return network_of(str(transformer_of(model).config.model_type)).keys

@@ -1,4 +1,4 @@
-"""What flows through an encoder: moments of its stream and how much each layer changes it. Nothing is changed."""
+"""Read-only statistics of an encoder's hidden states: moments, and how much each layer changes them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _USUAL_POSITIONS = 32
 
 @dataclass(frozen=True)
 class Stream:
-    """The moments of what each norm of an encoder scales and shifts: its input with mean 0 and variance 1.
+    """Moments of what each norm of an encoder scales and shifts: its input with mean 0 and variance 1.
 
-    `embedding` is what stands before the first layer: of the embeddings' norm, or of a projection's output as it is;
-    None for images. `attention` and `output` have an entry a layer, `final` is of the last norm of images.
+    `embedding` belongs to the input of the first layer: moments at the norm of the embeddings, or of the raw output
+    of the projection if there is one; None for images. `attention` and `output` have one entry per layer, `final` is
+    for the last norm of image models.
     """
 
     embedding: Moments | None
@@ -31,7 +32,7 @@ class Stream:
 
 
 def measure_stream(encoder: Encoder, batches: Batches) -> Stream:
-    """The moments of an encoder's stream on examples; padding is left out.
+    """Measure the moments of an encoder's hidden states on examples, padding excluded.
 
     Raises:
         ModelError: there are no examples.
@@ -57,9 +58,10 @@ def measure_stream(encoder: Encoder, batches: Batches) -> Stream:
 
 
 def embedding_stream(encoder: Encoder) -> Stream:
-    """What the embeddings alone tell of the stream: one guess for all norms, with mean 0.
+    """Estimate the moments from the embeddings alone: one estimate for all norms, with mean 0.
 
-    Texts: the words at the first positions, each once. Images: patches of white noise at every position.
+    Texts: each word of the vocabulary once, with the mean of the first position embeddings. Images: white-noise
+    patches at every position.
     """
     rows = _embedding_rows(encoder)
     projected = None
@@ -81,10 +83,9 @@ def embedding_stream(encoder: Encoder) -> Stream:
 
 
 def block_influence(model: nn.Module, blocks: Sequence[nn.Module], batches: Batches) -> tuple[float, ...]:
-    """How much each of the `blocks`, the layers of a model, changes the stream: one minus the mean cosine of what it
-    reads and what it gives.
+    """Block influence of each of a model's layers: one minus the mean cosine similarity of its input and output.
 
-    Block influence: Men et al., ShortGPT, 2024 (arXiv:2403.03853). Padding is left out.
+    From Men et al., ShortGPT, 2024 (arXiv:2403.03853). Padding is excluded.
 
     Raises:
         ModelError: there are no examples.
@@ -105,7 +106,7 @@ def block_influence(model: nn.Module, blocks: Sequence[nn.Module], batches: Batc
 
 
 def _embedding_rows(encoder: Encoder) -> Tensor:
-    """What stands before the first norm, as far as the tables tell: (n, d), float64."""
+    """Inputs of the first norm, as far as the embedding tables determine them: (n, d), float64."""
     if encoder.words is None:
         return encoder.own_tensors()["places"].detach()[0].double()
     rows = encoder.words.weight.detach().double()

@@ -1,4 +1,4 @@
-"""Structures that a config cannot describe: layers whose shapes differ after pruning, and maps that are factored."""
+"""Structures that a config cannot describe: layers whose shapes differ after pruning, and factored layers."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ COUNTS = (
     "num_features",
     "num_channels",
 )
-"""Whole numbers that attention modules, convolutions and norms keep beside their weights."""
+"""Integer sizes that attention modules, convolutions and norms store beside their weights."""
 
 _MOST_NUMBERS = 2**32
-"""Of one tensor; more is refused before room for it is asked for."""
+"""Elements of one tensor; larger shapes are refused before memory is allocated."""
 
 Structure = dict[str, Any]
 
 
 def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None:
-    """What `model` has otherwise than `regular`, the model that its config alone gives; None if nothing.
+    """Return what differs between `model` and `regular`, the model built from its config alone; None if nothing
+    does.
 
     Args:
-        regular: is factored like `model` in the course of it.
+        regular: factored in place like `model`.
 
     Returns:
-        `shapes`: parameter or buffer -> shape, `attributes`: module -> count that it keeps -> value; and where maps are
-        factored, `factors` as `describe_factors` gives them.
+        `shapes`: parameter or buffer -> shape; `attributes`: module -> attribute of `COUNTS` -> value; and `factors`
+            as returned by `describe_factors` if any layer is factored.
     """
     factors = describe_factors(model)
     apply_factors(regular, factors, "structure")
@@ -63,14 +64,14 @@ def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None
 
 
 def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
-    """Resize the layers of a regular model in place to a described structure; the resized weights are unset.
+    """Resize the layers of a regular model in place to a described structure; the resized weights are uninitialised.
 
     Raises:
         ModelError: the description does not fit the model.
     """
     if isinstance(structure, dict) and "factors" in structure:
         apply_factors(model, structure["factors"], where)
-    # By all their names: a factor that several maps share is described under each.
+    # Under all their names: a factor that several layers share is described under each.
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -111,7 +112,7 @@ def _is_shape(value: object, dims: int) -> bool:
 
 
 def _resize(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
-    """Give a module's parameter or buffer another shape; its convolutions' and norms' counts are attributes."""
+    """Resize a parameter or buffer; sizes that convolutions and norms store are set by `attributes`."""
     old = getattr(module, name)
     new = torch.empty(shape, dtype=old.dtype, device=old.device)
     if isinstance(old, nn.Parameter):

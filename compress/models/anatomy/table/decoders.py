@@ -1,4 +1,4 @@
-"""The families of decoders, which write texts, whose parts are known."""
+"""The decoder families whose layer structure is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The families of encoders of texts whose parts are known."""
+"""The text encoder families whose layer structure is known."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ _MPNET = Network(
 
 _ALBERT = Network(
     base="albert",
-    # A group of layers has one layer in every published model; `inner_group_num` may say otherwise.
+    # Every published model has one layer per group, although `inner_group_num` allows more.
     layer="encoder.albert_layer_groups.{i}.albert_layers.0",
     attention="attention",
     inside={
@@ -123,14 +123,14 @@ _ALBERT = Network(
 
 
 def _distances(config: Config) -> int:
-    """Rows of DeBERTa's table: the distances to both sides that are told apart."""
+    """Rows of DeBERTa's relative position table: the distances it distinguishes, in both directions."""
     longest = config["max_relative_positions"]
     side = longest if longest > 0 else config["max_position_embeddings"]
     return 2 * int(config["position_buckets"] if config["position_buckets"] > 0 else side)
 
 
 def _by_position(kind: str, config: Config) -> bool:
-    """Whether DeBERTa's positions have a map of their own."""
+    """Whether DeBERTa's positions have their own projection of this kind (`c2p` or `p2c`)."""
     apart = config["relative_attention"] and not config["share_att_key"]
     return bool(apart and kind in (config["pos_att_type"] or ()))
 
@@ -266,4 +266,4 @@ ENCODERS: Mapping[str, Family] = {
         },
     ),
 }
-"""DeBERTa-v3 is a DeBERTa-v2 by its `model_type`."""
+"""DeBERTa-v3 checkpoints have the `model_type` `deberta-v2`."""

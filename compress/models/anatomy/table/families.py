@@ -1,8 +1,9 @@
-"""The one table of families, asked before anything is loaded: what each is, and what cannot be made of it.
+"""The table of model families, consulted before anything is loaded: what each takes and which operations it
+supports.
 
-A family is a `model_type` of transformers. It can be lowered once its ONNX file was seen to say the same as
-transformers' own class, at several lengths and with padding. Where its parts stand is its `network`; a family without
-one is known as a whole alone.
+A family is a `model_type` of transformers. It can be lowered once its ONNX export has been verified to match the
+transformers implementation at several lengths and with padding. Its `network` describes the layer structure; a
+family without one is only supported as a whole.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from compress.models.anatomy.table.family import Config, Family, Network, Use
 from compress.models.anatomy.table.vision import VISION
 
 FAMILY_UNSUPPORTED = "family-unsupported"
-"""The code of a fault about a family."""
+"""Error code of faults about a family."""
 
 _UNKNOWN = "its layer structure is not known"
 _WHOLE: Mapping[Use, str] = {"take apart": _UNKNOWN}
@@ -91,10 +92,10 @@ CONVOLUTIONAL = frozenset(name for name, family in FAMILIES.items() if not famil
 
 
 def families_that_can(use: Use, takes: str | None = None) -> list[str]:
-    """The families of which something can be made, by name.
+    """Return the names of the families that support an operation, sorted.
 
     Args:
-        takes: `texts` or `images` alone; None: both.
+        takes: `texts` or `images` only; None: both.
     """
     return sorted(
         name
@@ -104,17 +105,17 @@ def families_that_can(use: Use, takes: str | None = None) -> list[str]:
 
 
 def network_of_kind(kind: str) -> Network | None:
-    """Where the parts of a `model_type` stand; None where that is not known."""
+    """Return the layer structure of a `model_type`; None if it is not known."""
     family = FAMILIES.get(kind)
     return None if family is None else family.network
 
 
 def why_not_lowered(config: Config, *, embeds: bool = False) -> str | None:
-    """Why a model cannot become an ONNX file that says the same; None where it can.
+    """Return why a model cannot be exported to an equivalent ONNX file; None if it can.
 
     Args:
         config: its parsed `config.json`.
-        embeds: whether it is to run without its head and pooler, as an encoder of sentences.
+        embeds: whether it is to run without its head and pooler, as a sentence encoder.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str):
@@ -133,7 +134,7 @@ def why_not_lowered(config: Config, *, embeds: bool = False) -> str | None:
 
 
 def why_no_decoder(config: Config) -> str | None:
-    """Why a model cannot go on with texts here; None where it can.
+    """Return why a model cannot generate text here; None if it can.
 
     Args:
         config: its parsed `config.json`.
@@ -149,28 +150,30 @@ def why_no_decoder(config: Config) -> str | None:
 
 
 def why_whole(kind: str) -> str | None:
-    """Why the layers of a `model_type` cannot be cut out, pruned and given to students; None where they can."""
+    """Return why a `model_type` cannot be taken apart (layers cut out, pruned, given to students); None if it can."""
     family = FAMILIES.get(kind)
     why = _UNKNOWN if family is None else family.cannot.get("take apart")
     return None if why is None else f"a model of the family {kind!r} cannot be taken apart: {why}"
 
 
 def why_not_corrected(kind: str) -> str | None:
-    """Why low-rank corrections cannot be put beside the maps in the layers of a `model_type`; None where they can."""
+    """Return why adapters cannot be added to the linear layers of a `model_type`; None if they can."""
     known = network_of_kind(kind) is not None
     return None if known else f"a model of the family {kind!r} cannot take adapters here: {_UNKNOWN}"
 
 
 def why_not_compared(kind: str | None) -> str | None:
-    """Why layers of a `model_type` cannot be compared with another's; None where they can, or only the loaded model
-    tells."""
+    """Return why the layers of a `model_type` cannot be compared with another's.
+
+    None if they can, or if only the loaded model can tell.
+    """
     family = FAMILIES.get(kind or "")
     why = None if family is None else family.cannot.get("compare")
     return None if why is None else f"the layers of a model of the family {kind!r} cannot be compared: {why}"
 
 
 def most_tokens(config: Config) -> int | None:
-    """How many tokens a text model takes, special tokens included; None where nothing bounds them."""
+    """Return how many tokens a text model takes, special tokens included; None if there is no limit."""
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int):
         return None

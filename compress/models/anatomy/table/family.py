@@ -1,4 +1,4 @@
-"""What is known of a family of models, as data: one vocabulary for encoders of texts and images and for decoders."""
+"""Descriptions of model families as data, in one vocabulary for text encoders, image encoders and decoders."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ Config = Mapping[str, Any]
 """A parsed `config.json`."""
 
 Head = Literal["none", "labels", "distilled", "words"]
-"""What stands on a base model: nothing (but a pooler), a classifier, one with a second head on a distillation token,
-or the scores of the next token."""
+"""Head on top of a base model: none (but a pooler), a classifier, a classifier with a second head on a distillation
+token, or a language-modelling head."""
 
 Use = Literal["lower", "embed", "take apart", "compare"]
-"""What can be made of a family: an exact ONNX file; an encoder of sentences; students and pruned models; signals of its
-layers, which losses compare."""
+"""Operations a family may support: exact ONNX export; use as a sentence encoder; student and pruned models; losses
+that compare signals of its layers."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a part of a network is, whatever its family calls it.
+    """A part of a network, independent of what its family calls it.
 
-    `shape` names the sizes (`sizes.dimensions`) of its weight: of a linear map (out, in), of a convolution (out, in,
-    kernel...). A `parameter` stands in its module without a module of its own.
+    `shape` names the sizes (see `sizes.dimensions`) of its weight: (out, in) for a linear layer, (out, in,
+    kernel...) for a convolution. A `parameter` has no module of its own.
     """
 
     kind: Literal["table", "linear", "norm", "convolution", "parameter"]
@@ -50,13 +50,14 @@ ROLES: Mapping[str, Role] = {
     "class_token": _TOKEN,
     "distillation_token": _TOKEN,
     "places": Role("parameter", ("one", "places", "hidden")),
-    # Beside the layers: tables of relative positions that all of them read, and DeBERTa's convolution.
+    # Beside the layers: tables of relative positions that all layers read, and DeBERTa's convolution.
     "position_bias": Role("table", ("buckets", "heads")),
     "relative_positions": Role("table", ("distances", "hidden")),
     "relative_norm": _NORM,
     "convolution": Role("convolution", ("hidden", "hidden", "kernel")),
     "convolution_norm": _NORM,
-    # In a layer: attention, whose three maps may be one, one below the other; its norms of queries and keys.
+    # In a layer: attention, whose three projections may be one fused layer with rows stacked; norms of queries and
+    # keys.
     "query": _SQUARE,
     "key": _KEY,
     "value": _KEY,
@@ -66,13 +67,13 @@ ROLES: Mapping[str, Role] = {
     "position_query": _SQUARE,
     "position_key": _SQUARE,
     "attention_output": Role("linear", ("hidden", "queries")),
-    # In a layer: the feed-forward part. What a gate gives is activated and multiplied with what `feed_in` gives; both
-    # may be one map, the gate first.
+    # In a layer: the feed-forward network. The activated output of a gate is multiplied with the output of
+    # `feed_in`; both may be one fused layer, gate first.
     "feed_in": _FEED,
     "gate": _FEED,
     "gate_feed_in": Role("linear", ("gate_feed_forward", "hidden")),
     "feed_out": Role("linear", ("hidden", "feed_forward")),
-    # In a layer: the norms. Where they stand is `Network.norms`; those of results stand before a result is added.
+    # In a layer: the norms. `Network.norms` gives their placement; result norms apply before a result is added.
     "attention_norm": _NORM,
     "attention_result_norm": _NORM,
     "output_norm": _NORM,
@@ -100,36 +101,37 @@ KEYS: Mapping[str, str] = {
     "heads": "num_attention_heads",
     "feed_forward": "intermediate_size",
 }
-"""What configs call the sizes that every family has."""
+"""Config keys of the sizes that every family has."""
 
 TEXT_KEYS: Mapping[str, str] = {**KEYS, "vocabulary": "vocab_size", "positions": "max_position_embeddings"}
-"""Likewise of families of texts."""
+"""Config keys of the sizes that every text family has."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Where the parts of a family's network stand, and of which kinds they are. Parts are named by their roles.
+    """The layer structure of a family: the paths and kinds of its parts, which are named by their roles.
 
-    `base` is what a model with a head calls its base model. Inside the base model, `layer` is the path of the layer
-    `{i}`, and `outside` holds the parts around the layers. Inside a layer, `inside` holds its parts, and `attention` is
-    the module that keeps the counts of heads. `heads` holds the parts on top of each kind of head, paths in the whole
-    model.
+    `base` is the attribute of a model with a head that holds its base model. Inside the base model, `layer` is the
+    path of the layer `{i}`, and `outside` holds the parts around the layers. Inside a layer, `inside` holds its
+    parts, and `attention` is the module that stores the head counts. `heads` holds the parts of each kind of head,
+    as paths in the whole model.
 
-    `norm`, `norms`: LayerNorm or RMSNorm, which stand `after` the sum of the stream and a result, `before` what
-    attention and feed-forward read, or `around` both: before what they read, and after what they give, before the sum.
-    `norm_offset` is added to the weight of a norm before it scales. `scales_words`: embeddings are multiplied with the
+    `norm`, `norms`: LayerNorm or RMSNorm, applied `after` each residual addition (post-norm), `before` attention and
+    feed-forward (pre-norm), or `around` both: before their input and on their output before the addition.
+    `norm_offset` is added to the weight of a norm before it scales. `scales_words`: embeddings are multiplied by the
     square root of their width.
-    `parallel`: the key of the config that lets attention and feed-forward read the same stream, if there is one.
-    `qkv`: how query, key and value lie in one map: `blocks` one below the other, or `heads` head by head.
-    `causal`: each token looks at those before it alone.
-    `shared`: the key of the config that says how many layers have weights of their own, the others sharing them.
-    `not_in_first`: roles that the lowest layer has not.
-    `in_out`: linear maps inside the layers have their weight as (in, out).
+    `parallel`: the config key that makes attention and feed-forward read the same hidden state, if there is one.
+    `qkv`: layout of query, key and value in a fused layer: `blocks` stacked one after the other, or `heads`
+    interleaved per head.
+    `causal`: each token attends only to itself and earlier tokens.
+    `shared`: the config key for the number of layers with weights of their own, which the other layers share.
+    `not_in_first`: roles that the lowest layer lacks.
+    `in_out`: linear layers inside the layers have their weight as (in, out).
 
-    `keys`: what the config calls the sizes. `defaults`: what older configs leave out and the family's class then takes.
-    `biases`: of the linear maps and LayerNorms that do not always have one: whether, or the key of the config that says
-    so. `when`: of parts that some models of the family lack, whether a model has them. `computed`: sizes that are no
-    key of the config. Those functions get the config with its defaults.
+    `keys`: config keys of the sizes. `defaults`: values that the family's class uses for keys missing from older
+    configs. `biases`: for linear layers and LayerNorms that do not always have a bias: whether they do, or the
+    config key that decides. `when`: for parts that some models of the family lack, whether a model has them.
+    `computed`: sizes that are not config keys. These functions receive the config with its defaults.
     """
 
     base: str
@@ -157,25 +159,25 @@ class Network:
 
     @property
     def gated(self) -> bool:
-        """Whether the feed-forward part has a gate."""
+        """Whether the feed-forward network is gated."""
         return not self.inside.keys().isdisjoint({"gate", "gate_feed_in"})
 
     @property
     def fused(self) -> bool:
-        """Whether query, key and value are one map."""
+        """Whether query, key and value are one fused layer."""
         return "qkv" in self.inside
 
     @property
     def maps(self) -> tuple[tuple[str, ...], ...]:
-        """The linear maps of a decoder's layer in the order of the computation, those together that read the same."""
+        """Linear layers of a decoder layer in order of computation, grouped by shared input."""
         return tuple(tuple(role for role in roles if role in self.inside) for roles in _READ_TOGETHER)
 
     def has(self, role: str, config: Config) -> bool:
-        """Whether a model of this config has a part, if its family has it at all."""
+        """Whether a model of this config has a part that its family may have."""
         return role not in self.when or self.when[role]({**self.defaults, **config})
 
     def has_bias(self, role: str, config: Config) -> bool:
-        """Whether a part that may have a bias has one."""
+        """Whether a part has a bias."""
         kind = ROLES[role].kind
         if kind in ("table", "parameter") or (kind == "norm" and self.norm == "rms"):
             return False
@@ -187,9 +189,9 @@ class Network:
 class Family:
     """What is known of a `model_type` of transformers.
 
-    `network`: where its parts stand; None where that is not known. `cannot`: what cannot be made of it, and why, to be
-    said after "a model of the family ...". `attends`: it has self-attention. `counts_from_padding`: its first position
-    is the one after the padding index, so it takes so many tokens fewer than it has positions.
+    `network`: its layer structure; None if not known. `cannot`: unsupported operations and the reason, phrased to
+    follow "a model of the family ...". `attends`: it has self-attention. `counts_from_padding`: positions are
+    numbered from the padding index + 1, so it takes that many fewer tokens than it has positions.
     """
 
     takes: Literal["texts", "images"]

@@ -1,4 +1,4 @@
-"""A decoder that does not exist yet, by its family and sizes: what its config says, and why there is no such model."""
+"""A decoder to be initialised from scratch, given its family and sizes: its config, and why it may not be possible."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.family import Config, Network
 
 WIDER = 4
-"""A feed-forward part that nobody sized is so many times as wide as the stream."""
+"""Default ratio of the feed-forward width to the hidden size."""
 _HEAD_SIZE = 32
 _TURNED = 16
-"""Of a head the lowering turns a multiple of so many numbers by rotary positions."""
+"""The lowered rotary embedding rotates a multiple of this many dimensions per head."""
 
 
 @dataclass(frozen=True)
 class FreshDecoder:
-    """Its family and sizes; None: heads of 32 numbers, or of 16 where those do not divide the width, as many groups as
-    heads, a feed-forward part 4 times as wide as the stream."""
+    """Family and sizes of a decoder.
+
+    Defaults: heads of 32 dimensions, or of 16 if 32 does not divide the width, or else a single head; as many
+    key-value groups as heads; a feed-forward network 4 times as wide as the hidden size.
+    """
 
     kind: str
     layers: int
@@ -40,7 +43,7 @@ class FreshDecoder:
         return next((self.hidden // size for size in (_HEAD_SIZE, _TURNED) if self.hidden % size == 0), 1)
 
     def fault(self) -> str | None:
-        """Why no such model can be made and lowered; None where it can."""
+        """Return why no such model can be created and lowered; None if it can."""
         network, heads = self._network, self._heads
         if self.hidden % heads:
             return f"{heads} heads do not divide the width {self.hidden}"
@@ -57,11 +60,11 @@ class FreshDecoder:
         return None
 
     def config(self, words: int | None = None, positions: int | None = None) -> Config:
-        """Its `config.json`, as the family calls the sizes; what else there is stays with the family's class.
+        """Return its `config.json` with the family's keys; all else is left to the defaults of the family's class.
 
         Args:
-            words: tokens of the vocabulary, None where that is not known yet.
-            positions: tokens that it takes at most; likewise.
+            words: vocabulary size, None if not known yet.
+            positions: maximum number of tokens, None if not known yet.
         """
         network, heads = self._network, self._heads
         sizes = {

@@ -1,4 +1,4 @@
-"""How large a model is and which parameters it has, from its config alone."""
+"""The sizes and parameters of a model, from its config alone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from compress.models.anatomy.table.families import FAMILIES, FAMILY_UNSUPPORTED,
 from compress.models.anatomy.table.family import ROLES, Config, Head, Network
 
 _LABELS = 2
-"""Of a config that names none."""
+"""Number of labels if the config names none."""
 
 
 @dataclass(frozen=True)
 class Sizes:
     """The sizes of a model; `vocabulary` is None for images.
 
-    `groups`: heads of keys and values, which are fewer than `heads` where queries share them. `stored`: layers with
-    weights of their own, fewer than `layers` where these share them.
+    `groups`: key-value heads, fewer than `heads` with grouped-query attention. `stored`: layers with weights of
+    their own, fewer than `layers` if layers share weights.
     """
 
     hidden: int
@@ -33,10 +33,10 @@ class Sizes:
 
 
 def network_of(kind: str) -> Network:
-    """Where the parts of a `model_type` stand.
+    """Return the layer structure of a `model_type`.
 
     Raises:
-        ModelError: that is not known.
+        ModelError: it is not known.
     """
     family = FAMILIES.get(kind)
     if family is None or family.network is None:
@@ -45,10 +45,10 @@ def network_of(kind: str) -> Network:
 
 
 def sizes_of_config(config: Config) -> Sizes:
-    """The sizes that a config names, whatever its family calls them.
+    """Return the sizes in a config, whatever its family calls them.
 
     Raises:
-        ModelError: where the parts of its family stand is not known, or a size is missing.
+        ModelError: the layer structure of its family is not known, or a size is missing.
     """
     network = network_of(str(config.get("model_type")))
     found = dimensions(network, config)
@@ -65,10 +65,10 @@ def sizes_of_config(config: Config) -> Sizes:
 
 
 def dimensions(network: Network, config: Config) -> dict[str, int]:
-    """The sizes that the shapes of parts are named by.
+    """Return the sizes by which the shapes of parts are given.
 
     Raises:
-        ModelError: one of those that every model has is missing.
+        ModelError: a size that every model has is missing.
     """
     config = {**network.defaults, **config}
     found: dict[str, int] = {
@@ -93,7 +93,7 @@ def dimensions(network: Network, config: Config) -> dict[str, int]:
 
 
 def parts_of(network: Network, config: Config, head: Head) -> Iterator[tuple[str, str]]:
-    """Every part that a model has: its role, and its path in the whole model, in no order of the computation."""
+    """Yield the role and the path in the whole model of every part that a model has, in no particular order."""
     base = "" if head == "none" else f"{network.base}."
     for role, path in network.outside.items():
         if network.has(role, config):
@@ -106,10 +106,11 @@ def parts_of(network: Network, config: Config, head: Head) -> Iterator[tuple[str
 
 
 def parameters_of(config: Config, head: Head) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every parameter that transformers gives a model of this config, tied ones under each name.
+    """Return the name and shape of every parameter of a transformers model of this config, tied ones under each
+    name.
 
     Raises:
-        ModelError: where the parts of its family stand is not known, or it has no such head.
+        ModelError: the layer structure of its family is not known, or it has no such head.
     """
     network = network_of(str(config.get("model_type")))
     if head not in network.heads:
@@ -130,7 +131,7 @@ def parameters_of(config: Config, head: Head) -> dict[str, tuple[int, ...]]:
 
 
 def tied_parameters(config: Config, head: Head) -> Mapping[str, str]:
-    """Parameters that are another one: name -> the name of the one that it is."""
+    """Return the tied parameters: name -> the name of the parameter that it is tied to."""
     network = network_of(str(config.get("model_type")))
     head_words = network.heads[head].get("head_words")
     if head_words is None or not {**network.defaults, **config}["tie_word_embeddings"]:
@@ -139,6 +140,6 @@ def tied_parameters(config: Config, head: Head) -> Mapping[str, str]:
 
 
 def count_parameters(config: Config, head: Head) -> int:
-    """How many parameters a model of this config has, tied ones counted once."""
+    """Return the number of parameters of a model of this config, tied ones counted once."""
     tied = tied_parameters(config, head)
     return sum(math.prod(shape) for name, shape in parameters_of(config, head).items() if name not in tied)

@@ -1,4 +1,4 @@
-"""A decoder that is to be cut out of a larger one: its sizes, and why there is no such model."""
+"""A decoder to be cut out of a larger one: its sizes, and why it may not be possible."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from compress.models.anatomy.table.sizes import dimensions, network_of
 
 @dataclass(frozen=True)
 class SmallerDecoder:
-    """What is asked of a model of the larger one's `config`; None: as many heads of the same size as it has or its
-    width has room for, the same ratio of feed-forward part to width."""
+    """Requested sizes of a decoder that is cut from the model with this `config`.
+
+    Defaults: the same head size; the number of heads of the larger model or, if the config derives the head size
+    from it, as many heads as fit the width; the same ratio of feed-forward width to hidden size.
+    """
 
     config: Config
     hidden: int | None = None
@@ -21,7 +24,7 @@ class SmallerDecoder:
 
     @property
     def old(self) -> Mapping[str, int]:
-        """The sizes of the larger model."""
+        """Sizes of the larger model."""
         return dimensions(network_of(str(self.config["model_type"])), self.config)
 
     @property
@@ -40,13 +43,13 @@ class SmallerDecoder:
         }
 
     def described(self, layers: int) -> Config:
-        """What its sizes are by the keys of a config."""
+        """Return the new sizes by their config keys."""
         keys = network_of(str(self.config["model_type"])).keys
         sizes = {**self.sizes, "layers": layers}
         return {keys[size]: value for size, value in sizes.items() if size in keys}
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """Why there is no such model: the key of a student that asks for too much, and the reason."""
+        """Yield why no such model is possible: the student key that asks for too much, and the reason."""
         old, new = self.old, self.sizes
         shared, hidden, heads = max(1, old["heads"] // old["groups"]), new["hidden"], new["heads"]
         for key, size in (
@@ -80,7 +83,7 @@ class SmallerDecoder:
 
 
 def why_groups_stay(network: Network) -> str | None:
-    """Why neither heads nor dimensions of a family can go alone; None where they can."""
+    """Return why neither heads nor dimensions of a family can be removed independently; None if they can."""
     if "head_size" not in network.keys:
         return "its config derives the head size from the number of heads"
     return None

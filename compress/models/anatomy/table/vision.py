@@ -1,4 +1,4 @@
-"""The families of vision transformers whose parts are known."""
+"""The vision transformer families whose layer structure is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.models.anatomy.table.family import KEYS, Config, Family, Network
 
 
 def _sides(value: object) -> tuple[int, int]:
-    """Height and width, which a config gives as one number or two."""
+    """Height and width, given in a config as one number or two."""
     if isinstance(value, list | tuple):
         return int(value[0]), int(value[1])
     return int(str(value)), int(str(value))
