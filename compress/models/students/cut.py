@@ -1,4 +1,4 @@
-"""Students made from teachers: layers cut out, or a narrower model projected from the teacher's own weights."""
+"""Students built from encoder teachers: selected layers, or a narrower model projected from the weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHERE = "student"
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a student; `layers` are the teacher's layers that it is made from, lowest first."""
+    """The shape of a student; `layers` are the teacher's layers it is built from, lowest first."""
 
     layers: tuple[int, ...]
     hidden: int
@@ -35,13 +35,14 @@ class Shape:
 
 
 def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None = None) -> Shape:
-    """The shape that a spec asks for, with its defaults resolved against the teacher.
+    """Return the shape that a spec requests, with defaults resolved against the teacher.
 
     Args:
-        batches: examples encoded for the teacher, which `choose: similarity` compares its layers on.
+        batches: examples encoded for the teacher, on which `choose: similarity` compares its layers.
 
     Raises:
-        ModelError: the shape does not fit the teacher, its heads do not divide its width, or there are no examples to
+        ModelError: the shape does not fit the teacher, its heads do not divide its width, or there are no examples
+            to
             compare layers on.
     """
     sizes = sizes_of(teacher)
@@ -65,16 +66,19 @@ def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None
 def make_student(
     teacher: nn.Module, spec: StudentSpec, seed: int, batches: Batches | None = None
 ) -> nn.Module:
-    """A smaller model of the teacher's kind, family and labels, in float32 and eval mode; the teacher stays as it is.
+    """Build a smaller model of the teacher's kind, family and labels, in float32 and eval mode; the teacher is not
+    modified.
 
-    A classifier of texts or images gives one, a sentence encoder another whose embeddings are as wide as the student.
-    `from: teacher`: a student as wide as the teacher copies what it has room for, exactly; a narrower one is projected
-    (`projection.py`) on the main directions of the stream, measured on examples (`basis: hidden`) or guessed from the
-    embeddings. Heads are regrouped (`attention_heads.py`), feed-forward neurons kept by the norms of their weights.
-    `from: scratch`: weights drawn from `seed`.
+    The student of a text or image classifier is a classifier, that of a sentence encoder a sentence encoder whose
+    embeddings have the student's width.
+    `from: teacher`: a student of the teacher's width copies the weights it has room for, exactly; a narrower one is
+    projected (`projection.py`) on the principal directions of the hidden states, measured on examples (`basis:
+    hidden`) or estimated from the embeddings. Heads are regrouped (`attention_heads.py`), feed-forward neurons kept
+    by the norms of their weights.
+    `from: scratch`: weights initialised from `seed`.
 
     Args:
-        batches: examples encoded for the teacher; some hundred are enough.
+        batches: examples encoded for the teacher; a few hundred are enough.
 
     Raises:
         ModelError: see `student_shape`; the family is unknown; or `basis: hidden` has no examples.
@@ -101,7 +105,7 @@ def make_student(
 
 
 def _untrained(teacher: nn.Module, shape: Shape, seed: int) -> nn.Module:
-    """A model of the teacher's kind and of this shape, its weights drawn from the seed."""
+    """Build a model of the teacher's kind with this shape, its weights initialised from the seed."""
     inside = transformer_of(teacher)
     config = _student_config(inside, shape)
     with torch.random.fork_rng(devices=[]):
@@ -126,6 +130,6 @@ def _student_config(teacher: PreTrainedModel, shape: Shape) -> PretrainedConfig:
         setattr(config, names["embedding"], shape.hidden)
     bias = network_of(config.model_type).biases.get("query")
     if shape.hidden < hidden and isinstance(bias, str):
-        # What the student's norms cannot shift goes into biases.
+        # The constant terms that the student's norms cannot add go into the biases instead.
         setattr(config, bias, True)
     return config

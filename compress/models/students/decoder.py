@@ -1,4 +1,4 @@
-"""Fresh decoders: to be trained on texts alone, or by a teacher of the same tokenizer."""
+"""Decoders initialised from scratch, to be trained on texts alone or by a teacher with the same tokenizer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _THETA = 1e4
 def fresh_decoder(
     decoder: FreshDecoder, *, words: int, positions: int, begin: int | None, end: int | None, seed: int
 ) -> PreTrainedModel:
-    """A decoder with random weights as its family draws them, in float32 and eval mode.
+    """Create a decoder with its family's random initialisation, in float32 and eval mode.
 
     Args:
-        words: tokens of the vocabulary.
-        positions: tokens that it takes at most.
-        begin, end: the tokens before a text and behind an answer.
+        words: vocabulary size.
+        positions: maximum number of tokens.
+        begin, end: ids of the tokens before a text and after an answer.
     """
     said: dict[str, Any] = dict(decoder.config(words, positions))
     kind = said.pop("model_type")
-    # A token of padding would be one that nothing is learnt of, and the mask says already what is none.
+    # The embedding of a pad token gets no gradient, and the attention mask already marks padding.
     config = AutoConfig.for_model(kind, bos_token_id=begin, eos_token_id=end, pad_token_id=None, **said)
     if hasattr(config, "query_pre_attn_scalar"):
         config.query_pre_attn_scalar = config.head_dim
     if kind == "gpt_neox":
-        # Small heads have no quarter that could be turned.
+        # The default rotates a quarter of each head, which is too little for small heads.
         config.rope_parameters = {
             "rope_type": "default",
             "rope_theta": _THETA,

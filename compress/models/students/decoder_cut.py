@@ -1,7 +1,7 @@
-"""Students cut out of decoders: layers, groups of heads, feed-forward units and dimensions of the stream.
+"""Students cut out of decoders: layers, head groups, feed-forward units and dimensions of the residual stream.
 
-All but layers are chosen by what flows on examples (Muralidharan et al., Minitron, 2024, arXiv:2407.14679), alike in
-every layer, so that transformers makes the student from its config alone.
+All but layers are chosen by activations on examples (Muralidharan et al., Minitron, 2024, arXiv:2407.14679), to the
+same sizes in every layer, so that transformers can build the student from its config alone.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ _WHERE = "student"
 def cut_decoder(
     teacher: PreTrainedModel, spec: StudentSpec, seed: int, batches: Batches | None
 ) -> tuple[PreTrainedModel, tuple[int, ...]]:
-    """A smaller decoder of the teacher's family and vocabulary, in float32 and eval mode, and the teacher's layers that
-    it is made of; the teacher stays as it is.
+    """Cut a smaller decoder of the teacher's family and vocabulary; the teacher is not modified.
 
     Args:
-        batches: examples encoded for the teacher; some hundred are enough.
+        batches: examples encoded for the teacher; a few hundred are enough.
+
+    Returns:
+        The student, in float32 and eval mode, and the teacher's layers that it is built from.
 
     Raises:
-        ModelError: the teacher is no decoder that is known, there is no such student of it, or there are no examples to
-            choose by.
+        ModelError: the teacher is not a known decoder, the requested sizes are not possible, or there are no
+            examples to choose by.
     """
     model = copy.deepcopy(teacher)
     multiply_out(model)
@@ -70,7 +72,7 @@ def _parts(model: PreTrainedModel) -> Decoder:
 
 
 def _shrink(decoder: Decoder, sizes: Mapping[str, int], batches: Batches | None) -> None:
-    """Leave the most important groups, units and dimensions; the config still says the old sizes."""
+    """Keep the most important groups, units and dimensions; of the sizes in the config only `hidden` is updated."""
     if batches is None:
         raise ModelError("there are no examples by which to choose what the student keeps", where=_WHERE)
     seen = DecoderFlow(decoder, batches, _WHERE)
@@ -79,7 +81,7 @@ def _shrink(decoder: Decoder, sizes: Mapping[str, int], batches: Batches | None)
             (decoder.groups(layer), sizes["groups"]),
             (decoder.units(layer), sizes["feed_forward"]),
         ):
-            # What leaves a group or a unit stands at the inputs of the map behind it, which is the last one.
+            # The last share is at the inputs of the layer that reads a group's or unit's activations.
             best = most(seen.leaving(shares[-1]), kept)
             for share in shares:
                 share.keep(best)

@@ -1,4 +1,4 @@
-"""Which of the teacher's layers make the student. Pure."""
+"""Choice of the teacher's layers that the student is built from. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ def choose_layers(
     how: Choice = "uniform",
     influence: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
-    """The teacher's layers that make the student, lowest first; given ones stay as they are.
+    """Return the teacher's layers that the student is built from, lowest first; explicitly listed layers are kept in
+    their order.
 
-    `uniform` takes a number of layers evenly spread, the last one always among them: 2 of 6 are (2, 5). `first` and
-    `last` take the lowest and the highest. `similarity` takes those with the most `influence`: a layer that gives much
-    the same as it reads is left out (Men et al., ShortGPT, 2024, arXiv:2403.03853); of equal ones the lower stays.
+    `uniform` spreads the layers evenly and always includes the last one: 2 of 6 are (2, 5). `first` and `last` take
+    the lowest and the highest. `similarity` takes those with the most `influence`, leaving out layers whose output
+    is similar to their input (Men et al., ShortGPT, 2024, arXiv:2403.03853); ties go to the lower layer.
 
     Args:
-        influence: one number a layer, for `similarity`.
+        influence: one number per layer, for `similarity`.
 
     Raises:
-        ModelError: the teacher has not so many layers, or not such a one, or one is named twice; or `similarity` has
-            nothing to compare by.
+        ModelError: more layers are requested than the teacher has, a listed layer does not exist or is listed twice,
+            or `similarity` has no `influence`.
     """
     if not isinstance(wanted, int):
         return _given(tuple(wanted), available)

@@ -1,4 +1,4 @@
-"""Filling a student with its teacher's weights: copied where both are alike, projected where the student is smaller."""
+"""Filling a student with its teacher's weights: copied where the shapes are equal, projected where it is narrower."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from compress.models.students.projection import (
 
 @dataclass(frozen=True)
 class _Narrowing:
-    """How a student of fewer dimensions takes over each kind of weight."""
+    """How each kind of weight is projected to a student of fewer dimensions."""
 
     basis: Tensor
     norm_first: bool
 
     def reader(self, norm: nn.LayerNorm, seen: Moments) -> Reader:
-        """For what reads behind a norm."""
+        """Return the reader for layers that read the output of a norm."""
         if self.norm_first:
             return Reader.of_norm(self.basis, seen.mean, norm.weight, norm.bias)
         return Reader.of_stream(self.basis, seen.scaled(norm.weight, norm.bias).mean)
 
     def write(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """For what writes the stream: weight (d, in) -> (k, in)."""
+        """Project a layer that writes to the residual stream: weight (d, in) -> (k, in)."""
         weight = self.basis.T @ weight.detach().double()
         return weight, None if bias is None else self.basis.T @ bias.detach().double()
 
@@ -52,7 +52,7 @@ class _Narrowing:
 
 
 def cut(old: Encoder, new: Encoder, layers: Sequence[int]) -> None:
-    """Fill a student of the teacher's width from the given layers of it; equal parts are copied exactly."""
+    """Fill a student of the teacher's width from the given layers; parts of equal shape are copied exactly."""
     for theirs, mine in _tables(old, new):
         mine.copy_(theirs)
     for name in _ENDS:
@@ -64,10 +64,11 @@ def cut(old: Encoder, new: Encoder, layers: Sequence[int]) -> None:
 
 
 def project(old: Encoder, new: Encoder, layers: Sequence[int], stream: Stream) -> None:
-    """Fill a student of another width from the given layers, projected on the main directions of the stream.
+    """Fill a student of another width from the given layers, projected on the principal directions of the hidden
+    states.
 
     Args:
-        stream: of the teacher, with all its layers.
+        stream: moments of the teacher, for all its layers.
     """
     narrowing = _Narrowing(
         narrowing_basis(stream_square(old, layers, stream), new.hidden_size), old.norm_first
@@ -83,7 +84,7 @@ def project(old: Encoder, new: Encoder, layers: Sequence[int], stream: Stream) -
         if old.norm_first:
             _fill_layer(theirs, place, narrowing, before, between)
         else:
-            # Attention reads what the norm of the layer below gives, the feed-forward what attention's norm gives.
+            # Attention reads the output of the norm of the layer below, the feed-forward that of attention's norm.
             _fill_layer(theirs, place, narrowing, behind, before)
             behind = between
     if old.final_norm is not None and new.final_norm is not None and stream.final is not None:
@@ -93,8 +94,10 @@ def project(old: Encoder, new: Encoder, layers: Sequence[int], stream: Stream) -
 
 
 def stream_square(encoder: Encoder, layers: Sequence[int], stream: Stream) -> Tensor:
-    """Second moments (d, d) of the stream at the places that a student of these layers has: the mean over its norms,
-    each of trace 1."""
+    """Mean second moments (d, d) of the hidden states at the norms of a student with these layers.
+
+    The moments at each norm are scaled to trace 1 before averaging.
+    """
     places: list[tuple[nn.LayerNorm | None, Moments]] = []
     if stream.embedding is not None:
         places.append((encoder.embedding_norm if encoder.projection is None else None, stream.embedding))
@@ -104,7 +107,7 @@ def stream_square(encoder: Encoder, layers: Sequence[int], stream: Stream) -> Te
     if stream.final is not None:
         places.append((encoder.final_norm, stream.final))
     squares = [
-        # Where norms stand first, the stream itself is what is normalised; the scale is the reading maps' own.
+        # In a pre-norm encoder the normalised hidden state is used; the scale belongs to the layers that read it.
         (seen if norm is None or encoder.norm_first else seen.scaled(norm.weight, norm.bias)).square
         for norm, seen in places
     ]
@@ -112,7 +115,7 @@ def stream_square(encoder: Encoder, layers: Sequence[int], stream: Stream) -> Te
 
 
 def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream: Stream) -> Reader:
-    """Fill what stands before the first layer; gives how the first layer reads it, where no norm of its own does."""
+    """Fill the embeddings; returns the reader for a first layer without a norm of its own before attention."""
     basis = narrowing.basis
     if old.patches is not None and new.patches is not None:
         for theirs, mine in _tables(old, new):
@@ -136,7 +139,7 @@ def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream
         _put(new.projection.weight, weight)
         _put(new.projection.bias, bias)
     else:
-        # The student is as narrow as the teacher's embeddings: its own take the projection in.
+        # The student is as narrow as the teacher's embeddings, so the projection is merged into its own.
         for theirs, mine in _tables(old, new):
             _put(mine, theirs.double() @ weight.T)
         _put(new.embedding_norm.bias, bias)
@@ -164,13 +167,16 @@ def _project_heads(old: Encoder, new: Encoder, reader: Reader) -> None:
 def _fill_layer(
     old: Layer, new: Layer, narrowing: _Narrowing | None, attends: Reader | None, feeds: Reader | None
 ) -> None:
-    """Fill the maps of one layer of the student, and with no narrowing its norms; the readers are those of attention
-    and feed-forward."""
+    """Fill the linear layers of one layer of the student, and without narrowing also its norms.
+
+    Args:
+        attends, feeds: readers of attention and of the feed-forward network.
+    """
     _fill_attention(old, new, narrowing, attends)
     inner, bias = _read(old.feed_in, feeds)
     outer, outer_bias = _write(old.feed_out, narrowing)
     kept = important_neurons(inner, outer, min(new.feed_forward, old.feed_forward))
-    # A wider feed-forward part than the teacher's: its further neurons keep their random weights.
+    # If the student's feed-forward network is wider than the teacher's, its other neurons keep their random weights.
     _put(new.feed_in.weight[: len(kept)], inner[kept])
     _put(writer(new.feed_in).bias[: len(kept)], bias[kept])
     _put(new.feed_out.weight[:, : len(kept)], outer[:, kept])
@@ -195,7 +201,7 @@ def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader
     heads = Heads(by_head(old.query), by_head(old.key), by_head(old.value), out)
     if (old.heads, old.head_size) != (new.heads, new.head_size):
         heads = heads.regroup(new.heads, new.head_size)
-    # What the teacher has no weights for keeps its random ones.
+    # Heads that the teacher has no weights for keep their random initialisation.
     for linear, part in (
         (writer(new.query), heads.query),
         (writer(new.key), heads.key),
@@ -236,7 +242,7 @@ _ENDS = (
 
 
 def _tables(old: Encoder, new: Encoder) -> list[tuple[Tensor, Tensor]]:
-    """What is added up to the first rows of the stream, in both models, pair by pair: (..., width)."""
+    """Pairs of teacher's and student's tables and tokens that form the first hidden states, (..., width)."""
     pairs = [(old.words, new.words), (old.positions, new.positions), (old.token_types, new.token_types)]
     tables = [(a.weight, b.weight) for a, b in pairs if a is not None and b is not None]
     theirs, mine = old.own_tensors(), new.own_tensors()

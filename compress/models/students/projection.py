@@ -1,14 +1,15 @@
-"""From a wide transformer to a narrow one by linear algebra on its weights. Pure functions of tensors.
+"""Narrowing a transformer by linear algebra on its weights. Pure functions of tensors.
 
-The stream between the layers has d dimensions in the teacher and k in the student, `x_student = B^T x_teacher`
-for a basis B (d, k). A map that reads the stream becomes `W B`, one that writes it `B^T W`. The layer norms stand
-between: they subtract the mean over the dimensions, which no rotation keeps. So B is orthogonal to the vector of
-ones on both sides (as Ashkboos et al., SliceGPT, 2024, arXiv:2401.15024, fold it into the weights instead): then
-the student's norms subtract nothing, and what the teacher's norms subtract is lost anyway.
+The residual stream has d dimensions in the teacher and k in the student, `x_student = B^T x_teacher` for a basis B
+(d, k). A layer that reads the stream becomes `W B`, one that writes it `B^T W`. The layer norms in between subtract
+the mean over the dimensions, which a rotation does not preserve. So B is orthogonal to the vector of ones on both
+sides (Ashkboos et al., SliceGPT, 2024, arXiv:2401.15024, fold the mean into the weights instead): then the student's
+norms subtract nothing, and what the teacher's norms subtract has no effect anyway.
 
-Where norms stand before the blocks (vision transformers), their scales go into the maps that read, and with k = d the
-student computes what the teacher does. Where they stand after them, in the stream (BERT), a scale is no longer diagonal
-in the basis: the nearest diagonal replaces it, which is exact with k = d if a norm scales all dimensions alike.
+In pre-norm models (vision transformers), the scales of the norms are folded into the layers that read them, and with
+k = d the student computes what the teacher does. In post-norm models (BERT), where norms act on the stream itself, a
+scale is no longer diagonal in the basis: the nearest diagonal replaces it, which is exact with k = d if a norm
+scales all dimensions alike.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _RIDGE = 1e-3
 
 
 def orthogonal_to_ones(size: int) -> Tensor:
-    """Orthonormal columns that span what is orthogonal to the vector of ones: (size, size - 1)."""
+    """Orthonormal basis of the complement of the vector of ones: (size, size - 1)."""
     square = torch.eye(size, dtype=torch.float64)
     square[:, 0] = 1.0
     orthonormal: Tensor = torch.linalg.qr(square).Q
@@ -30,7 +31,7 @@ def orthogonal_to_ones(size: int) -> Tensor:
 
 
 def narrowing_basis(moments: Tensor, width: int) -> Tensor:
-    """B (d, width), float64: the principal directions of the stream, orthogonal to ones on both sides.
+    """B (d, width), float64: the principal directions of the residual stream, orthogonal to ones on both sides.
 
     Args:
         moments: second moments of the stream, (d, d), symmetric.
@@ -43,7 +44,7 @@ def narrowing_basis(moments: Tensor, width: int) -> Tensor:
 
 
 def normalised(rows: Tensor) -> Tensor:
-    """Rows (n, d) with mean 0 and variance 1 each: a layer norm without scale and shift; float64."""
+    """Normalise each row (n, d) to mean 0 and variance 1, as a layer norm without scale and shift; float64."""
     return torch.nn.functional.layer_norm(rows.double(), rows.shape[-1:])
 
 
@@ -56,17 +57,17 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Tensor) -> Moments:
-        """The moments of the rows (n, d)."""
+        """Return the moments of the rows (n, d)."""
         rows = rows.double()
         return cls(rows.mean(dim=0), rows.T @ rows / len(rows))
 
     @property
     def covariance(self) -> Tensor:
-        """The moments about the mean, (d, d)."""
+        """Second moments about the mean, (d, d)."""
         return self.square - torch.outer(self.mean, self.mean)
 
     def scaled(self, weight: Tensor, bias: Tensor) -> Moments:
-        """The moments of `weight * x + bias`; both (d,)."""
+        """Return the moments of `weight * x + bias`; both (d,)."""
         weight, bias = weight.detach().double(), bias.detach().double()
         mean = weight * self.mean
         crossed = torch.outer(mean, bias)
@@ -76,9 +77,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class Reader:
-    """How the student's maps read the narrow stream: what reads x (d,) in the teacher reads `gather` y + `constant`.
+    """How the student's layers read the narrow stream y: the input x (d,) of a teacher's layer becomes `gather` y +
+    `constant`.
 
-    `gather` (d, k), `constant` (d,): what the basis leaves out of the mean of x.
+    `gather` is (d, k); `constant` (d,) is the part of the mean of x outside the basis.
     """
 
     gather: Tensor
@@ -86,12 +88,13 @@ class Reader:
 
     @classmethod
     def of_stream(cls, basis: Tensor, mean: Tensor) -> Reader:
-        """The stream itself, of this mean (d,)."""
+        """Return the reader of the residual stream itself, with this mean (d,)."""
         return cls(basis, mean - basis @ (basis.T @ mean))
 
     @classmethod
     def of_norm(cls, basis: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Reader:
-        """The stream behind a norm of scale and shift (d,) each, which the student's norm does not have any more.
+        """Return the reader of a norm's output, with its scale and shift (d,) each, which the student's norm no
+        longer applies.
 
         Args:
             mean: of the normalised stream, before scale and shift, (d,).
@@ -100,17 +103,17 @@ class Reader:
         return cls(scale[:, None] * stream.gather, shift.detach().double() + scale * stream.constant)
 
     def read(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Weight (out, k) and bias (out,) of the student's map, float64; no bias is one of zeros."""
+        """Return weight (out, k) and bias (out,) of the student's layer, float64; a missing bias counts as zeros."""
         weight = weight.detach().double()
         constant = weight @ self.constant
         return weight @ self.gather, constant if bias is None else constant + bias.detach().double()
 
 
 def norm_gain(square: Tensor, basis: Tensor) -> float:
-    """What a norm of the narrow stream must multiply by.
+    """Factor by which the output of a norm of the narrow stream must be scaled.
 
-    It divides by the length of what it gets, so this takes back what the basis leaves out of a normalised stream of
-    the second moments `square` (d, d).
+    A norm divides by the magnitude of its input, so this compensates for the part of a normalised stream with second
+    moments `square` (d, d) that the basis leaves out.
     """
     wide, narrow = basis.shape
     kept = (basis.T @ square @ basis).trace() / square.trace()
@@ -118,17 +121,17 @@ def norm_gain(square: Tensor, basis: Tensor) -> float:
 
 
 def narrow_norm(scale: Tensor, shift: Tensor, seen: Moments, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift (k,) of the student's norm in the stream, for a teacher's of `scale` and `shift` (d,).
+    """Scale and shift (k,) of the student's norm in the stream, given the teacher's `scale` and `shift` (d,).
 
-    The scale is the least-squares diagonal over what the teacher's norm normalises, times the gain of `norm_gain`; the
-    shift keeps the mean.
+    The scale is the least-squares diagonal over the teacher's normalised input, times `norm_gain`; the shift
+    preserves the mean.
 
     Args:
         seen: the moments of the normalised stream, before scale and shift.
     """
     scale, shift = scale.detach().double(), shift.detach().double()
     spread = seen.covariance
-    # A direction that the examples do not show gets the mean scale and not a quotient of two nothings.
+    # The ridge gives directions without variance on the examples the mean scale instead of 0 / 0.
     spread = spread + _RIDGE * spread.trace() / len(spread) * torch.eye(len(spread), dtype=torch.float64)
     inside = torch.einsum("di,de,ei->i", basis, spread, basis).clamp(min=1e-12)
     slope = torch.einsum("di,d,de,ei->i", basis, scale, spread, basis) / inside
@@ -137,10 +140,11 @@ def narrow_norm(scale: Tensor, shift: Tensor, seen: Moments, basis: Tensor) -> t
 
 
 def important_neurons(reads: Tensor, writes: Tensor, count: int) -> Tensor:
-    """The `count` hidden neurons with the largest product of norms, in their order.
+    """Indices of the `count` hidden neurons with the largest product of weight norms, ascending.
 
     Args:
-        reads: (neurons, in), writes: (out, neurons).
+        reads: input weights (neurons, in).
+        writes: output weights (out, neurons).
     """
     importance = reads.norm(dim=1) * writes.norm(dim=0)
     return torch.topk(importance, count).indices.sort().values

@@ -1,4 +1,4 @@
-"""Fresh vision transformers: students of a teacher of any architecture."""
+"""Vision transformers initialised from scratch: students of a teacher of any architecture."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ _SPREAD = 0.02
 def fresh_vision(
     spec: StudentSpec, *, size: tuple[int, int], channels: int, labels: Sequence[str], seed: int
 ) -> PreTrainedModel:
-    """A vision transformer with random weights for images of `size` (height, width), in float32 and eval mode.
+    """Create a vision transformer with random weights for images of `size` (height, width), in float32 and eval
+    mode.
 
     `vit`: Dosovitskiy et al. 2020 (arXiv:2010.11929), one head on the class token. `deit`: Touvron et al. 2020
-    (arXiv:2012.12877), a second head on a distillation token; `logits` is the mean of both heads, in training too, and
-    `cls_logits` and `distillation_logits` are the heads' own.
+    (arXiv:2012.12877), a second head on a distillation token; `logits` is the mean of both heads, in training too,
+    and `cls_logits` and `distillation_logits` are the individual heads.
 
-    What the spec leaves open: 128 wide, heads of 32 dimensions or as near below as divides the width, a feed-forward
-    part 4 times as wide, square patches of an eighth of the shorter side and at least 2 pixels. Tokens and positions
-    are drawn with standard deviation 0.02, as the maps are.
+    Defaults of the spec: 128 wide, heads of 32 dimensions or the next smaller size that divides the width, a
+    feed-forward network 4 times as wide, square patches of an eighth of the shorter side and at least 2 pixels.
+    Special tokens and positions are initialised with standard deviation 0.02, like the linear layers.
 
     Raises:
-        ModelError: the spec names the teacher's layers; patches do not divide the image; or heads not the width.
+        ModelError: the spec lists layers of the teacher; patches do not divide the image; or heads do not divide the
+            width.
     """
     if not isinstance(spec.layers, int):
         raise ModelError(
@@ -69,12 +71,13 @@ def fresh_vision(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(with_labels(config, labels))
-        # transformers leaves them at zero in a DeiT: with positions of zero, all patches stand in one place.
+        # transformers leaves them at zero in a DeiT: with zero position embeddings, patches cannot be told apart by
+        # place.
         for parameter in encoder_of(model).own_tensors().values():
             torch.nn.init.trunc_normal_(parameter, std=_SPREAD)
     return model.eval()
 
 
 def _heads(hidden: int) -> int:
-    """The number of heads whose size is nearest to 32 from below."""
+    """Number of heads whose size is at most 32 and as close to it as divides the width."""
     return next(heads for heads in range(max(1, -(-hidden // _HEAD_SIZE)), hidden + 1) if hidden % heads == 0)
