@@ -1,4 +1,4 @@
-"""Calling the function that `python:module:function` names: the user's own code, run only where it is allowed."""
+"""Calling the function named by `python:module:function`: the user's own code, run only if allowed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from compress.models.teacher.location import check_code_allowed
 
 
 def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
-    """What the function of `python:module:function` returns; torch's random state is left as it was.
+    """Call the function of `python:module:function` and return its result; torch's random state is restored.
 
-    Nothing else imports a user's code, so this is where it is refused without permission: whatever named it, at however
-    many removes. A module in `base`, with what it imports from there, is read anew at each call, so that what runs is
-    what its files say now.
+    All imports of user code pass through `function_of`, so permission is checked no matter how the source was named.
+    A module in `base`, with what it imports from there, is re-imported at each call, so that the current contents of
+    its files run.
 
     Args:
-        base: the profile's folder, where the module is looked for first.
-        seed: of torch while the function runs, for weights that it draws.
+        base: the profile's folder, which is searched for the module first.
+        seed: torch seed while the function runs, for weights that it initialises.
         allow_code: whether the user allowed code to run.
 
     Raises:
@@ -49,7 +49,10 @@ def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
 def function_of(
     source: str, base: Path, *, allow_code: bool, what: str = "this model is built"
 ) -> Callable[..., Any]:
-    """The function that `python:module:function` names, imported; `what` is what it does, for the error.
+    """Import and return the function named by `python:module:function`.
+
+    Args:
+        what: what the function does, for the error message.
 
     Raises:
         UsageError: code is not allowed to run.
@@ -70,7 +73,7 @@ def function_of(
 
 
 def _import(name: str, file: Path, base: Path, names: Iterable[str]) -> ModuleType:
-    """The module, read anew where it lies in `base`, with those of `names` that it imports."""
+    """Import the module; if its file is in `base`, it and the modules of `names` are re-imported."""
     if file.resolve().is_relative_to(base.resolve()):
         for one in names:
             sys.modules.pop(one, None)
@@ -87,7 +90,7 @@ def _import(name: str, file: Path, base: Path, names: Iterable[str]) -> ModuleTy
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """The folder stands first where modules are looked for; no compiled files are left in it."""
+    """Put the folder first on `sys.path`, and write no bytecode files into it."""
     written = sys.dont_write_bytecode
     sys.path.insert(0, str(folder.resolve()))
     sys.dont_write_bytecode = True

@@ -1,4 +1,4 @@
-"""The files of the code that `python:module:function` names, found without importing it."""
+"""The source files of the code named by `python:module:function`, found without importing it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def module_file(source: str, base: Path) -> Path:
-    """The file of the module of `python:module:function`, found without importing it, in `base` first.
+    """Return the file of the module of `python:module:function`, searching `base` first, without importing it.
 
     Raises:
-        ModelError: it is not of that form, or there is no such module.
+        ModelError: `source` does not have that form, or there is no such module.
     """
     if (fault := missing_source(source, base)) is not None:
         raise ModelError(fault, where=source)
@@ -45,11 +45,11 @@ def module_file(source: str, base: Path) -> Path:
 
 
 def code_files(source: str, base: Path) -> dict[str, Path]:
-    """The file of the module of `python:module:function`, which stands first, and those of all modules that it imports
-    from the same place: the profile's folder, or the package of a module that is not installed as a copy. By the names
-    of the modules.
+    """Return the module names and files that the code of `python:module:function` consists of, its own module first.
 
-    What was installed as a copy is replaced, not edited, and may be thousands of files: its file stands for it.
+    These are the module and all modules that it imports from the same place: the profile's folder, or its own
+    package. For a module in site-packages, only its own file: an installed package is replaced rather than edited,
+    and may have thousands of files.
 
     Raises:
         ModelError: as `module_file`.
@@ -64,7 +64,7 @@ def code_files(source: str, base: Path) -> dict[str, Path]:
     while waiting:
         one = waiting.pop()
         first = one.partition(".")[0]
-        # This package is not the user's, wherever it lies.
+        # `compress` is not user code, even if it is in the same folder.
         if one in found or first == _OURS or not (own or first == top):
             continue
         path = root.joinpath(*one.split("."))
@@ -77,8 +77,8 @@ def code_files(source: str, base: Path) -> dict[str, Path]:
 
 
 def code_sha256(source: str, base: Path, sha256: Callable[[Path], str] = sha256_file) -> str:
-    """What tells the code of `python:module:function` from any other: the sha256 of its file, or one over those of all
-    `code_files` where there are several.
+    """Return the hash that identifies the code of `python:module:function`: the sha256 of its file, or a combined
+    one if `code_files` finds several.
 
     Raises:
         ModelError: as `module_file`.
@@ -89,17 +89,17 @@ def code_sha256(source: str, base: Path, sha256: Callable[[Path], str] = sha256_
 
 
 def _packages_of(name: str) -> list[str]:
-    """The packages that are imported before a module: `a` and `a.b` of `a.b.c`."""
+    """Parent packages, which are imported before a module: `a` and `a.b` of `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def _imports(name: str, file: Path) -> Iterator[str]:
-    """The modules that a module may import; names in them are among it, which are none."""
+    """Yield the modules that a module may import, including imported names that may turn out not to be modules."""
     try:
         tree = ast.parse(read_whole(file))
     except (SyntaxError, ValueError, RecursionError):
-        # Whoever imports it says so.
+        # The error is reported when the module is imported.
         return
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Putting a classification head for given labels on an encoder whose every weight must be found."""
+"""Adding a classification head for given labels to an encoder, all of whose weights must be present."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from compress.profile.schema import TeacherSpec
 class HeadPlan:
     """Where each weight of a classifier comes from.
 
-    `names`: name in the file -> name in the classifier, for each weight that is loaded. `fresh`: weights that
-    the seed draws: those of the head, or of a pooler that the file lacks. `order`: for each label, the row of
-    the saved head that stands for it; None where the head is fresh. `rows`: the weights with one row a label.
+    `names`: name in the file -> name in the classifier, for each weight that is loaded. `fresh`: weights initialised
+    from the seed: those of the head, or of a pooler that the file lacks. `order`: for each label, its row in the
+    saved head; None if the head is fresh. `rows`: the weights with one row per label.
     """
 
     names: dict[str, str]
@@ -36,7 +36,7 @@ class HeadPlan:
 
 
 def with_labels(config: PretrainedConfig, labels: Sequence[str]) -> PretrainedConfig:
-    """A copy of the config for a single-label classifier of these labels, in this order."""
+    """Copy the config for a single-label classifier of these labels, in this order."""
     config = copy.deepcopy(config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -45,7 +45,7 @@ def with_labels(config: PretrainedConfig, labels: Sequence[str]) -> PretrainedCo
 
 
 def label_rows(kind: Any, config: PretrainedConfig) -> tuple[str, ...]:
-    """The weights of a classifier that have one row a label: those that grow when a label is added."""
+    """Return the names of a classifier's weights with one row per label, found by comparing two label counts."""
     fewer, more = (
         build_on_meta(kind, with_labels(config, [str(index) for index in range(count)])).state_dict()
         for count in (3, 4)
@@ -54,9 +54,9 @@ def label_rows(kind: Any, config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def plan_head(path: Path, config: PretrainedConfig, labels: Sequence[str]) -> HeadPlan:
-    """How to make a classifier of `labels` out of a model directory.
+    """Plan how to build a classifier of `labels` from a model directory.
 
-    A head of the same labels is kept, its rows put into their order; any other head gives way to a fresh one.
+    A head with the same labels is kept, its rows reordered; any other head is replaced by a fresh one.
 
     Raises:
         ModelError: the encoder lacks a weight.
@@ -87,18 +87,18 @@ def plan_head(path: Path, config: PretrainedConfig, labels: Sequence[str]) -> He
 def in_label_order(
     tensors: dict[str, torch.Tensor], rows: Sequence[str], order: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    """The same weights with the rows of the head put into an order: row i becomes what row `order[i]` was."""
+    """Reorder the rows of the head's weights: row i of the result is row `order[i]` of the input."""
     return {name: tensor[list(order)] if name in rows else tensor for name, tensor in tensors.items()}
 
 
 def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequence[str]) -> str:
-    """Name the outputs of a classifier and, if they are the labels of the data, put them into their order.
+    """Name the outputs of a classifier and, if they are the labels of the data, reorder them to match.
 
     Returns:
-        What was done: `none` without a head, `as it was`, or `matched`.
+        `none` without a head, `as it was` if the labels differ, or `matched`.
 
     Raises:
-        ModelError: the head does not fit the labels, and no `finetune` follows.
+        ModelError: the head does not fit the labels, and `finetune` is not set.
     """
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     names = head_names(config, spec.labels)
@@ -121,7 +121,7 @@ def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequenc
 
 
 def _names_in(model: PreTrainedModel, found: set[str]) -> dict[str, str]:
-    """Name in the file -> in the classifier, for what both have. The file may be of the encoder alone."""
+    """Map names in the file, which may hold the encoder alone, to names in the classifier, for shared weights."""
     expected = set(model.state_dict())
     base = f"{model.base_model_prefix}."
     alone = not any(name.startswith(base) for name in found)

@@ -1,4 +1,4 @@
-"""An image classifier from wherever it comes, with what it says of the images that it takes."""
+"""Loading an image classifier from any source, with the image preprocessing described by its files."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from compress.profile.schema import TeacherSpec
 
 @dataclass(frozen=True)
 class SaidOfImages:
-    """What the files of a model hold about the images that it takes: the parsed `config.json` and image processor of
-    transformers, or the `image` section of a `task.json` of ours; `where` is that file."""
+    """The image preprocessing described by a model's files: the parsed `config.json` and image processor of
+    transformers, or the `image` section of our `task.json`; `where` is the file that describes it."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     preprocessor: Mapping[str, Any] | None = None
@@ -43,10 +43,10 @@ class SaidOfImages:
 
 @dataclass(frozen=True)
 class ImageTeacher:
-    """A model in memory, its outputs in the order of the data's labels where they are the same.
+    """A model in memory, its outputs in the order of the data's labels if they are the same.
 
-    `said` is what its files say of its images. `head`: none, as it was, or matched. `untrained` names weights that its
-    files do not hold, `commit` that of a hub model.
+    `said` is the preprocessing described by its files. `head`: `none`, `as it was` or `matched`. `untrained` names
+    weights that its files lack; `commit` is set for a hub model.
     """
 
     model: nn.Module
@@ -57,18 +57,19 @@ class ImageTeacher:
 
     @property
     def architecture(self) -> str:
-        """The name of the model's class."""
+        """Name of the model's class."""
         return type(self.model.module if isinstance(self.model, PlainModel) else self.model).__name__
 
 
 def open_image_teacher(
     task: str, spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow_code: bool, seed: int
 ) -> ImageTeacher:
-    """The model of a `TeacherSpec`: a vision model of transformers, or any `nn.Module` that a function builds.
+    """Load the model of a `TeacherSpec`: a vision model of transformers, or any `nn.Module` built by a function.
 
     Raises:
-        ModelError: it cannot be had, is not safetensors, takes no images, or its head does not fit the labels and no
-            `finetune` follows.
+        ModelError: it cannot be loaded, is not safetensors, does not take images, or its head does not fit the
+            labels and
+            `finetune` is not set.
         UsageError: it is code, and the user did not allow it.
     """
     if spec.model.startswith(CODE):
@@ -83,10 +84,10 @@ def open_image_teacher(
 
 
 def describe_images(task: str, labels: Sequence[str], image: dict[str, Any]) -> dict[str, Any]:
-    """The content of `task.json` for a model of images.
+    """Return the content of `task.json` for an image model.
 
     Args:
-        image: `size` [height, width], `channels`, `mean` and `std` of each channel.
+        image: `size` [height, width], `channels`, and per-channel `mean` and `std`.
     """
     return {
         "task": task,
@@ -117,7 +118,7 @@ def _from_folder(
 
 
 def _said_in(folder: Path, config: Mapping[str, Any]) -> SaidOfImages:
-    """What a folder of transformers says, or one of ours that holds such a model.
+    """Read the image preprocessing from a transformers folder, or from one of ours that holds such a model.
 
     Raises:
         ModelError: a file is damaged.
@@ -166,7 +167,7 @@ def _ordered(
     labels: Sequence[str],
     said: SaidOfImages,
 ) -> ImageTeacher:
-    """A plain model whose outputs stand in the order of the labels, if they have their names."""
+    """Reorder the outputs of a plain model to the labels, if its output names match them."""
     if names is None and spec.finetune is None:
         raise ModelError(
             "the meaning of this model's outputs is not declared",

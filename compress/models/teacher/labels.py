@@ -1,4 +1,4 @@
-"""Which output of a classifier stands for which label of the data: matched by name, never by index. Pure."""
+"""Matching the outputs of a classifier to the labels of the data, by name and never by index. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _SHOWN = 5
 
 
 def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None) -> tuple[str, ...] | None:
-    """The names of a classifier's outputs in order; None if the model has no classification head.
+    """Return the names of a classifier's outputs in order; None if the model has no classification head.
 
     Args:
         config: the parsed `config.json`.
-        declared: names that the profile gives, which replace those of the config.
+        declared: names from the profile, which replace those of the config.
 
     Raises:
-        ModelError: the config numbers its labels otherwise than 0, 1, 2..., or `declared` has another count.
+        ModelError: the config does not number its labels 0, 1, 2..., or `declared` has a different count.
     """
     if items_of_head(config) is None:
         return None
-    # transformers leaves out what it would fill in by default: two labels with generic names.
+    # transformers omits the default from the config: two labels with generic names.
     named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     try:
         by_index = {int(index): str(name) for index, name in named.items()}
@@ -46,8 +46,8 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
 
 
 def items_of_head(config: Mapping[str, Any]) -> str | None:
-    """What a model with a classification head classifies, `text` or `image`, by its architecture's name; None without
-    such a head.
+    """Return what the model's classification head classifies, `text` or `image`, by its architecture's name; None
+    without such a head.
 
     Args:
         config: the parsed `config.json`.
@@ -57,10 +57,10 @@ def items_of_head(config: Mapping[str, Any]) -> str | None:
 
 
 def check_task(config: Mapping[str, Any], task: str, where: str) -> None:
-    """Refuse a classifier of another kind of input than the task has.
+    """Raise if a classifier takes another kind of input than the task.
 
     Raises:
-        ModelError: it classifies texts where images are asked for, or images where texts are.
+        ModelError: it classifies texts but the task has images, or the reverse.
     """
     found, wanted = items_of_head(config), task_kind(task).items
     if found is not None and found != wanted:
@@ -74,12 +74,12 @@ def check_task(config: Mapping[str, Any], task: str, where: str) -> None:
 def match_labels(
     names: Sequence[str], labels: Sequence[str], *, subset: bool = False
 ) -> tuple[int, ...] | None:
-    """For each label, the index of its name in `names`; None if they are not the same labels.
+    """Return the index in `names` of each label; None if they are not the same labels.
 
-    Upper and lower case are told apart only where two names differ in nothing else.
+    Case is ignored unless two names differ only in case.
 
     Args:
-        subset: take names too that no label has.
+        subset: allow `names` to contain names that are not labels.
     """
     for key in (str, _folded):
         places = {key(name): index for index, name in enumerate(names)}
@@ -91,7 +91,7 @@ def match_labels(
 
 
 def check_head(names: Sequence[str] | None, labels: Sequence[str], where: str) -> tuple[int, ...]:
-    """For each label of the data, the output that stands for it.
+    """Return the output index of each label of the data.
 
     Raises:
         ModelError: the model has no head, only generic names, or other labels than the data.

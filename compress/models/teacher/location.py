@@ -1,4 +1,4 @@
-"""Where a teacher comes from, checked and fingerprinted before anything heavy is imported."""
+"""Locating, checking and fingerprinting a teacher before any heavy import."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from compress.profile.specs.decoder import decoder_of
 from compress.tasks.table import task_kind
 
 PREPROCESSOR = "preprocessor_config.json"
-"""How a vision model of transformers says what images it takes."""
+"""Describes the image preprocessing of a transformers vision model."""
 PROCESSOR = "processor_config.json"
-"""The same, where one file holds all of a model's processors."""
+"""The same, in a file that holds all processors of a model."""
 
 TOKENIZER_FILES = (
     *VOCABULARY_FILES,
@@ -40,7 +40,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""The files of a tokenizer."""
+"""File names and patterns of a tokenizer."""
 
 MODEL_FILES = (
     "*.safetensors",
@@ -59,10 +59,10 @@ MODEL_FILES = (
     ADAPTER,
     *TOKENIZER_FILES,
 )
-"""The files of a model that are read; nothing else is fetched from the hub or enters a fingerprint."""
+"""The model files that are read; nothing else is downloaded from the hub or included in a fingerprint."""
 
 GGUF = ".gguf"
-"""The ending of llama.cpp's files, which hold a language model with its tokenizer."""
+"""Suffix of llama.cpp's files, which hold a language model with its tokenizer."""
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _ONNX_HINT = (
     "An ONNX file cannot be trained or pruned; name the model that it was exported from. "
@@ -72,10 +72,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fingerprint(model: str, revision: str | None, base: Path, watched: Watched | None = None) -> str | None:
-    """What tells a model source from any other content; None for a hub model that is not on this machine yet.
+    """Return a key for the content of a model source; None for a hub model that is not on this machine yet.
 
-    A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: `code_sha256`.
-    What a profile describes: that, and its tokenizer likewise.
+    A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: `code_sha256`. A
+    model described in the profile: its description and the fingerprint of its tokenizer.
 
     Raises:
         ModelError: there is no such folder, package or module.
@@ -112,18 +112,19 @@ def check_teacher(
     task: str,
     files: ModelFiles | None = None,
 ) -> None:
-    """Refuse a teacher that cannot do its job, before any work: only its config is read.
+    """Refuse an unusable teacher before any work; only its config is read.
 
-    A hub model that is not on this machine yet is fetched here, so that from then on its commit is known. What
-    a `python:` function gives is checked when it is called.
+    A hub model that is not on this machine yet is downloaded here, so that its commit is known from then on. The
+    result of a `python:` function is checked when it is called.
 
     Args:
-        files: what was read of models already.
+        files: cache of model files already read.
 
     Raises:
         UsageError: it is code, and `--allow-code` was not given.
-        ModelError: it is missing, is no model, is one of another task, needs `finetune` because its head does not
-            fit the labels, or, for sentence embedding, is to be fine-tuned or pools in a way that is not known.
+        ModelError: it is missing, not a model, or for another task, needs `finetune` because its head does not fit
+            the
+            labels, or, for sentence embedding, is to be fine-tuned or has an unknown pooling.
     """
     if task_kind(task).head == "pooled" and spec.finetune is not None:
         raise ModelError(
@@ -166,9 +167,9 @@ def _check_folder(
             )
         return
     if (folder / MODEL_CONFIG).is_file():
-        # First of all: what a model of another task lacks is beside the point.
+        # Checked first: what a model of another task lacks is irrelevant.
         check_task(_read_config(folder), task, spec.model)
-    # An adapter alone has no config, and is named.
+    # Before reading the config, which a lone adapter lacks: this names the adapter in the error.
     for problem in checkpoint_problems(folder, task, files, head=spec.finetune is None):
         raise problem.error(spec.model)
     config = _read_config(folder)
@@ -180,12 +181,12 @@ def _check_folder(
 
 
 def model_folder(model: str, revision: str | None, base: Path, task: str) -> Path:
-    """The folder of a model on this machine; a hub model that is not here yet is fetched, safetensors only.
+    """Return the local folder of a model; a hub model that is not here yet is downloaded, safetensors only.
 
-    Of a task whose models write texts it may be a GGUF file.
+    For a text-generating task it may be a GGUF file.
 
     Raises:
-        ModelError: there is none, or it cannot be fetched.
+        ModelError: there is none, or it cannot be downloaded.
     """
     folder = local_path(model, base)
     if folder is not None and folder.suffix.lower() == GGUF and task_kind(task).writes and folder.is_file():
@@ -200,10 +201,11 @@ def model_folder(model: str, revision: str | None, base: Path, task: str) -> Pat
 
 
 def tokenizer_place(source: str, base: Path) -> Path:
-    """The folder, GGUF file or `tokenizer.json` of a tokenizer; one of the hub that is not here yet is fetched.
+    """Return the folder, GGUF file or `tokenizer.json` of a tokenizer; a hub tokenizer is downloaded if not here
+    yet.
 
     Raises:
-        ModelError: there is none, or it cannot be fetched.
+        ModelError: there is none, or it cannot be downloaded.
     """
     place, where = local_path(source, base), "teacher.config.tokenizer"
     if place is None:
@@ -218,7 +220,7 @@ def tokenizer_place(source: str, base: Path) -> Path:
 
 
 def check_code_allowed(model: str, allow_code: bool, what: str = "this model is built") -> None:
-    """Refuse to run code that the user did not allow.
+    """Raise unless the user allowed code to run.
 
     Raises:
         UsageError: it is not allowed.
@@ -233,16 +235,16 @@ def check_code_allowed(model: str, allow_code: bool, what: str = "this model is 
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a folder that make its model, by name."""
+    """Return the model files of a folder, sorted by name."""
     found = {file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
     return sorted(found, key=lambda file: str(file.relative_to(folder)))
 
 
 def shards_of(folder: Path) -> set[str]:
-    """The names of the files that the index of a model in several files names; they need not be there.
+    """Return the file names in the index of a sharded model; the files need not exist.
 
     Raises:
-        ModelError: an index is damaged, or names something else than a file beside it.
+        ModelError: an index is damaged, or refers to something other than a safetensors file in its folder.
     """
     names: set[str] = set()
     for index in sorted(folder.glob("*.safetensors.index.json")):
@@ -257,7 +259,7 @@ def shards_of(folder: Path) -> set[str]:
 
 
 def hub_commit(model: str, revision: str | None) -> str | None:
-    """The commit that a revision of a hub model stands for, as far as the hub cache of this machine knows."""
+    """Return the commit of a revision of a hub model; None if this machine's hub cache does not know it."""
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     config = _cached_file(model, revision)
@@ -303,7 +305,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
-    """The snapshot of a hub model in the cache of this machine; None if a file of it is missing."""
+    """Return the snapshot of a hub model in this machine's cache; None if a file of it is missing."""
     config = _cached_file(model, revision)
     if config is None:
         return None

@@ -1,4 +1,4 @@
-"""A teacher from wherever it comes, written in the torch form that every later step reads."""
+"""Writing a teacher from any source in the torch format that all later steps read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from compress.tasks.table import task_kind
 
 @dataclass(frozen=True)
 class Source:
-    """A model in memory: `untrained` names weights that its files do not hold; `pooling` is what they say of it."""
+    """A model in memory: `untrained` names weights that its files lack; `pooling` is the one that they specify."""
 
     model: PreTrainedModel
     tokenization: Tokenization
@@ -57,19 +57,20 @@ def materialise(
 ) -> dict[str, Any]:
     """Write the teacher's source to `out`: weights, config, tokenizer.json without truncation, task.json.
 
-    An encoder stays an encoder. A classifier whose labels are those of the data gets its rows in their order;
-    any other keeps its head as it is, and is refused where no `finetune` follows. For sentence embedding whatever head
-    there is gives way to the pooling that the folder or the profile names.
+    An encoder stays an encoder. A classifier whose labels are those of the data gets its rows in their order; any
+    other keeps its head unchanged, and is refused if `finetune` is not set. For sentence embedding any head is
+    replaced by the pooling of the folder or the profile.
 
     Args:
         texts: training texts, on which the written tokenizer is compared with the one that transformers loads.
 
     Returns:
-        facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head` (none, as it was, or
-        matched), `texts` where they are prepared, `max_length` where the maker allows fewer tokens than asked for.
+        Facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head` (`none`, `as it was` or
+            `matched`), the text format, and `max_length` if the tokenizer allows fewer tokens than requested; for
+            sentence embedding also `pooling`, `normalize` and `width`.
 
     Raises:
-        ModelError: the model cannot be had, is not safetensors, or takes no texts of `max_length` tokens.
+        ModelError: the model cannot be loaded, is not safetensors, or does not take texts of `max_length` tokens.
     """
     commit = None
     sentences = task_kind(task).head == "pooled"
@@ -117,9 +118,9 @@ def describe_task(
     labels: Sequence[str],
     max_length: int,
 ) -> dict[str, Any]:
-    """The content of `task.json`: how the model takes texts and what its outputs are.
+    """Return the content of `task.json`: how the model takes texts and what its outputs are.
 
-    `unk_id` is -1 where the tokenizer spells every text and has no unknown token, `mask_id` where it hides none.
+    `unk_id` is -1 if the tokenizer has no unknown token, `mask_id` if it has no mask token.
     """
     vocabulary = tokenizer.get_vocab()
     inside = model.encoder if isinstance(model, SentenceEncoder) else model
@@ -150,10 +151,10 @@ def _first_id(vocabulary: dict[str, int], *tokens: str | None, default: int) -> 
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -> None:
-    """Refuse a tokenizer that knows more tokens than the model.
+    """Refuse a tokenizer with more tokens than the model.
 
     Raises:
-        ModelError: it does.
+        ModelError: it has more.
     """
     highest = max(tokenizer.get_vocab().values(), default=-1)
     rows = model.get_input_embeddings().num_embeddings
@@ -162,10 +163,10 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -
 
 
 def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
-    """Refuse texts that are longer than a model takes.
+    """Refuse a `max_length` above the model's maximum.
 
     Raises:
-        ModelError: it takes fewer tokens than `max_length`.
+        ModelError: the model takes fewer than `max_length` tokens.
     """
     positions = most_tokens(config.to_dict())
     if positions is not None and max_length > positions:
@@ -175,7 +176,7 @@ def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None
 
 
 def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> Source:
-    """The model of a folder; `bare`: without its head, and with its pooling."""
+    """Load the model of a folder; `bare`: without its head, and with its pooling."""
     pooling = read_pooling(folder, spec.pooling) if bare else MEAN
     if (problem := missing_weights(folder)) is not None:
         raise problem
@@ -192,7 +193,7 @@ def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> Source:
 
 
 def _transformer(model: nn.Module, bare: bool) -> PreTrainedModel:
-    """The model of transformers in a model that was loaded; `bare`: without its head."""
+    """Return the transformers model in a loaded model; `bare`: without its head."""
     inside = model.encoder if isinstance(model, SentenceEncoder) else model
     assert isinstance(inside, PreTrainedModel)
     return cast(PreTrainedModel, inside.base_model) if bare else inside

@@ -1,4 +1,4 @@
-"""Whether the files of a model that lies on this machine are all there and can be read: headers, not bytes."""
+"""Checks that the files of a local model are complete and readable, from their headers only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def file_faults(folder: Path, task: str, files: ModelFiles) -> Iterator[ModelError]:
-    """What is missing or damaged of config, weights and, for texts, tokenizer."""
+    """Yield what is missing or damaged of config, weights and, for texts, tokenizer."""
     if (folder / MODULE).is_file():
-        # A module of somebody's code has no config and no tokenizer of its own.
+        # A module from user code has no config and no tokenizer of its own.
         yield from _weights(folder)
         return
     lacking = list(_mapping(files, folder / MODEL_CONFIG, "config-missing"))
@@ -28,7 +28,7 @@ def file_faults(folder: Path, task: str, files: ModelFiles) -> Iterator[ModelErr
     if task_kind(task).items == "image":
         return
     if lacking and (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
-        # Beside a config, `checkpoint_problems` says it.
+        # If there is a config, `checkpoint_problems` reports it.
         yield problem.error(str(folder))
     if (folder / TOKENIZER).is_file():
         yield from _mapping(files, folder / TOKENIZER, "tokenizer-missing")
@@ -73,8 +73,8 @@ def _weights(folder: Path) -> Iterator[ModelError]:
 
 
 def _names(file: Path) -> set[str]:
-    """The weights that a file holds, by its header, which must agree with its size."""
-    # Imported here: it takes numpy, and a profile with a mistake of another kind is told of it at once.
+    """Return the names of the weights in a file, from its header, which must agree with the file size."""
+    # Imported here: it imports numpy, and other mistakes in a profile should be reported without that delay.
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -94,7 +94,7 @@ def _names(file: Path) -> set[str]:
 
 
 def _index(folder: Path, held: dict[str, set[str]]) -> Iterator[ModelError]:
-    """Weights that the index places in a file which does not hold them."""
+    """Yield an error if an index assigns weights to a file that lacks them."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
         placed = read_mapping(index)["weight_map"]
         lost = sorted(name for name, file in placed.items() if file in held and name not in held[file])
