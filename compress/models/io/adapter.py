@@ -1,4 +1,4 @@
-"""Adapters of the library peft: what is carried of one, and how it is added to the weights that it corrects."""
+"""peft adapters: loading one and merging it into the weights of its model."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from compress.models.io.offline import offline
 from compress.profile.model_checks.adapters import ADAPTER_WEIGHTS
 
 _LIMIT = 1e-4
-"""Allowed difference between adapted and merged outputs over the largest of them: float32 sums of another order."""
+"""Allowed difference of merged and adapted outputs relative to the largest: float32 sums in another order."""
 _SHAPE = (4, 16)
-"""Of the random tokens whose logits are compared."""
+"""Shape of the random token ids whose logits are compared."""
 
 
 def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A decoder with the adapter in a folder added to its weights, which are changed; and the facts.
+    """Merge the adapter in a folder into a decoder's weights, in place; returns the decoder and facts.
 
-    What the adapter itself calls its model is not looked for. Hu et al.: LoRA, 2021 (arXiv:2106.09685).
+    The base model that the adapter names is not looked up. Hu et al.: LoRA, 2021 (arXiv:2106.09685).
 
     Raises:
-        ModelError: the adapter does not fit, or the merged model says something else than the adapted one.
+        ModelError: the adapter does not fit, or the outputs of the merged model differ from those of the adapted
+            one.
     """
     where = str(folder)
     with peft_alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -61,7 +62,7 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
             raise _unfit(f"this adapter lacks {lacking[0]!r}", where)
         wanted = adapted(input_ids=ids).logits
         found = adapted.merge_and_unload(safe_merge=True)
-        # As a file holds them: what was tied is one tensor.
+        # As in a saved file: tied weights are one tensor.
         found.tie_weights()
         difference, apart = compared(found(input_ids=ids).logits, wanted)
     if apart:
@@ -74,15 +75,18 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
 
 
 def compared(merged: Tensor, adapted: Tensor) -> tuple[float, bool]:
-    """The largest difference of two outputs, and whether it is more than the order of sums explains."""
+    """Return the largest difference of two outputs, and whether it exceeds what summation order explains."""
     difference = float((merged - adapted).abs().max())
     return difference, not difference <= _LIMIT * max(1.0, float(adapted.abs().max()))
 
 
 @contextmanager
 def peft_alone() -> Iterator[None]:
-    """peft imports bitsandbytes, which looks for optional kernels, on the hub too, and tells of those it has not
-    found: meanwhile nothing is fetched, and nothing told."""
+    """Import peft without requests or warnings.
+
+    peft imports bitsandbytes, which looks for optional kernels, on the hub too, and warns about those it does not
+    find.
+    """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with offline(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

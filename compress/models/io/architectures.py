@@ -1,4 +1,4 @@
-"""From a config to a model object: the architecture by its name in transformers, weights not loaded yet."""
+"""Building a model object from a config: the architecture by its transformers class name, weights not loaded yet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from compress.profile.model_checks.settings import fetching_settings, own_classe
 from compress.profile.model_checks.sizes import impossible_sizes
 
 Attention = Literal["sdpa", "eager"]
-"""How attention is computed: `eager` exports to the smaller graph."""
+"""Attention implementation; `eager` exports to the smaller graph."""
 
 _NO_MODEL = (
     *(ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, AttributeError),
@@ -33,11 +33,12 @@ _NO_MODEL = (
 
 
 def read_config(path: Path) -> PretrainedConfig:
-    """The config of a model directory, without what is ours to choose; code that it may name is never run.
+    """Read the config of a model directory, without the settings that are pinned; code that it may name is never
+    run.
 
     Raises:
-        ModelError: the file is missing or damaged, its architecture is unknown or defined by code of its own, or a
-            setting would make transformers fetch something.
+        ModelError: the file is missing or damaged, its architecture is unknown or defined by custom code, or a
+            setting would make transformers download something.
     """
     file = path / MODEL_CONFIG
     values = read_model_json(file)
@@ -66,7 +67,7 @@ def read_config(path: Path) -> PretrainedConfig:
 
 
 def model_class(config: PretrainedConfig, path: Path) -> Any:
-    """The class that `architectures` names; where it names none, the classifier of the architecture."""
+    """Return the class that `architectures` names, or the classifier of the architecture if it names none."""
     if not config.architectures:
         return classifier_class(config, path)
     name = config.architectures[0]
@@ -80,7 +81,7 @@ def model_class(config: PretrainedConfig, path: Path) -> Any:
 
 
 def classifier_class(config: PretrainedConfig, path: Path) -> Any:
-    """The classifier of texts or images of an architecture; of several the one that `architectures` names.
+    """Return the text or image classifier class of an architecture; of several, the one that `architectures` names.
 
     Raises:
         ModelError: it has none.
@@ -107,15 +108,15 @@ def build(
     attention: Attention = "sdpa",
     seed: int | None = None,
 ) -> PreTrainedModel:
-    """A model of a directory's structure, in float32; its weights are not loaded yet.
+    """Build a float32 model with a directory's structure; its weights are not loaded yet.
 
-    The global random state is left as it was.
+    The global random state is preserved.
 
     Args:
-        seed: draws the first weights as the architecture does it; None: their values are left undefined.
+        seed: for the architecture's random initialisation; None: weights are left uninitialised.
 
     Raises:
-        ModelError: the numbers of the config do not fit each other.
+        ModelError: the config's values are inconsistent.
     """
     config = copy.deepcopy(config)
     with torch.random.fork_rng(devices=[]), no_init_weights() if seed is None else nullcontext():
@@ -123,7 +124,7 @@ def build(
             torch.manual_seed(seed)
         model = _construct(kind, config, path, attention)
         if seed is None:
-            # Without initialisation transformers leaves tied weights apart.
+            # With initialisation disabled transformers does not tie weights.
             model.tie_weights()
     if (path / STRUCTURE).exists():
         apply_structure(model, read_model_json(path / STRUCTURE), str(path / STRUCTURE))
@@ -131,7 +132,7 @@ def build(
 
 
 def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Attention) -> PreTrainedModel:
-    # Convolutions have no attention whose implementation could be chosen.
+    # Convolutional models have no choice of attention implementation.
     chosen = attention if kind._supports_sdpa else "eager"
     try:
         with offline():
@@ -143,6 +144,6 @@ def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Atten
 
 
 def build_on_meta(kind: Any, config: PretrainedConfig) -> PreTrainedModel:
-    """A model of the config with shapes and no values, for its names and sizes."""
+    """Build a model on the meta device, for its names and shapes."""
     with torch.device("meta"), no_init_weights():
         return kind(copy.deepcopy(config))

@@ -1,4 +1,4 @@
-"""Models on disk: safetensors, a config, and a structure file where layers are irregular. No pickle, ever."""
+"""Models on disk: safetensors, a config, and a structure file if layers are irregular. Never a pickle."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from compress.models.text.sentence import SentenceEncoder, drop_pooler, write_po
 def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> None:
     """Write `model.safetensors`, `config.json` and, for an irregular model, `structure.json` into `out`.
 
-    Tied weights are written once. Each file appears complete or not at all. Of a sentence encoder the bare encoder is
-    written, and `pooling.json` beside it.
+    Tied weights are written once. Each file is written atomically. For a sentence encoder the bare encoder and
+    `pooling.json` are written.
 
     Args:
-        leave_out: weights that are not written: those that nobody has trained yet.
+        leave_out: weights that are not written because they are untrained.
     """
     make_folder(out)
     if isinstance(model, Ensemble):
@@ -69,7 +69,7 @@ def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> 
 
 
 def _save_plain(model: PlainModel, out: Path) -> None:
-    # It is in memory, so its code was allowed and has run.
+    # The model was built, so its code was allowed and has already run.
     regular, _ = make_module(model.origin, seed=0, allow_code=True)
     write_weights(_unique_tensors(model.module), out / TORCH_WEIGHTS)
     write_json(out / MODULE, model.describe())
@@ -98,15 +98,15 @@ def _save_transformer(model: PreTrainedModel, out: Path, leave_out: Collection[s
 
 
 def load_model(path: Path, attention: Attention = "sdpa", *, allow_code: bool = False) -> nn.Module:
-    """The model that `save_model` wrote, in float32 and eval mode; every weight comes from the file.
+    """Load a model written by `save_model`, in float32 and eval mode; every weight comes from the file.
 
     Args:
         allow_code: whether the code that a `module.json` names may run, in this folder or in those of an ensemble.
 
     Raises:
-        UsageError: it is made by code, and that is not allowed.
-        ModelError: a file is missing or damaged, the architecture is unknown, or a weight is missing, left
-            over or of another shape than config and structure say.
+        UsageError: the model is built by code, and that is not allowed.
+        ModelError: a file is missing or damaged, the architecture is unknown, or a weight is missing, unexpected or
+            of another shape than given by config and structure.
     """
     with understood("this model", str(path)):
         return _loaded(path, attention, allow_code)
@@ -132,7 +132,7 @@ def _loaded(path: Path, attention: Attention, allow_code: bool) -> nn.Module:
 
 
 def bare_model(model: nn.Module) -> nn.Module | None:
-    """The module whose names the file of a model uses; None for one that is several."""
+    """Return the module whose parameter names the model's file uses; None for an ensemble."""
     if isinstance(model, Ensemble):
         return None
     inside: nn.Module = model
@@ -151,18 +151,17 @@ def load_for_labels(
     *,
     allow_code: bool = False,
 ) -> nn.Module:
-    """A classifier of `labels` on the encoder of a model directory, in float32 and eval mode.
+    """Build a classifier of `labels` on the encoder of a model directory, in float32 and eval mode.
 
-    The directory may hold an encoder alone or a classifier of any labels. A head of the same labels (by name)
-    is kept, in the order of `labels`; any other gives way to a fresh one drawn from `seed`. Every weight of
-    the encoder must be found; only the head, and a pooler that the file lacks, may be fresh. `plan_head` of
-    `compress.models.teacher.heads` tells which are. A plain module keeps its head, which must have an output for each
-    label.
+    The directory may hold an encoder alone or a classifier of any labels. A head of the same labels (by name) is
+    kept, in the order of `labels`; any other is replaced by a fresh one initialised from `seed`. Every weight of the
+    encoder must be present; only the head, and a pooler that the file lacks, may be fresh (see `plan_head` in
+    `compress.models.teacher.heads`). A plain module keeps its head, which must have one output per label.
 
     Raises:
-        UsageError: it is made by code, and that is not allowed.
-        ModelError: a file is missing or damaged, the architecture is unknown or has no classifier, or
-            the encoder lacks a weight or has one of another shape.
+        UsageError: the model is built by code, and that is not allowed.
+        ModelError: a file is missing or damaged, the architecture is unknown or has no classifier, or the encoder
+            lacks a weight or has one of another shape.
     """
     if (path / MODULE).is_file():
         return _plain_for_labels(path, labels, allow_code)
@@ -180,7 +179,7 @@ def load_for_labels(
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    """Every weight and buffer of the model from the file, and nothing left over."""
+    """Load every weight and buffer of the model from the file, which must not contain any others."""
     weights = read_weights(path)
     packed = unpack_layers(model, weights, path) if (path / BITSANDBYTES).is_file() else {}
     put_layers(model, list(packed))  # the others are checked and loaded without them
@@ -191,7 +190,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> PlainModel:
-    """The plain model of a directory, whose head nobody but its own code could replace."""
+    """Load the plain model of a directory; only its own code could replace its head."""
     model = load_model(path, allow_code=allow_code)
     assert isinstance(model, PlainModel)
     image = read_model_json(path / TASK)["image"]
@@ -206,12 +205,12 @@ def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> Pl
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """How many numbers the parameters hold; tied ones count once."""
+    """Return the number of parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a model without the further names of tied weights."""
+    """Return the state dict of a model with only the first name of tied weights."""
     unique: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
     for name, tensor in model.state_dict().items():
@@ -223,7 +222,7 @@ def _unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _check_names(model: nn.Module, found: set[str], path: Path) -> None:
-    """Every weight of the model stands in the file, by one of its names, and nothing else does."""
+    """Check that every weight of the model is in the file under one of its names, and nothing else is."""
     own = model.state_dict(keep_vars=True)
     loaded = {id(tensor) for name, tensor in own.items() if name in found}
     missing = [name for name, tensor in own.items() if id(tensor) not in loaded]
@@ -238,7 +237,7 @@ def _check_names(model: nn.Module, found: set[str], path: Path) -> None:
 
 
 def _check_shapes(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Each weight has the shape that the model has for it."""
+    """Check that each weight has the shape of the model's."""
     for name, tensor in model.state_dict().items():
         if name in weights and weights[name].shape != tensor.shape:
             raise ModelError(

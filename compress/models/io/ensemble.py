@@ -1,4 +1,4 @@
-"""Several models as one: what they put out on average."""
+"""Several models combined into one that averages their outputs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from compress.models.text.sentence import SentenceEncoder
 
 
 class Ensemble(nn.Module):
-    """Models of the same inputs and outputs, averaged.
+    """Models with the same inputs and outputs, averaged.
 
-    Classifiers: the logarithm of the mean of their probabilities (n, labels), so that softmax gives that mean; deep
-    ensembles (Lakshminarayanan et al. 2017, arXiv:1612.01474). Sentence encoders: the mean of their embeddings
-    (n, width), each of length 1 before; they must be of one space, as generations of one teacher are. float32.
+    Classifiers: the logarithm of the mean of their probabilities (n, labels), so that softmax returns that mean;
+    deep ensembles (Lakshminarayanan et al. 2017, arXiv:1612.01474). Sentence encoders: the mean of their embeddings
+    (n, width), each normalised first; they must share one embedding space, as generations of one teacher do.
+    float32.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -36,23 +37,23 @@ class Ensemble(nn.Module):
         self.embeds = embeds.pop()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """The inputs of the members -> outputs (n, labels or width), float32."""
+        """Map the members' inputs to outputs (n, labels or width), float32."""
         return self.combine([outputs_of(member(**inputs)) for member in self.members])
 
     def combine(self, each: Sequence[Tensor]) -> Tensor:
-        """The members' outputs, (n, labels or width) each -> those of the ensemble, float32."""
+        """Combine the members' outputs, (n, labels or width) each, into the ensemble's, float32."""
         together = torch.stack([one.float() for one in each])
         if self.embeds:
             return nn.functional.normalize(together, dim=-1).mean(dim=0)
-        # In logarithms, so that a probability too small for float32 does not become minus infinity.
+        # In log space, so that a probability that underflows in float32 does not become minus infinity.
         return together.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(each))
 
 
 def member_folders(path: Path) -> tuple[Path, ...]:
-    """The folders of the members that `ensemble.json` names, in order.
+    """Return the folders of the members that `ensemble.json` names, in order.
 
     Raises:
-        ModelError: the file is damaged, or names a folder that is not right beside it or holds an average itself.
+        ModelError: the file is damaged, or names a folder that is not directly beside it or is itself an ensemble.
     """
     body = read_model_json(path / ENSEMBLE)
     names = body.get("members") if isinstance(body, dict) else None
@@ -64,7 +65,7 @@ def member_folders(path: Path) -> tuple[Path, ...]:
 def _member(path: Path, name: str) -> Path:
     where = str(path / ENSEMBLE)
     folder = inside(path, name, where=where)
-    # A link to the ensemble itself would have no end.
+    # A link to the ensemble itself would recurse forever.
     if folder.parent != path or folder.resolve() == path.resolve():
         raise ModelError(f"{name!a} is not a folder beside this file", where=where, code="outside-folder")
     if (folder / ENSEMBLE).exists():

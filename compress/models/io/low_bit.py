@@ -1,11 +1,11 @@
-"""Linear layers of bitsandbytes: made from a model's weights, and read back from a file.
+"""bitsandbytes linear layers: packed from a model's weights, and read back from a file.
 
-LLM.int8() (Dettmers et al. 2022) stores a weight as 8-bit integers with a scale for each output, and multiplies inputs
-that hold large values in 16 bits. NF4 and FP4 (Dettmers et al., "QLoRA", 2023) store it in 4-bit codes with a scale for
-each 64 of them; with double quantization those scales are 8-bit codes themselves.
+LLM.int8() (Dettmers et al. 2022) stores a weight as 8-bit integers with one scale per output, and multiplies input
+columns with large values in 16 bits. NF4 and FP4 (Dettmers et al., "QLoRA", 2023) store it as 4-bit codes with one
+scale per 64 of them; with double quantization the scales are 8-bit codes themselves.
 
-On a CPU with AVX512-BF16 the first forward pass of a 4-bit layer lays its weight out anew, in place, and what is saved
-after that can be wrong. So a file is made from weights of which no forward pass was ever taken.
+On a CPU with AVX512-BF16 the first forward pass of a 4-bit layer repacks its weight in place, and what is saved
+after that can be wrong. So files are only written from weights that no forward pass has used.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from compress.models.io.weights import read_model_json
 Tensors: TypeAlias = dict[str, torch.Tensor]
 
 OUTLIER_THRESHOLD = 6.0
-"""Columns of inputs with a value beyond it are multiplied in 16 bits by LLM.int8()."""
+"""LLM.int8() multiplies input columns with a value above this in 16 bits."""
 BLOCK_SIZE = 64
-"""Weights that share a scale in 4 bits."""
+"""Weights per scale in 4-bit formats."""
 _FAST_SHAPE = (32, 64)
-"""Outputs and inputs that the AVX512-BF16 kernel of 4-bit layers needs multiples of."""
+"""The AVX512-BF16 kernel of 4-bit layers needs multiples of these output and input sizes."""
 
 
 @dataclass(frozen=True)
 class LowBit:
-    """How the linear layers `layers` of a model are stored."""
+    """How the linear layers named in `layers` are stored."""
 
     numbers: Literal["int8", "nf4", "fp4"]
     double_quantization: bool
@@ -45,17 +45,17 @@ class LowBit:
 
 
 def linear_layers(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the linear layers with a weight of their own in a file; a tied one is left to whom it is tied to."""
+    """Return the names of the linear layers whose weight is in the file; of tied weights only the first name is."""
     return [
         name
         for name, module in model.named_modules()
-        # Subclasses may read their weight themselves, which a packed one does not stand.
+        # Subclasses may access their weight directly, which does not work with a packed one.
         if type(module) is nn.Linear and f"{name}.weight" in weights
     ]
 
 
 def pack_layers(weights: Tensors, low_bit: LowBit) -> Tensors:
-    """The tensors of a model with those of the named layers as bitsandbytes stores them.
+    """Replace the tensors of the named layers by those that bitsandbytes stores.
 
     Args:
         weights: float tensors by name; a layer's weight is (outputs, inputs).
@@ -70,16 +70,16 @@ def pack_layers(weights: Tensors, low_bit: LowBit) -> Tensors:
 
 
 def write_low_bit(low_bit: LowBit, out: Path) -> None:
-    """Write `bitsandbytes.json`, which tells `read_low_bit` how to rebuild the layers."""
+    """Write `bitsandbytes.json`, from which `read_low_bit` rebuilds the layers."""
     settings = {"outlier_threshold": OUTLIER_THRESHOLD, "block_size": BLOCK_SIZE}
     write_json(out / BITSANDBYTES, {**asdict(low_bit), **settings})
 
 
 def read_low_bit(path: Path) -> LowBit:
-    """What `write_low_bit` wrote.
+    """Read what `write_low_bit` wrote.
 
     Raises:
-        ModelError: the file is damaged, or says what this version cannot do.
+        ModelError: the file is damaged, or has settings that this version does not support.
     """
     values = read_model_json(path / BITSANDBYTES)
     try:
@@ -96,7 +96,7 @@ def read_low_bit(path: Path) -> LowBit:
 
 
 def unpack_layers(model: nn.Module, weights: Tensors, path: Path) -> dict[str, nn.Module]:
-    """Take the tensors of the packed layers out of `weights`: the layers that they make, by name.
+    """Remove the tensors of the packed layers from `weights` and return the layers built from them, by name.
 
     Raises:
         ModelError: a layer's tensors are missing or do not fit.
@@ -120,8 +120,11 @@ def unpack_layers(model: nn.Module, weights: Tensors, path: Path) -> dict[str, n
 
 
 def moved(model: nn.Module, device: str) -> nn.Module:
-    """The model on a device, in place. `Module.to` replaces the data of a parameter and forgets what else stands at
-    it: the weights and scales that 8-bit layers multiply with would stay behind."""
+    """Move the model to a device, in place.
+
+    `Module.to` replaces the data of a parameter but not its other attributes, so the weights and scales that 8-bit
+    layers multiply with are moved here.
+    """
     model.to(device)
     for weight in model.parameters():
         scales = getattr(weight, "SCB", None)
@@ -132,8 +135,7 @@ def moved(model: nn.Module, device: str) -> nn.Module:
 
 
 def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
-    """Put layers in the place of those of the same names, wherever a model has these; names alone leave the places
-    without weights."""
+    """Replace the layers of these names wherever the model uses them; given names only, remove their weights."""
     places: dict[nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(path)
@@ -168,9 +170,9 @@ def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
 
 
 def _empty_layer(inputs: int, outputs: int, low_bit: LowBit, bias: bool) -> Any:
-    """A layer whose weight is yet to be set."""
-    # It looks for optional kernels, on the hub too, tells of those that are not installed, and at every product of the
-    # cast to 16 bits that it makes.
+    """Create a layer whose weight is not set yet."""
+    # bitsandbytes looks for optional kernels, on the hub too, and logs those that are not installed, as well as
+    # every cast to 16 bits.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with offline():
         import bitsandbytes as bnb

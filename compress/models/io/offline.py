@@ -1,4 +1,4 @@
-"""No request to the hub while a model is read from its files, whatever these ask for."""
+"""Blocking hub requests while a model is read from its files, whatever these refer to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Requests of huggingface_hub fail inside, and so do those of transformers."""
+    """Make requests by huggingface_hub and transformers fail inside the context."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:

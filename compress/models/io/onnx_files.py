@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself: its inputs, its outputs, the files that hold its weights. The model is not run."""
+"""The interface of an ONNX file: its inputs, outputs and weight files. The model is not run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _NO_TENSORS = {
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: its name, the numpy dtype of its values, its axes (a number where it is fixed).
+    """An input or output: its name, the numpy dtype of its values, its axes (a number if fixed).
 
-    `axes` is None where the file does not say the rank. What is no tensor has its kind as `dtype`: `sequence`, `map`,
+    `axes` is None if the file does not state the rank. For a non-tensor, `dtype` is its kind: `sequence`, `map`,
     `optional`, `sparse tensor`.
     """
 
@@ -50,7 +50,7 @@ class Port:
 class OnnxFile:
     """The inputs and outputs of a model in its own order, and the relative paths of its external data.
 
-    `positions`: rows of the tables by which its attention turns queries and keys; None without such tables.
+    `positions`: number of rows of the rotary tables of its attention; None without such tables.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class OnnxFile:
 
 
 def onnx_file(model: Path) -> Path:
-    """The file that a path means: itself, or the `model.onnx` of a folder.
+    """Return the file that a path refers to: itself, or the `model.onnx` of a folder.
 
     Raises:
         ModelError: it is a file of another format.
@@ -81,7 +81,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """Read and check an ONNX file.
 
     Raises:
-        ModelError: it is not there, not ONNX, cut off, not valid, or files of its weights are missing.
+        ModelError: it is missing, not ONNX, truncated, not valid, or files with its weights are missing.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -109,7 +109,7 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def _positions(graph: Any) -> int | None:
-    """Of GroupQueryAttention, whose eighth input are the cosines (positions, numbers)."""
+    """Read the number of positions from the `cos_cache` (positions, dims) of GroupQueryAttention, its eighth input."""
     rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 2}
     read = [
         node.input[7] for node in graph.node if node.op_type == "GroupQueryAttention" and len(node.input) > 7
@@ -118,8 +118,10 @@ def _positions(graph: Any) -> int | None:
 
 
 def _with_shapes(model: Any) -> Any | None:
-    """A model whose outputs have shapes, without its weights: onnx wants what onnxruntime does without. None where they
-    have them."""
+    """Return a copy of the model with output shapes and without external weights; None if all outputs have shapes.
+
+    The onnx checker requires output shapes, onnxruntime does not.
+    """
     import onnx
     from onnx.external_data_helper import uses_external_data
 
@@ -141,14 +143,14 @@ def _with_shapes(model: Any) -> Any | None:
 
 
 def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tuple[str, ...]:
-    """Copy a model to `target`, and the files of its weights beside it; those files' names there.
+    """Copy a model to `target`, with its weight files beside it, and return the names of these files.
 
-    Copied and never linked: what is written under a link is written to the file itself. The files of weights are called
-    as the target is, with something behind; the bytes of the graph are the same unless it has to say so, or has axes
-    of no size (-1 or 0), which are left open.
+    They are copied rather than linked, since writing to a link would change the original. Weight files are named
+    after the target with a suffix. The graph is copied byte for byte unless it must refer to renamed files or has
+    axes of an invalid size (-1 or 0), which are made dynamic.
 
     Args:
-        taken: names that no file of weights may have there.
+        taken: names that weight files must not have.
     """
     import onnx
     from onnx.external_data_helper import uses_external_data
@@ -156,7 +158,7 @@ def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tup
     names: dict[str, str] = {}
     for name in found.external:
         ours = name.startswith((f"{target.name}.data", f"{target.name}_data"))
-        # Other letters no device takes.
+        # Some devices do not accept other characters in file names.
         kept = ours and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
         names[name] = name if kept and name not in taken else ""
     for name in [name for name, new in names.items() if not new]:
@@ -179,7 +181,7 @@ def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tup
 
 
 def tensors_of(model: Any) -> Iterator[Any]:
-    """Every constant of a model: initializers and attributes, of the graph, of its branches and of its functions."""
+    """Yield every constant of a model: initializers and attributes of the graph, its subgraphs and its functions."""
     for part in (model.graph, *model.functions):
         yield from _constants_of(part)
 
@@ -200,7 +202,7 @@ def _constants_of(part: Any) -> Iterator[Any]:
 
 
 def _open_axes(graph: Any) -> bool:
-    """Take the size from axes that have none that could be; whether there were any."""
+    """Remove invalid sizes (-1 or 0) from axes; returns whether there were any."""
     found = False
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
@@ -211,15 +213,15 @@ def _open_axes(graph: Any) -> bool:
 
 
 def _plain(name: object) -> str:
-    """A path as it is compared: without the `./` that onnx writes."""
+    """Normalise a path for comparison: without the `./` that onnx writes."""
     return str(PurePosixPath(str(name)))
 
 
 def _external_files(model: Any, path: Path) -> tuple[str, ...]:
-    """The files beside the model that hold weights, by their path from its folder.
+    """Return the files that hold external weights, as paths relative to the model's folder.
 
     Raises:
-        ModelError: one is missing, cut off, or lies outside the folder.
+        ModelError: a file is missing, truncated, or outside the folder.
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -266,7 +268,7 @@ def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
         tensor = value.type.tensor_type
         axes = None
         if tensor.HasField("shape"):
-            # Some exporters write -1 or 0 for an axis of any size.
+            # Some exporters write -1 or 0 for a dynamic axis.
             axes = tuple(
                 int(axis.dim_value) if axis.dim_value > 0 else axis.dim_param or "?"
                 for axis in tensor.shape.dim
@@ -277,6 +279,6 @@ def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
             raise ModelError(
                 f"{value.name!r} has a type that onnx does not know", where=str(path), code="damaged-model"
             ) from error
-        # numpy has no type of texts, and says so.
+        # numpy has no string dtype and reports object.
         found.append(Port(value.name, "string" if dtype == "object" else dtype, axes))
     return tuple(found)

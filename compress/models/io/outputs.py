@@ -1,4 +1,4 @@
-"""What a model of any kind gives for a batch, as one tensor."""
+"""Extracting the output tensor of a model of any kind."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from compress.core.errors import ModelError
 
 
 def outputs_of(result: Any) -> Tensor:
-    """The outputs (n, ...) in what a model's forward returned; which shape they must have is its task's business.
+    """Return the outputs (n, ...) in the result of a model's forward; the task checks their shape.
 
-    It may be a tensor, (n, labels, 1, 1) for (n, labels); an object or a mapping with `logits`; or hold one such tensor
-    alone.
+    The result may be a tensor, where (n, labels, 1, 1) becomes (n, labels); an object or mapping with `logits`; or a
+    container of a single such tensor.
 
     Raises:
-        ModelError: it is something else, or several things.
+        ModelError: it is anything else, or has several items.
     """
     found = _logits(result)
     if isinstance(found, Tensor) and found.ndim == 4 and found.shape[2:] == (1, 1):
@@ -30,9 +30,9 @@ def outputs_of(result: Any) -> Tensor:
 
 @contextmanager
 def without_cache(model: Any) -> Iterator[None]:
-    """Meanwhile a decoder keeps no cache of what it has read, which training has no use for.
+    """Disable a decoder's key-value cache, which training does not need.
 
-    Only so does transformers look at `position_ids` for texts that stand side by side.
+    transformers only uses the `position_ids` of packed texts if there is no cache.
     """
     config: Any = getattr(model, "config", None)
     before = getattr(config, "use_cache", None)
@@ -47,10 +47,10 @@ def without_cache(model: Any) -> Iterator[None]:
 
 
 def rows_of(result: Any) -> Tensor:
-    """The outputs (n, labels) of a model that gives one number a label.
+    """Return the outputs (n, labels) of a model with one number per label.
 
     Raises:
-        ModelError: they are of another shape.
+        ModelError: they have another shape.
     """
     found = outputs_of(result)
     if found.ndim != 2:

@@ -1,4 +1,4 @@
-"""Any `nn.Module` as a model: built by the user's function, its weights and shapes from our files."""
+"""Any `nn.Module` as a model: built by the user's function, with weights and shapes from our files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from compress.models.teacher.code_files import code_sha256, module_file
 
 @dataclass(frozen=True)
 class Origin:
-    """The function that builds a module: `source` is `python:module:function`, looked for in `base` first; `sha256`
-    is `code_sha256` of it when the model was made."""
+    """The function that builds a module.
+
+    `source` is `python:module:function`, searched in `base` first; `sha256` is its `code_sha256` when the model was
+    made.
+    """
 
     source: str
     base: Path
@@ -32,7 +35,7 @@ class Origin:
 
     @classmethod
     def of(cls, source: str, base: Path) -> Origin:
-        """The origin of a function as its file is now.
+        """Return the origin of a function with the current hash of its code.
 
         Raises:
             ModelError: there is no such module.
@@ -41,7 +44,7 @@ class Origin:
 
 
 class PlainModel(nn.Module):
-    """A module of somebody's code; `order` names, for each label, the output that stands for it."""
+    """A module built by user code; `order` gives the output index of each label."""
 
     def __init__(self, module: nn.Module, origin: Origin, order: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -50,8 +53,7 @@ class PlainModel(nn.Module):
         self.order = None if order is None or list(order) == sorted(order) else tuple(order)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Inputs by place, in the order in which the task names them, whatever the module calls its own -> outputs
-        (n, ...)."""
+        """Pass the inputs by position in the task's order, whatever the module calls them; returns (n, ...)."""
         outputs = outputs_of(self.module(*inputs, *named.values()))
         return outputs if self.order is None else outputs[:, list(self.order)]
 
@@ -66,7 +68,7 @@ class PlainModel(nn.Module):
 
 
 def make_module(origin: Origin, seed: int, *, allow_code: bool) -> tuple[nn.Module, tuple[str, ...] | None]:
-    """What the function builds, in float32 on the CPU in eval mode, and the names of its outputs if it gives them.
+    """Build the module in float32 on the CPU in eval mode; also returns the names of its outputs if it has any.
 
     Raises:
         UsageError: code is not allowed to run.
@@ -82,13 +84,13 @@ def make_module(origin: Origin, seed: int, *, allow_code: bool) -> tuple[nn.Modu
             f"a {type(made).__name__}",
             where=origin.source,
         )
-    made = getattr(made, "_orig_mod", made)  # what torch.compile wraps is the module itself
+    made = getattr(made, "_orig_mod", made)  # Unwrap a module compiled with torch.compile.
     _check_kind(made, origin.source)
     return made.float().cpu().eval(), labels
 
 
 def _check_kind(module: nn.Module, where: str) -> None:
-    """Refuse what cannot be taken apart, saved by its weights and built again."""
+    """Refuse modules that cannot be taken apart, saved by their weights and rebuilt."""
     for name, each in module.named_modules():
         if isinstance(each, torch.jit.ScriptModule):
             raise ModelError(
@@ -109,11 +111,11 @@ def _check_kind(module: nn.Module, where: str) -> None:
 
 
 def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
-    """The module of a model directory with its structure; its weights are not loaded yet.
+    """Rebuild the module of a model directory with its structure; its weights are not loaded yet.
 
     Raises:
         UsageError: code is not allowed to run.
-        ModelError: `module.json` is damaged, or the function's file is gone or was changed.
+        ModelError: `module.json` is damaged, or the function's file is missing or has changed.
     """
     file = path / MODULE
     described = read_model_json(file)
@@ -138,10 +140,10 @@ def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
 
 
 def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where: str) -> int:
-    """How many outputs a model of images has, found by showing it a blank one.
+    """Return the number of outputs of an image model, found by running it on blank images.
 
     Raises:
-        ModelError: it does not take images of that size, or gives no (batch, outputs).
+        ModelError: it does not take images of that size, or its output is not (batch, outputs).
     """
     blank = torch.zeros(2, channels, *size)
     try:

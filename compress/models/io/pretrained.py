@@ -1,4 +1,4 @@
-"""Loading what transformers saved: whole, in float32, and never a pickle."""
+"""Loading models saved by transformers: complete, in float32, and never from a pickle."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from compress.models.teacher.location import shards_of
 def load_pretrained(
     kind: Any, folder: Path, config: PretrainedConfig
 ) -> tuple[PreTrainedModel, frozenset[str]]:
-    """A model of a folder in eval mode, and the weights that its files do not hold: those of a pooler at most.
+    """Load a model in eval mode; also returns the weights that its files lack, which may only be those of a pooler.
 
-    The global random state is left as it was.
+    The global random state is preserved.
 
     Args:
         kind: the class, or an auto class.
@@ -49,7 +49,7 @@ def load_pretrained(
                 where = str(folder / TORCH_WEIGHTS)
                 raise ModelError(f"this file is damaged: {error}", where=where) from error
             raise
-    # A count of batches that old files lack is 0 from the start, and no weight.
+    # A BatchNorm batch counter missing from old files starts at 0 and is not a weight.
     untrained = frozenset(key for key in found["missing_keys"] if not key.endswith("num_batches_tracked"))
     lacking = sorted(key for key in untrained if "pooler." not in key)
     if lacking:
@@ -62,7 +62,7 @@ def load_pretrained(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and no tables of transformers: what they would say is checked here."""
+    """Silence the progress bars and loading reports of transformers; the loading info is checked here instead."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

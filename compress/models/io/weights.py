@@ -1,4 +1,4 @@
-"""The files of a model directory: safetensors and JSON, read and written whole. No pickle, ever."""
+"""The files of a model directory: safetensors and JSON, read and written whole. Never a pickle."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from compress.core.errors import ModelError
 
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Write tensors as one safetensors file, as a whole or not at all."""
+    """Write tensors to one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(file) as temporary:
         save_file(plain, temporary, metadata={"format": "pt"})
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a model directory.
+    """Return all tensors of a model directory.
 
     Raises:
         ModelError: the file is missing or damaged.
@@ -37,7 +37,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of all tensors of a model directory, from the header of the file.
+    """Return the names and shapes of all tensors of a model directory, from the file's header.
 
     Raises:
         ModelError: the file is missing or damaged.
@@ -51,7 +51,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_model_json(file: Path) -> Any:
-    """A parsed JSON file of a model directory.
+    """Return a parsed JSON file of a model directory.
 
     Raises:
         ModelError: the file is missing or damaged.
@@ -63,7 +63,7 @@ def read_model_json(file: Path) -> Any:
 
 
 def missing_weights(folder: Path) -> ModelError | None:
-    """Why a folder has no weights to load; None if it has a safetensors file."""
+    """Return why a folder has no weights to load; None if it has a safetensors file."""
     if any(folder.glob("*.safetensors")):
         return None
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
