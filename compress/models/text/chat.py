@@ -1,4 +1,4 @@
-"""How a model takes texts and conversations. A chat template is Jinja that comes with a model: it runs in a sandbox."""
+"""How a model formats texts and conversations. Chat templates are Jinja code from the model and run in a sandbox."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 from compress.core.errors import ModelError
 
 Conversation = Sequence[Mapping[str, str]]
-"""Messages, `{role, content}` each. The words of a last one without `content` are still to be written."""
+"""Messages, `{role, content}` each. A last message without `content` is to be generated."""
 Prompt = str | Conversation
-"""A text to go on with, or a conversation that the assistant goes on with."""
+"""A text to continue, or a conversation for the assistant to continue."""
 UNWRITTEN: Conversation = ({"role": "user"},)
-"""What a user would say first is to be written."""
+"""A conversation whose first user message is to be generated."""
 Render = Callable[[Conversation, bool], str]
-"""The template of a model: messages, and whether the assistant's next answer is asked for -> the text."""
+"""A model's template: messages, and whether to add the generation prompt -> the text."""
 PLACEHOLDER = "\ue000"
-"""Stands for what is written where a template is looked at: a letter that is nobody's, so that no template has it."""
+"""Stands for generated text when a template is inspected: a private-use character that no template contains."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a model takes texts, as its `task.json` says it: `begin` stands before every text, `end` behind one that is
-    learnt, and whichever of `ends` comes first ends an answer."""
+    """How a model takes texts, from its `task.json`.
+
+    `begin` is put before every text, `end` after a text in training; the first of `ends` to appear ends an answer.
+    """
 
     max_length: int
     pad: int
@@ -35,7 +37,7 @@ class Format:
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Format:
-        """The format of a `task.json`."""
+        """Return the format in a `task.json`."""
         return cls(
             int(described["max_length"]),
             int(described["pad_id"]),
@@ -47,25 +49,25 @@ class Format:
         )
 
     def render(self, where: str) -> Render | None:
-        """Its chat template; None where it has none."""
+        """Return its chat template as a function; None without one."""
         return None if self.template is None else renderer(self.template, self.special, where)
 
 
 def end_ids(described: Mapping[str, Any]) -> tuple[int, ...]:
-    """The tokens that end an answer, by a `task.json`; older ones name a single one."""
+    """Return the ids of the tokens that end an answer, from a `task.json`; older ones have a single id."""
     ends = described.get("end_ids", [described["end_id"]])
     return tuple(int(one) for one in ends if one is not None)
 
 
 def renderer(template: str, special: Mapping[str, str], where: str) -> Render:
-    """What turns messages into text as the model was taught.
+    """Return a function that renders messages as text in the model's format.
 
     Args:
-        template: Jinja, as `chat_template.jinja` or a tokenizer's config holds it.
-        special: the special tokens that templates name: `bos_token`, `eos_token`.
+        template: Jinja, as in `chat_template.jinja` or a tokenizer's config.
+        special: the special tokens that templates refer to: `bos_token`, `eos_token`.
 
     Raises:
-        ModelError: when it is called: the template is no Jinja or refuses the messages.
+        ModelError: when called, if the template is not valid Jinja or rejects the messages.
     """
 
     def render(messages: Sequence[Mapping[str, str]], asks: bool) -> str:

@@ -1,4 +1,4 @@
-"""How a model folder says that token vectors become one vector: our own file, or sentence-transformers' modules."""
+"""The pooling of token vectors declared by a model folder, in our own file or in sentence-transformers' modules."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _OWN_MODES: Mapping[str, PoolingMode] = {"mean_tokens": "mean", "cls_token": "cl
 
 @dataclass(frozen=True)
 class Pooling:
-    """`mean` over the real tokens or the first one, `cls`; whether the vector is then made of length 1."""
+    """Mean over the real tokens, or the first token (`cls`); whether the vector is then normalised to length 1."""
 
     mode: PoolingMode
     normalize: bool
 
 
 MEAN = Pooling("mean", normalize=False)
-"""What is done where nobody says anything."""
+"""Default if nothing is declared."""
 
 
 def read_pooling(folder: Path, override: PoolingMode | None = None) -> Pooling:
-    """The pooling of a model folder: its `pooling.json`, else its `modules.json`, else the plain mean.
+    """Return the pooling of a model folder: from its `pooling.json`, else its `modules.json`, else the plain mean.
 
     Args:
-        override: the profile's `teacher.pooling`, in place of what the folder says; whether vectors are made of
-            length 1 stays as the folder has it.
+        override: the profile's `teacher.pooling`, which replaces the folder's mode; normalisation stays as declared
+            in the folder.
 
     Raises:
-        ModelError: a file is damaged, or the folder pools in a way that is not known here.
+        ModelError: a file is damaged, or the folder declares an unsupported pooling.
     """
     if (folder / POOLING).is_file():
         found = _own(folder / POOLING)
@@ -61,7 +61,7 @@ def _own(file: Path) -> Pooling:
 
 
 def _of_modules(folder: Path, override: PoolingMode | None) -> Pooling:
-    """The modules of a sentence-transformers folder: a transformer, its pooling, perhaps a normalisation."""
+    """Read the modules of a sentence-transformers folder: a transformer, its pooling, optionally a normalisation."""
     file = folder / MODULES
     values = _read(file)
     if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
@@ -95,7 +95,7 @@ def _mode(file: Path) -> PoolingMode:
     values = _read(file)
     if not isinstance(values, dict):
         raise ModelError("expected a mapping", where=str(file))
-    # Newer files name the mode, older ones have a switch for each.
+    # Newer files have the name of the mode, older ones a flag for each.
     named = values.get("pooling_mode")
     asked = (
         [str(named)]

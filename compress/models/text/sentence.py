@@ -1,4 +1,4 @@
-"""Sentence encoders: a transformer whose token vectors are pooled to one vector a text."""
+"""Sentence encoders: a transformer whose token vectors are pooled into one vector per text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from compress.models.text.pooling import MODULES, POOLING_FOLDER, PoolingMode
 
 
 class SentenceEncoder(nn.Module):
-    """A bare encoder with masked mean or `[CLS]` pooling, and vectors of length 1 where `normalize` says so.
+    """A bare encoder with masked mean or `[CLS]` pooling; `normalize` scales the vectors to length 1.
 
     Mean pooling over the real tokens is that of Sentence-BERT (Reimers and Gurevych 2019, arXiv:1908.10084). The
-    pooler that some architectures carry for classification is left out: nothing reads it.
+    pooler that some architectures have for classification is removed, as it is not used.
     """
 
     def __init__(self, encoder: PreTrainedModel, pooling: PoolingMode, normalize: bool) -> None:
@@ -35,14 +35,14 @@ class SentenceEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Token ids and masks, int64 (n, t) each -> embeddings (n, width), float32."""
+        """Map token ids and masks, int64 (n, t) each, to embeddings (n, width), float32."""
         named = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             named["token_type_ids"] = token_type_ids
         return self.pool(self.encoder(**named).last_hidden_state, attention_mask)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Token vectors (n, t, width) and their 0/1 mask (n, t) -> embeddings (n, width), float32."""
+        """Pool token vectors (n, t, width) by their 0/1 mask (n, t) into embeddings (n, width), float32."""
         hidden = hidden.float()
         if self.pooling == "cls":
             pooled = hidden[:, 0]
@@ -53,13 +53,13 @@ class SentenceEncoder(nn.Module):
 
 
 def drop_pooler(encoder: nn.Module) -> None:
-    """Take the classification pooler off an encoder, in place, if it has one."""
+    """Remove the classification pooler of an encoder, in place, if it has one."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.register_module("pooler", None)
 
 
 def write_pooling(model: SentenceEncoder, out: Path) -> None:
-    """Write `pooling.json`, and what sentence-transformers needs to load the folder."""
+    """Write `pooling.json` and the files that sentence-transformers needs to load the folder."""
     write_json(out / POOLING, {"pooling": model.pooling, "normalize": model.normalize})
     kinds = ["Transformer", "Pooling", *(["Normalize"] if model.normalize else [])]
     folders = ["", POOLING_FOLDER, "2_Normalize"]

@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says of texts: prompts, lower case, length."""
+"""Text settings of a sentence-transformers folder: prompts, lower-casing, length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRANSFORMER_FILES = (
         for name in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
     ),
 )
-"""What the transformer of a folder takes, in the order in which sentence-transformers looks for it."""
+"""Files with the transformer's settings, in the order in which sentence-transformers looks for them."""
 _NEUTRAL = {
     "max_seq_length", "do_lower_case", "model_name_or_path", "cache_dir", "backend", "tokenizer_name_or_path",
     "transformer_task", "modality_config", "module_output_name", "unpad_inputs",
@@ -28,7 +28,7 @@ _NEUTRAL = {
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """What is done to a text before it is tokenized; `prompt` names the prompt that is put before every text."""
+    """Preprocessing of a text before tokenization; `prompt` is the name of the prompt prefixed to every text."""
 
     prefix: str = ""
     strip: bool = False
@@ -38,17 +38,17 @@ class SentenceSettings:
 
 
 PLAIN = SentenceSettings()
-"""Texts are taken as they are."""
+"""Texts are not changed."""
 
 
 def read_sentence_settings(folder: Path) -> SentenceSettings:
-    """The settings of a folder; those of no folder of sentence-transformers do nothing.
+    """Return the settings of a folder; those of a folder not from sentence-transformers change nothing.
 
-    What `SentenceTransformer.encode` does is documented with sentence-transformers (5.x): the default prompt is put
-    before each text, blanks at its ends are stripped, then letters are made lower case.
+    The steps of `SentenceTransformer.encode` are documented in sentence-transformers (5.x): the default prompt is
+    prefixed to each text, whitespace at its ends is stripped, then it is lower-cased.
 
     Raises:
-        ModelError: with the code `sentence-setting`: a setting cannot be carried.
+        ModelError: with the code `sentence-setting`: a setting is not supported.
     """
     if not (folder / MODULES).is_file():
         return PLAIN
@@ -76,7 +76,7 @@ def read_sentence_settings(folder: Path) -> SentenceSettings:
 
 
 def _default_prompt(folder: Path) -> tuple[str | None, str]:
-    """The name and the text of the prompt that every text gets."""
+    """Return the name and text of the prompt prefixed to every text."""
     file = folder / PROMPTS
     if not file.is_file():
         return None, ""
@@ -93,7 +93,7 @@ def _default_prompt(folder: Path) -> tuple[str | None, str]:
 
 
 def _check_pooled_prompt(folder: Path) -> None:
-    """Refuse a pooling that leaves the prompt's tokens out."""
+    """Refuse a pooling that excludes the prompt's tokens."""
     for file in folder.glob("*_Pooling/config.json"):
         if read_mapping(file).get("include_prompt") is False:
             raise ModelError(

@@ -1,4 +1,4 @@
-"""What is done to a text before its tokenizer sees it, and at which end long texts are cut."""
+"""Text preprocessing before tokenization, and the side on which long texts are truncated."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any, Literal, cast
 from compress.core.errors import ModelError
 
 SECTION = "texts"
-"""The section of `task.json`; it is left out where texts are taken as they are and cut on the right."""
+"""Section of `task.json`; omitted if texts are not changed and are truncated on the right."""
 
 
 @dataclass(frozen=True)
 class TextFormat:
-    """In this order: `prefix` is put before a text, blanks at its ends are stripped, letters are made lower case. What
-    does not fit is cut off at the end `cut`."""
+    """Text preprocessing, in this order: `prefix` is prepended, whitespace at the ends stripped, the text
+    lower-cased.
+
+    Texts that are too long are truncated on the side `cut`.
+    """
 
     prefix: str = ""
     strip: bool = False
@@ -24,7 +27,7 @@ class TextFormat:
 
     @staticmethod
     def of(task: Mapping[str, Any]) -> TextFormat:
-        """The format that a `task.json` declares.
+        """Return the format declared in a `task.json`.
 
         Raises:
             ModelError: its section is damaged.
@@ -46,14 +49,14 @@ class TextFormat:
         )
 
     def section(self) -> dict[str, Any]:
-        """What `task.json` holds of it: nothing where nothing is done."""
+        """Return the section of `task.json`; empty for the default format."""
         if self == TextFormat():
             return {}
         said = {"prefix": self.prefix, "strip": self.strip, "lowercase": self.lowercase, "cut": self.cut}
         return {SECTION: said}
 
     def prepared(self, texts: Sequence[str]) -> list[str]:
-        """The texts as the tokenizer gets them."""
+        """Return the texts as passed to the tokenizer."""
         made = [self.prefix + text for text in texts]
         if self.strip:
             made = [text.strip() for text in made]

@@ -1,8 +1,8 @@
-"""A model's tokenizer with all that its folder says beside it, as one `tokenizer.json` and a `TextFormat`.
+"""A model's tokenizer with all settings of its folder, as one `tokenizer.json` and a `TextFormat`.
 
-The file is written from what transformers itself loads, so `tokenizer_config.json`, `special_tokens_map.json` and
-`added_tokens.json` count; what sentence-transformers does to a text before that is read from its own files. Whether
-both give the same ids is then tried (`prove`), never assumed.
+The file is written from the tokenizer that transformers loads, so `tokenizer_config.json`, `special_tokens_map.json`
+and `added_tokens.json` are respected; the preprocessing of sentence-transformers is read from its own files. `prove`
+then verifies that both give the same ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from compress.models.text.text_format import TextFormat
 from compress.profile.model_checks.tokenizers import TOKENIZER_SETTING, no_tokenizer
 
 Encode = Callable[[Sequence[str], int], list[list[int]]]
-"""Texts and how many tokens they may have -> the ids of each."""
+"""Texts and their maximum number of tokens -> the ids of each."""
 
 ODD = (
     *(
@@ -59,24 +59,28 @@ ODD = (
     ),
     *("x" * 300, "word " * 700, "\U00020000\U0002a700", "https://example.org/a?b=c&d=%20"),
 )
-"""Texts on which two tokenizers differ if they differ at all."""
+"""Texts chosen to expose any difference between two tokenizers."""
 _BLANKS = [
     f"{blank}a b{blank}"
     for blank in "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000"
 ]
-"""A text between each kind of blank that Python strips."""
+"""A text surrounded by each kind of whitespace that Python strips."""
 _SAMPLE = 300
-"""Training texts that are tried beside them."""
+"""Number of training texts compared in addition."""
 _SHORT = 12
-"""Tokens of a second trial, so that most texts are cut."""
+"""Token limit of a second comparison, at which most texts are truncated."""
 _UNLIMITED = 10**9
-"""transformers says that a tokenizer has no limit with a larger number than this."""
+"""transformers represents "no limit" by a larger number than this."""
 
 
 @dataclass(frozen=True)
 class Tokenization:
-    """`text` is the content of `tokenizer.json`, without truncation and padding. `longest`: tokens that its maker
-    allows a text, None without a limit. `reference` is what it must be equal to; None for a file of our own."""
+    """A tokenizer with its text format.
+
+    `text` is the content of `tokenizer.json`, without truncation and padding. `longest`: the tokenizer's own limit
+    of tokens per text, None without one. `reference` is the encoder that it must agree with; None for a file of our
+    own.
+    """
 
     text: str
     format: TextFormat
@@ -84,11 +88,12 @@ class Tokenization:
     reference: Encode | None
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the file."""
+        """Create the tokenizer from the file's content."""
         return Tokenizer.from_str(self.text)
 
     def prove(self, texts: Sequence[str], max_length: int, where: str) -> int:
-        """Compare with the reference on odd texts and on a sample of `texts`, whole and cut; how many were compared.
+        """Compare with the reference on odd texts and a sample of `texts`, at both lengths; returns the number of
+        texts.
 
         Raises:
             ModelError: with the code `tokenizer-setting`, if ids differ.
@@ -119,14 +124,14 @@ class Tokenization:
 
 
 def read_tokenization(folder: Path, *, sentences: bool) -> Tokenization:
-    """The tokenization of a model folder.
+    """Return the tokenization of a model folder.
 
     Args:
-        sentences: the model embeds sentences: where the folder is one of sentence-transformers, texts are prepared
-            as it does it.
+        sentences: the model embeds sentences: preprocess texts as sentence-transformers does, if the folder is one
+            of it.
 
     Raises:
-        ModelError: there is no tokenizer, it cannot be read, or a setting cannot be carried (`tokenizer-setting`).
+        ModelError: there is no tokenizer, it cannot be read, or a setting is not supported (`tokenizer-setting`).
     """
     if (
         (folder / TASK).is_file()
@@ -135,23 +140,23 @@ def read_tokenization(folder: Path, *, sentences: bool) -> Tokenization:
     ):
         return _our_own(folder)
     if (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
-        # Without a vocabulary transformers would make up a tokenizer that knows no words.
+        # Without a vocabulary transformers would create an empty tokenizer.
         raise problem.error(str(folder))
     loaded = _loaded(folder)
     if not (folder / TOKENIZER_CONFIG).exists() and (folder / TOKENIZER).is_file():
         plain = PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))
         if getattr(loaded, "get_vocab", dict)() != plain.get_vocab():
-            # Nobody names its class, and the one that transformers guesses from the model reads other files.
+            # The class is not declared, and the one that transformers infers from the model reads other files.
             loaded = plain
     settings = read_sentence_settings(folder) if sentences else PLAIN
     return of_transformers(loaded, str(folder), settings)
 
 
 def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLAIN) -> Tokenization:
-    """The tokenization of a tokenizer of transformers.
+    """Return the tokenization of a transformers tokenizer.
 
     Raises:
-        ModelError: it is not of the `tokenizers` library, or has a setting that cannot be carried.
+        ModelError: it is not from the `tokenizers` library, or has an unsupported setting.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
@@ -203,7 +208,7 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
 
 
 def _blanks_count(tokenizer: Tokenizer) -> bool:
-    """Whether blanks at the ends of a text change its ids."""
+    """Whether whitespace at the ends of a text changes its ids."""
     pairs = zip(
         tokenizer.encode_batch(_BLANKS),
         tokenizer.encode_batch([text.strip() for text in _BLANKS]),
@@ -213,7 +218,7 @@ def _blanks_count(tokenizer: Tokenizer) -> bool:
 
 
 def _our_own(folder: Path) -> Tokenization:
-    """The tokenizer of a folder that a step of ours wrote: as it stands, for its tokens may share ids."""
+    """Read the tokenizer of a folder written by one of our steps, without transformers, as its tokens may share ids."""
     body = read_mapping(folder / TOKENIZER)
     body["truncation"] = body["padding"] = None
     format_ = TextFormat.of(read_mapping(folder / TASK))
@@ -227,7 +232,7 @@ def _our_own(folder: Path) -> Tokenization:
 
 
 def _loaded(folder: Path) -> Any:
-    """What transformers makes of a folder; no code of the folder's is run."""
+    """Load the tokenizer of a folder with transformers; no code from the folder is run."""
     try:
         with offline():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -239,6 +244,6 @@ def _loaded(folder: Path) -> Any:
 
 
 def _own_tokens(text: str) -> list[str]:
-    """Texts with the tokenizer's own added tokens in them."""
+    """Return texts that contain the tokenizer's own added tokens."""
     added = [str(token["content"]) for token in json.loads(text).get("added_tokens") or []]
     return [f"one {token} two{token}three" for token in added[:200]]

@@ -1,4 +1,4 @@
-"""The tokenizer of a `tokenizer.json`, whoever wrote it."""
+"""Opening a `tokenizer.json` from any source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.core.errors import ModelError
 
 
 def open_tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`.
+    """Open the tokenizer of a `tokenizer.json`.
 
     Raises:
         ModelError: the file is missing or not a tokenizer.
@@ -29,7 +29,7 @@ def open_tokenizer(file: Path) -> Tokenizer:
 
 
 def open_uncut(file: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, which neither cuts texts nor fills them up, whatever the file says.
+    """Open the tokenizer of a `tokenizer.json` with truncation and padding disabled, whatever the file says.
 
     Raises:
         ModelError: the file is missing or not a tokenizer.

@@ -1,7 +1,7 @@
 """Trimming a vocabulary: fewer rows of embeddings, the same segmentation.
 
-A dropped token keeps its place in the tokenizer and gets the id of the unknown token, so every text is cut
-into the pieces that the teacher sees, and the ids of student and teacher differ by a table alone.
+A dropped token keeps its entry in the tokenizer and gets the id of the unknown token, so every text is split into
+the same pieces as by the teacher, and the student's ids follow from the teacher's by a lookup table.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _REFUSED = {
 class Vocabulary:
     """The tokens of a `tokenizer.json`.
 
-    `ids`: token -> id. `special`: ids of the tokens that no text may lose or change (`[CLS]`, `[PAD]`, added
-    ones). `unknown`: the id of the unknown token, None where the tokenizer has none.
+    `ids`: token -> id. `special`: ids of the tokens that must be kept unchanged (`[CLS]`, `[PAD]`, added ones).
+    `unknown`: the id of the unknown token, None if the tokenizer has none.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Vocabulary:
 
 
 def read_vocabulary(tokenizer: Path) -> Vocabulary:
-    """The tokens of a `tokenizer.json`, whatever its kind."""
+    """Read the tokens of a `tokenizer.json` of any model type."""
     body = _read(tokenizer)
     model = body["model"]
     table = model["vocab"]
@@ -67,10 +67,10 @@ def read_vocabulary(tokenizer: Path) -> Vocabulary:
 
 
 def choose_tokens(vocabulary: Vocabulary, used: Iterable[Ids], margin: int) -> Ids:
-    """The ids to keep: special ones, those of the encoded examples `used`, and `margin` further tokens.
+    """Return the ids to keep: special ones, those in the encoded examples `used`, and `margin` further tokens.
 
-    The margin is taken in the order of the ids, which in a trained vocabulary runs from frequent to rare,
-    among tokens that look like words or their endings (two letters at least). Sorted, int64.
+    The margin is taken in id order, which in a trained vocabulary runs from frequent to rare, among tokens that look
+    like words or word endings (at least two letters). Sorted, int64.
     """
     kept = set(vocabulary.special)
     for ids in used:
@@ -82,9 +82,9 @@ def choose_tokens(vocabulary: Vocabulary, used: Iterable[Ids], margin: int) -> I
 
 
 def id_table(vocabulary: Vocabulary, kept: Ids) -> Ids:
-    """The table that maps an old id to its new one, int64 (old size,).
+    """Return the table that maps an old id to its new one, int64 (old size,).
 
-    The new id of a kept token is its place in `kept`, that of any other is the unknown token's.
+    The new id of a kept token is its index in `kept`, that of any other is the unknown token's.
 
     Raises:
         ModelError: the tokenizer has no unknown token.
@@ -97,10 +97,10 @@ def id_table(vocabulary: Vocabulary, kept: Ids) -> Ids:
 
 
 def check_can_trim(vocabulary: Vocabulary) -> None:
-    """Refuse the kinds of tokenizer whose tokens cannot share an id.
+    """Refuse tokenizers whose tokens cannot share an id.
 
     Raises:
-        ModelError: it is not a word-piece tokenizer, or has no unknown token.
+        ModelError: it is not a WordPiece tokenizer, or has no unknown token.
     """
     if vocabulary.kind != "WordPiece":
         reason = _REFUSED.get(vocabulary.kind, "only WordPiece vocabularies can be trimmed")
@@ -115,10 +115,10 @@ def check_can_trim(vocabulary: Vocabulary) -> None:
 
 
 def trim_tokenizer(tokenizer: Path, table: Ids) -> str:
-    """The text of a `tokenizer.json` that cuts texts as the old one and gives the new ids of `table`.
+    """Return the text of a `tokenizer.json` that splits texts as before and returns the new ids of `table`.
 
-    Its table of tokens holds several tokens with one id (that of the unknown token): read it with
-    `tokenizers`, but do not save it with `tokenizers`, which would write one token an id.
+    In its vocabulary several tokens share an id (that of the unknown token): it can be read with `tokenizers`, but
+    saving it with `tokenizers` would keep only one token per id.
 
     Raises:
         ModelError: `check_can_trim` refuses the tokenizer.
@@ -145,7 +145,7 @@ def trim_embeddings(model: nn.Module, table: Ids, kept: Ids) -> None:
 
 
 def replace_words(model: nn.Module, rows: torch.Tensor) -> None:
-    """Give the model's word embeddings other rows, in place: (vocabulary, width)."""
+    """Replace the rows of the model's word embeddings, in place: (vocabulary, width)."""
     words = words_of(model)
     words.weight = nn.Parameter(rows.clone())
     words.num_embeddings = len(rows)
@@ -153,7 +153,7 @@ def replace_words(model: nn.Module, rows: torch.Tensor) -> None:
 
 
 def _renumber(part: Any, table: Ids) -> None:
-    """Renumber the special tokens of a post-processor, wherever they stand in it."""
+    """Renumber the special tokens of a post-processor, at any depth."""
     if isinstance(part, list):
         for entry in part:
             _renumber(entry, table)
@@ -172,7 +172,7 @@ def _is_word(token: str) -> bool:
 
 
 def _kind(model: dict[str, Any]) -> str:
-    """The kind of tokenizer; old files do not name it."""
+    """Return the model type of the tokenizer; old files do not state it."""
     if model.get("type"):
         return str(model["type"])
     if "merges" in model:
