@@ -1,7 +1,8 @@
-"""Self-attention as one operator: the projections of query, key and value in one product, and no reshapes.
+"""Fusing self-attention into one operator, with query, key and value in one product and no reshapes.
 
-A small model spends its time on the number of its operators, not on arithmetic: one `Attention` (`QAttention` once
-quantized) stands for fifteen. Heads are counted from the weights, so each layer of a pruned model has its own.
+The latency of a small model depends on its number of operators rather than on arithmetic: one `Attention`
+(`QAttention` once quantized) replaces fifteen. Heads are counted from the weights, so layers of a pruned model may
+differ.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _HEADS_APART_TRANSPOSED = [0, 2, 3, 1]
 
 @dataclass(frozen=True)
 class Projection:
-    """x (batch, sequence, hidden) @ weight (hidden, heads * head_size) + bias, seen as heads.
+    """x (batch, sequence, hidden) @ weight (hidden, heads * head_size) + bias, split into heads.
 
-    `constants` are the weight and the bias in the graph; None: there is no bias.
+    `constants` are the graph values of weight and bias; the bias is None if there is none.
     """
 
     name: str
@@ -45,10 +46,10 @@ class Projection:
 
 
 def fuse_attention(model: ir.Model) -> int:
-    """Replace each softmax attention over one input by `com.microsoft.Attention`; how many were replaced.
+    """Replace each softmax attention over one input by `com.microsoft.Attention`; returns how many were replaced.
 
-    Left alone: whatever differs from softmax(q k^T * scale + mask) v with projections by constant weights. The mask
-    is the additive one that `export` prepares, or there is none: images have no padding.
+    Only attention of the form softmax(q k^T * scale + mask) v with projections by constant weights is replaced. The
+    mask is the additive one that `export` prepares, or there is none: images have no padding.
     """
     graph = model.graph
     mask = next((value for value in graph.inputs if value.name == MASK), None)
@@ -63,7 +64,7 @@ def fuse_attention(model: ir.Model) -> int:
             continue
         projections, scale, result = found
         if short is None and mask is not None:
-            # The kernel reads a 32-bit mask (batch, sequence): 1 is kept, 0 is left out.
+            # The kernel reads an int32 mask (batch, sequence): 1 is kept, 0 is masked.
             cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32}, name="attention_mask.int32")
             short = insert_before(graph, next(iter(graph)), cast)
         replace(result, insert_before(graph, node, _attention(joined, projections, scale, short)))
@@ -72,7 +73,7 @@ def fuse_attention(model: ir.Model) -> int:
 
 
 class _Joined:
-    """Weights and biases side by side; layers that share theirs share what is made of them, but for their names."""
+    """Concatenated weights and biases; layers that share weights share the result, but not their names."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
@@ -80,13 +81,13 @@ class _Joined:
         self.names: set[str] = set()
 
     def name(self, wanted: str) -> str:
-        """A name that no other layer has."""
+        """Return a name that is unique among the fused layers."""
         free = wanted if wanted not in self.names else f"{wanted}.{len(self.names)}"
         self.names.add(free)
         return free
 
     def constant(self, name: str, parts: Sequence[ir.Value | None], arrays: Sequence[Array]) -> ir.Value:
-        """Arrays (..., outputs) that stand in the graph as `parts`."""
+        """Return the concatenation of arrays (..., outputs), which are the graph values `parts`, as an initializer."""
         key = (*map(id, parts), *(array.shape for array in arrays))
         if key not in self.made:
             self.made[key] = add_initializer(self.graph, name, np.concatenate(arrays, axis=-1))
@@ -99,8 +100,8 @@ def _attention(
     query = projections[0]
     width = query.weight.shape[1]
     heads = width // query.head_size
-    # `bert.encoder.layer.0.attention.self.query` is a part of `bert.encoder.layer.0.attention.self`.
-    # Of a factored query the second factor is here; the first is a product of its own.
+    # `bert.encoder.layer.0.attention.self.query` belongs to `bert.encoder.layer.0.attention.self`. If the query is
+    # factored, only its second factor is fused; the first stays a separate product.
     name = joined.name(query.name.removesuffix(".second").rpartition(".")[0] or query.name)
     attributes: dict[str, object] = {"num_heads": heads, "scale": scale}
     if width != query.weight.shape[0]:
@@ -116,7 +117,7 @@ def _attention(
 
 
 def _match(softmax: ir.Node, mask: ir.Value | None) -> tuple[tuple[Projection, ...], float, ir.Value] | None:
-    """Query, key and value projections, the scale, and the value (batch, sequence, width) they end in."""
+    """Return the query, key and value projections, the scale, and the result value (batch, sequence, width)."""
     scores = _unmasked(softmax.inputs[0], mask)
     if scores is None or attribute(softmax, "axis", -1) not in (-1, 3):
         return None
@@ -145,7 +146,7 @@ def _match(softmax: ir.Node, mask: ir.Value | None) -> tuple[tuple[Projection, .
 
 
 def _scaled(scores: ir.Value | None) -> tuple[float, ir.Node | None]:
-    """`q k^T`, times or divided by a constant."""
+    """Match `q k^T`, optionally multiplied or divided by a constant."""
     node = made_by(scores, "Mul", "Div")
     if node is None:
         return 1.0, made_by(scores, "MatMul")
@@ -156,7 +157,7 @@ def _scaled(scores: ir.Value | None) -> tuple[float, ir.Node | None]:
 
 
 def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
-    """Transpose(Reshape(x @ weight + bias)) with head_size as the last axis of the reshape."""
+    """Match Transpose(Reshape(x @ weight + bias)) with head_size as the last axis of the reshape."""
     transpose = made_by(heads, "Transpose")
     if transpose is None or list(attribute(transpose, "perm", [])) != order:
         return None
@@ -186,7 +187,7 @@ def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
 
 
 def _last_axis(shape: ir.Value | None) -> float | None:
-    """The last of four axes of a reshape, constant alone or with the others."""
+    """Return the last of four axes of a reshape, whose shape is a constant or a Concat."""
     sizes = constant(shape)
     if sizes is not None:
         return float(sizes[3]) if sizes.shape == (4,) else None
@@ -195,7 +196,7 @@ def _last_axis(shape: ir.Value | None) -> float | None:
 
 
 def _unmasked(value: ir.Value | None, mask: ir.Value | None) -> ir.Value | None:
-    """The scores before the model's mask is added to them; None where something else is added."""
+    """Return the scores before the model's mask is added to them; None if anything else is added."""
     masked = made_by(value, "Add")
     if masked is None:
         return value if mask is None else None
@@ -225,6 +226,6 @@ def _is_additive(value: ir.Value | None, mask: ir.Value) -> bool:
 
 
 def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    """The one node that reads `value`, if it is of this operator."""
+    """Return the only consumer of `value`, if it is of this operator type."""
     readers = [use.node for use in value.uses()]
     return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None

@@ -1,4 +1,4 @@
-"""Constants that the exporter leaves to be turned at run time."""
+"""Folding transposes of constants that the exporter leaves to run time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from compress.lowering.graph import add_initializer, attribute, constant, replac
 
 
 def transpose_constants(model: ir.Model) -> int:
-    """Turn constants themselves instead of leaving that to a node; how many nodes that spares.
+    """Transpose constants ahead of time instead of in a node; returns how many nodes are removed.
 
-    The exporter turns the weight of a map itself, but not one that several maps share, such as the first factor of
-    query, key and value. Only what stands as a constant can be quantized.
+    The exporter transposes the weight of a linear layer itself, but not one that several layers share, such as the
+    first factor of query, key and value. Only weights that are constants can be quantized.
     """
     graph = model.graph
     turned: dict[tuple[int, tuple[int, ...]], ir.Value] = {}

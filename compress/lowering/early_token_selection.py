@@ -1,8 +1,9 @@
-"""A model that reads one token needs only that token of whatever works on each token for itself.
+"""Computing only the tokens that are read, where operators work on each token separately.
 
 The last feed-forward layer of an encoder and the norms around it are applied to every token, then all but the first
-(or the first two: class and distillation token) are thrown away. Here the selection moves up the graph to the last
-operator that mixes tokens (attention): exact, and in a model of two layers it halves the feed-forward arithmetic.
+(or the first two: class and distillation token) are discarded. Here the selection moves up the graph to the last
+operator that mixes tokens (attention): the result is exact, and in a model of two layers it halves the feed-forward
+arithmetic.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _TOKEN_AXIS = 1
 
 
 def select_early(model: ir.Model) -> bool:
-    """Move the selection of tokens (`Gather` of scalar indices on axis 1) as far up as it goes.
+    """Move the selection of tokens (`Gather` of scalar indices on axis 1) up the graph as far as possible.
 
     Returns:
-        Whether anything moved. Where one token is read, values between the old and the new place lose their token
-        axis; where several are, it is as long as they are many.
+        Whether anything moved. If one token is read, values between the old and the new place lose their token axis;
+        if several are, the axis has their number.
     """
     graph = model.graph
     by_source: dict[ir.Value | None, list[ir.Node]] = {}
@@ -43,7 +44,7 @@ def select_early(model: ir.Model) -> bool:
 
 
 def _move_up(graph: ir.Graph, selections: list[ir.Node], names: set[str]) -> bool:
-    """Move all selections from one value; whether they moved. `names` are those of all that were moved."""
+    """Move all selections from one value; returns whether they moved. `names` collects the names of all new nodes."""
     narrow = _narrow_nodes(graph, set(selections))
     if not narrow:
         return False
@@ -74,7 +75,7 @@ def _move_up(graph: ir.Graph, selections: list[ir.Node], names: set[str]) -> boo
 
 
 def _together(graph: ir.Graph, selections: list[ir.Node]) -> ir.Node:
-    """One selection of all the tokens, which the given ones then read: a `Gather` that keeps the token axis."""
+    """Insert one `Gather` of all the selected tokens, which keeps the token axis, and let the selections read it."""
     (source,) = inputs_of(selections[0], 0)
     tokens = np.array([int(scalar(node.inputs[1]) or 0) for node in selections], np.int64)
     indices = add_initializer(graph, f"{source.name}.tokens", tokens)
@@ -87,7 +88,7 @@ def _together(graph: ir.Graph, selections: list[ir.Node]) -> ir.Node:
 
 
 def _selects_token(node: ir.Node) -> bool:
-    """Whether a node takes one token: (batch, sequence, hidden) -> (batch, hidden)."""
+    """Whether a node selects one token: (batch, sequence, hidden) -> (batch, hidden)."""
     index = constant(node.inputs[1]) if node.op_type == "Gather" else None
     return (
         index is not None
@@ -99,7 +100,7 @@ def _selects_token(node: ir.Node) -> bool:
 
 
 def _narrow_nodes(graph: ir.Graph, selections: set[ir.Node]) -> list[ir.Node]:
-    """Nodes that treat tokens apart and whose every reader is a selection or such a node, in graph order."""
+    """Return the nodes that process tokens separately and are only read by selections or such nodes, in graph order."""
     found = set(selections)
     for node in reversed(list(graph)):
         readers = [use.node for output in node.outputs for use in output.uses()]
@@ -115,7 +116,7 @@ def _narrow_nodes(graph: ir.Graph, selections: set[ir.Node]) -> list[ir.Node]:
 
 
 def _treats_tokens_apart(node: ir.Node) -> bool:
-    """Whether output token i depends on input token i only, also when the token axis is gone."""
+    """Whether output token i depends only on input token i, also without the token axis."""
     first, *rest = node.inputs
     if node.op_type in _POINTWISE:
         return all(_is_vector(value) for value in rest)
@@ -124,14 +125,14 @@ def _treats_tokens_apart(node: ir.Node) -> bool:
         return weight is not None and weight.ndim == 2 and constant(first) is None
     if node.op_type == "LayerNormalization":
         return attribute(node, "axis", -1) in (-1, 2) and len(node.outputs) == 1
-    # Values without a constant side are residual sums: both sides have the full shape.
+    # Inputs that are not constants are residual sums: both sides have the full shape.
     return node.op_type in _SUMS and all(
         (constant(value) is None and _has_tokens(value)) or _is_vector(value) for value in node.inputs
     )
 
 
 def _without_tokens(value: ir.Value) -> ir.Shape | None:
-    """The shape of a value without its token axis; None where it is not known."""
+    """Return the shape of a value without its token axis; None if the shape is not known."""
     if value.shape is None:
         return None
     return ir.Shape([axis for place, axis in enumerate(value.shape) if place != _TOKEN_AXIS])
@@ -143,6 +144,6 @@ def _has_tokens(value: ir.Value | None) -> bool:
 
 
 def _is_vector(value: ir.Value | None) -> bool:
-    """Whether a constant broadcasts over tokens the same with and without their axis."""
+    """Whether a constant broadcasts over tokens in the same way with and without the token axis."""
     array = constant(value)
     return scalar(value) is not None or (array is not None and array.ndim <= 1)

@@ -1,4 +1,4 @@
-"""A torch model as an ONNX graph in memory, with named dynamic axes."""
+"""Exporting a torch model to an ONNX graph in memory, with named dynamic axes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress.models.io.plain import PlainModel
 from compress.models.text.sentence import SentenceEncoder
 
 OPSET = 20
-"""The first opset with `Gelu`; higher ones ask for a newer runtime and bring nothing that is used here."""
+"""The first opset with `Gelu`; later ones need a newer runtime and add nothing that is used here."""
 
 MASK = "attention_mask"
 EXAMPLE_BATCH = 2
@@ -32,9 +32,9 @@ EXAMPLE_LENGTH = 16
 class Traced(nn.Module):
     """The model with its mask prepared: positional inputs -> one float32 output (batch, ...).
 
-    Transformers build their mask with a dozen operators that ask for more than a 0/1 mask of an encoder needs; a
-    four-dimensional additive mask is taken as it is. A sentence encoder pools with the 0/1 mask, and a module of
-    somebody's code gets that too.
+    transformers builds its mask with a dozen operators, more than an encoder's 0/1 mask needs; a four-dimensional
+    additive mask is used unchanged. A sentence encoder also pools with the 0/1 mask, and a module from user code
+    receives the 0/1 mask.
     """
 
     def __init__(self, model: nn.Module, input_names: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class Traced(nn.Module):
         self.input_names = tuple(input_names)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """What the model puts out."""
+        """Run the model with its inputs in the order of `input_names`."""
         named = dict(zip(self.input_names, inputs, strict=True))
         kept = named.get(MASK)
         if kept is not None:
@@ -52,7 +52,7 @@ class Traced(nn.Module):
 
 
 def _outputs(model: nn.Module, named: dict[str, Tensor], kept: Tensor | None) -> Tensor:
-    """What a model gives for inputs with the prepared mask; `kept` is the 0/1 mask (batch, sequence)."""
+    """Run a model on inputs with the prepared mask; `kept` is the 0/1 mask (batch, sequence)."""
     if isinstance(model, Ensemble):
         return model.combine([_outputs(member, named, kept) for member in model.members])
     if isinstance(model, SentenceEncoder):
@@ -65,7 +65,7 @@ def _outputs(model: nn.Module, named: dict[str, Tensor], kept: Tensor | None) ->
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes and gives: example inputs by name, their dynamic axes, and the name of the output."""
+    """The interface of a model: example inputs by name, their dynamic axes, and the name of the output."""
 
     example: dict[str, Tensor]
     axes: tuple[str, ...]
@@ -75,7 +75,7 @@ class Signature:
 def signature_of(
     task: Mapping[str, Any], rows: int = EXAMPLE_BATCH, length: int = EXAMPLE_LENGTH
 ) -> Signature:
-    """The signature that a `task.json` describes.
+    """Return the signature that a `task.json` describes.
 
     Images: float32 (rows, channels, height, width), where only the batch is dynamic. Texts: int64 (rows, length).
     """
@@ -85,18 +85,18 @@ def signature_of(
         example = torch.ones((rows, length), dtype=torch.int64)
     else:
         example = torch.ones((rows, int(image["channels"]), *map(int, image["size"])))
-    # A tensor for each name: the exporter would take one that stands twice for one input.
+    # Clone per name: the exporter would treat a tensor passed twice as one input.
     return Signature({name: example.clone() for name in task["input_names"]}, axes, task["output_names"][0])
 
 
 def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
-    """Trace `model` (float32, eval mode, eager attention) at opset 20 with named dynamic axes.
+    """Export `model` (float32, eval mode, eager attention) at opset 20 with named dynamic axes.
 
     The exporter folds a BatchNorm in eval mode into the convolution before it.
 
     Raises:
         PassError: torch cannot trace or translate the model.
-        ModelError: likewise, of a module of the user's own.
+        ModelError: likewise, for a module from user code.
     """
     bounds = {"batch": None, "sequence": _longest(model)}
     dims = {place: torch.export.Dim(name, max=bounds[name]) for place, name in enumerate(signature.axes)}
@@ -132,7 +132,7 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
 
 
 def _free_name(graph: ir.Graph, output: str) -> None:
-    """Let the output alone have its name: the exporter calls what an operator gives after the operator."""
+    """Reserve the output's name for the output: the exporter names inner values after their operator."""
     for node in graph:
         for value in node.outputs:
             if value.name == output and not value.is_graph_output():
@@ -140,7 +140,7 @@ def _free_name(graph: ir.Graph, output: str) -> None:
 
 
 def _longest(model: nn.Module) -> int | None:
-    """How many positions the model has; None where nothing bounds them."""
+    """Return the number of positions of the model; None if there is no limit."""
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     found = [getattr(config, "max_position_embeddings", None) for config in configs]
     return min((int(positions) for positions in found if positions is not None), default=None)
@@ -148,7 +148,7 @@ def _longest(model: nn.Module) -> int | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of operators that nobody asked for, and prints."""
+    """Suppress the exporter's warnings about operators that are not used, and its prints."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""ONNX files: written whole, checked, and read back as the session optimizes them."""
+"""Writing and checking ONNX files, and writing the graph that an onnxruntime session optimizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.core.errors import PassError
 from compress.runtimes.runner import DISABLED_OPTIMIZERS
 
 EXTERNAL_DATA_FROM_BYTES = 1_900_000_000
-"""A protobuf message holds less than 2^31 bytes; a larger model keeps its weights beside it."""
+"""A protobuf message is limited to 2^31 bytes; a larger model stores its weights as external data."""
 
 
 def save_onnx(model: ir.Model, folder: Path) -> Path:
@@ -31,7 +31,7 @@ def save_onnx(model: ir.Model, folder: Path) -> Path:
     if weights > EXTERNAL_DATA_FROM_BYTES:
         ir.save(model, path, external_data=f"{ONNX_MODEL}.data")
     else:
-        # What was read from beside another file would be looked for beside this one.
+        # External data of the source file would be looked for beside the new one.
         ir.external_data.load_to_model(model)
         with replacing(path) as temporary:
             ir.save(model, temporary)
@@ -40,7 +40,7 @@ def save_onnx(model: ir.Model, folder: Path) -> Path:
 
 
 def check_onnx(path: Path) -> None:
-    """The onnx checker, which leaves out operators of other domains; onnxruntime judges those when it loads them.
+    """Run the onnx checker, which skips operators of other domains; onnxruntime checks those on loading.
 
     Raises:
         PassError: the file is not valid.
@@ -59,17 +59,17 @@ def write_optimized(
     ort_format: bool = False,
     without: Collection[str] = (),
 ) -> None:
-    """Write the graph that a session makes of `source`.
+    """Write the graph that a session optimizes from `source`.
 
     Args:
         source: an ONNX file.
-        target: where the optimized graph goes.
-        hardware_specific: with the layouts and kernels that fit this machine only, or the portable part.
-        ort_format: as an ORT flatbuffer instead of ONNX.
-        without: names of onnxruntime's optimizers that are left out besides those that sessions leave out.
+        target: path of the optimized graph.
+        hardware_specific: include layouts and kernels that only fit this machine, not just portable optimizations.
+        ort_format: write an ORT flatbuffer instead of ONNX.
+        without: names of further onnxruntime optimizers to disable besides those that sessions disable.
 
     Raises:
-        PassError: onnxruntime refuses the model.
+        PassError: onnxruntime rejects the model.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -89,5 +89,5 @@ def write_optimized(
                 disabled_optimizers=[*DISABLED_OPTIMIZERS, *without],
             )
         except Exception as error:
-            # onnxruntime raises classes of its own that share no parent but Exception.
+            # onnxruntime raises its own classes, which share no base class but Exception.
             raise PassError(f"onnxruntime rejects the model: {error}", where=str(source)) from error

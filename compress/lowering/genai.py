@@ -1,7 +1,8 @@
-"""A decoder for onnxruntime-genai: its graph gives the logits of the last token of each row, and reads no positions.
+"""A decoder for onnxruntime-genai: its graph returns the logits of the last token of each row.
 
-genai feeds `input_ids`, `attention_mask` and the cache, and takes the logits of one token a row from a graph whose
-`logits` have one; what it must know beside stands in `genai_config.json`. The graph shares the weights of the bundle's.
+genai feeds `input_ids`, `attention_mask` and the cache but no `logit_positions`, and accepts graphs whose `logits`
+have one token per row; its other settings are in `genai_config.json`. The graph shares the weights of the bundle's
+model.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _NAME = "last_token"
 def write_genai(
     bundle: Path, sizes: Mapping[str, int], tokenizer: Mapping[str, Any], task: Mapping[str, Any]
 ) -> None:
-    """Write the graph, genai's config and the tokenizer's beside the model of a bundle.
+    """Write genai's graph, its config and the tokenizer's config beside the model of a bundle.
 
     Args:
-        bundle: with `model.onnx` and `tokenizer.json`.
-        sizes: of the decoder, as its config says them.
+        bundle: folder with `model.onnx` and `tokenizer.json`.
+        sizes: of the decoder, from its config.
         tokenizer: the content of `tokenizer.json`.
         task: the content of `task.json`.
     """
@@ -42,9 +43,9 @@ def write_genai(
 
 
 def give_last(graph: onnx.GraphProto) -> None:
-    """Let a decoder's graph find out itself which logits are wanted: those of the last token of each row.
+    """Replace the `logit_positions` input by a computation: the last token of each row.
 
-    Tokens of a row are followed by padding, and of rows that have been read already each gets one token.
+    The tokens of a row are followed by padding; after the prompt each row gets one token per step.
     """
 
     def constant(name: str, numbers: list[int]) -> str:
@@ -80,14 +81,14 @@ def give_last(graph: onnx.GraphProto) -> None:
 def genai_config(
     graph: onnx.GraphProto, sizes: Mapping[str, int], tokenizer: Mapping[str, Any], task: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The content of `genai_config.json`."""
+    """Return the content of `genai_config.json`."""
     numbers = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
     begin, ends = task["begin_id"], end_ids(task) or (task["pad_id"],)
     if begin is None:
         begin = numbers.get(task["special_tokens"].get("bos_token"), task["pad_id"])
     return {
         "model": {
-            # Of any family: what tells them apart is in the graph.
+            # The type for any family: all differences between families are in the graph.
             "type": "decoder",
             "bos_token_id": begin,
             "eos_token_id": list(ends) if len(ends) > 1 else ends[0],
@@ -124,7 +125,7 @@ def genai_config(
 
 
 def tokenizer_config(task: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `tokenizer_config.json`: how texts begin, the special tokens and the chat template."""
+    """Return the content of `tokenizer_config.json`: BOS handling, the special tokens and the chat template."""
     template = {} if task["chat_template"] is None else {"chat_template": task["chat_template"]}
     return {
         "tokenizer_class": "GPT2Tokenizer",

@@ -1,4 +1,4 @@
-"""Which tokenizers onnxruntime-genai cuts texts with as the library `tokenizers` does. Free of torch and onnx."""
+"""Which tokenizers onnxruntime-genai runs with the same results as `tokenizers`. No torch or onnx imports."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from compress.lowering.gguf.vocabulary import Json, parts_of, rules_of
 
 _RULES = ("gpt-2", "llama-bpe", "qwen2")
-"""Those that were seen to give the same ids on odd texts. It does not read `Digits`, so SmolLM's are cut otherwise."""
+"""Rules verified to give the same ids on odd texts; not SmolLM's, as genai does not support `Digits`."""
 
 
 def why_no_genai(tokenizer: Json) -> str | None:
-    """Why genai cuts texts otherwise than a `tokenizer.json` says; None where it does not."""
+    """Return why genai would tokenize differently from a `tokenizer.json`; None if it would not."""
     return next(_reasons(tokenizer), None)
 
 

@@ -1,4 +1,4 @@
-"""Questions asked of an ONNX graph, and the small steps of changing one."""
+"""Helpers to inspect and change an ONNX graph."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 MS_DOMAIN = "com.microsoft"
-"""Operators of onnxruntime itself."""
+"""Domain of onnxruntime's own operators."""
 
 Array = NDArray[Any]
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The array of a value that never changes; None for any other value."""
+    """Return the array of a constant value; None for any other value."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return np.asarray(value.const_value.numpy())
 
 
 def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape of a value that never changes, without reading it; None for any other value."""
+    """Return the shape of a constant value without reading its data; None for any other value."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return tuple(map(int, value.const_value.shape.numpy()))
 
 
 def constant_of(value: ir.Value | None) -> Array:
-    """The array of a value that is known to be a constant."""
+    """Return the array of a value that is known to be a constant."""
     found = constant(value)
     assert found is not None
     return found
 
 
 def inputs_of(node: ir.Node, *places: int) -> list[ir.Value]:
-    """The inputs of a node at these places, which it is known to have."""
+    """Return the inputs of a node at these indices, which are known to be present."""
     found = [node.inputs[place] for place in places]
     return [cast(ir.Value, value) for value in found]
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """The one number of a constant; None for any other value."""
+    """Return the number in a constant of one element; None for any other value."""
     array = constant(value)
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node that makes `value`, if it is of one of these operators."""
+    """Return the node that produces `value`, if it is of one of these operator types."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type in op_types else None
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
-    """The value of an attribute of a node."""
+    """Return the value of an attribute of a node."""
     found = node.attributes.get(name)
     return default if found is None else found.value
 
 
 def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """A new constant of the graph; an equal name gets a number."""
+    """Add a constant to the graph; a name that is taken gets a number appended."""
     free = _free_name(graph, name)
     tensor = ir.tensor(np.asarray(array, order="C"), name=free)
     value = ir.Value(name=free, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
@@ -70,7 +70,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 
 
 def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> ir.Value:
-    """Put `node` before `place`; its first output, named after the node."""
+    """Insert `node` before `place`; returns its first output, named after the node."""
     for index, output in enumerate(node.outputs):
         if output.name is None:
             output.name = _free_name(graph, f"{node.name}.{index}" if index else node.name or node.op_type)
@@ -79,7 +79,7 @@ def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> ir.Value:
 
 
 def _free_name(graph: ir.Graph, name: str) -> str:
-    """`name`, or with a number behind it where a constant is called that."""
+    """Return `name`, with a number appended if an initializer has that name."""
     free, count = name, 1
     while free in graph.initializers:
         free, count = f"{name}.{count}", count + 1
@@ -87,11 +87,11 @@ def _free_name(graph: ir.Graph, name: str) -> str:
 
 
 def attend_apart(graph: ir.Graph, node: ir.Node, product: ir.Value, mask: ir.Value | None) -> None:
-    """Put `MultiHeadAttention` in the place of one operator of attention.
+    """Replace a fused attention operator by `MultiHeadAttention`.
 
     Args:
-        product: of its projections, (batch, sequence, 3 * width), which is cut in three.
-        mask: int32 (batch, sequence); None where nothing is masked.
+        product: output of the fused projections, (batch, sequence, 3 * width), which is split in three.
+        mask: int32 (batch, sequence); None if nothing is masked.
     """
     name = node.name
     cut = ir.node("Split", [product], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{name}.cut")
@@ -102,7 +102,7 @@ def attend_apart(graph: ir.Graph, node: ir.Node, product: ir.Value, mask: ir.Val
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """Let every reader of `old` read `new`; an output of the graph keeps its name."""
+    """Let all consumers of `old` read `new`; a graph output keeps its name."""
     graph = old.graph
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     if graph is not None and any(output is new for output in graph.outputs):
@@ -113,7 +113,7 @@ def replace(old: ir.Value, new: ir.Value) -> None:
 
 
 def tidy(model: ir.Model) -> None:
-    """Drop nodes and constants that nobody reads, notes of the exporter, and the shapes of inner values."""
+    """Remove unused nodes and constants, exporter metadata, and the shapes of inner values."""
     RemoveUnusedNodesPass()(model)
     graph = model.graph
     kept = {id(value) for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}

@@ -15,10 +15,11 @@ from compress.models.anatomy.observing import hooked
 
 
 def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:
-    """Multiply-adds of one example: linear layers, convolutions and both products of attention.
+    """Count multiply-adds of one example: linear layers, convolutions and both products of attention.
 
-    The counter sees matrix products and convolutions (two operations a multiply-add), so `model` must be loaded with
-    eager attention. A first factor that several maps share counts once, as it is multiplied once in the graph.
+    `FlopCounterMode` counts matrix products and convolutions (two operations per multiply-add), so `model` must be
+    loaded with eager attention. A first factor that several layers share counts once, as it is multiplied once in
+    the graph.
 
     Args:
         example: the model's inputs, one row each.

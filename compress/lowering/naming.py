@@ -1,4 +1,4 @@
-"""Names that a user can read: nodes and weights are called after the module they came from."""
+"""Readable names: nodes and weights are named after the module they came from."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NAMED = ("MatMul", "Gemm", "Conv", "Gather")
 
 
 def name_after_modules(model: ir.Model) -> None:
-    """Call each node with a constant weight after its module (`bert.encoder.layer.0.output.dense`), its weight
-    `<module>.weight`, and a bias that is its alone `<module>.bias`."""
+    """Name each node with a constant weight after its module (`bert.encoder.layer.0.output.dense`), and its weight
+    `<module>.weight`. Biases keep the exporter's name, `model.<module>.bias`."""
     graph = model.graph
     taken: set[str] = set()
     for node in graph:
@@ -32,7 +32,7 @@ def name_after_modules(model: ir.Model) -> None:
 
 
 def rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
-    """Give an initializer another name, unless that is taken."""
+    """Rename an initializer, unless the name is taken."""
     if name in graph.initializers or value.name not in graph.initializers:
         return
     del graph.initializers[value.name]
@@ -43,7 +43,7 @@ def rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
 
 
 def _folded_into(node: ir.Node) -> str:
-    """The module of a convolution's own weight; the exporter calls one after the norm that was folded into it."""
+    """Return the module of a convolution's weight; the exporter names a convolution after the norm folded into it."""
     weight = node.inputs[1] if node.op_type == "Conv" else None
     name = "" if weight is None else weight.name or ""
     fits = name.startswith(_WRAPPER) and name.endswith(_WEIGHT)

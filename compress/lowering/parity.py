@@ -1,4 +1,4 @@
-"""Does a file say the same as the model it was made of? Asked on real inputs, at several shapes."""
+"""Comparing the outputs of a file with those of the model it was made from, on real inputs of several shapes."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ from compress.tasks.base import Task
 Outputs = NDArray[np.float32]
 
 RELATIVE_LIMIT = 1e-4
-"""Allowed difference over the largest absolute output: float32 sums of another order differ by about 1e-6."""
+"""Allowed difference relative to the largest absolute output: float32 sums in another order differ by about 1e-6."""
 EXAMPLES = 64
 BATCH = 8
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch to compare on, and what to call it."""
+    """A named batch to compare on."""
 
     name: str
     batch: Batch
 
     @property
     def axes(self) -> str:
-        """What the numbers of the name count."""
+        """Meaning of the numbers in the name."""
         ranks = {values.ndim for values in self.batch.values()}
         return "batch x tokens" if ranks == {2} else "batch x channels x height x width"
 
 
 def real_shapes(task: Task, examples: Examples, model: Artifact) -> list[Shape]:
-    """Batches of real inputs.
+    """Return batches of real inputs.
 
-    Texts: one token, the shortest and the longest alone, a padded batch, and full length. Images: one, and eight.
+    Texts: one token, the shortest and the longest alone, a padded batch, and full length. Images: batches of one and
+    of eight.
     """
     some = examples.take(range(min(EXAMPLES, len(examples))))
     inputs = task.encode(some, model.path)
     by_length = np.argsort(inputs.lengths, kind="stable")
-    # Every k-th of them in order of length: short ones beside long ones, so that there is padding.
+    # Evenly spaced in order of length: short texts beside long ones, so that there is padding.
     chosen = (np.linspace(0, len(by_length) - 1, BATCH).astype(np.int64), [0], [-1])
     spread, shortest, longest = (taken(inputs.batch(by_length[places])) for places in chosen)
     described = model.read_json(TASK)
@@ -65,13 +66,13 @@ def compare(
     expected: Callable[[Batch], Outputs],
     limit: float = RELATIVE_LIMIT,
 ) -> dict[str, float]:
-    """Largest absolute difference between the file's outputs and `expected`, by shape.
+    """Return the largest absolute difference between the file's outputs and `expected`, by shape.
 
     Args:
         path: an ONNX or ORT file.
-        shapes: what to compare on.
-        expected: batch -> outputs float32 (batch, labels or width) of the model it must agree with.
-        limit: allowed difference as a share of the largest absolute expected output (at least 1).
+        shapes: batches to compare on.
+        expected: batch -> outputs float32 (batch, labels or width) of the reference model.
+        limit: allowed difference relative to the largest absolute expected output (at least 1).
 
     Raises:
         PassError: a difference is above the limit, or the file does not run at a shape.
@@ -83,7 +84,7 @@ def compare(
         try:
             got = predict(dict(shape.batch))
         except Exception as error:
-            # onnxruntime raises classes of its own that share no parent but Exception.
+            # onnxruntime raises its own classes, which share no base class but Exception.
             raise PassError(f"the file does not run at {shape.name}: {error}", where=str(path)) from error
         allowed = limit * max(1.0, float(np.abs(wanted).max()))
         difference = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
@@ -98,13 +99,13 @@ def compare(
 
 
 def outputs_of(path: Path) -> Callable[[Batch], Outputs]:
-    """Batch -> the first output of an ONNX file."""
+    """Return a function from a batch to the first output of an ONNX file."""
     predict = OnnxRuntime().open(str(path), 1, "cpu")
     return lambda batch: np.asarray(predict(dict(batch)), np.float32)
 
 
 def _full_length(batch: Mapping[str, NDArray[Any]], length: int) -> Batch:
-    """One example repeated until it has `length` tokens."""
+    """Repeat one example until it has `length` tokens."""
     return {name: np.resize(values, (1, length)) for name, values in batch.items()}
 
 

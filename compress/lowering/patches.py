@@ -1,7 +1,7 @@
-"""The patches of a vision transformer as rows of one matrix product instead of a convolution.
+"""Computing the patch embedding of a vision transformer as a matrix product instead of a convolution.
 
-A convolution whose kernel is as large as its stride reads every pixel once: it is a product of the patches, and as
-one it can run in integers with the other products of the encoder.
+A convolution whose stride equals its kernel size reads every pixel once: it is a matrix product over the patches,
+and in that form it can be quantized to integers with the other products of the encoder.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ _APART = [0, 2, 4, 1, 3, 5]
 
 
 def multiply_patches(model: ir.Model) -> int:
-    """Replace each Conv -> Reshape -> Transpose from patches to tokens (n, patches, width); how many were replaced.
+    """Replace each Conv -> Reshape -> Transpose from patches to tokens (n, patches, width); returns how many were
+    replaced.
 
-    Left alone: convolutions whose patches overlap, leave pixels out or are padded, and images of unknown size.
+    Not replaced: convolutions whose patches overlap, leave pixels out or are padded, and images of unknown size.
     """
     graph = model.graph
     replaced = 0
@@ -37,7 +38,7 @@ def multiply_patches(model: ir.Model) -> int:
 
 
 def _product(graph: ir.Graph, convolution: ir.Node) -> ir.Value | None:
-    """Tokens (n, rows * columns, width) in place of the convolution's maps (n, width, rows, columns)."""
+    """Tokens (n, rows * columns, width) in place of the convolution's feature maps (n, width, rows, columns)."""
     pixels, kernel = convolution.inputs[0], constant(convolution.inputs[1])
     size = None if pixels is None or pixels.shape is None else _whole(pixels.shape)
     if pixels is None or kernel is None or kernel.ndim != 4 or size is None:
@@ -81,13 +82,13 @@ def _plain(convolution: ir.Node) -> bool:
 
 
 def _whole(shape: ir.Shape) -> tuple[int, ...] | None:
-    """Channels, height and width; None where one of them is not fixed."""
+    """Return channels, height and width; None if one of them is dynamic."""
     sizes = [axis for axis in list(shape)[1:] if isinstance(axis, int)]
     return tuple(sizes) if len(shape) == 4 and len(sizes) == 3 else None
 
 
 def _flattens(flat: ir.Node, convolution: ir.Node) -> bool:
-    """Whether a reshape joins rows and columns: (n, width, rows, columns) -> (n, width, rows * columns)."""
+    """Whether a reshape flattens rows and columns: (n, width, rows, columns) -> (n, width, rows * columns)."""
     after, before = flat.outputs[0].shape, convolution.outputs[0].shape
     return after is not None and before is not None and len(after) == 3 and after[1] == before[1]
 

@@ -1,4 +1,4 @@
-"""The mean over rows and columns as the pooling that it is: a kernel that knows the layouts of convolutions."""
+"""Replacing means over height and width by global pooling, whose kernel supports the layouts of convolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SPATIAL = {2, 3}
 
 
 def pool_globally(model: ir.Model) -> int:
-    """Replace each ReduceMean over both spatial axes of (n, c, h, w) by GlobalAveragePool; how many were replaced."""
+    """Replace each ReduceMean over both spatial axes of (n, c, h, w) by GlobalAveragePool; returns how many."""
     graph = model.graph
     replaced = 0
     for node in list(graph):

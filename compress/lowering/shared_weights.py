@@ -1,4 +1,4 @@
-"""Two graphs on one copy of the weights: the second one reads them where they lie in the file of the first."""
+"""Two ONNX graphs with one copy of the weights: the second refers to them inside the file of the first."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 import onnx
 
 LEAST = 1024
-"""Bytes of a tensor that is worth it."""
+"""Minimum size of a shared tensor in bytes."""
 _GRAPH, _INITIALIZER, _NAME, _RAW = 7, 5, 8, 9
-"""Numbers of fields in `ModelProto`, `GraphProto` and `TensorProto`."""
+"""Field numbers in `ModelProto`, `GraphProto` and `TensorProto`."""
 _VARINT, _LENGTH = 0, 2
 _FIXED = {1: 8, 5: 4}
 
 
 def share_weights(model: onnx.ModelProto, file: Path) -> None:
-    """Let the tensors of `model`, which was read from `file`, point into it; what lies in files beside it stays so.
+    """Make the tensors of `model`, which was read from `file`, external data inside it; existing external data
+    stays.
 
-    ONNX calls that external data: a name of a file in the same folder, an offset and a length.
+    ONNX external data is the name of a file in the same folder, an offset and a length.
     """
     places = raw_places(file)
     for tensor in model.graph.initializer:
@@ -33,9 +34,10 @@ def share_weights(model: onnx.ModelProto, file: Path) -> None:
 
 
 def raw_places(file: Path) -> dict[str, tuple[int, int]]:
-    """Where in an ONNX file the raw numbers of each initializer lie: offset and length by name.
+    """Return the offset and length of each initializer's raw data in an ONNX file, by name.
 
-    The file is read as protobuf writes it (https://protobuf.dev/programming-guides/encoding), without making objects.
+    The protobuf encoding (https://protobuf.dev/programming-guides/encoding) is scanned directly, without parsing
+    into objects.
     """
     found = {}
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -48,7 +50,7 @@ def raw_places(file: Path) -> dict[str, tuple[int, int]]:
 
 
 def _parts(content: mmap.mmap, at: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """Where the contents of the fields of a number begin and end, in the message between two places."""
+    """Yield start and end of the contents of each field with the number `wanted`, in the message from `at` to `end`."""
     while at < end:
         tag, at = _varint(content, at)
         number, kind = tag >> 3, tag & 7
@@ -62,7 +64,7 @@ def _parts(content: mmap.mmap, at: int, end: int, wanted: int) -> Iterator[tuple
 
 
 def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
-    """The number at a place, and the place after it."""
+    """Decode a varint; returns its value and the position after it."""
     value = shift = 0
     while True:
         byte = content[at]

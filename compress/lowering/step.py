@@ -1,4 +1,4 @@
-"""Lower a torch model to the fastest FP32 ONNX file that still says the same."""
+"""Lower a torch model to the fastest equivalent FP32 ONNX file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(ctx: StepContext) -> StepResult:
     """Export, fuse, save, and compare with the torch model on real inputs.
 
     Raises:
-        PassError: the model cannot be exported, or the file disagrees with it.
+        PassError: the model cannot be exported, or the outputs of the file differ.
     """
     source = ctx.inputs["model"]
     task = source.read_json(TASK)
@@ -69,7 +69,8 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str, Any]]:
-    """The graph of a model (float32, eval mode, eager attention), and what was done to it.
+    """Return the graph of a model (float32, eval mode, eager attention), and facts about the transformations
+    applied.
 
     Args:
         task: the content of its `task.json`.

@@ -1,13 +1,13 @@
-"""A decoder as an ONNX graph that keeps what it has read: attention over grouped heads with a cache of keys and values.
+"""A decoder as an ONNX graph with a key-value cache and grouped-query attention.
 
-Inputs, besides `past_key_values.{i}.key` and `.value` float32 (batch, groups, past, head size):
-`input_ids` int64 (batch, new tokens); `attention_mask` int64 (batch, past + new tokens), 1 for a token and 0 for
-padding, which follows the tokens of a row; `logit_positions` int64 (batch, wanted): which of the new tokens the
-logits are given for.
+Inputs, besides `past_key_values.{i}.key` and `.value` float32 (batch, groups, past, head size): `input_ids` int64
+(batch, new tokens); `attention_mask` int64 (batch, past + new tokens), 1 for a token and 0 for padding, which
+follows the tokens of a row; `logit_positions` int64 (batch, wanted): indices of the new tokens whose logits are
+returned.
 Outputs: `logits` float32 (batch, wanted, words), and the cache with the new tokens, `present.{i}.key` and `.value`.
 
-The operators are onnxruntime's, com.microsoft: GroupQueryAttention turns queries and keys by their positions, adds
-to the cache and attends; the sum of the stream and its norm are one operator.
+The graph uses onnxruntime's com.microsoft operators: GroupQueryAttention applies rotary positions, updates the cache
+and attends; the residual addition and the norm after it are one operator.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ LOGITS = "logits"
 
 
 def past_names(layer: int) -> tuple[str, str]:
-    """What the cache of a layer is called as an input."""
+    """Input names of the cache of a layer."""
     return f"{PAST}{layer}.key", f"{PAST}{layer}.value"
 
 
 def present_names(layer: int) -> tuple[str, str]:
-    """What it is called as an output."""
+    """Output names of the cache of a layer."""
     return f"{PRESENT}{layer}.key", f"{PRESENT}{layer}.value"
 
 
 def decoder_graph(layout: Layout, weights: Mapping[str, Tensor]) -> ir.Model:
-    """The graph of a decoder.
+    """Build the graph of a decoder.
 
     Args:
-        weights: its tensors by the names that the family's class gives them, on the CPU. What is made of one for the
-            graph is made when the graph is written, one after the other.
+        weights: its tensors by the parameter names of the family's class, on the CPU. Tensors derived from them are
+            computed one at a time, when the graph is written.
 
     Raises:
         ModelError: a weight is missing.
@@ -104,8 +104,8 @@ class _Builder:
     def layer(
         self, layer: int, stream: ir.Value, result: ir.Value | None
     ) -> tuple[ir.Value, ir.Value, list[ir.Value]]:
-        """One layer: the stream, what is still to be added to it, and the cache. `result` is what the layer before left
-        to be added."""
+        """Build one layer; returns the residual stream, the result still to be added to it, and the cache. `result`
+        is the pending result of the layer before."""
         layout = self.layout
         stream, read = self.norm_of_sum(stream, result, self.path(layer, "attention_norm"))
         attended, cache = self.attention(layer, read)
@@ -160,7 +160,7 @@ class _Builder:
         return self.linear(layer, behind, attended), cache
 
     def head_norm(self, layer: int, role: str, heads: ir.Value) -> ir.Value:
-        """The norm of each head of queries or keys (batch, tokens, heads x head size)."""
+        """Normalise each head of queries or keys (batch, tokens, heads x head size)."""
         size = self.layout.sizes["head_size"]
         apart = self.op("Reshape", [heads, self.ints([0, 0, -1, size])])
         return self.op("Reshape", [self.norm(apart, self.path(layer, role)), self.ints([0, 0, -1])])
@@ -185,7 +185,7 @@ class _Builder:
         return self.op("Gelu", [value], approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def linear(self, layer: int, roles: Sequence[str], read: ir.Value) -> ir.Value:
-        """Maps that read the same, as one product, or two where they are factored; queries, keys and values in
+        """Apply layers that share an input as one product, or two if they are factored; query, key and value in
         blocks."""
         paths = [self.path(layer, role) for role in roles]
         widths = [self.layout.sizes[ROLES[role].shape[0]] for role in roles]
@@ -216,7 +216,7 @@ class _Builder:
         return self.op("Add", [product, bias])
 
     def first_factor(self, paths: Sequence[str]) -> str | None:
-        """The first factor that maps share; None where they are whole."""
+        """Return the name of the first factor that the layers share; None if they are not factored."""
         names = [f"{path}.first.weight" for path in paths]
         shared = {self.weights[name].data_ptr() for name in names if name in self.weights}
         if len(shared) > 1:
@@ -224,7 +224,7 @@ class _Builder:
         return names[0] if names[0] in self.weights else None
 
     def turned(self, roles: Sequence[str], paths: Sequence[str], in_out: bool) -> Float:
-        """Weights (in, out) of maps side by side; `in_out`: they lie so."""
+        """Concatenate layers' weights to (in, out); `in_out`: they are stored transposed."""
         found = [self.read(f"{path}.weight") for path in paths]
         if not in_out:
             found = [self.in_blocks(role, weight).T for role, weight in zip(roles, found, strict=True)]
@@ -240,7 +240,7 @@ class _Builder:
         return np.concatenate(found)
 
     def in_blocks(self, role: str, rows: Float) -> Float:
-        """Rows of query, key and value one block below the other, where they lie head by head."""
+        """Reorder rows of query, key and value from interleaved per head to consecutive blocks."""
         if role != "qkv" or self.layout.network.qkv == "blocks":
             return rows
         sizes = self.layout.sizes
@@ -248,7 +248,7 @@ class _Builder:
         return np.swapaxes(by_head, 0, 1).reshape(rows.shape)
 
     def norm_of_sum(self, stream: ir.Value, result: ir.Value | None, path: str) -> tuple[ir.Value, ir.Value]:
-        """The sum of the stream and a result, and its norm."""
+        """Add a result to the residual stream; returns the sum and its norm."""
         if result is None:
             return stream, self.norm(stream, path)
         scale, shift = self.norm_weights(path)
@@ -276,9 +276,9 @@ class _Builder:
         return scale, self.constant(f"{path}.bias", self.read(f"{path}.bias"))
 
     def learned_positions(self, ids: ir.Value, mask: ir.Value) -> ir.Value:
-        """The rows of the table of positions of the new tokens, which are the last ones of the mask.
+        """Look up the position embeddings of the new tokens, which are the last ones of the mask.
 
-        Behind a prompt that is shorter than others they count on, as in torch.
+        For the padding after a prompt that is shorter than others the positions simply continue, as in torch.
         """
         count = self.op("Shape", [ids], start=1, end=2)
         tokens = self.op("ReduceSum", [mask, self.ints([1])], keepdims=1)
@@ -289,11 +289,11 @@ class _Builder:
         return self.op("Gather", [table, places], name="positions")
 
     def head(self, chosen: ir.Value, words: ir.Value) -> ir.Value:
-        """The logits of chosen tokens (batch, wanted, hidden)."""
+        """Compute the logits of the selected tokens (batch, wanted, hidden)."""
         layout, sizes = self.layout, self.layout.sizes
         if not layout.tied:
             words = self.weight("head", layout.network.heads["words"]["head_words"])
-        # A Gemm reads the table as it lies: the embedding and the head that is tied to it are one constant.
+        # Gemm with transB reads the table untransposed, so a tied head and the embedding are one constant.
         rows = self.op("Reshape", [chosen, self.ints([-1, sizes["hidden"]])])
         product = self.op("Gemm", [rows, words], transB=1, name="head")
         wanted = self.op("Shape", [chosen], start=0, end=2)
@@ -317,7 +317,7 @@ class _Builder:
         return np.asarray(self.weights[name].detach().float().numpy())
 
     def weight(self, name: str, path: str) -> ir.Value:
-        """A table as it lies in the file."""
+        """Add a weight table unchanged."""
         stored = f"{path}.weight"
         self.check(stored)
         value = _lazy(name, tuple(self.weights[stored].shape), lambda: self.read(stored))
@@ -363,7 +363,7 @@ class _Builder:
 
 
 def _lazy(name: str, shape: tuple[int, ...], make: Callable[[], Float]) -> ir.Value:
-    """A float32 constant that is made when it is written."""
+    """Create a float32 constant that is computed when it is written."""
     tensor = ir.LazyTensor(
         lambda: ir.tensor(np.ascontiguousarray(make(), np.float32), name=name),
         dtype=ir.DataType.FLOAT,

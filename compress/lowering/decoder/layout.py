@@ -1,4 +1,4 @@
-"""What the graph of a decoder is made of, read from its config: sizes, kinds of parts, rotary tables and windows."""
+"""The structure of a decoder's graph, read from its config: sizes, kinds of parts, rotary tables and windows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "relu": "relu",
 }
 _ROTARY_MULTIPLE = 16
-"""The operator rotates a multiple of 16 numbers of a head, of heads of a multiple of 8."""
+"""The operator rotates a multiple of 16 dimensions of a head, and needs a head size that is a multiple of 8."""
 _FULL = "full_attention"
 _SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary positions: cosines and sines float32 (positions, rotated numbers of a head / 2)."""
+    """Rotary tables: cosines and sines float32 (positions, rotated dimensions of a head / 2)."""
 
     cosines: NDArray[np.float32]
     sines: NDArray[np.float32]
@@ -39,13 +39,13 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Layout:
-    """A decoder as its config describes it.
+    """A decoder as described by its config.
 
-    `windows`: of each layer, how many tokens it looks at, itself included; None: all before it. `rotaries`: of each
-    layer, the name of its tables in `tables`; None: it turns nothing. `scale`: what products of queries and keys are
-    multiplied with; `deeper_weaker`: divided by the number of the layer, from 1 on. `softcap`, `final_softcap`: bounds
-    that attention's scores and logits are bent to, 0: none. `embedding_scale`: what embeddings are multiplied with.
-    `tied`: the head is the table of words.
+    `windows`: for each layer, the size of its attention window, the token itself included; None: full attention.
+    `rotaries`: for each layer, the name of its rotary tables in `tables`; None: no rotary positions. `scale`: factor
+    of the attention scores; `deeper_weaker`: it is divided by the number of the layer, from 1 on. `softcap`,
+    `final_softcap`: soft caps of attention scores and logits, 0: none. `embedding_scale`: factor of the embeddings.
+    `tied`: the head is the word embedding table.
     """
 
     network: Network
@@ -66,15 +66,15 @@ class Layout:
 
     @property
     def longest(self) -> int:
-        """How many tokens it takes."""
+        """Maximum number of tokens."""
         return self.sizes["positions"]
 
 
 def layout_of(config: Any) -> Layout:
-    """The layout of a decoder.
+    """Return the layout of a decoder.
 
     Args:
-        config: the configuration, as transformers read it.
+        config: the config, as loaded by transformers.
 
     Raises:
         ModelError: it has a part that the graph has no operator for.
@@ -125,14 +125,14 @@ def _first(known: Config, *keys: str) -> Any:
 def _rotary_tables(
     config: Any, network: Network, sizes: Mapping[str, int], kinds: list[str]
 ) -> dict[str, Rotary]:
-    """One table for all layers, called "", or one for each kind of layer."""
+    """Return one table for all layers, named "", or one per layer type."""
     said = config.rope_parameters
     by_kind = {kind: said[kind] for kind in sorted(set(kinds))} if _FULL in said else {"": said}
     return {kind: _rotary(config, kind or None, rope, sizes) for kind, rope in by_kind.items()}
 
 
 def _rotary(config: Any, kind: str | None, rope: Mapping[str, Any], sizes: Mapping[str, int]) -> Rotary:
-    """The tables of rotary positions (Su et al. 2021), and of its stretched kinds as transformers computes them."""
+    """Compute the tables of rotary positions (Su et al. 2021), scaled variants as in transformers."""
     head_size = sizes["head_size"]
     rotated = int(head_size * rope.get("partial_rotary_factor", 1.0))
     if rotated % _ROTARY_MULTIPLE or head_size % (_ROTARY_MULTIPLE // 2):

@@ -1,4 +1,4 @@
-"""Which decoders llama.cpp knows, what it calls them, and what of a config it cannot do. Free of torch."""
+"""The decoder families that llama.cpp supports, their names there, and unsupported configs. No torch import."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _ROPES = frozenset({"default", "linear", "yarn"})
 
 @dataclass(frozen=True)
 class LlamaCppFamily:
-    """What llama.cpp does with a family.
+    """How llama.cpp handles a family.
 
-    `architecture`: its name there. `turns_pairs`: rotary positions turn neighbouring numbers of a head, so the rows of
-    queries and keys lie in another order. `square`: the heads are together as wide as the model. `windows`: layers
-    may look at the last tokens alone. `softcaps`: it bends the scores of attention and the logits, always. `head`: it
-    wants one even where it is the table of words; `tied`: it has no other. `output_bias`: attention's output may have a
-    bias; `biases`: it wants those of attention even where there are none. `activations`: those that it computes, as
-    configs name them. `ropes`: kinds of rotary positions. `layers_27b`: with so many layers it takes the scale of
-    attention from the width of the model, and not from that of a head.
+    `architecture`: its name there. `turns_pairs`: rotary positions rotate adjacent dimensions of a head, so the rows
+    of queries and keys are reordered. `square`: heads times head size must equal the hidden size. `windows`:
+    sliding-window layers are supported. `softcaps`: attention scores and logits are always soft-capped. `head`: a
+    head is required even if it is tied to the word embeddings; `tied`: it is always tied. `output_bias`: attention's
+    output may have a bias; `biases`: attention biases are required even if the model has none. `activations`:
+    supported ones, as named in configs. `ropes`: supported kinds of rotary positions. `layers_27b`: with this number
+    of layers, attention is scaled by hidden size / heads rather than by the head size.
     """
 
     architecture: str
@@ -54,21 +54,21 @@ LLAMA_CPP: Mapping[str, LlamaCppFamily] = {
     "gemma3_text": LlamaCppFamily("gemma3", activations=_TANH, windows=True, layers_27b=62),
     "phi3": LlamaCppFamily("phi3", square=True, ropes=frozenset({"default"})),
     "gpt2": LlamaCppFamily("gpt2", activations=_TANH, square=True, output_bias=True),
-    # Of the two forms of GELU llama.cpp has the one by tanh; the exact one differs by less than 0.001.
+    # llama.cpp only has the tanh approximation of GELU; the exact form differs by less than 0.001.
     "gpt_neox": LlamaCppFamily(
         "gptneox", activations=_TANH | {"gelu"}, square=True, head=True, output_bias=True, biases=True
     ),
 }
-"""By `model_type` (llama.cpp, src/models)."""
+"""Families by `model_type` (llama.cpp, src/models)."""
 
 
 def why_no_gguf(config: Config) -> str | None:
-    """Why llama.cpp cannot run a model of this config; None where it can."""
+    """Return why llama.cpp cannot run a model of this config; None if it can."""
     return next(_reasons(config), None)
 
 
 def rope_of(config: Config) -> Mapping[str, Any]:
-    """The rotary positions of layers that look at all tokens."""
+    """Return the rotary parameters of layers with full attention."""
     said: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope: Mapping[str, Any] = said.get("full_attention", said)
     return rope

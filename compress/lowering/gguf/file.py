@@ -1,4 +1,4 @@
-"""A decoder as one file of llama.cpp: its sizes, its tokenizer with its chat template, its weights."""
+"""Writing a decoder as one GGUF file of llama.cpp: its sizes, tokenizer, chat template and weights."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def write_gguf(
     file: Path,
     name: str,
 ) -> dict[str, int]:
-    """Write a decoder; how many tensors are stored in which type.
+    """Write a decoder; returns the number of tensors stored in each type.
 
     Args:
         model: on the CPU.
         tokenizer: the content of its `tokenizer.json`.
         task: the content of its `task.json`.
-        stored: how matrices are stored.
-        name: what the file calls the model.
+        stored: type in which matrices are stored.
+        name: name of the model in the file.
 
     Raises:
-        ModelError: llama.cpp has no such model or tokenizer.
+        ModelError: llama.cpp does not support the model or the tokenizer.
         PassError: a weight does not fit into 16 bits.
     """
     layout = layout_of(model.config)
@@ -57,7 +57,7 @@ def write_gguf(
     tensors = list(tensors_of(layout, family, model.state_dict(), stored))
     with replacing(file) as temporary:
         writer = GGUFWriter(temporary, family.architecture)
-        # llama.cpp knows by the name that blanks behind Phi-3's special tokens vanish.
+        # llama.cpp recognises by this name that whitespace after Phi-3's special tokens is stripped.
         writer.add_name(f"phi-3 {name}" if vocabulary.strips else name)
         writer.add_file_type(_FILE_TYPES[stored])
         writer.add_quantization_version(_QUANTIZATION_VERSION)
@@ -101,7 +101,7 @@ def _add_sizes(writer: GGUFWriter, layout: Layout, family: LlamaCppFamily) -> No
 
 def _add_positions(writer: GGUFWriter, layout: Layout, family: LlamaCppFamily) -> None:
     windows = {window for window in layout.windows if window is not None}
-    # Where llama.cpp lets every layer look at all tokens, both say the same of texts that fit into the window.
+    # Where llama.cpp has full attention in every layer, results agree for texts that fit into the window.
     longest = layout.longest if family.windows else min(layout.longest, *windows, layout.longest)
     writer.add_context_length(longest)
     if windows and family.windows:
@@ -143,7 +143,7 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, task: Mapping[st
     begin = task["begin_id"] if task["begin_id"] is not None else numbers.get(special.get("bos_token"))
     named = {
         "bos": begin,
-        # To llama.cpp all three end an answer alike, and further ones that it knows by their names.
+        # llama.cpp treats all three as ends of an answer, and others that it recognises by their text.
         **dict(zip(("eos", "eot", "eom"), end_ids(task), strict=False)),
         "unk": numbers.get(special.get("unk_token")),
         "pad": task["pad_id"],
@@ -151,7 +151,7 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, task: Mapping[st
     for what, number in named.items():
         if number is not None:
             getattr(writer, f"add_{what}_token_id")(number)
-    # Said in any case: what it is otherwise depends on the kind of tokenizer.
+    # Always set: the default depends on the kind of tokenizer.
     writer.add_add_bos_token(task["begin_id"] is not None)
     writer.add_add_eos_token(False)
     if task["chat_template"] is not None:

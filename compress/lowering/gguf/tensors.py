@@ -1,4 +1,4 @@
-"""The weights of a decoder as llama.cpp names and lays them out, and how each is stored."""
+"""The weights of a decoder with llama.cpp's names and layout, and the type in which each is stored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ WORDS, HEAD = "token_embd.weight", "output.weight"
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor of the file: its shape, how it is stored, and what makes its numbers float32 when it is written."""
+    """A tensor of the file: its shape, its stored type, and a function that computes its float32 values on writing."""
 
     name: str
     shape: tuple[int, ...]
@@ -60,10 +60,10 @@ class GgufTensor:
     make: Callable[[], Float]
 
     def stored(self) -> NDArray[np.generic]:
-        """Its numbers as they are stored.
+        """Compute the values in their stored type.
 
         Raises:
-            PassError: one is too large for 16 bits.
+            PassError: a value is too large for 16 bits.
         """
         made = np.ascontiguousarray(self.make(), np.float32)
         if self.kind == GGMLQuantizationType.F16 and (largest := float(np.abs(made).max())) > _LARGEST_HALF:
@@ -75,7 +75,7 @@ class GgufTensor:
 
     @property
     def bytes(self) -> int:
-        """How many it takes."""
+        """Size of the stored tensor in bytes."""
         block, size = GGML_QUANT_SIZES[self.kind]
         return int(np.prod(self.shape)) // block * size
 
@@ -83,14 +83,14 @@ class GgufTensor:
 def tensors_of(
     layout: Layout, family: LlamaCppFamily, weights: Mapping[str, Tensor], stored: Stored
 ) -> Iterator[GgufTensor]:
-    """Every tensor of the file.
+    """Yield every tensor of the file.
 
-    Matrices are stored as asked, in 16 bits where their rows are no whole blocks of 32 numbers; what decides the
-    likeliest word, the head or the table that it is, keeps 8 bits beside matrices of 4. Vectors and learned positions
-    are float32.
+    Matrices are stored in the requested type, or in 16 bits if their rows are not a multiple of the block size of
+    32; the head, or the word embeddings if tied to it, is stored in 8 bits beside 4-bit matrices. Vectors and
+    learned positions are float32.
 
     Args:
-        weights: by the names that the family's class gives them, on the CPU.
+        weights: by the parameter names of the family's class, on the CPU.
 
     Raises:
         ModelError: a weight is missing.
@@ -106,7 +106,7 @@ def tensors_of(
 
 
 class _Arrays:
-    """Names, shapes and numbers, all (out, in)."""
+    """Names, shapes and values of all tensors, (out, in)."""
 
     def __init__(self, layout: Layout, family: LlamaCppFamily, weights: Mapping[str, Tensor]) -> None:
         self.layout, self.family, self.weights = layout, family, weights
@@ -148,7 +148,7 @@ class _Arrays:
         return network.in_out and kind == "weight" and role in network.inside and ROLES[role].kind == "linear"
 
     def made(self, role: str, kind: str, tensor: Tensor) -> Float:
-        """A tensor as llama.cpp lays it out."""
+        """Convert a tensor to llama.cpp's layout."""
         layout, network, sizes = self.layout, self.layout.network, self.layout.sizes
         array: Float = tensor.detach().float().numpy()
         if self.turned(role, kind):
@@ -161,15 +161,16 @@ class _Arrays:
         if role in ("query", "key") and self.family.turns_pairs:
             array = in_pairs(array, sizes["head_size"], rotated_of(layout))
         if role == ("query_norm" if "query_norm" in network.inside else "query"):
-            # The scale of attention is not said in the file.
+            # The file does not store the attention scale, so a difference is folded into the queries.
             array = array * np.float32(layout.scale / scale_there(layout, self.family))
         return array
 
 
 def in_pairs(rows: Float, head_size: int, rotated: int) -> Float:
-    """Rows of queries or keys, head by head, with the two numbers beside each other that turn together.
+    """Reorder rows of queries or keys so that the two dimensions rotated together are adjacent in each head.
 
-    transformers has the first halves of all pairs before the second halves; both begin a head.
+    transformers has the first halves of all pairs before the second halves; in both layouts the rotated dimensions
+    come first in a head.
     """
     heads = rows.reshape(-1, head_size, *rows.shape[1:])
     halves = heads[:, :rotated].reshape(len(heads), 2, rotated // 2, *rows.shape[1:])
@@ -182,25 +183,25 @@ def _zeros(size: int) -> Float:
 
 
 def rotated_of(layout: Layout) -> int:
-    """How many numbers of a head the positions turn."""
+    """Number of rotated dimensions of a head."""
     tables = list(layout.tables.values())
     return 2 * tables[0].cosines.shape[1] if tables else 0
 
 
 def rope_factors(layout: Layout, family: LlamaCppFamily) -> Float | None:
-    """By what Llama 3's stretched positions divide each frequency, float32 (rotated numbers / 2); None of others."""
+    """Frequency divisors of Llama 3's rotary scaling, float32 (rotated dimensions / 2); None for other kinds."""
     rope = layout.config.get("rope_parameters") or {}
     if rope.get("rope_type") != "llama3" or "llama3" not in family.ropes:
         return None
     (table,) = layout.tables.values()
-    # A position of 1 turns by the frequency itself.
+    # The angle at position 1 equals the frequency.
     turned = np.arctan2(table.sines[1].astype(np.float64), table.cosines[1].astype(np.float64))
     exponents = np.arange(0, rotated_of(layout), 2) / rotated_of(layout)
     return np.asarray(float(rope["rope_theta"]) ** -exponents / turned, np.float32)
 
 
 def scale_there(layout: Layout, family: LlamaCppFamily) -> float:
-    """What llama.cpp multiplies products of queries and keys with."""
+    """Scale that llama.cpp applies to attention scores."""
     sizes = layout.sizes
     if sizes["layers"] == family.layers_27b:
         return float((sizes["hidden"] // sizes["heads"]) ** -0.5)

@@ -1,8 +1,8 @@
-"""A tokenizer in the terms of llama.cpp: the tokens with their kinds, and how texts are cut. Free of torch.
+"""A tokenizer in llama.cpp's terms: tokens with their types, and how texts are split. No torch import.
 
-llama.cpp knows tokenizers by name and has the rules of each in its code: `gpt2` joins bytes by merges, and
-`tokenizer.ggml.pre` says how texts are cut into words before; `llama` joins letters by scores, and bytes where a letter
-is unknown. Only those whose `tokenizer.json` says exactly that are written.
+llama.cpp identifies tokenizers by name and implements the rules of each in code: `gpt2` merges bytes, after
+splitting texts into words by the rules named in `tokenizer.ggml.pre`; `llama` joins characters by scores, with bytes
+for unknown characters. Only tokenizers whose `tokenizer.json` has exactly these rules are written.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from compress.core import pre_tokenization
 Json = Mapping[str, Any]
 
 _STRIPS = "phi3"
-"""Of this family llama.cpp knows that blanks behind special tokens vanish."""
+"""The family for which llama.cpp strips whitespace after special tokens."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class TokenKind(IntEnum):
-    """What GGUF calls the kinds of tokens."""
+    """Token types of GGUF."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -35,10 +35,10 @@ class TokenKind(IntEnum):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What of a tokenizer stands in a GGUF file. `merges` are those of `gpt2`, `scores` those of `llama`.
+    """The content of a tokenizer in a GGUF file. `merges` are for `gpt2`, `scores` for `llama`.
 
-    `adds_space`: a space stands before a text, and behind each special token. `strips`: blanks behind special tokens
-    vanish.
+    `adds_space`: a space is prepended to a text, and after each special token. `strips`: whitespace after special
+    tokens is stripped.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Vocabulary:
 
 
 def why_no_vocabulary(tokenizer: Json, kind: str) -> str | None:
-    """Why llama.cpp has no such tokenizer; None where it has.
+    """Return why llama.cpp does not support a tokenizer; None if it does.
 
     Args:
         tokenizer: the content of a `tokenizer.json`.
@@ -62,10 +62,10 @@ def why_no_vocabulary(tokenizer: Json, kind: str) -> str | None:
 
 
 def vocabulary_of(tokenizer: Json, words: int) -> Vocabulary:
-    """A tokenizer that llama.cpp knows (`why_no_vocabulary`).
+    """Convert a tokenizer that llama.cpp supports (see `why_no_vocabulary`).
 
     Args:
-        words: how many tokens the model has; those that the tokenizer does not know are unused.
+        words: number of tokens of the model; those that the tokenizer lacks are marked unused.
     """
     model, added = tokenizer["model"], {token["id"]: token for token in tokenizer.get("added_tokens") or ()}
     by_letters = bool(model.get("byte_fallback"))
@@ -96,7 +96,7 @@ def vocabulary_of(tokenizer: Json, words: int) -> Vocabulary:
             for number in range(words)
         ),
         merges=() if by_letters else tuple(" ".join(pair) for pair in merges),
-        # What is joined first has the largest score; what no merge makes is never joined.
+        # Earlier merges have higher scores; tokens that no merge produces have the lowest.
         scores=tuple(-float(rank.get(texts.get(number, ""), len(rank))) for number in range(words))
         if by_letters
         else (),
@@ -133,12 +133,12 @@ def _reasons(tokenizer: Json, kind: str) -> Iterator[str]:
 
 
 def rules_of(tokenizer: Json) -> str | None:
-    """llama.cpp's name of the rules by which texts are cut into words before bytes are joined; None of others."""
+    """Return llama.cpp's name of the pre-tokenization rules of a byte-level tokenizer; None for other rules."""
     return pre_tokenization.rules_of(parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers"))
 
 
 def _adds_space(tokenizer: Json) -> bool | None:
-    """Whether a space is put before texts; None where spaces are written otherwise than in llama.cpp's `llama`."""
+    """Whether a space is prepended to texts; None if spaces are handled differently from llama.cpp's `llama`."""
     replaces = {"type": "Replace", "pattern": {"String": " "}, "content": pre_tokenization.SPACE}
     normalizers = parts_of(tokenizer.get("normalizer"), "normalizers")
     before = parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
@@ -149,7 +149,7 @@ def _adds_space(tokenizer: Json) -> bool | None:
             return True
         case [only], [] if only == replaces:
             return False
-        # Gemma's: spaces are replaced before, so nothing is left to split at.
+        # Gemma's: spaces are replaced by the normalizer, so there is nothing left to split at.
         case [only], [{"type": "Split", "pattern": {"String": " "}}] if only == replaces:
             return False
         case [], [{"type": "Metaspace", "prepend_scheme": "always" | "never" as scheme, "split": False}]:
@@ -158,7 +158,7 @@ def _adds_space(tokenizer: Json) -> bool | None:
 
 
 def parts_of(part: Json | None, inside: str) -> list[Any]:
-    """What a part of a tokenizer is a sequence of."""
+    """Return the parts of a tokenizer component, which may be a sequence."""
     if part is None:
         return []
     return list(part[inside]) if part["type"] == "Sequence" else [part]
