@@ -185,8 +185,7 @@ class _Builder:
         return self.op("Gelu", [value], approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def linear(self, layer: int, roles: Sequence[str], read: ir.Value) -> ir.Value:
-        """Apply layers that share an input as one product, or two if they are factored; query, key and value in
-        blocks."""
+        """Apply layers with the same input as one product, or two if factored; query, key and value in blocks."""
         paths = [self.path(layer, role) for role in roles]
         widths = [self.layout.sizes[ROLES[role].shape[0]] for role in roles]
         reads = self.layout.sizes[ROLES[roles[0]].shape[1]]
@@ -224,7 +223,7 @@ class _Builder:
         return names[0] if names[0] in self.weights else None
 
     def turned(self, roles: Sequence[str], paths: Sequence[str], in_out: bool) -> Float:
-        """Concatenate layers' weights to (in, out); `in_out`: they are stored transposed."""
+        """Concatenate layers' weights to (in, out); `in_out`: they are already stored as (in, out)."""
         found = [self.read(f"{path}.weight") for path in paths]
         if not in_out:
             found = [self.in_blocks(role, weight).T for role, weight in zip(roles, found, strict=True)]
