@@ -16,8 +16,7 @@ _APART = [0, 2, 4, 1, 3, 5]
 
 
 def multiply_patches(model: ir.Model) -> int:
-    """Replace each Conv -> Reshape -> Transpose from patches to tokens (n, patches, width); returns how many were
-    replaced.
+    """Replace each Conv -> Reshape -> Transpose from patches to tokens (n, patches, width); returns how many.
 
     Not replaced: convolutions whose patches overlap, leave pixels out or are padded, and images of unknown size.
     """

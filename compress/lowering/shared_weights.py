@@ -17,10 +17,10 @@ _FIXED = {1: 8, 5: 4}
 
 
 def share_weights(model: onnx.ModelProto, file: Path) -> None:
-    """Make the tensors of `model`, which was read from `file`, external data inside it; existing external data
-    stays.
+    """Turn the tensors of `model`, which was read from `file`, into external data inside that file.
 
-    ONNX external data is the name of a file in the same folder, an offset and a length.
+    ONNX external data is the name of a file in the same folder, an offset and a length. Existing external data is
+    kept.
     """
     places = raw_places(file)
     for tensor in model.graph.initializer:

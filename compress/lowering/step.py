@@ -69,8 +69,7 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str, Any]]:
-    """Return the graph of a model (float32, eval mode, eager attention), and facts about the transformations
-    applied.
+    """Return the graph of a model (float32, eval mode, eager attention), and facts about the changes applied.
 
     Args:
         task: the content of its `task.json`.

@@ -58,8 +58,9 @@ class Block:
 
 
 def transformer_of(model: nn.Module) -> PreTrainedModel:
-    """Return the transformers model that holds the config: the model itself, or the encoder inside a sentence
-    encoder.
+    """Return the transformers model that holds the config.
+
+    It is the model itself, or the encoder inside a sentence encoder.
 
     Raises:
         ModelError: there is none.

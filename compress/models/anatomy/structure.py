@@ -34,8 +34,7 @@ Structure = dict[str, Any]
 
 
 def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None:
-    """Return what differs between `model` and `regular`, the model built from its config alone; None if nothing
-    does.
+    """Return how `model` differs from `regular`, the model built from its config alone; None if it does not.
 
     Args:
         regular: factored in place like `model`.

@@ -33,8 +33,9 @@ _NO_MODEL = (
 
 
 def read_config(path: Path) -> PretrainedConfig:
-    """Read the config of a model directory, without the settings that are pinned; code that it may name is never
-    run.
+    """Read the config of a model directory without the settings that are pinned here.
+
+    Code that the config refers to is never run.
 
     Raises:
         ModelError: the file is missing or damaged, its architecture is unknown or defined by custom code, or a

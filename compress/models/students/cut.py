@@ -42,8 +42,7 @@ def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None
 
     Raises:
         ModelError: the shape does not fit the teacher, its heads do not divide its width, or there are no examples
-            to
-            compare layers on.
+            to compare layers on.
     """
     sizes = sizes_of(teacher)
     influence = None
@@ -66,11 +65,10 @@ def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None
 def make_student(
     teacher: nn.Module, spec: StudentSpec, seed: int, batches: Batches | None = None
 ) -> nn.Module:
-    """Build a smaller model of the teacher's kind, family and labels, in float32 and eval mode; the teacher is not
-    modified.
+    """Build a smaller model of the teacher's kind, family and labels, in float32 and eval mode.
 
-    The student of a text or image classifier is a classifier, that of a sentence encoder a sentence encoder whose
-    embeddings have the student's width.
+    The teacher is not modified. The student of a text or image classifier is a classifier, that of a sentence
+    encoder a sentence encoder whose embeddings have the student's width.
     `from: teacher`: a student of the teacher's width copies the weights it has room for, exactly; a narrower one is
     projected (`projection.py`) on the principal directions of the hidden states, measured on examples (`basis:
     hidden`) or estimated from the embeddings. Heads are regrouped (`attention_heads.py`), feed-forward neurons kept

@@ -18,8 +18,7 @@ def choose_layers(
     how: Choice = "uniform",
     influence: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
-    """Return the teacher's layers that the student is built from, lowest first; explicitly listed layers are kept in
-    their order.
+    """Return the teacher's layers that the student is built from, lowest first; a given list is returned unchanged.
 
     `uniform` spreads the layers evenly and always includes the last one: 2 of 6 are (2, 5). `first` and `last` take
     the lowest and the highest. `similarity` takes those with the most `influence`, leaving out layers whose output

@@ -64,8 +64,7 @@ def cut(old: Encoder, new: Encoder, layers: Sequence[int]) -> None:
 
 
 def project(old: Encoder, new: Encoder, layers: Sequence[int], stream: Stream) -> None:
-    """Fill a student of another width from the given layers, projected on the principal directions of the hidden
-    states.
+    """Fill a narrower student from the given layers, projected on the principal directions of the hidden states.
 
     Args:
         stream: moments of the teacher, for all its layers.
@@ -201,7 +200,7 @@ def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader
     heads = Heads(by_head(old.query), by_head(old.key), by_head(old.value), out)
     if (old.heads, old.head_size) != (new.heads, new.head_size):
         heads = heads.regroup(new.heads, new.head_size)
-    # Heads that the teacher has no weights for keep their random initialisation.
+    # Heads and dimensions that the teacher has no weights for keep their random initialisation.
     for linear, part in (
         (writer(new.query), heads.query),
         (writer(new.key), heads.key),

@@ -77,8 +77,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Reader:
-    """How the student's layers read the narrow stream y: the input x (d,) of a teacher's layer becomes `gather` y +
-    `constant`.
+    """How the student's layers read the narrow stream y: a teacher's input x (d,) becomes `gather` y + `constant`.
 
     `gather` is (d, k); `constant` (d,) is the part of the mean of x outside the basis.
     """
@@ -93,8 +92,7 @@ class Reader:
 
     @classmethod
     def of_norm(cls, basis: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Reader:
-        """Return the reader of a norm's output, with its scale and shift (d,) each, which the student's norm no
-        longer applies.
+        """Return the reader of the output of a norm whose scale and shift (d,) the student's norm no longer applies.
 
         Args:
             mean: of the normalised stream, before scale and shift, (d,).

@@ -26,8 +26,7 @@ _SPREAD = 0.02
 def fresh_vision(
     spec: StudentSpec, *, size: tuple[int, int], channels: int, labels: Sequence[str], seed: int
 ) -> PreTrainedModel:
-    """Create a vision transformer with random weights for images of `size` (height, width), in float32 and eval
-    mode.
+    """Create a vision transformer with random weights for images of `size` (height, width); float32, eval mode.
 
     `vit`: Dosovitskiy et al. 2020 (arXiv:2010.11929), one head on the class token. `deit`: Touvron et al. 2020
     (arXiv:2012.12877), a second head on a distillation token; `logits` is the mean of both heads, in training too,

@@ -77,8 +77,9 @@ def code_files(source: str, base: Path) -> dict[str, Path]:
 
 
 def code_sha256(source: str, base: Path, sha256: Callable[[Path], str] = sha256_file) -> str:
-    """Return the hash that identifies the code of `python:module:function`: the sha256 of its file, or a combined
-    one if `code_files` finds several.
+    """Return the hash that identifies the code of `python:module:function`.
+
+    It is the sha256 of its file, or a combined one if `code_files` finds several files.
 
     Raises:
         ModelError: as `module_file`.

@@ -68,8 +68,7 @@ def open_image_teacher(
 
     Raises:
         ModelError: it cannot be loaded, is not safetensors, does not take images, or its head does not fit the
-            labels and
-            `finetune` is not set.
+            labels and `finetune` is not set.
         UsageError: it is code, and the user did not allow it.
     """
     if spec.model.startswith(CODE):

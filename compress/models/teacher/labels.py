@@ -46,8 +46,9 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
 
 
 def items_of_head(config: Mapping[str, Any]) -> str | None:
-    """Return what the model's classification head classifies, `text` or `image`, by its architecture's name; None
-    without such a head.
+    """Return what a model's classification head classifies, `text` or `image`; None without such a head.
+
+    It is recognised by the name of the architecture.
 
     Args:
         config: the parsed `config.json`.

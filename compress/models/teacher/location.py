@@ -123,8 +123,7 @@ def check_teacher(
     Raises:
         UsageError: it is code, and `--allow-code` was not given.
         ModelError: it is missing, not a model, or for another task, needs `finetune` because its head does not fit
-            the
-            labels, or, for sentence embedding, is to be fine-tuned or has an unknown pooling.
+            the labels, or, for sentence embedding, is to be fine-tuned or has an unknown pooling.
     """
     if task_kind(task).head == "pooled" and spec.finetune is not None:
         raise ModelError(
@@ -201,8 +200,7 @@ def model_folder(model: str, revision: str | None, base: Path, task: str) -> Pat
 
 
 def tokenizer_place(source: str, base: Path) -> Path:
-    """Return the folder, GGUF file or `tokenizer.json` of a tokenizer; a hub tokenizer is downloaded if not here
-    yet.
+    """Return the folder, GGUF file or `tokenizer.json` of a tokenizer, downloading it from the hub if necessary.
 
     Raises:
         ModelError: there is none, or it cannot be downloaded.

@@ -14,8 +14,7 @@ SECTION = "texts"
 
 @dataclass(frozen=True)
 class TextFormat:
-    """Text preprocessing, in this order: `prefix` is prepended, whitespace at the ends stripped, the text
-    lower-cased.
+    """Text preprocessing, in this order: prepend `prefix`, strip whitespace at the ends, lower-case.
 
     Texts that are too long are truncated on the side `cut`.
     """

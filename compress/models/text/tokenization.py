@@ -92,8 +92,9 @@ class Tokenization:
         return Tokenizer.from_str(self.text)
 
     def prove(self, texts: Sequence[str], max_length: int, where: str) -> int:
-        """Compare with the reference on odd texts and a sample of `texts`, at both lengths; returns the number of
-        texts.
+        """Compare with the reference on odd texts and a sample of `texts`; returns how many texts were compared.
+
+        They are compared at `max_length` and at a length that truncates most of them.
 
         Raises:
             ModelError: with the code `tokenizer-setting`, if ids differ.

@@ -1,5 +1,4 @@
-"""The table of model families, consulted before anything is loaded: what each takes and which operations it
-supports.
+"""The table of model families, consulted before loading: what each takes and which operations it supports.
 
 A family is a `model_type` of transformers. It can be lowered once its ONNX export has been verified to match the
 transformers implementation at several lengths and with padding. Its `network` describes the layer structure; a

@@ -106,8 +106,7 @@ def parts_of(network: Network, config: Config, head: Head) -> Iterator[tuple[str
 
 
 def parameters_of(config: Config, head: Head) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every parameter of a transformers model of this config, tied ones under each
-    name.
+    """Return name and shape of every parameter of a transformers model of this config, tied ones under each name.
 
     Raises:
         ModelError: the layer structure of its family is not known, or it has no such head.
