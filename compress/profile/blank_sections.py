@@ -1,4 +1,5 @@
-"""Sections that are written and left empty: their defaults are meant, also where a section may be unset."""
+"""Sections written without a value: an empty section means its defaults, even where the section is
+optional."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from compress.profile.yaml_lines import Path_, ProfileSource, replaced
 
 
 def filled(source: ProfileSource) -> ProfileSource:
-    """The profile with `{}` for each section that may be unset and has nothing behind its key.
+    """Return the profile with `{}` for every optional section whose key has no value.
 
-    `augment:` asks for augmentation, as `- export:` asks for a bundle; YAML alone would read `null`, which is none.
+    `augment:` requests augmentation with its defaults, as `- export:` requests a bundle; plain YAML reads
+    both as `null`, which would disable the section.
     """
     values = source.values
     for path in sorted(source.blank, key=str):
@@ -27,7 +29,7 @@ def filled(source: ProfileSource) -> ProfileSource:
 
 
 def _is_none(values: Any, path: Path_) -> bool:
-    """Whether a profile says `null` there; not where an assignment put something below it."""
+    """Whether the value at `path` is `null`; False if an assignment has put something below it."""
     for part in path:
         try:
             values = values[part]
@@ -46,7 +48,7 @@ def _is_optional_section(path: Path_, values: Any) -> bool:
 
 
 def _holds_section(annotation: Any) -> bool:
-    """Whether this is a section or nothing (`AugmentSpec | None`)."""
+    """Whether an annotation is an optional section (`AugmentSpec | None`)."""
     if get_origin(annotation) not in (Union, types.UnionType) or type(None) not in get_args(annotation):
         return False
     bare = (get_args(one)[0] if get_origin(one) is Annotated else one for one in get_args(annotation))

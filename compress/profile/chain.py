@@ -1,4 +1,5 @@
-"""Whether the passes follow one another: each must accept the form that the one before it leaves."""
+"""Check the order of the passes: each pass must accept the form of the model that the previous one
+produces."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from compress.profile.yaml_lines import ProfileSource
 
 
 def chain_faults(source: ProfileSource, form: Form) -> list[Fault]:
-    """The faults in the order of the passes, also where the body of a pass is wrong itself.
+    """Return the faults in pass order, including passes whose own body is invalid.
 
     Args:
-        form: of the teacher.
+        form: form of the teacher.
     """
     passes = source.values.get("passes")
     if not isinstance(passes, list):
@@ -59,7 +60,8 @@ def chain_faults(source: ProfileSource, form: Form) -> list[Fault]:
 
 
 def _onnx_targets(source: ProfileSource, index: int, kind: str, never_onnx: str) -> list[Fault]:
-    """The targets that cannot run a model which stays in torch; without any, the default one cannot."""
+    """Return a fault for each target that cannot run a torch-only model; without targets, one for the
+    default target."""
     targets = source.values.get("targets")
     if not isinstance(targets, list):
         why = f"needs a target with `runtime: torch`: {never_onnx}"
@@ -69,7 +71,7 @@ def _onnx_targets(source: ProfileSource, index: int, kind: str, never_onnx: str)
 
 
 def _targets_on(source: ProfileSource, runtime: str, why: str) -> list[Fault]:
-    """A fault of each target that runs models so."""
+    """Return a fault for each target that uses this runtime."""
     targets = source.values.get("targets")
     return [
         source.fault(("targets", place, "runtime"), why)
@@ -82,7 +84,7 @@ def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
     try:
         return PASS_ENTRIES.parse(kind, body)
     except ValidationError:
-        # Its own faults are reported elsewhere.
+        # The faults of the body itself are reported by schema validation.
         found = PASSES[kind]
         if found.roughly is None:
             return found.spec.model_construct()

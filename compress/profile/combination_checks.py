@@ -1,7 +1,6 @@
-"""What a task can be taught with: combinations of keys that exclude each other, each with its reason.
+"""Combinations of task, data and training keys that exclude each other, each with its reason.
 
-Some are faults, found by `validate` before anything is read but the profile; some are warnings, for what works and is
-likely to disappoint.
+`validate` finds these faults from the profile alone, before reading anything else.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind, task_names, users_of_keys, users_of_quantities, writing_task
 
 Found = tuple[Path_, str]
-"""Where in the profile, and what is wrong."""
+"""Path in the profile, and what is wrong there."""
 
 
 REACHES_NOTHING = (
@@ -32,7 +31,7 @@ REACHES_NOTHING = (
 
 
 def teaching_faults(profile: Profile) -> list[Found]:
-    """Every combination of a valid profile that cannot work."""
+    """Return every combination of keys in a valid profile that cannot work."""
     found = list(_data_faults(profile))
     for index, spec in enumerate(profile.specs):
         recovery = recovery_of(spec)
@@ -43,7 +42,7 @@ def teaching_faults(profile: Profile) -> list[Found]:
 
 
 def key_faults(values: Mapping[str, Any]) -> Iterator[Found]:
-    """The keys that were written and mean nothing to the task, also of a profile that is wrong elsewhere."""
+    """Yield the keys that were written but do not apply to the task; works on invalid profiles too."""
     task = values.get("task")
     if task not in task_names():
         return
@@ -64,30 +63,31 @@ def key_faults(values: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _written(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Path_]:
-    """Where a profile has a key, of each pass of its name where it is one of a pass."""
+    """Yield the paths at which a profile sets a key; a key of a pass is looked up in every pass of that
+    name."""
     if path[0] != "passes":
         value: Any = values
         for name in path:
             value = value.get(name) if isinstance(value, Mapping) else None
-        # A 0 is a value: it equals `False`, and is not it.
+        # `is not False`, because 0 is a value although it equals `False`.
         if value is not None and value is not False:
             yield path
         return
     kind, below = path[1], path[2:]
     entries = values.get("passes")
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        # An empty pass may be written as nothing.
+        # The body of an empty pass may be `null`.
         if isinstance(entry, Mapping) and kind in entry and (not below or [*_written(entry, path[1:])]):
             yield "passes", index, *path[1:]
 
 
 def takes(profile: Profile) -> str:
-    """What the model reads: `texts` or `images`."""
+    """Return the input type of the model: `texts` or `images`."""
     return f"{task_kind(profile.task).items}s"
 
 
 def embeds(profile: Profile) -> bool:
-    """Whether the outputs are vectors, and no answers."""
+    """Whether the model outputs embedding vectors instead of predictions."""
     return task_kind(profile.task).head == "pooled"
 
 
@@ -118,7 +118,7 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
 
 
 def _generated_faults(profile: Profile, spec: GenerateSpec) -> Iterator[Found]:
-    """What is wrong about texts that a model writes for the teacher to label."""
+    """Yield the faults of unlabeled texts that a language model generates for the teacher to label."""
     kind, place = task_kind(profile.task), ("data", "unlabeled", "generate")
     if "data.unlabeled" in kind.refused:
         return
@@ -142,7 +142,7 @@ def _generated_faults(profile: Profile, spec: GenerateSpec) -> Iterator[Found]:
 
 
 def _training_faults(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> Iterator[Found]:
-    """What of a training a task has no use for."""
+    """Yield the training keys that do not apply to a task."""
     if kind.head != "classifier":
         yield from _trained_alone(finetune, kind, place)
     if finetune.augment and kind.items != "image":
@@ -152,13 +152,14 @@ def _training_faults(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> It
 
 
 def why_not_packed(finetune: FinetuneSpec, task: str) -> str | None:
-    """Why the examples of a task cannot stand side by side; None where they can, or need not."""
+    """Return why the examples of a task cannot be packed into one sequence; None if they can, or packing
+    is off."""
     packs = finetune.pack and not task_kind(task).writes
     return f"only texts of language models are packed, not those of {task}" if packs else None
 
 
 def _trained_alone(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> Iterator[Found]:
-    """What of a training without a teacher needs labels."""
+    """Yield the faults of training without a teacher on a task that has no labels."""
     if kind.label_loss is None:
         if "teacher.finetune" not in kind.refused:
             why = f"the data of {kind.name} has no right answers: only a teacher gives them"
@@ -180,6 +181,10 @@ def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:
 
 
 def lesson_of(profile: Profile, *, teachers: int = 1, generated: bool = False) -> Lesson:
-    """What losses would work on: in a recovery from the profile's teacher, or with so many teachers, on generated
-    inputs."""
+    """Return what the losses of a training work on: by default, of a recovery from the profile's teacher.
+
+    Args:
+        teachers: number of teachers.
+        generated: the inputs are generated by a model.
+    """
     return Lesson(task_kind(profile.task), teachers, generated and takes(profile) == "images")

@@ -1,4 +1,4 @@
-"""Where a target is: a processor of this machine, or another machine over ssh."""
+"""Device of a target: a processor of this machine, or another machine over ssh."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.core.spelling import nearest
 SSH = "ssh://"
 LOCAL = ("cpu", "cuda")
 
-# A name that begins with a hyphen would be read as an option.
+# ssh would read a name that begins with a hyphen as an option.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _ADDRESS = re.compile(
@@ -21,7 +21,7 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class SshAddress:
-    """A machine that the ssh client knows how to reach; `user` and `port` are its own choice where they are None."""
+    """Address of a machine for the ssh client; it chooses `user` and `port` itself where they are None."""
 
     host: str
     user: str | None = None
@@ -29,15 +29,15 @@ class SshAddress:
 
 
 def is_ssh(device: str) -> bool:
-    """Whether a device is another machine."""
+    """Whether a device is another machine, reached over ssh."""
     return device.startswith(SSH)
 
 
 def parse_ssh(device: str) -> SshAddress:
-    """`ssh://user@host:port` -> its parts; user and port may be left out, and an IPv6 address stands in brackets.
+    """Parse `ssh://user@host:port`; user and port are optional, and an IPv6 address is written in brackets.
 
     Raises:
-        ValueError: it is no such address; the message says why.
+        ValueError: it is not such an address; the message says why.
     """
     found = _ADDRESS.fullmatch(device.removeprefix(SSH))
     if found is None or not is_ssh(device):
@@ -61,10 +61,10 @@ def parse_ssh(device: str) -> SshAddress:
 
 
 def checked_device(device: str) -> str:
-    """A device that a profile may name.
+    """Return `device` if a profile may name it.
 
     Raises:
-        ValueError: it is none; the message says what is known.
+        ValueError: the device is unknown; the message lists the known ones.
     """
     if is_ssh(device):
         parse_ssh(device)

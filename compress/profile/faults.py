@@ -1,4 +1,5 @@
-"""pydantic's errors as faults for a user: the path as it stands in the file, and 'did you mean'."""
+"""Convert pydantic errors into faults for the user: with the path as written in the file, and "did you
+mean" hints."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ from compress.tasks.table import task_names
 
 
 def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseModel]) -> list[Fault]:
-    """Every fault of a validation, in the order of the file, one a path.
+    """Return the faults of a failed validation in file order, one per path.
 
-    The branches of a union each leave an error; those of one path become one fault, and give way to a fault
-    that lies deeper in the same value.
+    Each branch of a union leaves its own error: those with the same path are merged into one fault, and
+    dropped if the same value has a fault at a deeper path.
     """
     messages: dict[Path_, list[str]] = {}
     shallow: set[Path_] = set()
     for detail in error.errors(include_url=False):
         path = _written_path(detail, source.values)
         if len(path) < len(detail["loc"]) or detail["type"] == "too_short":
-            # A list whose entries are wrong counts as empty: its entries say what is wrong.
+            # pydantic counts invalid entries as missing (`too_short`); the entries have errors of their own.
             shallow.add(path)
         message = _message(detail, path, root, source.values)
         if message not in messages.setdefault(path, []):
@@ -42,7 +43,7 @@ def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseMode
 
 
 def _written_path(detail: ErrorDetails, values: Any) -> Path_:
-    """The path without the names of union branches, which pydantic writes between the keys."""
+    """Return the path without the names of union branches, which pydantic inserts between the keys."""
     path: list[str | int] = []
     node = values
     parts = detail["loc"]
@@ -86,13 +87,13 @@ def _short(value: object) -> str:
 
 
 def _known_keys(path: Path_, root: type[BaseModel], values: Any) -> list[str]:
-    """The keys that the schema knows at `path` of a profile with these values."""
+    """Return the keys that the schema allows at `path` of a profile with these values."""
     found = models_at(path, root, values)
     return [info.alias or name for model in found for name, info in model.model_fields.items()]
 
 
 def models_at(path: Path_, root: type[BaseModel], values: Any) -> list[type[BaseModel]]:
-    """What may stand at `path` of a profile with these values."""
+    """Return the models that may occur at `path` of a profile with these values."""
     task = values.get("task")
     own: dict[type[BaseModel], type[BaseModel]] = {}
     if task in task_names():

@@ -1,4 +1,5 @@
-"""YAML file -> `Profile`, or one error that lists every fault as `file:line: path: what is wrong`."""
+"""Load a YAML file as a `Profile`, or raise one error that lists every fault as `file:line: path: what is
+wrong`."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from compress.tasks.table import writing_task
 
 @dataclass(frozen=True)
 class LoadedProfile:
-    """A valid profile, the text it was read from, and what in it is likely to disappoint."""
+    """A valid profile, its source text, and warnings about settings that are likely to disappoint."""
 
     profile: Profile
     source: ProfileSource
@@ -36,14 +37,14 @@ class LoadedProfile:
 
 
 def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile:
-    """Read and check a profile; nothing is downloaded and nothing in it is executed.
+    """Read and check a profile; nothing is downloaded and no code that it names is executed.
 
     Args:
-        file: the YAML file; paths in it resolve against its folder.
+        file: the YAML file; relative paths in it are resolved against its folder.
         assignments: `path=value` overrides, applied before the check.
 
     Raises:
-        ProfileError: every fault that was found: schema, order of the passes, sources that do not exist.
+        ProfileError: with every fault found: schema, order of the passes, missing sources.
     """
     source = override(read_source(file), assignments)
     profile, faults, warnings = read_profile(source, ModelFiles(source.base))
@@ -55,7 +56,7 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
 def read_profile(
     source: ProfileSource, files: ModelFiles
 ) -> tuple[Profile | None, tuple[Fault, ...], tuple[str, ...]]:
-    """The profile, None where it does not follow the schema, all its faults, and warnings."""
+    """Return the profile (None if it does not follow the schema), all its faults, and warnings."""
     source = filled(source)
     profile: Profile | None = None
     faults: list[Fault] = []
@@ -89,7 +90,8 @@ def read_profile(
 
 
 def named_models(profile: Profile) -> list[tuple[Path_, str, str]]:
-    """The models that a valid profile names, its own teacher first: where, which, and the task that it is for."""
+    """Return the models that a valid profile names, its teacher first, as (path in the profile, source,
+    task)."""
     task, generated = profile.task, profile.data.generated
     named: list[tuple[Path_, str, str]] = [(("teacher", "model"), profile.teacher.model, task)]
     for index, spec in enumerate(profile.specs):
@@ -100,7 +102,7 @@ def named_models(profile: Profile) -> list[tuple[Path_, str, str]]:
 
 
 def _source_faults(source: ProfileSource) -> list[Fault]:
-    """Local folders, files and packages that the profile names and that do not exist."""
+    """Return faults for local folders, files and packages that the profile names but that do not exist."""
     faults = []
     for section, key in (("data", "path"), ("teacher", "model")):
         value = _text_at(source.values, section, key)
@@ -111,7 +113,7 @@ def _source_faults(source: ProfileSource) -> list[Fault]:
 
 
 def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
-    """Sources that do not exist, of what a valid profile names beside its teacher and its data."""
+    """Return faults for missing sources other than the teacher and the data of a valid profile."""
     named = [(path, model) for path, model, _ in named_models(profile)[1:]]
     if profile.data.further is not None:
         named.insert(0, (("data", "unlabeled", "path"), profile.data.further.path))
@@ -123,7 +125,7 @@ def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
 
 
 def _hub_key_faults(profile: Profile, base: Path) -> Iterator[Found]:
-    """The keys that choose among what the hub has, of sources that are not of the hub."""
+    """Yield the hub-only keys (`name`, `revision`) that are set for sources that are not on the hub."""
     data, teacher, generated = profile.data, profile.teacher, profile.data.generated
     named: list[tuple[Path_, str, dict[str, str | None]]] = [
         (("data",), data.path, {"name": data.name, "revision": data.revision}),
@@ -150,7 +152,7 @@ def _is_of_hub(source: str, base: Path) -> bool:
     try:
         return local_path(source, base) is None
     except ModelError:
-        # That there is nothing is told already.
+        # A missing source is reported by the other checks.
         return True
 
 

@@ -1,4 +1,4 @@
-"""What `compress measure` is asked for beside the model: the sections of a profile that measuring needs."""
+"""The request of `compress measure` beside the model: the sections of a profile that measuring needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class MeasureRequest(Spec):
 
 
 def sections(profile: Profile) -> dict[str, Any]:
-    """What measuring takes of a profile, as it was written: defaults written out may not fit the device."""
+    """Return the sections of a profile that measuring needs, without unset defaults, which may not fit the
+    device."""
     return profile.model_dump(
         mode="json", include={"task", "seed", "data", "targets", "measure"}, exclude_unset=True
     )
@@ -44,15 +45,15 @@ def sections(profile: Profile) -> dict[str, Any]:
 def request_of(
     values: Mapping[str, Any], targets: Sequence[Any], assignments: Sequence[str], base: Path
 ) -> MeasureRequest:
-    """The request, checked as a profile is.
+    """Build the request and validate it like a profile.
 
     Args:
-        targets: in place of those of `values`, where there are any.
-        base: the folder that relative paths start at.
+        targets: replace those of `values`, unless empty.
+        base: the folder that relative paths are resolved against.
 
     Raises:
         UsageError: data or task are missing.
-        ProfileError: every fault of it.
+        ProfileError: with every fault of the request.
     """
     if "data" not in values:
         raise UsageError("say on which data to measure: --data PATH, or --profile PROFILE")
@@ -67,7 +68,8 @@ def request_of(
 
 
 def name_of(model: Path) -> str:
-    """`runs/x/bundle/model.onnx` -> `bundle`, `mine.onnx` -> `mine`."""
+    """Derive the name of a run from its model: `runs/x/bundle/model.onnx` -> `bundle`, `mine.onnx` ->
+    `mine`."""
     path = model.absolute()
     own = path.name if path.is_dir() else path.parent.name if path.stem == "model" else path.stem
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-.") or "model"

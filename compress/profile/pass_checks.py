@@ -1,4 +1,4 @@
-"""What the passes themselves check of a valid profile."""
+"""Checks of a valid profile that the passes themselves provide."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from compress.tasks.table import task_kind
 
 @dataclass(frozen=True)
 class PassCheck:
-    """A pass of a valid profile, and what files on this machine tell of the model that it gets.
+    """A pass of a valid profile, and what is known of its input model from files on this machine.
 
-    `model` is the source whose files tell of its tokenizer, None of a fresh one; `family` its `model_type`, None where
-    that is not known. `config` is what its config says, None where nobody knows it before the
-    passes before it are done.
+    Attributes:
+        model: source of the model's tokenizer files; None for a fresh model.
+        family: its `model_type`; None if unknown.
+        config: its config; None if it is unknown until the preceding passes have run.
     """
 
     profile: Profile
@@ -37,7 +38,7 @@ class PassCheck:
 
 
 def pass_faults(profile: Profile, files: ModelFiles) -> list[Found]:
-    """What each pass finds wrong, at its keys."""
+    """Return the faults that each pass finds, at the keys of the pass."""
     return [
         (("passes", check.index, check.spec.kind, *keys), why)
         for check in _checks(profile, files)
@@ -51,7 +52,7 @@ def pass_faults(profile: Profile, files: ModelFiles) -> list[Found]:
 
 
 def pass_warnings(profile: Profile, files: ModelFiles) -> list[str]:
-    """What the passes find likely to disappoint, a sentence each."""
+    """Return the warnings of the passes about settings that are likely to disappoint, one sentence each."""
     found = [
         why for check in _checks(profile, files) for why in _asked(PASSES[check.spec.kind].warnings, check)
     ]

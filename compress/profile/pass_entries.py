@@ -1,4 +1,4 @@
-"""The entries of `passes`: `- name: {...}`, one for each pass in the table."""
+"""Entries of `passes`, `- name: {...}`, one type for each registered pass."""
 
 from __future__ import annotations
 

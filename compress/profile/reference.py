@@ -1,4 +1,4 @@
-"""The reference of the profile as Markdown, made from its schema:
+"""Generate the Markdown reference of the profile from its JSON schema:
 
 python -m compress.profile.reference > docs/profile.md
 """
@@ -109,9 +109,9 @@ _LIMITS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("
 
 
 def reference_markdown() -> str:
-    """The whole page: every section as a table of keys, what data can be read, and an example."""
+    """Return the whole page: every section as a table of keys, the readable data formats, and an example."""
     schema = json_schema()
-    # A section that stands in several places (a student, an assistant) is shown at the first of them.
+    # A section used in several places (a student, an assistant) is documented once, at the first of them.
     first: dict[int, tuple[tuple[str, ...], str, dict[str, Any]]] = {}
     for keys, asked, body in _sections(schema, schema["$defs"], ()):
         first.setdefault(id(body), (keys, asked, body))
@@ -125,8 +125,10 @@ def reference_markdown() -> str:
 def _sections(
     body: dict[str, Any], definitions: dict[str, Any], keys: tuple[str, ...], asked: str = ""
 ) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
-    """A section and all below it, in the order of the schema, with what chooses it of several in its place; an entry
-    with one key is no section of its own."""
+    """Yield a section and all sections below it, in schema order, each with its discriminator (see `_asked`).
+
+    Entries, mappings with a single key, are not sections themselves.
+    """
     asked = _asked(body) or asked
     if not _is_entry(body):
         yield keys, asked, body
@@ -141,7 +143,7 @@ def _is_entry(body: dict[str, Any]) -> bool:
 
 
 def _references(node: Any, in_list: bool = False) -> Iterator[tuple[str, bool]]:
-    """Names of the definitions that a value may be, and whether as an entry of a list."""
+    """Yield the names of the definitions that a value refers to, and whether each is a list item."""
     if isinstance(node, list):
         for item in node:
             yield from _references(item, in_list)
@@ -158,7 +160,8 @@ def _anchor(path: str) -> str:
 
 
 def _asked(body: dict[str, Any]) -> str:
-    """The key and value by which a section is chosen of several that may stand in one place: `bits: 4`."""
+    """Return the key and value that select this section among the alternatives at one place, such as
+    `bits: 4`."""
     first = body.get("anyOf", [{}])[0].get("properties", {})
     named = ((key, body["properties"][key] | first.get(key, {})) for key in body.get("required", ()))
     return next((f"{key}: {value['const']}" for key, value in named if "const" in value), "")
@@ -195,7 +198,7 @@ def _section(
 
 
 def _type(value: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]) -> str:
-    """What a value may be, in words; sections are links."""
+    """Describe the type of a value in words; sections become links."""
     if "$ref" in value:
         return _link(definitions[value["$ref"].rpartition("/")[2]], definitions, places)
     for union in ("anyOf", "oneOf"):
@@ -231,13 +234,15 @@ def _link(body: dict[str, Any], definitions: dict[str, Any], places: dict[int, s
 
 
 def _meaning(value: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """The description of a key; where it is that of its section, the schema writes it there only."""
+    """Return the description of a key, else that of the section it refers to: the schema writes equal ones
+    only there."""
     described = [value, *(definitions[name] for name, _ in _references(value))]
     return next((str(each["description"]) for each in described if "description" in each), "")
 
 
 def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """The default as it would be written; that of a section is its own keys' defaults."""
+    """Return the default as a user would write it; the default of a section is described as that of its
+    own keys."""
     default = value.get("default")
     if default is None:
         return "unset"
@@ -256,5 +261,5 @@ def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    # Bytes, for the page is UTF-8 whatever the terminal is.
+    # Written as bytes because the page is UTF-8 whatever the terminal's encoding.
     sys.stdout.buffer.write(reference_markdown().encode())

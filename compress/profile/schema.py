@@ -1,4 +1,4 @@
-"""The profile: what the user asked for."""
+"""Schema of the profile, the YAML file in which a user configures a run."""
 
 from __future__ import annotations
 
@@ -104,17 +104,17 @@ class DataSpec(Spec):
 
     @property
     def further(self) -> UnlabeledSpec | None:
-        """Examples without labels that there are."""
+        """`unlabeled`, if it reads existing examples; None otherwise."""
         return None if self.unlabeled is None or self.unlabeled.generate is not None else self.unlabeled
 
     @property
     def generated(self) -> GenerateSpec | None:
-        """Those that a model writes."""
+        """Settings of unlabeled examples that a model writes; None if there are none."""
         return None if self.unlabeled is None else self.unlabeled.generate
 
     @property
     def goes_on(self) -> bool:
-        """Whether the examples are texts that are gone on with, and hold no prompts with answers."""
+        """Whether the examples are plain texts to continue, rather than prompts with answers."""
         return False
 
     @property
@@ -123,23 +123,25 @@ class DataSpec(Spec):
         return False
 
     def scored_by(self) -> dict[str, Any]:
-        """Those that differ from their defaults."""
+        """Return the settings in `SCORED_BY` that differ from their defaults."""
         said = self.model_dump(mode="json", exclude_defaults=True)
         return {name: said[name] for name in self.SCORED_BY if name in said}
 
     def judging(self, base: Path) -> tuple[Path, ...]:
-        """Files of the user, beside `code`, by which models are scored; `base` is the profile's folder."""
+        """Return the user's files, other than `code`, that take part in scoring; `base` is the profile's
+        folder."""
         return ()
 
     def check(self, base: Path, *, allow_code: bool) -> None:
-        """Refuse what cannot be scored here, or runs code that nobody allowed; nothing of it is run.
+        """Refuse settings that cannot be scored here, or would run code without permission; nothing of it is
+        run.
 
         Raises:
-            CompressError: what and why.
+            CompressError: what is refused, and why.
         """
 
     def code(self) -> tuple[str, ...]:
-        """The `python:module:function` that it names."""
+        """Return the `python:module:function` names in this section."""
         return ()
 
     @model_validator(mode="after")
@@ -150,15 +152,15 @@ class DataSpec(Spec):
 
 
 def data_spec(task: str) -> type[DataSpec]:
-    """The keys that a task has for its data: those of all, and its own."""
+    """Return the schema of a task's `data` section: the keys of every task, and its own."""
     return cast(type[DataSpec], named(task_kind(task).keys))
 
 
 def data_of(written: Any, task: str) -> Any:
-    """The section `data` of a task. What other tasks alone have a use for is left out: `key_faults` tells of it.
+    """Validate the `data` section of a task. Keys of other tasks are dropped: `key_faults` reports them.
 
     Raises:
-        ValidationError: it is wrong.
+        ValidationError: it is invalid.
     """
     foreign = users_of_keys().keys() - task_kind(task).uses.keys()
     if isinstance(written, dict):
@@ -172,7 +174,7 @@ def _by_its_task(value: Any, info: ValidationInfo) -> Any:
 
 
 TaskData = Annotated[SerializeAsAny[DataSpec], BeforeValidator(_by_its_task)]
-"""The section `data`, which stands behind `task`."""
+"""The section `data`; a field of this type must follow the field `task`."""
 
 
 class TeacherSpec(Spec):
@@ -273,7 +275,7 @@ class TargetSpec(Spec):
 
     @property
     def label(self) -> str:
-        """What reports call the target."""
+        """The target's name in reports."""
         where = parse_ssh(self.device).host if is_ssh(self.device) else self.device
         return self.name or f"{where}-{self.runtime}-{self.threads}t"
 
@@ -292,7 +294,8 @@ class MeasureSpec(PassSpecBase):
     disturbed are marked, and no claim about speed is based on them."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells one measurement from another, as plain JSON values: patience does not."""
+        """Return the settings that identify a measurement, as plain JSON values; `patience_s` is not one
+        of them."""
         return self.model_dump(mode="json", exclude={"patience_s"})
 
 
@@ -318,7 +321,7 @@ class TrainSpec(PassSpecBase):
 
     @property
     def world(self) -> int:
-        """Processes on all machines."""
+        """Number of processes on all machines."""
         return self.processes * self.nodes
 
 

@@ -1,4 +1,4 @@
-"""Where passes time and compare what they choose between."""
+"""The target on which passes time their candidates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from compress.profile.schema import TargetSpec
 
 
 def timing_target(targets: Sequence[TargetSpec]) -> TargetSpec:
-    """The first target that runs onnxruntime; where all run torch, this machine's CPU with the first one's threads."""
+    """Return the first target that uses onnxruntime; if all use torch, this machine's CPU with the first
+    one's threads."""
     found = (target for target in targets if target.runtime == "onnxruntime")
     return next(found, TargetSpec(threads=targets[0].threads))

@@ -1,4 +1,4 @@
-"""YAML text with its line numbers: plain values, and the line on which each of them stands."""
+"""Parse YAML into plain values together with the line number of each value."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from compress.core.errors import Fault, ProfileError, UsageError
 from compress.core.units import MIB
 
 Path_ = tuple[str | int, ...]
-"""Where a value stands: keys and indices from the root."""
+"""Path of a value: keys and indices from the root."""
 
 _LARGEST_PROFILE_BYTES = MIB // 4
 _MOST_VALUES = 20_000
 _DEEPEST = 50
 _LONGEST_NUMBER = 40
-"""Digits of a number; what floats and 64 bits hold needs 25."""
+"""Maximum number of digits; floats and 64-bit integers need at most 25."""
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _INDEX = re.compile("[0-9]{1,6}")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-"""What no name, path or word of a profile holds: controls but tab and line feed, and halves of surrogate pairs."""
+"""Characters forbidden in a profile: control characters except tab and line feed, and unpaired surrogates."""
 
 
 @dataclass(frozen=True)
 class ProfileSource:
-    """A profile as it was written: its text, its plain values, and the line of every value.
+    """A profile as written: its text, its plain values, and the line of every value.
 
-    `overridden` maps the paths that `--set` replaced to the words that did it, in the order in which they did; `blank`
-    are the keys that nothing is written behind.
+    Attributes:
+        overridden: paths that `--set` replaced, mapped to the option as written, in order of application.
+        blank: paths of keys without a value.
     """
 
     file: str
@@ -46,15 +47,16 @@ class ProfileSource:
 
     @property
     def as_run(self) -> str:
-        """The text, with the `--set` that changed it as comments above it."""
+        """The text, preceded by the `--set` options that changed it, as comments."""
         said = [f"# {line}\n" for word in self.overridden.values() for line in word.splitlines()]
         return "".join((*said, self.text))
 
     def fault(self, path: Path_, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
-        """A fault at `path`, with the assignment that set what stands there, else the line of the nearest value that
-        was written there."""
+        """Return a fault at `path`, located at the `--set` option that set it, else at the line of the
+        nearest value."""
         shown = ".".join(str(part) for part in path)
-        # What was replaced as a whole stands in the file no more; what an assignment below it made never did.
+        # A value replaced as a whole is no longer in the file; one created by an assignment below it never
+        # was.
         words = [word for place, word in self.overridden.items() if path[: len(place)] == place]
         if not words and self.lines and path not in self.lines:
             words = [word for place, word in self.overridden.items() if place[: len(path)] == path]
@@ -67,14 +69,14 @@ class ProfileSource:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, without what YAML 1.1 alone takes for a date or a number.
+    """Safe loader that reads as strings what only YAML 1.1 takes for a date or a number.
 
-    `2026-01-01` stays the text it is in every other format, and so do `1:30` (90 there), `1_000` and `0b1`; `010` is
-    ten (8 there).
+    `2026-01-01` stays a string, as in JSON, and so do `1:30` (90 in YAML 1.1), `1_000` and `0b1`; `010` is
+    ten (8 in YAML 1.1).
     """
 
     def construct_whole(self, node: yaml.ScalarNode) -> int:
-        """A whole number: decimal, `0x1f` or `0o17`."""
+        """Parse an integer: decimal, `0x1f` or `0o17`."""
         written = str(self.construct_scalar(node))
         if len(written) > _LONGEST_NUMBER:
             raise yaml.MarkedYAMLError(problem="a number with too many digits", problem_mark=node.start_mark)
@@ -104,7 +106,7 @@ def read_source(file: Path) -> ProfileSource:
     """Read a profile's YAML, without executing anything in it.
 
     Raises:
-        ProfileError: the file cannot be read, is not YAML, or is not a mapping; keys that stand twice.
+        ProfileError: the file cannot be read, is not YAML, is not a mapping, or has duplicate keys.
     """
     shown = str(file)
     try:
@@ -119,14 +121,14 @@ def read_source(file: Path) -> ProfileSource:
 
 
 def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
-    """A profile's YAML as it stands in no file yet, or was read from one.
+    """Parse the YAML of a profile, whether or not it comes from a file.
 
     Args:
-        shown: what faults call it.
-        folder: where paths in it start.
+        shown: its name in faults.
+        folder: the folder that relative paths in it are resolved against.
 
     Raises:
-        ProfileError: it is not YAML, or is not a mapping; keys that stand twice.
+        ProfileError: it is not YAML, is not a mapping, or has duplicate keys.
     """
     lines: dict[Path_, int] = {(): 1}
     blank: set[Path_] = set()
@@ -141,14 +143,16 @@ def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
 def _values_of(
     text: str, shown: str, lines: dict[Path_, int], blank: set[Path_], *, first_line: bool = True
 ) -> Any:
-    """The plain values of a YAML text; the line of each is noted in `lines`, and in `blank` which are not written.
+    """Return the plain values of a YAML text; record the line of each in `lines`, and the paths without a
+    value in `blank`.
 
     Args:
-        shown: what the text is called in faults.
-        first_line: whether faults say on which line they stand.
+        shown: name of the text in faults.
+        first_line: whether faults include line numbers.
 
     Raises:
-        ProfileError: it is not YAML, or holds keys that stand twice, control characters, or more than a profile does.
+        ProfileError: it is not YAML, or has duplicate keys, control characters, or more values than a profile
+            may have.
     """
     try:
         loader = _Loader(text)
@@ -171,15 +175,15 @@ def _values_of(
     except RecursionError:
         raise ProfileError([Fault(shown, None, "", "nested too deeply: not a profile")]) from None
     except ValueError as error:
-        # A value with a tag (`!!int x`) that its text cannot be.
+        # A tagged value (`!!int x`) whose text is not of that type.
         raise ProfileError([Fault(shown, None, "", f"not YAML: {error}")]) from error
 
 
 def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSource:
-    """Apply `--set passes.0.distill.epochs=2` assignments; a value is read as YAML.
+    """Apply `--set passes.0.distill.epochs=2` assignments; values are parsed as YAML.
 
     Raises:
-        ProfileError: an assignment without `=`, or a path that leads through nothing.
+        ProfileError: an assignment without `=`, or with a path that does not exist.
     """
     values = source.values
     overridden: dict[Path_, str] = {}
@@ -199,14 +203,15 @@ def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSour
             values = replaced(values, path, value)
         except (KeyError, IndexError, TypeError) as error:
             raise ProfileError([Fault(word, None, dotted, f"the profile has no {error}")]) from error
-        # What earlier ones set there or below is gone.
+        # This assignment replaces earlier ones at or below its path.
         overridden = {place: one for place, one in overridden.items() if place[: len(path)] != path}
         overridden[path] = word
     return replace(source, values=values, overridden=overridden)
 
 
 def replaced(node: Any, path: Path_, value: Any) -> Any:
-    """A copy of `node` with the value at `path` replaced; a new key may be the last part only."""
+    """Return a copy of `node` with the value at `path` replaced; only the last part of the path may be a
+    new key."""
     if not path:
         return value
     head, rest = path[0], path[1:]
@@ -230,10 +235,13 @@ def _line(node: yaml.Node) -> int:
 
 
 def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], blank: set[Path_], file: str) -> list[Fault]:
-    """Note the line of every value below `node`, and which are not written; the faults are keys that stand twice or are
-    not text."""
+    """Record the line of every value below `node`, and which have no value; return faults.
+
+    Faults are duplicate or non-string keys, control characters, and too many or too deeply nested values.
+    """
     if len(lines) > _MOST_VALUES or len(path) > _DEEPEST:
-        # Nested aliases multiply: a small file may stand for billions of values, and one of itself for no end of them.
+        # Nested aliases multiply: a small file may expand to billions of values, and a self-reference without
+        # end.
         much = f"more than {_MOST_VALUES} values" if len(lines) > _MOST_VALUES else "nested too deeply"
         return [Fault(file, _line(node), "", f"{much}: not a profile")]
     faults: list[Fault] = []

@@ -1,4 +1,4 @@
-"""What the files of an adapter of peft tell before it is added to the weights of a model."""
+"""Checks of a PEFT adapter's files, before it is merged into the weights of a model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from compress.profile.model_checks.problem import Problem
 from compress.profile.model_checks.tokenizers import no_tokenizer, tokenizer_problems
 
 ADAPTER = "adapter_config.json"
-"""Where the library peft says what its adapter changes."""
+"""Config file of a PEFT adapter."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-"""Where its weights lie."""
+"""Weights file of a PEFT adapter."""
 PICKLED_WEIGHTS = "adapter_model.bin"
-"""Where they once lay."""
+"""Its former, pickled weights file."""
 
 _CARRIED = frozenset(
     {
@@ -26,16 +26,16 @@ _CARRIED = frozenset(
         *("megatron_core", "qalora_group_size"),
     }
 )
-"""The keys of LoRA of which nothing is lost where weights are merged."""
+"""Config keys of LoRA that merging preserves."""
 _BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
-"""From what adapters begin that leave the weights of the model as they are."""
+"""Values of `init_lora_weights` that leave the weights of the base model unchanged."""
 
 
 def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: ModelFiles) -> Iterator[Problem]:
-    """What of an adapter cannot be added to the weights of a model.
+    """Yield why an adapter cannot be merged into the weights of a model.
 
     Args:
-        folder: None where there is none.
+        folder: folder of the adapter; None if it is not on this machine.
         config: the model's parsed `config.json`.
     """
     said = None if folder is None else files.mapping(folder / ADAPTER)

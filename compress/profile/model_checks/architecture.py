@@ -1,4 +1,4 @@
-"""How large a model of transformers is and how its tokenizer cuts texts, read from its files. Pure but for reading."""
+"""Size and tokenizer type of a transformers model, from its files. No side effects other than reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.profile.specs.student import StudentSpec
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """Width, layers and heads of an encoder."""
+    """Width, number of layers and number of heads of an encoder."""
 
     hidden: int
     layers: int
@@ -24,7 +24,7 @@ class EncoderSizes:
 
 
 def encoder_sizes(config: Mapping[str, Any] | None) -> EncoderSizes | None:
-    """The sizes that a config names, whatever its family calls them; None where one is missing or no size."""
+    """Return the sizes in a config, whatever key names its family uses; None if one is missing or invalid."""
     if config is None:
         return None
     network = network_of_kind(str(config.get("model_type")))
@@ -35,12 +35,13 @@ def encoder_sizes(config: Mapping[str, Any] | None) -> EncoderSizes | None:
 
 
 def count_of(student: StudentSpec) -> int:
-    """How many layers a student has."""
+    """Return the number of layers of a student."""
     return student.layers if isinstance(student.layers, int) else len(student.layers)
 
 
 def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:
-    """The sizes of a student that is made of a model; None where they are not known."""
+    """Return the sizes of a student that is cut out of the teacher; None if it is not, or its sizes are
+    unknown."""
     if teacher is None or not student.is_cut:
         return None
     hidden = student.hidden_size or teacher.hidden
@@ -50,7 +51,8 @@ def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | 
 
 
 def smaller_decoder(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
-    """The decoder that a student is, where it is cut out of one whose sizes are known."""
+    """Return the decoder that a student becomes, if it is cut out of a decoder of known sizes; None
+    otherwise."""
     if not student.is_cut or config is None or config.get("model_type") not in DECODERS:
         return None
     if encoder_sizes(config) is None:
@@ -59,7 +61,7 @@ def smaller_decoder(student: StudentSpec, config: Config | None) -> SmallerDecod
 
 
 def student_config(student: StudentSpec, config: Config | None, files: ModelFiles) -> Config | None:
-    """What the config of a student says, from that of the model before it; None where nobody knows it yet."""
+    """Return a student's config, derived from that of the model before it; None if it is not known yet."""
     if student.model is not None:
         return files.config(student.model)
     smaller = smaller_decoder(student, config)
@@ -67,9 +69,10 @@ def student_config(student: StudentSpec, config: Config | None, files: ModelFile
 
 
 def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:
-    """How a model's tokenizer cuts words: `WordPiece`, `BPE`, `Unigram`, `WordLevel`; None where no file tells.
+    """Return the tokenizer model: `WordPiece`, `BPE`, `Unigram` or `WordLevel`; None if no file shows it.
 
-    Old files do not name it, so it is told from what they hold; without a `tokenizer.json`, from what lies there.
+    Old `tokenizer.json` files have no `type`, so it is inferred from their content; without a
+    `tokenizer.json`, from the names of the files in the folder.
     """
     tokenizer = files.json(source, "tokenizer.json")
     model = tokenizer.get("model") if tokenizer is not None else None
@@ -84,7 +87,7 @@ def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:
 
 
 def _kind_by_names(source: str | None, files: ModelFiles) -> str | None:
-    """The kind by the files of a tokenizer that was saved in its old form."""
+    """Infer the tokenizer model from the names of the files that a slow tokenizer saves."""
     folder = None if source is None else files.folder(source)
     if folder is None or not folder.is_dir():
         return None

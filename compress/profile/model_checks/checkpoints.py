@@ -1,6 +1,7 @@
-"""What the files of a model say that would be lost if it were loaded as any other: found without loading anything.
+"""Properties of a checkpoint that loading it as a plain model would lose: found from its files, without
+loading anything.
 
-`validate` asks this of every model that lies on this machine, and a run of those of the hub once they are there.
+`validate` checks every model that is on this machine; a run checks those of the hub once they are downloaded.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from compress.tasks.table import task_kind
 _QUANTIZED = frozenset(
     {"I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F4", "I4", "U4"}
 )
-"""Types of packed weights in safetensors."""
+"""safetensors dtypes of packed or quantized weights."""
 _CHANGES = ("lora_", ".adapter", "adapters.", "prompt_embeddings", "ia3_")
-"""Parts of the names of weights that a library beside transformers adds to a model."""
+"""Substrings of the names of weights that adapter libraries add to a transformers model."""
 _SAY_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "task.json")
 
 
 def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[Placed]:
-    """The problems of every model of a valid profile that lies on this machine."""
+    """Return the problems of every model of a valid profile that is on this machine."""
     found = []
     for path, source, head in _sources(profile):
         folder = files.folder(source)
@@ -52,10 +53,10 @@ def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[Placed]:
 
 
 def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: bool) -> Iterator[Problem]:
-    """What of a model folder can neither be carried nor left out.
+    """Yield the properties of a model folder that can neither be preserved nor ignored.
 
     Args:
-        head: its classification head answers, so that it is not replaced by a fresh one.
+        head: the model's own classification head is used, not replaced by a fresh one.
     """
     if (folder / ENSEMBLE).is_file():
         yield several_models()
@@ -85,7 +86,7 @@ def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: boo
 
 
 def several_models() -> Problem:
-    """A folder with an `ensemble.json`."""
+    """Return the problem of a folder with an `ensemble.json`."""
     return Problem(
         f"{ENSEMBLE}: this folder is an ensemble of several models, and a profile takes one; name the folder of "
         "a member, or distil it with `keep: last` or `keep: best`",
@@ -94,7 +95,8 @@ def several_models() -> Problem:
 
 
 def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
-    """Each model of the profile: the key that names it, its source, whether its own head answers."""
+    """Yield each model of the profile: the path that names it, its source, and whether its own head is
+    used."""
     yield ("teacher", "model"), profile.teacher.model, profile.teacher.finetune is None
     for index, spec in enumerate(profile.specs):
         for named in spec.named_models():
@@ -102,7 +104,8 @@ def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
 
 
 def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[Problem]:
-    """A model of images that answers as it stands, where nobody says how it takes them."""
+    """Yield a problem if an image model is used without training and its preprocessing is not declared
+    anywhere."""
     if task_kind(profile.task).items != "image" or not head or profile.data.preprocess is not None:
         return
     if not any((folder / name).is_file() for name in _SAY_OF_IMAGES) and (folder / "config.json").is_file():
@@ -128,7 +131,7 @@ def _adapter(config: Mapping[str, Any] | None, said: Mapping[str, Any]) -> Probl
 
 
 def head_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Why the classification head of a parsed `config.json` does not choose one label of several."""
+    """Yield why the classification head of a parsed `config.json` does not choose one label among several."""
     architectures = config.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     if "ForSequenceClassification" not in name and "ForImageClassification" not in name:
@@ -152,7 +155,8 @@ def head_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _packed(folder: Path) -> Iterator[Problem]:
-    """Weights that are integers or of 8 bits, and those that no class of transformers has."""
+    """Yield a problem at the first integer or 8-bit weight, or weight that no transformers class has, of
+    each file."""
     for file in sorted(folder.glob("*.safetensors")):
         if file.name.startswith("adapter_"):
             continue

@@ -1,4 +1,4 @@
-"""What the families of the models in a profile make impossible, asked before anything is loaded."""
+"""Limits of the model families in a profile, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from compress.tasks.table import task_kind, writing_task
 
 
 def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
-    """What the families of the models in a valid profile make impossible, as far as their configs are known."""
+    """Yield what the families of the models in a valid profile cannot do, as far as their configs are
+    known."""
     config = files.config(profile.teacher.model)
     lowered = _is_lowered(profile, profile.specs)
     yield from _unusable(("teacher", "model"), profile.teacher.model, profile.task, files, lowered=lowered)
@@ -73,7 +74,7 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
 def _unusable(
     place: Path_, model: str, task: str, files: ModelFiles, *, lowered: bool = False
 ) -> Iterator[Found]:
-    """Why a model cannot become what passes and targets need, ONNX where it is `lowered`, or cannot do the task."""
+    """Yield why a model cannot do the task, or cannot be exported to ONNX where it has to be (`lowered`)."""
     config: Config | None = files.config(model)
     writes, folder = task_kind(task).writes, files.folder(model)
     if writes and folder is not None and folder.is_file():
@@ -85,7 +86,7 @@ def _unusable(
 
 
 def _uncut(place: Path_, fields: Mapping[str, str]) -> Iterator[Found]:
-    """Why the tokenizer in a GGUF file cannot cut texts into words, from its header."""
+    """Yield why the tokenizer described in a GGUF header cannot be reproduced."""
     if (why := why_not_cut(fields)) is not None:
         yield place, why
 
@@ -102,7 +103,8 @@ def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
 
 
 def _is_lowered(profile: Profile, further: tuple[PassSpec, ...]) -> bool:
-    """Whether a model that these passes follow becomes ONNX: for a target that runs it, or for one of the passes."""
+    """Whether a model followed by these passes is exported to ONNX: for a target that runs it, or by one
+    of the passes."""
     for spec in further:
         if any(student.model is not None for _, student in spec.students()[-1:]):
             break

@@ -1,4 +1,5 @@
-"""Whether texts, students and vocabularies fit the models of a valid profile, as far as their files tell."""
+"""Whether lengths, students and vocabularies fit the models of a valid profile, as far as their files
+show."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ _NO_TRIMMING = {
 
 
 def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
-    """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine."""
+    """Yield the sizes in a profile that exceed what a model allows; models not on this machine are
+    skipped."""
     if task_kind(profile.task).items != "image":
         yield from _lengths(profile, files)
     model: str | None = profile.teacher.model
@@ -84,7 +86,8 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
 
 
 def too_long(wanted: int, most: int | None, who: str) -> str | None:
-    """Why a model of `most` tokens cannot be timed at lengths that take `wanted` of them; None where it can."""
+    """Return why a model limited to `most` tokens cannot be timed at lengths that need `wanted`; None if
+    it can."""
     if most is None or wanted <= most:
         return None
     return f"measuring time and memory at these lengths needs {wanted} tokens, but {who} takes {most} at most"

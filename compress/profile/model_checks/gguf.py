@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says of the model in it, read without anything else of the file."""
+"""Model family and tokenizer of a GGUF file, from its header alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from compress.models.anatomy.table.family import Config
 
 _MAGIC, _WHOLE, _BOOL, _STRING, _ARRAY, _LONGEST = b"GGUF", 4, 7, 8, 9, 256
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""How long a value of each kind is, of those whose length is fixed."""
+"""Size in bytes of a value, for the GGUF types of fixed size."""
 _FAMILIES = {"gemma3": "gemma3_text"}
-"""What llama.cpp calls otherwise than transformers."""
+"""Architecture names of llama.cpp that differ from those of transformers."""
 _TRANSLATES = ("t5", "t5encoder", "umt5")
 _ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 _READ = (
@@ -25,52 +25,56 @@ _READ = (
     *_ENDS,
 )
 _BYTES_JOINED, _LETTERS_JOINED = "gpt2", "llama"
-"""What llama.cpp calls byte-level BPE, and BPE of SentencePiece."""
+"""llama.cpp's names of byte-level BPE, and of SentencePiece BPE."""
 
 
 def header_fields(file: Path) -> dict[str, str]:
-    """The family of the model and what its tokenizer is, by llama.cpp's keys; those that could be read. What is
-    false is an empty text."""
+    """Return the model family and the tokenizer settings, by llama.cpp's keys, as far as they could be read.
+
+    A boolean is `"true"`, or the empty string for false.
+    """
     found: dict[str, str] = {}
     try:
         with file.open("rb") as stream:
             found.update(_fields(stream))
     except (OSError, ValueError, OverflowError, struct.error):
-        pass  # damaged files are named where they are loaded
+        pass  # damaged files are reported where they are loaded
     return found
 
 
 def header_config(fields: Mapping[str, str]) -> Config | None:
-    """The family of the model, as a config names it; None where the header does not say."""
+    """Return the model family in the form of a transformers config; None if the header does not name it."""
     if (name := fields.get("general.architecture")) is None:
         return None
     return {"model_type": _FAMILIES.get(name, name), "is_encoder_decoder": name in _TRANSLATES}
 
 
 def cut_by(fields: Mapping[str, str]) -> str | None:
-    """The key of `RULES` by which the tokenizer cuts texts into words; None where it joins no bytes, or by others."""
+    """Return the key in `RULES` of the tokenizer's pre-tokenization; None if it is no byte-level BPE, or
+    the rules are unknown."""
     if fields.get("tokenizer.ggml.model") != _BYTES_JOINED:
         return None
     return rules_named(fields.get("tokenizer.ggml.pre", ""))
 
 
 def joins_letters(fields: Mapping[str, str]) -> bool:
-    """Whether the tokenizer is a BPE of SentencePiece: letters, joined by the scores of what they make."""
+    """Whether the tokenizer is a SentencePiece BPE: it merges characters, in the order of the scores of
+    the merged pieces."""
     return fields.get("tokenizer.ggml.model") == _LETTERS_JOINED
 
 
 def adds_space(fields: Mapping[str, str]) -> bool:
-    """Whether such a tokenizer puts a space before texts; so does llama.cpp where the file does not say it."""
+    """Whether such a tokenizer puts a space before each text; the default is True, as in llama.cpp."""
     return bool(fields.get("tokenizer.ggml.add_space_prefix", True))
 
 
 def ends_in(fields: Mapping[str, str]) -> list[int]:
-    """The tokens that end an answer."""
+    """Return the ids of the tokens that end a generated text."""
     return [int(fields[key]) for key in _ENDS if key in fields]
 
 
 def why_not_cut(fields: Mapping[str, str]) -> str | None:
-    """Why texts cannot be cut into words as this tokenizer does; None where they can."""
+    """Return why the file's tokenizer cannot be reproduced here; None if it can."""
     kind = fields.get("tokenizer.ggml.model", _LETTERS_JOINED)
     if kind not in (_BYTES_JOINED, _LETTERS_JOINED):
         return (

@@ -1,4 +1,5 @@
-"""What the files of the models in a profile tell about them before anything is loaded: their kind, their tokenizer."""
+"""Compatibility of student and teacher (model type, tokenizer), from their files, before anything is
+loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from compress.profile.model_checks.files import ModelFiles
 from compress.profile.specs.recovery import recovery_of
 
 _SPLITTING = ("normalizer", "pre_tokenizer")
-"""What a tokenizer does to a text before its model cuts the words of it."""
+"""Sections of a `tokenizer.json` that process a text before the tokenizer's model splits it into tokens."""
 
 
 _OTHER_WORDS = (
@@ -25,8 +26,10 @@ _OTHER_WORDS = (
 
 @dataclass(frozen=True)
 class Reader:
-    """A model of a distillation: what the profile calls it, and the source whose files tell of its tokenizer and kind;
-    None where no source does, as of a fresh architecture."""
+    """A model in a distillation: its name in the profile, and the source of its config and tokenizer.
+
+    `source` is None if there is none, as for a fresh architecture.
+    """
 
     name: str
     source: str | None
@@ -34,15 +37,16 @@ class Reader:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Who learns, and from whom."""
+    """A student and its teachers."""
 
     learner: Reader
     teachers: tuple[Reader, ...]
     by_token: bool = False
-    """Whether outputs are those of tokens, so that whatever is compared is compared token by token."""
+    """Whether the outputs are per token, so that every comparison is token by token."""
 
     def unlike(self, files: ModelFiles) -> str | None:
-        """Which two of them are known to cut texts into different pieces, in words; None where none are."""
+        """Return which two of the models are known to have different tokenizers, in words; None if none
+        are."""
         for one in self.teachers:
             if _unlike(one.source, self.learner.source, files):
                 return f"{self.learner.name} and {one.name} have different tokenizers"
@@ -52,7 +56,8 @@ class Pairing:
 def recovery_faults(
     spec: Spec, model: str | None, teacher: str, files: ModelFiles, *, by_token: bool
 ) -> Iterator[Found]:
-    """The losses of a recovery that cannot compare the model that a pass changes with the teacher, below the pass."""
+    """Yield the losses of a pass's recovery that cannot compare the changed model with the teacher, at
+    keys below the pass."""
     recovery = recovery_of(spec)
     if recovery is None:
         return
@@ -63,7 +68,7 @@ def recovery_faults(
 
 
 def loss_faults(losses: Sequence[LossEntry], lesson: Pairing, files: ModelFiles) -> Iterator[tuple[int, str]]:
-    """The losses, by their number, that cannot compare the models of a lesson."""
+    """Yield the index of each loss that cannot compare the student with its teachers, and why."""
     two = lesson.unlike(files)
     kinds = [kind for one in lesson.teachers if (kind := files.model_type(one.source)) is not None]
     without = next((kind for kind in kinds if kind in CONVOLUTIONAL), None)
@@ -91,23 +96,24 @@ def loss_faults(losses: Sequence[LossEntry], lesson: Pairing, files: ModelFiles)
 
 
 def _fused(kind: str | None) -> bool:
-    """Whether a `model_type` computes query, key and value in one map."""
+    """Whether models of a `model_type` compute query, key and value in one projection."""
     network = None if kind is None else network_of_kind(kind)
     return network is not None and network.fused
 
 
 def _unlike(first: str | None, second: str | None, files: ModelFiles) -> bool:
-    """Whether two models are known to cut texts into different pieces, whatever ids these have."""
+    """Whether two models are known to split texts into different tokens, ignoring token ids."""
     if first == second:
         return False
     tokenizers = (files.json(source, "tokenizer.json") for source in (first, second))
     one, other = (_cutting(file) if file is not None else {} for file in tokenizers)
-    # Old files leave out what newer ones say; what one of them does not tell is no difference.
+    # Old files lack keys that newer ones have; a missing key does not count as a difference.
     return any(one[key] != other[key] for key in one.keys() & other.keys())
 
 
 def _cutting(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """What decides how texts are cut: the pieces without their ids, which trimming changes, and how they are found."""
+    """Return what determines how texts are tokenized: the tokens without their ids, which trimming
+    changes, and the rules."""
     found = tokenizer.get("model")
     model = found if isinstance(found, dict) else {}
     if isinstance(model.get("vocab"), dict):

@@ -1,4 +1,4 @@
-"""What is wrong with a model, whoever finds it."""
+"""Problems of a model, independent of the check that finds them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from compress.profile.yaml_lines import Path_
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong and what to do, as one sentence, and its code."""
+    """What is wrong and what to do, as one sentence, and the error code."""
 
     message: str
     code: str
 
     def error(self, where: str) -> ModelError:
-        """The error of the model that stands at `where`."""
+        """Return the error for the model at `where`."""
         return ModelError(self.message, where=where, code=self.code)
 
 
 Placed = tuple[Path_, Problem]
-"""A problem of a model, and the key of the profile that names the model."""
+"""A problem of a model, and the path in the profile of the key that names the model."""

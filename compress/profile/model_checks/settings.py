@@ -1,4 +1,5 @@
-"""Settings in a model's `config.json` that make transformers fetch something or import code: pinned, or refused."""
+"""Settings in a model's `config.json` that make transformers download or import code: overridden, or
+refused."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ FETCHING = "fetching-setting"
 
 PINNED = frozenset(
     {
-        # Kernels of attention and experts; an id of the hub here is fetched and imported.
+        # Attention and expert kernels; a hub id here would be downloaded and imported.
         "_attn_implementation",
         "_attn_implementation_internal",
         "attn_implementation",
@@ -23,7 +24,8 @@ PINNED = frozenset(
         "use_kernels",
         "kernel_config",
         "fusion_config",
-        # Code of the model's own, which is never run: a model that needs it is refused where its class is known.
+        # The model's own code, which is never run: a model that needs it is refused where its class is looked
+        # up.
         "auto_map",
         "trust_remote_code",
         "custom_pipelines",
@@ -34,7 +36,7 @@ PINNED = frozenset(
         "_commit_hash",
     }
 )
-"""Settings that change how numbers are computed and not which, at any depth: what we ask for stands in their place."""
+"""Settings, at any depth, that select how the model is computed but not its results: ours replace them."""
 
 _REFUSED: Mapping[str, str] = {
     "transformers_weights": "its weights are in a file of another name",
@@ -45,14 +47,14 @@ _OF_QUANTIZERS = ("quantization_config", "compression_config")
 _OF_TIMM = ("model_args", "backbone_kwargs")
 _TIMM_FETCHES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 _NAMES = ("id2label", "label2id")
-"""Whose keys are the user's labels, not settings."""
+"""Mappings whose keys are the user's labels, not settings."""
 _DEEPEST = 50
 
 
 def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """The settings of a parsed `config.json` that cannot be pinned.
+    """Yield the settings of a parsed `config.json` that download something and cannot be overridden.
 
-    They are looked for at any depth; what is empty or false asks for nothing.
+    They are searched at any depth; empty and false values are ignored.
     """
     for key, value in _settings(config, 0):
         if key is None:
@@ -73,21 +75,23 @@ def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A parsed `config.json` without the settings that are ours to choose, at any depth."""
+    """Return a parsed `config.json` without the settings in `PINNED`, at any depth."""
     return {
         key: value if key in _NAMES else _pinned(value) for key, value in config.items() if key not in PINNED
     }
 
 
 def own_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes of the config and of the model that `auto_map` names: code in its folder, or in another one."""
+    """Return the config and model classes in `auto_map`: custom code in the model's folder or in another
+    repository."""
     found = config.get("auto_map")
     named = [found.get(kind) for kind in ("AutoConfig", "AutoModel")] if isinstance(found, Mapping) else []
     return tuple(entry.rpartition(".")[2] for entry in named if isinstance(entry, str))
 
 
 def _settings(value: Any, depth: int) -> Iterator[tuple[str | None, Any]]:
-    """Every key of the mappings in a value, with what it stands for; None for what lies too deep."""
+    """Yield every key and value of the mappings nested in a value; (None, None) where the nesting is too
+    deep."""
     if depth > _DEEPEST:
         yield None, None
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Numbers of a config that no model has: told before anything of such a size is made."""
+"""Sizes in a config that no real model has: rejected before anything of such a size is allocated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from compress.profile.model_checks.problem import Problem
 
 IMPOSSIBLE_SIZE = "impossible-size"
-"""The code of a fault about a number of a config."""
+"""Fault code of an impossible number in a config."""
 
 _LAYERS = re.compile(r"layers?$|blocks?$|^depth$")
 _MOST_LAYERS = 1000
@@ -28,11 +28,11 @@ _AT_LEAST_ONE = (
 _WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
 _LARGEST = 2**24
 _MOST_WEIGHTS = 2**34
-"""Of one table or matrix."""
+"""Limit of the elements of one table or matrix."""
 
 
 def impossible_sizes(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the numbers of layers, widths, heads, tokens and positions of a config.json."""
+    """Yield impossible numbers of layers, widths, heads, tokens and positions in a `config.json`."""
     sizes: dict[str, int] = {}
     for name, value in _numbers(config, 0):
         if _LAYERS.search(name) and not 0 <= value <= _MOST_LAYERS:
@@ -53,7 +53,7 @@ def _problem(message: str) -> Problem:
 
 
 def _numbers(value: Mapping[str, Any], depth: int) -> Iterator[tuple[str, int]]:
-    """The whole numbers of a mapping and of those in it, by their keys."""
+    """Yield the integers of a mapping and of nested mappings, with their keys."""
     for name, one in value.items():
         if isinstance(one, Mapping) and depth < 4:
             yield from _numbers(one, depth + 1)

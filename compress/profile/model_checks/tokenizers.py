@@ -1,4 +1,5 @@
-"""What the tokenizer's files of a model tell before they are loaded: whether they can be read, carried, and fit it."""
+"""Checks of a model's tokenizer files before they are loaded: whether they are readable, preservable, and
+fit the model."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Problem
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-"""The files that can hold a vocabulary; a model of texts has one of them at least."""
+"""Files that can contain a vocabulary; a text model has at least one of them."""
 
 TOKENIZER_SETTING = "tokenizer-setting"
 SENTENCE_SETTING = "sentence-setting"
@@ -22,11 +23,11 @@ TOKENIZER_TOO_LARGE = "tokenizer-too-large"
 """Codes of faults about tokenizers."""
 
 _PIECES = ("sentencepiece", "google.protobuf")
-"""The packages that read a SentencePiece model."""
+"""Packages needed to read a SentencePiece model."""
 
 
 def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFiles) -> Iterator[Problem]:
-    """What is wrong with the tokenizer of a model folder, as far as its files tell.
+    """Yield the problems of a model folder's tokenizer, as far as its files show.
 
     Args:
         config: the model's parsed `config.json`.
@@ -53,7 +54,7 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFile
 
 
 def no_tokenizer(names: Collection[str]) -> Problem | None:
-    """Why the files of these names hold no tokenizer that can be read here; None where they do."""
+    """Return why the files with these names contain no tokenizer that can be read here; None if they do."""
     found = [name for name in names if any(fnmatch(name, pattern) for pattern in VOCABULARY_FILES)]
     if not found:
         return Problem(
@@ -75,13 +76,13 @@ def no_tokenizer(names: Collection[str]) -> Problem | None:
 
 
 def has_template(folder: Path, files: ModelFiles) -> bool:
-    """Whether a model folder holds a chat template."""
+    """Whether a model folder contains a chat template."""
     settings = files.mapping(folder / "tokenizer_config.json") or {}
     return bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
 
 
 def too_large(highest: int, rows: int) -> Problem:
-    """A tokenizer whose ids go beyond the model's embedding."""
+    """Return the problem of a tokenizer whose ids exceed the model's embedding table."""
     return Problem(
         f"the tokenizer has ids up to {highest}, but the model has embeddings for {rows} only; if tokens were added, "
         "resize the model and save it (`model.resize_token_embeddings(len(tokenizer))`), else put beside it the "
@@ -91,7 +92,7 @@ def too_large(highest: int, rows: int) -> Problem:
 
 
 def _highest_id(folder: Path, settings: Mapping[str, Any], files: ModelFiles) -> int:
-    """The largest id of the tokens in the files of a tokenizer; -1 where none tells."""
+    """Return the largest token id in a tokenizer's files; -1 if they contain none."""
     ids = [-1]
     body = files.mapping(folder / "tokenizer.json") or {}
     model = body.get("model")

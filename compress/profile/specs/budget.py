@@ -35,7 +35,8 @@ class BudgetSpec(PassSpecBase):
 
 @cache
 def budget_spec(task: str) -> type[BudgetSpec]:
-    """The limits that a task knows: those of all, and one for each quantity that it declares."""
+    """Return the schema of a task's budget: the limits of every task, and one for each quantity that it
+    measures."""
     limits: dict[str, Any] = {
         quantity.name: (
             Annotated[float, Field(gt=0)] | None,
@@ -53,7 +54,7 @@ def budget_spec(task: str) -> type[BudgetSpec]:
 
 
 def _limits_of_its_task(value: Any, info: ValidationInfo) -> Any:
-    """What other tasks alone are measured by is left out: `key_faults` tells of it."""
+    """Validate the budget of a task. Limits of other tasks are dropped: `key_faults` reports them."""
     task = info.data.get("task")
     if task is None or isinstance(value, BudgetSpec):
         return value
@@ -64,4 +65,4 @@ def _limits_of_its_task(value: Any, info: ValidationInfo) -> Any:
 
 
 TaskBudget = Annotated[SerializeAsAny[BudgetSpec], BeforeValidator(_limits_of_its_task)]
-"""The section `budget`, which stands behind `task`."""
+"""The section `budget`; a field of this type must follow the field `task`."""

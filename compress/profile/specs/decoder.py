@@ -1,4 +1,4 @@
-"""A decoder that is made here: its family, its sizes and its tokenizer."""
+"""A decoder that is created from scratch: its family, its sizes and its tokenizer."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class DecoderSpec(PassSpecBase):
 
     @property
     def words(self) -> str:
-        """What it is, for readers."""
+        """Description of the decoder, for messages."""
         return f"a fresh {self.model_type}, {self.layers} layers of width {self.hidden_size}"
 
     @property
     def fresh(self) -> FreshDecoder:
-        """The model that is asked for."""
+        """The untrained model that this section describes."""
         return FreshDecoder(
             self.model_type,
             self.layers,
@@ -68,5 +68,5 @@ class DecoderSpec(PassSpecBase):
 
 
 def decoder_of(source: str) -> DecoderSpec:
-    """The decoder that a source describes."""
+    """Parse a model source made of `CONFIG` and a `DecoderSpec` as JSON."""
     return DecoderSpec.model_validate_json(source.removeprefix(CONFIG))

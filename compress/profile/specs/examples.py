@@ -1,4 +1,4 @@
-"""Which examples a training sees beside those of the data, and which tokens it keeps."""
+"""Additional training examples, and which tokens are kept."""
 
 from __future__ import annotations
 

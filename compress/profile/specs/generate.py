@@ -70,9 +70,9 @@ class GenerateSpec(LicensedSpec):
         return self
 
     def longest(self, max_length: int) -> int:
-        """Tokens of a text, at most, where the data's are cut to so many."""
+        """Return the maximum number of tokens of a generated text, given the `max_length` of the data."""
         return self.most or max_length
 
     def room(self, max_length: int) -> int:
-        """Tokens that the model must take at once."""
+        """Return the number of tokens, prompt included, that the generating model must accept."""
         return ASKED + self.longest(max_length)

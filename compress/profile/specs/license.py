@@ -1,4 +1,5 @@
-"""Whether what a model writes may be learnt: the licence is named and vouched for, and some are known to forbid it."""
+"""Whether a model's outputs may be used to train others: the user names and confirms its licence; some are
+known to forbid it."""
 
 from __future__ import annotations
 
@@ -13,8 +14,14 @@ from compress.core.spec import PassSpecBase
 
 @dataclass(frozen=True)
 class Forbids:
-    """Terms that forbid it. `licenses` and `models`: patterns of their names in lower case; `says`: the clause, `where`
-    it stands, as read on 2026-11-30; `own`: models made from that model are left out of it."""
+    """Terms that forbid training other models on a model's outputs.
+
+    Attributes:
+        licenses, models: patterns of licence and model names, in lower case.
+        says: the clause, as read on 2026-11-30.
+        where: where the clause is published.
+        own: models made from that model are exempt.
+    """
 
     who: str
     licenses: str
@@ -73,7 +80,8 @@ FORBIDDING = (
 
 
 def forbidding(license_name: str, model: str) -> Forbids | None:
-    """The terms that are known to forbid that other models learn what a model writes, by its licence or its name."""
+    """Return the known terms, by licence or model name, that forbid training other models on a model's
+    outputs."""
     license_name = re.sub(r"[\s_]+", "-", license_name.strip().lower())
     for one in FORBIDDING:
         if re.fullmatch(one.licenses, license_name) or re.fullmatch(one.models, model.strip().lower()):
@@ -82,10 +90,10 @@ def forbidding(license_name: str, model: str) -> Forbids | None:
 
 
 def why_forbidden(license_name: str | None, model: str, *, made_from_it: bool = False) -> str | None:
-    """Why others must not learn what a model writes; None where nothing is known to forbid it.
+    """Return why other models must not be trained on a model's outputs; None if no known terms forbid it.
 
     Args:
-        made_from_it: who learns is made from that model.
+        made_from_it: the model to be trained is made from that model.
     """
     terms = forbidding(license_name or "", model)
     if terms is None or (terms.own and made_from_it):

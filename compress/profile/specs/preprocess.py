@@ -1,4 +1,4 @@
-"""`data.preprocess`: how the maker of a model made its inputs from images, where its files do not say."""
+"""`data.preprocess`: image preprocessing of a model whose files do not declare it."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ class PreprocessSpec(Spec):
 
     @property
     def seen(self) -> tuple[int, int]:
-        """Height and width of what the model sees."""
+        """Height and width of the model's input."""
         return pair(self.size if self.crop is None else self.crop)
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation as fractions of 255, one number for all channels or one for each."""
+        """Mean and standard deviation of pixel values in 0..1, each as one number for all channels or one
+        per channel."""
         mean, std = (each if isinstance(each, tuple) else (each,) for each in (self.mean, self.std))
         return tuple(one / self.scale for one in mean), tuple(one / self.scale for one in std)
 
 
 def pair(sides: int | tuple[int, int]) -> tuple[int, int]:
-    """A height and a width, from one number for both or from two."""
+    """Return (height, width), from one number for both or from two."""
     return (sides, sides) if isinstance(sides, int) else sides

@@ -1,4 +1,5 @@
-"""Training after a pass that damaged the model, from the outputs or the inner signals of the profile's teacher."""
+"""Recovery training after a pass that damaged the model, against outputs or hidden states of the profile's
+teacher."""
 
 from __future__ import annotations
 
@@ -41,21 +42,25 @@ class RecoverySpec(TrainingSpec):
 
 
 def recovery_of(spec: Spec) -> tuple[str, RecoverySpec] | None:
-    """The key of a pass that trains the model again after changing it, and how; None where there is none."""
+    """Return the field of a pass that configures recovery training, with its value; None if there is none."""
     values = ((name, getattr(spec, name)) for name in type(spec).model_fields)
     return next(((name, value) for name, value in values if isinstance(value, RecoverySpec)), None)
 
 
 def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list[LossSpec]:
-    """What recovery minimises: the losses of the spec; without any, the first of the table that brings back outputs of
-    this task, or without a teacher the loss that trains on the data alone.
+    """Return the losses of recovery training.
+
+    By default the first registered loss that restores the outputs of this task; without a teacher, the task's
+    loss on labels.
 
     Raises:
-        PassError: there are neither labels nor a teacher, or nothing says how outputs are compared.
+        PassError: there are neither labels nor a teacher, or no registered loss compares outputs of this
+            task.
     """
     if spec.losses is not None:
         return [entry.body for entry in spec.losses]
-    # Softened, most of a language model's probability lies outside the words that are kept of its teacher.
+    # Only the top logits of a language-model teacher are kept; softened, most of its probability would lie
+    # outside them.
     asked = "temperature" in spec.model_fields_set or not task.writes
     temperature = spec.temperature if asked else 1.0
     offered = (kind.recovers(Lesson(task), temperature) for kind in LOSSES.values() if taught)

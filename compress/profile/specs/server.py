@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's protocol and writes texts: where it is, and how much may be asked of it."""
+"""A server with OpenAI's API that generates texts: its address, and limits on the requests."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 class ServerSpec(Spec):
     """A model behind an OpenAI-compatible server. Only the texts that it writes are used, not its probabilities."""
 
-    # What was given in the wrong place may be a secret. What is excluded from dumps says how the server is asked:
-    # neither answers nor what is made of them hang on that.
+    # A rejected value may be a secret, so errors do not show it. Fields excluded from dumps control how
+    # requests are sent; they affect neither the server's answers nor what is derived from them.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str
@@ -62,13 +62,15 @@ class ServerSpec(Spec):
             raise ValueError(
                 "expected a URL without user names, passwords, `?` and `#`: give the key with `key_env`"
             )
-        # Who asks decides by the scheme what is encrypted, and answers are known by the address: it has one spelling.
+        # The client decides by the scheme whether to encrypt, and the address is part of the cache key:
+        # normalise the spelling.
         return found.scheme + url[len(found.scheme) :].rstrip("/")
 
     @field_validator("key_env")
     @classmethod
     def _is_a_name(cls, name: str | None) -> str | None:
-        # Keys are mixed or hold hyphens: one that was pasted here is told apart, and not repeated.
+        # API keys have mixed case or hyphens: one pasted here by mistake is detected, and not repeated in the
+        # message.
         if name is not None and re.fullmatch("[A-Z_][A-Z0-9_]*", name) is None:
             raise ValueError(
                 "expected the name of an environment variable in capitals, such as OPENAI_API_KEY; a key that "
@@ -96,14 +98,14 @@ class ServerSpec(Spec):
 
     @property
     def digest(self) -> str:
-        """What its answers are known by."""
+        """Digest of the settings that determine the server's answers."""
         return digest_of(self.model_dump(exclude_none=True))
 
     def key(self) -> str | None:
-        """The key that the environment holds; None where the server wants none.
+        """Return the API key from the environment; None if the server needs none.
 
         Raises:
-            ModelError: there is none, or what is there cannot be one (`no-key`).
+            ModelError: the variable is not set, or its value cannot be a key (`no-key`).
         """
         if self.key_env is None:
             return None
@@ -123,7 +125,7 @@ class ServerSpec(Spec):
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of an address; None where it is none."""
+    """Return the parts of a URL; None if it is not valid."""
     if re.fullmatch("[!-~]+", url) is None:
         return None
     try:
@@ -135,7 +137,8 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _is_near(host: str) -> bool:
-    """Whether a host is this machine or has a private address; other names may stand for any."""
+    """Whether a host is this machine or has a private address; False for other names, which may resolve to
+    any address."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""The student of a distillation: its shape, its architecture, and where its first weights come from."""
+"""The student of a distillation: its shape, its architecture, and the origin of its initial weights."""
 
 from __future__ import annotations
 
@@ -80,15 +80,16 @@ class StudentSpec(PassSpecBase):
 
     @property
     def is_cut(self) -> bool:
-        """Whether it is made of the model before it; else it stands ready or is fresh."""
+        """Whether the student is cut out of the model before it; otherwise it is a ready-made or a fresh
+        model."""
         return self.model is None and self.architecture is None
 
     @property
     def decoder(self) -> FreshDecoder | None:
-        """The decoder that is made afresh; None of any other student.
+        """The fresh decoder that is created as student; None for any other student.
 
         Raises:
-            ValueError: it is to take over layers of the teacher.
+            ValueError: `layers` lists layers to copy from the teacher.
         """
         if self.architecture is None or self.architecture not in DECODERS:
             return None

@@ -1,4 +1,4 @@
-"""Who teaches, in which stages, and of what a student learns nothing: sections of a distillation."""
+"""Choice of teachers, training stages and selection of examples: sections of a distillation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How to train: the section that fine-tuning, distillation and recovery share."""
+"""Training settings: the section shared by fine-tuning, distillation and recovery."""
 
 from __future__ import annotations
 

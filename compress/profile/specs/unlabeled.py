@@ -1,4 +1,4 @@
-"""Examples without labels: where they are, and how files of text are read."""
+"""Unlabeled examples: where they are, and how text files are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _one_character(mark: str) -> str:
 
 def _known_encoding(name: str) -> str:
     try:
-        # What Python would encode bytes or compress with (`hex`, `zip`) is no encoding of texts.
+        # Python's bytes-to-bytes codecs (`hex`, `zip`) are not text encodings; they fail here.
         " ".encode(name)
         return codecs.lookup(name).name
     except (LookupError, ValueError, TypeError) as error:

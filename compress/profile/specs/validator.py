@@ -1,4 +1,4 @@
-"""What says which answers are right: `exact`, `contains`, `regex:PATTERN` or `python:module:function`."""
+"""Validators of answers: `exact`, `contains`, `regex:PATTERN` or `python:module:function`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _known(validator: str) -> str:
 
 
 def pattern_of(said: str) -> re.Pattern[str]:
-    """The pattern of `regex:PATTERN`.
+    """Return the compiled pattern of `regex:PATTERN`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a valid regular expression.
     """
     try:
         return re.compile(said.removeprefix(REGEX))

@@ -1,4 +1,4 @@
-"""How a model writes what another one learns, and what of it is kept."""
+"""How a model generates training texts for another model, and which of them are kept."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RejectionSpec(PassSpecBase):
     """Maximum number of correct answers to keep per prompt, the first ones; unset: all."""
 
     def code(self) -> tuple[str, ...]:
-        """The function of the user's that judges."""
+        """Return the user's validator function (`python:module:function`), if it is one."""
         return (self.validator,) if self.validator.startswith(CODE) else ()
 
 
@@ -176,7 +176,7 @@ class SyntheticSpec(PassSpecBase):
         return self
 
     def code(self) -> tuple[str, ...]:
-        """The function of the user's that judges."""
+        """Return the user's validator function (`python:module:function`), if it is one."""
         named = self.validator or ""
         return (named,) if named.startswith(CODE) else ()
 
