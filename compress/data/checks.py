@@ -1,4 +1,5 @@
-"""What every example and label must be, whatever its source; every fault is found before any training."""
+"""Validation of examples and labels, independent of their source; all faults are found before any
+training."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ Label = str | int | bool
 
 @dataclass(frozen=True)
 class Labelled:
-    """Checked splits by role, the key of each of their examples, the names of their label indices, and notes."""
+    """Checked splits by role, the keys of their examples, the label names by index, and notes."""
 
     splits: Mapping[str, Examples]
     keys: Mapping[str, list[bytes]]
@@ -38,17 +39,17 @@ class Labelled:
 
 
 def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind: ItemKind) -> Labelled:
-    """Turn the rows of each role (`train` always there) into examples with label indices.
+    """Convert the rows of each role (`train` is required) into examples with label indices.
 
-    Labels that are texts are named by themselves, in sorted order. Numbers are indices into `declared`, or
-    into the names that the source gives, or stand for themselves in numeric order.
+    String labels are their own names, in sorted order. Numbers are indices into `declared`, or into the names
+    that the source provides; without either, the numbers themselves are the names, in numeric order.
 
     Args:
         declared: the profile's `data.labels`.
 
     Raises:
-        DataError: an empty split, an item or label that is missing, blank, damaged or of the wrong type, a label
-            without a name or that training never sees, one class only.
+        DataError: an empty split; a missing, blank, damaged or mistyped item or label; a label without a name
+            or that does not occur in training; or only one class.
     """
     faults = Faults()
     for role, each in rows.items():
@@ -86,16 +87,16 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind:
 
 
 IMBALANCED = 20
-"""The largest class over the smallest, from which on a note says so."""
+"""Ratio of the largest to the smallest class from which a note is added."""
 
 
 def is_imbalanced(counts: Collection[int]) -> bool:
-    """Whether one class is far larger than another."""
+    """Whether one class is at least `IMBALANCED` times as large as another."""
     return len(counts) > 1 and max(counts) >= IMBALANCED * min(counts)
 
 
 def _imbalance(counts: Counter[Any], names: Mapping[Any, str]) -> list[str]:
-    """A note on classes of very different sizes among the training examples."""
+    """Return a note if the training classes have very different sizes."""
     if not is_imbalanced(counts.values()):
         return []
     (largest, many), (smallest, few) = counts.most_common()[0], counts.most_common()[-1]
@@ -106,7 +107,7 @@ def _imbalance(counts: Counter[Any], names: Mapping[Any, str]) -> list[str]:
 
 
 def check_declared(names: tuple[str, ...] | None) -> None:
-    """Refuse label names that are blank, or equal but for their case: labels are matched by name."""
+    """Refuse label names that are blank or differ only in case: labels are matched by name."""
     if names is None:
         return
     if len(names) < 2:
@@ -122,10 +123,10 @@ def check_class_sizes(
     where: str,
     noun: str = "text",
 ) -> None:
-    """Refuse a class with fewer distinct examples than the splits that are made of it.
+    """Refuse a class with fewer distinct examples than the number of splits (`parts`) to make.
 
     Raises:
-        DataError: names every such class.
+        DataError: lists such classes.
     """
     small = [
         f"{names[label]!r} has {len(classes.get(label, ()))}"
@@ -143,7 +144,7 @@ def check_class_sizes(
 
 
 def _checked_labels(rows: Rows) -> list[Label]:
-    """Labels as text, whole number or bool; whole floats count as whole numbers."""
+    """Return labels as string, integer or bool; integral floats become integers."""
     return all_of(lambda i, label: _label(label, rows, i), range(len(rows)), rows.labels)
 
 
@@ -175,7 +176,7 @@ def _label(label: object, rows: Rows, i: int) -> Label:
 
 
 def _unified(labels: Mapping[str, list[Label]], rows: Mapping[str, Rows]) -> dict[str, list[Label]]:
-    """Labels of one type over all splits; texts that are all whole numbers become numbers."""
+    """Return labels of one type over all splits; strings become integers if all of them are whole numbers."""
     first: dict[type, str] = {}
     for role, values in labels.items():
         for kind in dict.fromkeys(map(type, values)):
@@ -188,7 +189,7 @@ def _unified(labels: Mapping[str, list[Label]], rows: Mapping[str, Rows]) -> dic
         )
     every = set(chain.from_iterable(labels.values()))
     if all(isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) for value in every):
-        # A table of numbers writes 1.0 where one label is missing, and 1 elsewhere: both are the label 1.
+        # A numeric column with a missing label is written with 1.0, and elsewhere as 1: both are the label 1.
         return {
             role: [int(str(value).partition(".")[0]) for value in values] for role, values in labels.items()
         }
@@ -198,7 +199,7 @@ def _unified(labels: Mapping[str, list[Label]], rows: Mapping[str, Rows]) -> dic
 def _name_labels(
     values: Mapping[str, list[Label]], rows: Mapping[str, Rows], declared: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], dict[Label, int]]:
-    """The names of the label indices, and the index of every value a label may have."""
+    """Return the label names by index, and the index of every possible label value."""
     train = set(values["train"])
     sample = next(iter(train))
     if isinstance(sample, str):
@@ -246,7 +247,8 @@ def _refuse_negative(values: Mapping[str, list[Label]], rows: Mapping[str, Rows]
 def _refuse_unseen(
     values: Mapping[str, list[Label]], rows: Mapping[str, Rows], trained: Mapping[Label, str]
 ) -> None:
-    """Every label of validation and test must occur in training; `trained` are those that do, with names."""
+    """Refuse labels of validation or test that do not occur in training; `trained` maps those that do to
+    their names."""
     faults = Faults()
     for role, each in values.items():
         for value in dict.fromkeys(each):

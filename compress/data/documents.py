@@ -1,4 +1,4 @@
-"""Texts without labels, each in one split."""
+"""Splits of unlabelled texts, each of which is in one split only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.store.texts import taken
 
 @dataclass(frozen=True)
 class _Texts:
-    """Texts with what each shares with its duplicates."""
+    """Texts, each with the key that it shares with its duplicates."""
 
     texts: Sequence[str]
     keys: Sequence[bytes]
@@ -28,7 +28,13 @@ class _Texts:
 
 @dataclass(frozen=True)
 class Cut:
-    """What texts are cut into: its name, how, with what tells a part from others, and what is said of few parts."""
+    """How texts are cut into parts.
+
+    Attributes:
+        noun: name of a part.
+        parts: returns the parts of texts, and a key for each that its duplicates share.
+        hint: advice for the error raised if there are too few parts.
+    """
 
     noun: str
     parts: Callable[[Sequence[str]], tuple[Sequence[str], Sequence[bytes]]]
@@ -47,23 +53,24 @@ def split_documents(
     check: Callable[[Rows], tuple[Sequence[str], Sequence[bytes]]] = check_texts,
     cut: Cut | None = None,
 ) -> Splits:
-    """The three splits of unlabelled texts; each text stands in them once, in one of them.
+    """Return the three splits of unlabelled texts; each text is kept once, in one of them.
 
-    Texts are divided before they are cut, so all parts of a text stand in one split. A text, or then a part, that
-    stands in several splits stays in test before validation, and in validation before train.
+    Texts are assigned to splits before they are cut, so all parts of a text are in the same split. A text, or
+    later a part, that occurs in several splits is kept in test before validation, and in validation before
+    train.
 
     Args:
-        rows: what stands in the source for each role, `train` always there; labels are not looked at.
+        rows: rows of each role in the source (`train` is required); labels are ignored.
         names: the source's name of each role's split, for notes.
-        fractions: the roles to make of the training texts, with their shares.
-        seed: of the made splits.
+        fractions: the roles to split off the training texts, with their fractions.
+        seed: seed of these splits.
         where: the source, for errors.
-        fewest: texts of a split, at least; `use` is what needs so many.
-        check: the texts of rows, and what tells each from others.
-        cut: what the texts are cut into.
+        fewest: minimum number of texts in a split; `use` names what needs them.
+        check: returns the texts of rows and the key of each.
+        cut: how to cut the texts into parts; None keeps them whole.
 
     Raises:
-        DataError: a text that is none, or a split with too few of them.
+        DataError: a value is not a valid text, or a split has too few of them.
     """
     for role, each in rows.items():
         if not len(each):
@@ -112,7 +119,7 @@ def _once(
 def _make_missing(
     splits: Mapping[str, _Texts], fractions: Mapping[str, float], seed: int, where: str
 ) -> dict[str, _Texts]:
-    """Make the splits that the data lacks out of the training texts."""
+    """Split the missing roles off the training texts."""
     if not fractions:
         return dict(splits)
     train = splits["train"]

@@ -1,4 +1,5 @@
-"""Faults of data are gathered and told at once: a file with three bad rows is mended in one go."""
+"""Collects faults in data and reports them together, so that a file with three bad rows can be fixed in
+one go."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from compress.core.errors import DataError, DataErrors
 
 Result = TypeVar("Result")
 _SHOWN = 3
-"""Faults of one kind that are shown each; of the others it is told how many there are."""
+"""Faults of one kind that are shown individually; the others are only counted."""
 
 
 class Faults:
-    """What is wrong with data, in the order in which it was found. As a context it takes the fault that ends it."""
+    """Faults of data, in the order found. As a context manager it collects the DataError that ends the
+    block."""
 
     def __init__(self) -> None:
         self._found: list[DataError] = []
@@ -33,15 +35,15 @@ class Faults:
         return isinstance(error, DataError)
 
     def add(self, error: DataError) -> None:
-        """Keep a fault for later."""
+        """Record a fault to be raised later."""
         self._found.append(error)
 
     def raise_all(self) -> None:
-        """Go on where there is no fault.
+        """Raise the recorded faults, if any.
 
         Raises:
             DataError: the only one.
-            DataErrors: there are several; of one kind, the first few and how many more.
+            DataErrors: several; of each kind, the first few and the number of the others.
         """
         if len(self._found) == 1:
             raise self._found[0]
@@ -50,10 +52,10 @@ class Faults:
 
 
 def all_of(function: Callable[..., Result], *given: Iterable[Any]) -> list[Result]:
-    """What a function makes of each of the given things, as `map` does it.
+    """Return `list(map(function, *given))`, continuing after faults to find all of them.
 
     Raises:
-        DataError: the only fault, or all of them.
+        DataError: the only fault, or all of them (`DataErrors`).
     """
     made: list[Result] = []
     faults = Faults()
@@ -65,7 +67,8 @@ def all_of(function: Callable[..., Result], *given: Iterable[Any]) -> list[Resul
 
 
 def _shown(found: list[DataError]) -> list[DataError]:
-    """The first few faults of each kind, and where the others begin."""
+    """Return the first few faults of each kind, and one that counts the others, located at the first of
+    them."""
     kinds: dict[str, list[DataError]] = defaultdict(list)
     for error in found:
         kinds[error.code or error.message].append(error)

@@ -1,4 +1,4 @@
-"""What examples are made of, texts or images: how each is found, read, checked and told from others."""
+"""Kinds of examples, texts or images: how each is found, read, validated and deduplicated."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ from compress.profile.schema import DataSpec
 class ItemKind:
     """One kind of example.
 
-    `endings` are those of files that hold one example each, `may_be_empty` whether one of no bytes is an example too;
-    `read_files` gives what stands in them, and notes.
-    `read_table` reads a file of many, `read_split` a split of the hub. `check` gives the items of a split and, for
-    each, the key that it shares with its duplicates.
+    Attributes:
+        endings: extensions of files that contain one example each.
+        may_be_empty: whether an empty file is an example too.
+        read_files: returns the contents of such files, and notes.
+        read_table: reads a file of many examples.
+        read_split: reads a split of a hub data set.
+        check: returns the validated items of a split, and for each the key that it shares with its
+            duplicates.
     """
 
     noun: str
@@ -37,7 +41,7 @@ class ItemKind:
 
     @property
     def file(self) -> str:
-        """What an error calls a file of one example."""
+        """Description of a file with one example, for errors."""
         return ".txt file" if self.endings == (".txt",) else f"{self.noun} file ({', '.join(self.endings)})"
 
     @property
@@ -46,7 +50,7 @@ class ItemKind:
         return self.endings == IMAGE_ENDINGS
 
     def holds_one(self, path: Path) -> bool:
-        """Whether a file's ending is that of one example."""
+        """Whether a file's extension is that of a file with one example."""
         return path.suffix.lower() in self.endings
 
 
@@ -63,11 +67,11 @@ IMAGES = ItemKind(
 
 
 ITEMS = {kind.noun: kind for kind in (TEXTS, IMAGES)}
-"""What an example can be, by the word that tasks have for it."""
+"""Kinds of examples by the name that tasks use for them."""
 
 
 def columns_of(spec: DataSpec, kind: ItemKind, *, labelled: bool = True) -> Columns:
-    """The columns that are read of tables, with the keys that declare them."""
+    """Return the columns to read from tables, with the profile keys that name them."""
     label = spec.label_column if labelled else None
     if kind.of_images:
         return Columns(spec.image_column, label, text_key="image_column")

@@ -1,4 +1,4 @@
-"""Examples with one label each: read, checked, and the splits made that the data lacks."""
+"""Labelled examples: read, validated, and with the missing splits made."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from compress.profile.schema import DataSpec
 
 
 def columns(spec: DataSpec, kind: ItemKind) -> Columns:
-    """The columns that are read of tables: the example and its label."""
+    """Return the columns to read from tables: the example and its label."""
     return columns_of(spec, kind)
 
 
 def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
-    """The three splits, and the unlabelled examples.
+    """Load the three splits, and the unlabelled examples if there are any.
 
     Raises:
-        DataError: whatever makes the data unfit.
+        DataError: the data cannot be used.
     """
     found = columns(spec, kind)
     if found.text == found.label:
@@ -74,7 +74,7 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
 def _drop_leaks(
     checked: Labelled, split_names: Mapping[str, str], where: str, kind: ItemKind
 ) -> tuple[dict[str, Examples], dict[str, list[bytes]], list[str]]:
-    """Drop from train what stands in validation or test, and from validation what stands in test."""
+    """Drop examples of validation or test from train, and those of test from validation."""
     places = kept_places({role: [(key,) for key in keys] for role, keys in checked.keys.items()})
     notes = leak_notes(places, checked.keys, split_names, "example", f"the same {kind.noun}")
     kept = {role: checked.splits[role].take(stay) for role, stay in places.items()}
@@ -105,7 +105,8 @@ def _make_missing(
     seed: int,
     kind: ItemKind,
 ) -> tuple[dict[str, Examples], dict[str, list[bytes]], list[str]]:
-    """Make the splits that the data lacks out of the training split: examples, their keys, and notes."""
+    """Split the missing roles off the training split; return the examples and keys of all splits, and
+    notes."""
     splits, key_splits, notes = dict(kept), dict(keys), list[str]()
     if not fractions:
         return splits, key_splits, notes

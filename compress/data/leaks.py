@@ -1,4 +1,5 @@
-"""What stands in several splits stays in one: in test before validation, and in validation before train. Pure."""
+"""Keep what occurs in several splits in one only: test before validation, validation before train. Pure
+functions."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from compress.data.roles import HELD_OUT
 
 
 def kept_places(keys: Mapping[str, Sequence[Collection[bytes]]]) -> dict[str, list[int]]:
-    """For each role, those first that keep before others, the places of the examples that stay in its split.
+    """Return, for each role in order of precedence, the indices of the examples that stay in its split.
 
     Args:
-        keys: of each example of each role the keys of what it holds; none may stand in two splits.
+        keys: for each role, the keys of the contents of each example; no key may occur in two splits.
     """
     kept: dict[str, list[int]] = {}
     held: set[bytes] = set()
@@ -26,12 +27,12 @@ def kept_places(keys: Mapping[str, Sequence[Collection[bytes]]]) -> dict[str, li
 def leak_notes(
     kept: Mapping[str, Sized], before: Mapping[str, Sized], names: Mapping[str, str], noun: str, shared: str
 ) -> list[str]:
-    """What is told of the examples that did not stay.
+    """Return notes on the examples that were dropped.
 
     Args:
         names: the source's name of each role's split.
-        noun: what an example is.
-        shared: what of it stands in another split too.
+        noun: name of an example.
+        shared: the part of an example that also occurs in another split.
     """
     notes = []
     for role, places in kept.items():

@@ -1,4 +1,4 @@
-"""What names of splits, labels, columns and files stand for, however they are written: case, Unicode form, bytes."""
+"""Matching of split, label, column and file names across case, Unicode forms and undecodable bytes."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ _ALIASES = {
 
 
 def composed(name: str) -> str:
-    """The name in Unicode's composed form (NFC), as most keyboards write it and macOS does not."""
+    """Return the name in Unicode's composed form (NFC), as most keyboards write it and macOS does not."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def folded(name: str) -> str:
-    """What names share that differ in case or Unicode form only."""
+    """Return a form of the name that ignores case and Unicode form."""
     return composed(composed(name).casefold())
 
 
 def shown(path: Path | str) -> str:
-    """A path as text that can be printed: bytes of a name that are not UTF-8 stand as `\\xe9`."""
+    """Return a path as printable text: bytes that are not UTF-8 are escaped as `\\xe9`."""
     text = str(path)
     return text if text.isascii() else os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def is_split(name: str, further: Iterable[str] = ()) -> bool:
-    """Whether a file or folder of this name holds a split and no class: by the usual names, or by `further` ones."""
+    """Whether a file or folder of this name is a split rather than a class: a usual split name, or one of
+    `further`."""
     return folded(name) in {*(alias for every in _ALIASES.values() for alias in every), *map(folded, further)}
 
 
 def named_split(name: str, known: Iterable[str], where: str) -> str | None:
-    """The split among `known` that is meant by `name`; None without one.
+    """Return the split among `known` that `name` refers to; None if there is none.
 
-    The very name comes first, then one that differs in case or Unicode form, then a usual name of the same role
-    (`val` for `validation`).
+    An exact match takes precedence, then one that differs in case or Unicode form, then a usual name of the
+    same role (`val` for `validation`).
 
     Raises:
-        DataError: several could be meant.
+        DataError: the name is ambiguous.
     """
     splits = list(known)
     if name in splits:
@@ -66,7 +67,7 @@ def named_split(name: str, known: Iterable[str], where: str) -> str | None:
 
 
 def column_named(name: str, known: Iterable[str]) -> str | None:
-    """The column that is called so, in whichever Unicode form; None without one."""
+    """Return the column with this name in any Unicode form; None if there is none."""
     columns = list(known)
     if name in columns:
         return name

@@ -1,4 +1,5 @@
-"""Which split of the data trains, validates and tests: named ones that are there, and fractions to make."""
+"""Assign splits to the roles of training, validation and test: existing splits by name, and fractions to
+split off."""
 
 from __future__ import annotations
 
@@ -12,21 +13,21 @@ from compress.data.rows import Rows, Source
 from compress.profile.schema import DataSpec
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
-"""What is made of the training split where the data has no split of that name."""
+"""Fractions to split off the training split if the data has no split for the role."""
 HELD_OUT = ("test", "validation")
 
 
 def named_splits(spec: DataSpec) -> tuple[str, ...]:
-    """The splits that a profile names."""
+    """Return the split names in a profile."""
     chosen = (spec.splits.train, spec.splits.validation, spec.splits.test)
     return tuple(name for name in chosen if isinstance(name, str))
 
 
 def choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[str, float]]:
-    """Which split of the source plays which role, and the fractions to make of the training split.
+    """Return the split of the source for each role, and the fractions to split off the training split.
 
     Raises:
-        DataError: a named split does not exist, two roles share one, or nothing would be left to train on.
+        DataError: a named split does not exist, two roles share one, or no training data would be left.
     """
     names = {"train": existing_split(spec.splits.train, "data.splits.train", source)}
     fractions: dict[str, float] = {}
@@ -49,7 +50,7 @@ def choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[
 
 
 def existing_split(name: str, key: str, source: Source) -> str:
-    """The split of a source that a key of the profile names.
+    """Return the split of a source that a profile key names.
 
     Raises:
         DataError: there is none.
@@ -66,6 +67,6 @@ def existing_split(name: str, key: str, source: Source) -> str:
 
 
 def read_splits(source: Source, names: Mapping[str, str]) -> dict[str, Rows]:
-    """The rows of the split that plays each role."""
+    """Return the rows of each role's split."""
     read = all_of(lambda name: source.splits[name](), names.values())
     return dict(zip(names, read, strict=True))

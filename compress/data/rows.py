@@ -1,4 +1,4 @@
-"""One split as it stands in its source, before anything in it is checked."""
+"""One split as read from its source, before validation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Written:
-    """How files of text are written, where the profile says it; None: as each file itself tells."""
+    """Format of text files, as declared in the profile; None: detected for each file."""
 
     separator: str | None = None
     encoding: str | None = None
@@ -17,9 +17,10 @@ class Written:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the texts and, where they are asked for, their labels.
+    """The columns that contain the texts and, if requested, their labels.
 
-    `text_key` and `label_key` are what a profile calls them, for errors. `written` is how the files are.
+    `text_key` and `label_key` are the profile keys that name them, for errors; `written` is the format of the
+    files.
     """
 
     text: str
@@ -30,22 +31,24 @@ class Columns:
 
     @property
     def keyed(self) -> tuple[tuple[str, str], ...]:
-        """Key and name of each column that is read."""
+        """Profile key and name of each column to read."""
         text = (self.text_key, self.text)
         return (text,) if self.label is None else (text, (self.label_key, self.label))
 
     @property
     def names(self) -> list[str]:
-        """The columns that are read."""
+        """Names of the columns to read."""
         return [name for _, name in self.keyed]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Values as the source holds them: any type, perhaps null; labels that were not asked for are all None.
+    """Values as found in the source, of any type or null; labels that were not requested are all None.
 
-    `where` is the file, folder or hub split, `place(i)` the file and line of row i. `label_names` are the
-    names that the source itself gives to numbered labels, 0 first.
+    Attributes:
+        where: the file, folder or hub split.
+        place: returns the file and line of row i.
+        label_names: names that the source itself provides for integer labels, starting at 0.
     """
 
     where: str
@@ -61,9 +64,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Source:
-    """Data that was found: a reader for each of its splits.
+    """Data that was located: a reader for each of its splits.
 
-    `files` are all files that reading looks at, by their name relative to the source; none for the hub's.
+    `files` are all files that are read, by their name relative to the source; empty for a hub data set.
     """
 
     where: str

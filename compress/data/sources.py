@@ -1,4 +1,4 @@
-"""`DataSpec` -> splits: what reads the rows of a task, and what tells its data from any other."""
+"""Load the splits that a `DataSpec` describes, and compute the fingerprint of its data."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def load(
     *,
     sample: bool = False,
 ) -> Splits:
-    """The three splits of the data that a profile names, and its unlabelled examples.
+    """Load the three splits of the data that a profile names, and its unlabelled examples.
 
-    A text or image of a held-out split is never trained on: where equal ones stand in several named splits, test
-    keeps them before validation, and validation before train. Made splits hold each class's fraction of
-    distinct ones, drawn by the hash of their content and the seed.
+    A text or image of a held-out split is never trained on: duplicates in several named splits are kept in
+    test before validation, and in validation before train. Splits made here contain the given fraction of the
+    distinct examples of each class, selected by the hash of their content and the seed.
 
     Args:
         spec: the profile's `data` section.
-        base: the folder that relative paths start at.
-        seed: another seed makes other splits; splits that exist are not changed.
-        task: says whether the examples are texts or images, and whether they have labels.
-        sample: open only some of many files that hold one example each; the others stand there by their names, so
-            these splits are for looking at, not for training.
+        base: the folder that relative paths are resolved against.
+        seed: seed of the splits made here; existing splits are not changed.
+        task: determines whether the examples are texts or images, and whether they have labels.
+        sample: open only some of many single-example files; the others are represented by their names, so
+            these splits are for inspection, not for training.
 
     Raises:
-        DataError: whatever makes the data unfit, with the file and line where there is one.
+        DataError: the data cannot be used; with file and line where there is one.
     """
     kind = task_kind(task)
     items = sampled(ITEMS[kind.items]) if sample else ITEMS[kind.items]
@@ -48,9 +48,10 @@ def load(
 
 
 def fingerprint(spec: DataSpec, base: Path, task: str, watched: Watched | None = None) -> str | None:
-    """sha256 over the names and bytes of all files of the data, or of a hub data set's commit; of `unlabeled` too.
+    """Return the sha256 of the names and contents of all files of the data (`unlabeled` included), or of a
+    hub commit.
 
-    None: a hub data set whose commit the local cache does not know; the network is not asked.
+    Returns None for a hub data set whose commit is not in the local cache; the network is not used.
 
     Raises:
         DataError: there is no such data.

@@ -1,4 +1,4 @@
-"""Examples and their three splits: what every other part of the package knows of the data."""
+"""Examples and their three splits: the interface of the data to the rest of the package."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from compress.core.errors import DataError
 from compress.store.texts import StoredTexts
 
 UNLABELLED = -1
-"""The label index of an example whose label is not known."""
+"""Label index of an example without a label."""
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An encoded image in a row of a memory-mapped `datasets` table: read when it is asked for, held by nobody."""
+    """An encoded image in a row of a memory-mapped `datasets` table: read on demand and not cached."""
 
     table: Any
     row: int
     column: str
 
     def read(self) -> bytes:
-        """The bytes of the image's file.
+        """Return the encoded bytes of the image.
 
         Raises:
-            DataError: the row holds none.
+            DataError: the row has no image.
         """
         value = self.table[self.row][self.column]
         raw = value["bytes"] if isinstance(value, dict) else value
@@ -46,8 +46,9 @@ Item = str | Path | NDArray[np.uint8] | StoredImage
 class Examples:
     """Texts or images with their label indices.
 
-    `labels`: int64 (n,), an index into the label names of the data, -1 where there is no label. `scores`: float32
-    (n // 2,), the given similarity of items 2i and 2i + 1, where the data holds pairs.
+    Attributes:
+        labels: int64 (n,), indices into the label names of the data; -1 without a label.
+        scores: float32 (n // 2,), the given similarity of items 2i and 2i + 1, if the data consists of pairs.
     """
 
     items: Sequence[Item]
@@ -62,7 +63,7 @@ class Examples:
 
     @classmethod
     def unlabelled(cls, items: Sequence[Item]) -> Examples:
-        """Items of which nobody says what they are."""
+        """Return examples without labels."""
         return cls(items, np.full(len(items), UNLABELLED, np.int64))
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class Examples:
         return self.items  # type: ignore[return-value]
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
-        """The examples at `indices`, in that order; of pairs only whole ones may be asked for as pairs."""
+        """Return the examples at `indices`, in that order, without scores."""
         places, items = np.asarray(indices, np.int64), self.items
         chosen = (
             items.take(places) if isinstance(items, StoredTexts) else tuple(items[i] for i in places.tolist())
@@ -89,7 +90,8 @@ class Examples:
 
 
 def item_bytes(item: Item) -> bytes:
-    """What tells one item from another: a text's UTF-8, an image file's bytes, an array's shape and pixels."""
+    """Return bytes that identify an item: a text's UTF-8, an image file's bytes, or an array's shape and
+    pixels."""
     if isinstance(item, str):
         return item.encode("utf-8", "surrogatepass")
     if isinstance(item, Path):
@@ -101,11 +103,13 @@ def item_bytes(item: Item) -> bytes:
 
 @dataclass(frozen=True)
 class Splits:
-    """The data of a job.
+    """The data of a run.
 
-    `labels` names the label indices; it is empty where the task has none. `unlabeled` are further examples for the
-    teacher to label, none of which stands in validation or test. `notes` says what loading did to the data that its
-    owner may not expect (duplicates dropped, a fallback encoding used), one sentence each, for the report.
+    Attributes:
+        labels: the label names by index; empty if the task has no labels.
+        unlabeled: further examples for the teacher to label, none of which is in validation or test.
+        notes: what loading changed that the user may not expect (dropped duplicates, a detected encoding),
+            one sentence each, for the report.
     """
 
     train: Examples

@@ -1,8 +1,8 @@
-"""Made splits: by the hash of each text's content, class by class.
+"""Make splits by the hash of each text's content, class by class.
 
-A text's place in the order depends on the seed and on the text alone, so the order of the files does not
-matter and an added example moves at most a few others from one split to another. Equal texts are one unit:
-they never stand on two sides. Pure functions.
+The rank of a text depends only on the seed and the text, so the order of the files does not matter, and an
+added example moves at most a few others between splits. Equal texts are one unit: they are always in the same
+split. Pure functions.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ _KEY_BYTES = 16
 
 
 def text_key(text: str) -> bytes:
-    """What two texts share when they count as the same: NFKC, no case, white space collapsed; 16 bytes."""
+    """Return the key that equal texts share, after NFKC, case folding and collapsing white space; 16
+    bytes."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return hashlib.blake2b(plain.encode(), digest_size=_KEY_BYTES).digest()
 
 
 def group_classes(keys: Sequence[bytes], labels: NDArray[np.int64]) -> dict[int, list[bytes]]:
-    """The distinct texts of each class; one with several labels counts for the most frequent (lowest of equals).
+    """Return the keys of the distinct texts of each class; a text with several labels counts for the most
+    frequent one (the lowest of equals).
 
     Args:
         keys: `text_key` of each example.
@@ -45,15 +47,15 @@ def group_classes(keys: Sequence[bytes], labels: NDArray[np.int64]) -> dict[int,
 def make_parts(
     classes: Mapping[int, Sequence[bytes]], fractions: Sequence[float], seed: int
 ) -> dict[bytes, int]:
-    """The part that each distinct text goes to: 0 = the rest, i = the part of `fractions[i - 1]`.
+    """Assign each distinct text to a part: 0 = the remainder, i = the part of `fractions[i - 1]`.
 
     Each part takes its fraction of each class, rounded, at least one text, and leaves at least one for every
-    later part and for the rest.
+    later part and for the remainder.
 
     Args:
         classes: the distinct texts of each class.
-        fractions: of each class's distinct texts; their sum is below 1.
-        seed: another seed, other parts.
+        fractions: fractions of each class's distinct texts; their sum is below 1.
+        seed: seed of the assignment.
 
     Raises:
         ValueError: a class has fewer distinct texts than there are parts.
@@ -74,11 +76,11 @@ def make_parts(
 
 
 def conflicting_items(keys: Sequence[bytes], labels: NDArray[np.int64]) -> int:
-    """How many distinct texts stand with more than one label."""
+    """Return the number of distinct texts that occur with more than one label."""
     pairs = set(zip(keys, labels.tolist(), strict=True))
     return sum(labels_of_text > 1 for labels_of_text in Counter(key for key, _ in pairs).values())
 
 
 def rank(key: bytes, seed: int) -> bytes:
-    """Where a text stands in the order that splits are drawn in."""
+    """Return the sort key of a text in the order from which splits are drawn."""
     return hashlib.blake2b(key, digest_size=_KEY_BYTES, key=seed.to_bytes(8, "little")).digest()

@@ -1,4 +1,4 @@
-"""Texts: from files, one an example, and what every text must be."""
+"""Read text files with one example each, and validate texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compress.store.texts import StoredTexts
 def read_text_files(
     folder: Path, paths: Sequence[Path], written: Written
 ) -> tuple[Sequence[object], tuple[str, ...]]:
-    """The texts of files, and a note on those that are not UTF-8.
+    """Return the texts of files, and a note on those that are not UTF-8.
 
     Raises:
         DataError: a file cannot be read as text.
@@ -42,17 +42,17 @@ def read_text_files(
 
 
 def check_texts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
-    """The texts of a split and the key of each.
+    """Return the texts of a split and the key of each.
 
     Raises:
-        DataError: a text is missing, blank, no text at all, or not valid Unicode.
+        DataError: a text is missing, blank, not a string, or not valid Unicode.
     """
     keys = all_of(lambda i, value: text_key(_text(value, rows, i)), range(len(rows)), rows.texts)
     return rows.texts if isinstance(rows.texts, StoredTexts) else tuple(map(str, rows.texts)), keys
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
+    """Whether a text can be encoded as UTF-8: it has no unpaired surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -61,12 +61,12 @@ def is_unicode(text: str) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value stands for nothing: null, or not a number."""
+    """Whether a value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def describe(value: Any) -> str:
-    """A value and its type in words, for errors."""
+    """Describe a value and its type in words, for errors."""
     shown = repr(value)
     kind = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
     return (

@@ -1,4 +1,4 @@
-"""Further examples without labels, which the teacher labels: distinct, and none that training or judging knows."""
+"""Unlabelled examples for the teacher to label: distinct, and in none of the splits."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def load_unlabeled(
     held_out: Collection[bytes],
     trained: Collection[bytes],
 ) -> tuple[Examples, list[str]]:
-    """The distinct examples of `data.unlabeled`, and notes on those that were dropped.
+    """Return the distinct examples of `data.unlabeled`, and notes on those that were dropped.
 
     Args:
-        data: the section that `spec` is part of; its columns are read here too.
-        held_out: keys of the examples of validation and test, which are dropped: nobody may learn from them.
-        trained: keys of the training examples, which are dropped too: they teach already.
+        data: the section that contains `spec`; its columns apply here too.
+        held_out: keys of the validation and test examples, which are dropped: the student must not train on
+            them.
+        trained: keys of the training examples, which are dropped too: they are in the training data already.
 
     Raises:
-        DataError: there is no such split, an example is unfit, or none is left.
+        DataError: there is no such split, an example is invalid, or none is left.
     """
     columns = columns_of(data, kind, labelled=False)
     source = open_source(spec, base, columns, (spec.split,), kind)

@@ -1,4 +1,5 @@
-"""The handwritten digits that scikit-learn holds: 1,797 images of 8 x 8 (Alpaydin and Kaynak 1998, UCI)."""
+"""Handwritten digits bundled with scikit-learn: 1,797 images of 8 x 8 pixels (Alpaydin and Kaynak 1998,
+UCI)."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ _BRIGHTEST = 16
 
 
 def open_digits(path: str, columns: Columns) -> Source:
-    """The digits as their only split, `train`: uint8 arrays (8, 8), 16 grey values scaled to 0..255, labels "0".."9".
+    """Return the digits as a source with one split, `train`: uint8 arrays (8, 8), grey values 0..16 scaled to
+    0..255, and labels "0" to "9".
 
     Raises:
-        DataError: another name than `digits`, or scikit-learn is not installed.
+        DataError: a name other than `digits`, or scikit-learn is not installed.
     """
     _check_name(path)
 
@@ -34,7 +36,7 @@ def open_digits(path: str, columns: Columns) -> Source:
 
 
 def digits_fingerprint(path: str) -> str:
-    """sha256 over the name and the version of scikit-learn, which is not imported.
+    """Return the sha256 of the name and the version of scikit-learn, without importing it.
 
     Raises:
         DataError: as `open_digits`.

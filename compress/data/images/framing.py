@@ -1,4 +1,4 @@
-"""From an image's pixels to those that a model sees: scaled, cropped, its channels in order. Pure; numpy, Pillow."""
+"""Resizing, cropping, padding and channel order of images for a model. Pure functions on NumPy and Pillow."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ Transparency = Literal["white", "drop"]
 FILTERS: Mapping[Interpolation, Image.Resampling] = {
     name: Image.Resampling[name.upper()] for name in get_args(Interpolation)
 }
-"""Pillow's filters; all but `nearest` grow their support where they shrink an image (antialiased)."""
+"""Pillow's resampling filters; all but `nearest` are antialiased when they shrink an image."""
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How an image of any size becomes one of the model's.
+    """How an image of any size is converted to the model's input size.
 
-    `resize`: `squash` to `resize_to` (height, width), the model's own size where that is empty; `shortest`: the shorter
-    side to the first number of `resize_to`, the longer one in proportion and to the second number at most, where there
-    is one; `within` the height and width of `resize_to`, as large as fits, in proportion; `none`: as it is.
-    `fit`: what is left is cropped around its centre, black where it is too small; or padded to the right and below with
-    what is 0 after normalising. `order` is that of the channels; `transparency`: see-through pixels are laid on white,
-    or keep the colour that they hide.
+    Attributes:
+        resize: `squash` to `resize_to` (height, width), or to the model's size if that is empty, ignoring the
+            aspect ratio; `shortest`: the shorter side to `resize_to[0]`, keeping the aspect ratio, with the
+            longer side limited to `resize_to[1]` if given; `within`: as large as fits into `resize_to`
+            (height, width), keeping the aspect ratio; `none`: no resizing.
+        fit: `crop` around the centre, with black borders if the image is too small; or `pad` on the right and
+            at the bottom with values that are 0 after normalisation.
+        order: order of the channels.
+        transparency: `white` composites transparent pixels on white; `drop` keeps the colour that they hide.
     """
 
     resize: Resize = "squash"
@@ -50,21 +53,22 @@ class Framing:
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Framing:
-        """What a mapping says; keys of something else are not looked at.
+        """Build a framing from a mapping; unknown keys are ignored.
 
         Raises:
-            ValueError: a value is not what it should be.
+            ValueError: a value is invalid.
         """
         return cls(**{name: said[name] for name in cls.__dataclass_fields__ if name in said})
 
     def as_dict(self) -> dict[str, Any]:
-        """What is not as usual, as JSON values."""
+        """Return the values that differ from `AS_USUAL`, as JSON values."""
         usual, said = AS_USUAL, {name: getattr(self, name) for name in self.__dataclass_fields__}
         said = {name: value for name, value in said.items() if value != getattr(usual, name)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
     def sized(self, old: tuple[int, int], new: tuple[int, int]) -> Framing:
-        """The same framing for a model of another size (height, width): what it scales to grows or shrinks with it."""
+        """Return the framing for a model of another size (height, width): `resize_to` is scaled in
+        proportion."""
         if old == new or not self.resize_to:
             return self
         axes = (
@@ -78,14 +82,15 @@ class Framing:
 
 
 AS_USUAL = Framing()
-"""Squashed to the model's size by a bilinear filter, red first, on white."""
+"""The default framing: squashed to the model's size by a bilinear filter, RGB, on white."""
 
 
 def framed(pixels: Pixels, size: tuple[int, int], channels: int, framing: Framing = AS_USUAL) -> Pixels:
-    """The pixels as (height, width, channels): of `size` (height, width), or smaller where they are to be padded.
+    """Return the framed pixels, (height, width, channels): of `size` (height, width), or smaller if they are
+    padded later.
 
     Args:
-        pixels: (h, w) or (h, w, 3), red first; to 1 channel they go as luma (ITU-R 601).
+        pixels: (h, w) or (h, w, 3) in RGB order; converted to one channel as luma (ITU-R 601).
     """
     wanted = "L" if channels == 1 else "RGB"
     goal = target_size(pixels.shape[0], pixels.shape[1], size, framing)
@@ -100,7 +105,8 @@ def framed(pixels: Pixels, size: tuple[int, int], channels: int, framing: Framin
 
 
 def target_size(height: int, width: int, size: tuple[int, int], framing: Framing) -> tuple[int, int]:
-    """Height and width that an image is scaled to, before it is cropped or padded; rounded as transformers does."""
+    """Return the (height, width) that an image is resized to before cropping or padding; rounded as
+    transformers does."""
     to = framing.resize_to
     if framing.resize == "none":
         return height, width
@@ -121,13 +127,15 @@ def target_size(height: int, width: int, size: tuple[int, int], framing: Framing
 
 
 def cropped(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """The middle of (h, w, channels) of `size` (height, width), on black where the image is smaller."""
+    """Return the centre of `size` (height, width) of an image (h, w, channels), on black where the image
+    is smaller."""
     if pixels.shape[:2] == size:
         return pixels
     out = np.zeros((*size, pixels.shape[2]), np.uint8)
     ours, theirs = [], []
     for side, wanted in zip(pixels.shape[:2], size, strict=True):
-        # What is odd goes before the image where it is padded, and behind the crop where it is cut.
+        # An odd remainder adds one more pixel before the image when padding, and removes one more after it
+        # when cropping.
         start = -((wanted - side + 1) // 2) if side < wanted else (side - wanted) // 2
         length = min(side, wanted)
         ours.append(slice(max(0, -start), max(0, -start) + length))

@@ -1,6 +1,7 @@
-"""Images: from files, bytes and arrays to pixels of one form, and what two equal images share.
+"""Decode images from files, bytes and arrays into uniform pixel arrays, and compute keys that identify equal
+images.
 
-An image stays where it is, in its file or its data set, until it is asked for; no pixels are kept.
+Images stay in their file or data set and are decoded on every access; pixels are not cached.
 """
 
 from __future__ import annotations
@@ -23,35 +24,37 @@ from compress.data.rows import Rows
 from compress.data.splits import Item, StoredImage
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-"""The endings of image files, in lower case."""
+"""Extensions of image files, in lower case."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 _KEY_BYTES = 16
 _FROM_16_BITS = 257
 _ON_ITS_SIDE = (5, 6, 7, 8)
-"""Orientations of EXIF that swap height and width."""
-# What opening and decoding raise for damaged files; Pillow's plugins let struct and zlib errors through as well.
+"""EXIF orientations that swap height and width."""
+# Exceptions of Pillow for damaged files; its plugins let errors of struct and zlib through as well.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError)
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's ending is that of an image that can be read."""
+    """Whether the extension of a file is that of a readable image format."""
     return path.suffix.lower() in IMAGE_ENDINGS
 
 
 def pixels_of(item: Item, where: str = "image", transparency: Transparency = "white") -> Pixels:
-    """An image's pixels, uint8: (height, width) if it is grey, else (height, width, 3), red first.
+    """Return the pixels of an image, uint8: (height, width) if it is greyscale, else (height, width, 3) in
+    RGB order.
 
-    Of several frames the first; turned as its EXIF data says; 16 bits a value become 8; palettes and CMYK become RGB;
-    what is transparent is laid on white. Arrays are taken as they are, one channel squeezed.
+    The first of several frames is used; EXIF orientation is applied; 16-bit values are reduced to 8 bits;
+    palettes and CMYK are converted to RGB; transparent pixels are composited on white. Arrays are returned
+    unchanged, except that a single channel is squeezed.
 
     Args:
-        where: what an error calls the image, unless it is a file.
-        transparency: `drop` shows the colours that transparent pixels hide.
+        where: name of the image in errors, unless it is a file.
+        transparency: `drop` keeps the colours that transparent pixels hide.
 
     Raises:
-        DataError: it is empty, damaged, of another format than its ending may have, or too large.
-        TypeError: it is a text.
+        DataError: the image is empty, damaged, of an unsupported format, or too large.
+        TypeError: the item is a text.
     """
     if isinstance(item, np.ndarray):
         return item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item
@@ -63,7 +66,8 @@ def pixels_of(item: Item, where: str = "image", transparency: Transparency = "wh
 
 
 def image_key(pixels: Pixels) -> bytes:
-    """What two images share when they count as the same: size and RGB values, whatever the format; 16 bytes."""
+    """Return the key of an image that equal images share: hash of size and RGB values, whatever the
+    format; 16 bytes."""
     height, width = pixels.shape[:2]
     coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     digest = hashlib.blake2b(f"{height} {width}\0".encode(), digest_size=_KEY_BYTES)
@@ -72,10 +76,10 @@ def image_key(pixels: Pixels) -> bytes:
 
 
 def check_images(rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
-    """The images of a split and the key of each; every one is decoded once, and none is kept.
+    """Return the images of a split and the key of each; every image is decoded once, and no pixels are kept.
 
     Raises:
-        DataError: an image is missing, damaged, or not an image at all.
+        DataError: an image is missing or damaged, or a value is not an image.
     """
 
     def checked(i: int, value: object) -> tuple[Item, bytes]:
@@ -89,10 +93,11 @@ def check_images(rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
 def pixel_statistics(
     items: Sequence[Item], size: tuple[int, int], channels: int, framing: Framing = AS_USUAL
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels of the framed images, as fractions of 255.
+    """Return mean and standard deviation of each channel over all pixels of the framed images, as fractions
+    of 255.
 
-    Read once, one image at a time; sums are whole numbers, so that the order changes nothing. A channel that never
-    changes has the standard deviation 1.
+    Images are read once, one at a time; the sums are integers, so the result does not depend on their order.
+    A constant channel has the standard deviation 1.
     """
     count = 0
     total = np.zeros(channels, np.int64)
@@ -129,7 +134,7 @@ def _is_plain(shape: tuple[int, ...]) -> bool:
 
 
 def image_size(item: Item) -> tuple[int, int]:
-    """An image's height and width, turned as its EXIF data says; of a file only the head is read.
+    """Return the height and width of an image after EXIF orientation; only the header of a file is read.
 
     Raises:
         DataError: as `pixels_of`.
@@ -154,10 +159,10 @@ def _decoded(source: Any, where: str, transparency: Transparency) -> Pixels:
 
 @contextmanager
 def _opened(source: Any, where: str) -> Iterator[Image.Image]:
-    """An image while it is looked at; whatever is wrong with it becomes an error of the data."""
+    """Open an image for the duration of the context; any failure becomes a DataError."""
     try:
         with warnings.catch_warnings():
-            # A warning about size is an error: an image may not fill the memory.
+            # The size warning is an error, so that no image can exhaust the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(source, formats=_FORMATS) as image:
@@ -175,9 +180,9 @@ def _opened(source: Any, where: str) -> Iterator[Image.Image]:
 
 
 def _plain(image: Image.Image, transparency: Transparency) -> Pixels:
-    """8 bits a value, grey or RGB."""
+    """Convert an image to 8 bits per value, greyscale or RGB."""
     if image.mode.startswith(("I", "F")):
-        # Of the others only 16-bit files open so; Pillow's own conversion would clip them.
+        # Only 16-bit files remain in these modes; Pillow's own conversion would clip their values.
         wide = np.asarray(image).astype(np.float64) / _FROM_16_BITS
         return np.clip(np.rint(wide), 0, 255).astype(np.uint8)
     wanted = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"

@@ -1,6 +1,6 @@
-"""Images in tables: parquet files and splits of the hub, through `datasets`, which maps them into memory.
+"""Images in tables: parquet files and splits of hub data sets, memory-mapped by `datasets`.
 
-An image's bytes stay in the mapped file until the image is asked for.
+The bytes of an image stay in the mapped file until the image is requested.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from compress.data.splits import Item, StoredImage
 
 
 def read_image_table(path: Path, columns: Columns) -> Rows:
-    """The images of a parquet file, with their labels where a column of labels is asked for.
+    """Read the images of a parquet file, and their labels if `columns` names a label column.
 
     Raises:
-        DataError: another kind of table, an unreadable file, or a column is missing.
+        DataError: the table is of another kind or unreadable, or a column is missing.
     """
     if path.suffix.lower() != ".parquet":
         assert is_table(path), path
@@ -29,7 +29,7 @@ def read_image_table(path: Path, columns: Columns) -> Rows:
             where=str(path),
             hint="Images are read from folders with a sub-folder per class, from parquet files and from the hub.",
         )
-    # Imported here: nothing else of a local data set needs it.
+    # Imported lazily: no other local data needs it.
     import datasets
     import pyarrow as pa
 
@@ -47,13 +47,13 @@ def read_image_table(path: Path, columns: Columns) -> Rows:
 
 
 def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | None = None) -> Rows:
-    """The images of one split; a `ClassLabel` names its numbers.
+    """Return the rows of one split of images; a `ClassLabel` column provides the label names.
 
     Args:
-        folder: where files lie that rows name in place of images; unset: the cache of the hub.
+        folder: folder of the files that rows refer to by path; None: the cache of the hub.
 
     Raises:
-        DataError: a column is missing, or a row names a file that is not in the folder.
+        DataError: a column is missing, or a row refers to a file outside the folder.
     """
     import datasets
 
@@ -69,7 +69,8 @@ def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | 
 
 
 def _item(table: Any, row: int, column: str, folder: Path, where: str) -> Item | object:
-    """A handle of the image in a row, a file of `folder` where the row names one, None where it holds nothing."""
+    """Return a handle to the image in a row, the file in `folder` that the row refers to, or None if the
+    row is empty."""
     value = table[row][column]
     if isinstance(value, dict):
         if value.get("bytes") is None:
@@ -79,7 +80,7 @@ def _item(table: Any, row: int, column: str, folder: Path, where: str) -> Item |
 
 
 def _named(folder: Path, name: object, where: str) -> Path:
-    """The file that a row names: from the folder on, or as a path of this machine that lies in it."""
+    """Return the file that a row refers to, by a path relative to `folder` or an absolute path inside it."""
     if isinstance(name, str) and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
         name = str(Path(name).relative_to(folder.absolute()))
     return inside(folder, name, where=where, error=DataError)

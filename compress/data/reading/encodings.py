@@ -1,7 +1,8 @@
-"""Bytes -> text: in the encoding that the profile declares, or the one that the bytes themselves tell. Deterministic.
+"""Decode bytes in the encoding that the profile declares, or one detected from the bytes. Deterministic.
 
-UTF-8 and UTF-16 are proved by decoding all of a file; other encodings are told by charset-normalizer from the lines
-that are not plain ASCII. Whichever it is, every byte is decoded strictly: what does not fit is refused with its line.
+UTF-8 and UTF-16 are verified by decoding the whole file; other encodings are detected by charset-normalizer
+from the lines that are not plain ASCII. Decoding is always strict: invalid bytes are refused with their line
+number.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ _CANDIDATES = (
     "cp1253",
     "cp1254",
 )
-"""Encodings that texts are found in; where two fit equally well, the earlier one is taken."""
+"""Encodings that can be detected; if two fit equally well, the earlier one is chosen."""
 
 _ANY_BYTE = frozenset(("cp1250", "cp1251", "koi8_r", "cp1253", "cp1254"))
-"""Encodings in which nearly all bytes are letters: they are believed where their letters look like a language's."""
+"""Encodings in which nearly every byte is a letter: accepted only if the letters are coherent as some
+language."""
 
 _CORES = {"gb18030": "gb2312", "cp932": "shift_jis", "cp949": "euc_kr"}
-"""What all but rare texts of an encoding keep to."""
+"""The subset of an encoding that all but rare texts use."""
 
 _KANA = re.compile("[\u3041-\u30fa]")
 _LEAST_COHERENCE = 0.15
@@ -56,13 +58,13 @@ _UTF_8_LETTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[
 
 
 def decode(raw: bytes, path: Path, declared: str | None = None) -> tuple[str, str]:
-    """A file's text and the encoding it was read as; a byte order mark is no part of the text.
+    """Return a file's text, without byte order mark, and the encoding it was decoded from.
 
     Args:
         declared: the profile's `data.encoding`.
 
     Raises:
-        DataError: a byte that the encoding does not have, or no telling which encoding it is.
+        DataError: a byte is invalid in the encoding, or the encoding cannot be detected.
     """
     return decode_all([raw], [path], declared)[0]
 
@@ -70,7 +72,7 @@ def decode(raw: bytes, path: Path, declared: str | None = None) -> tuple[str, st
 def decode_all(
     raws: Sequence[bytes], paths: Sequence[Path], declared: str | None = None
 ) -> list[tuple[str, str]]:
-    """The same of files that belong together: those that are no Unicode are taken to be of one encoding.
+    """Decode files that belong together: those that are not Unicode are assumed to share one encoding.
 
     Raises:
         DataError: see `decode`.
@@ -87,7 +89,7 @@ def decode_all(
 
 
 def _unicode(raw: bytes, path: Path) -> str | None:
-    """The Unicode encoding of these bytes; None where they are in another one."""
+    """Return the Unicode encoding of these bytes; None if they are in another encoding."""
     for mark, encoding in _MARKS:
         if raw.startswith(mark):
             return encoding
@@ -96,7 +98,7 @@ def _unicode(raw: bytes, path: Path) -> str | None:
     try:
         raw.decode(UTF_8)
     except UnicodeDecodeError:
-        # Letters of several bytes hardly ever come about by chance: such a file is UTF-8 that was damaged.
+        # Valid multi-byte sequences hardly ever occur by chance: a file with mostly those is damaged UTF-8.
         letters = _UTF_8_LETTER.findall(raw)
         strays = sum(byte >= 0x80 for byte in _UTF_8_LETTER.sub(b"", raw))
         return UTF_8 if len(letters) > strays else None
@@ -104,8 +106,11 @@ def _unicode(raw: bytes, path: Path) -> str | None:
 
 
 def _without_mark(raw: bytes, path: Path) -> str:
-    """UTF-16 by its zero bytes, which line feeds and separators have all on one side; what is UTF-8 but for a few zero
-    bytes is not taken for it."""
+    """Detect UTF-16 without a byte order mark.
+
+    The zero bytes of line feeds and separators are all on one side. UTF-8 with a few stray zero bytes is not
+    taken for UTF-16.
+    """
     for encoding, zeros in (("utf-16-le", raw[1::2]), ("utf-16-be", raw[::2])):
         if len(raw) % 2 == 0 and zeros.count(0) == raw.count(0) and not _is_utf_8_with_strays(raw):
             return encoding
@@ -118,7 +123,8 @@ def _without_mark(raw: bytes, path: Path) -> str:
 
 
 def _is_utf_8_with_strays(raw: bytes) -> bool:
-    """Whether these bytes are UTF-8 with fewer zeros than UTF-16 has of letters that UTF-8 shares with it: half."""
+    """Whether these bytes are UTF-8 with zeros in less than a quarter, fewer than UTF-16 of mostly ASCII
+    text has."""
     try:
         raw.decode(UTF_8)
     except UnicodeDecodeError:
@@ -127,8 +133,8 @@ def _is_utf_8_with_strays(raw: bytes) -> bool:
 
 
 def _told(raws: Sequence[bytes], path: Path) -> str:
-    """The encoding that fits the lines with letters that are not ASCII."""
-    # Imported here: hardly a file needs it.
+    """Detect the encoding from the lines with non-ASCII letters."""
+    # Imported lazily: few files need it.
     from charset_normalizer import from_bytes
 
     sample = _sample(raws)
@@ -158,7 +164,8 @@ def _told(raws: Sequence[bytes], path: Path) -> str:
 
 
 def _is_rare(sample: bytes, encoding: str) -> bool:
-    """Whether a text would hold letters that only the extensions of an encoding have, or kana among Chinese."""
+    """Whether the decoded text has characters only in an encoding's extensions, or kana in a Chinese
+    encoding."""
     text = sample.decode(encoding, errors="replace")
     try:
         text.encode(_CORES.get(encoding, encoding))
@@ -168,7 +175,7 @@ def _is_rare(sample: bytes, encoding: str) -> bool:
 
 
 def _sample(raws: Sequence[bytes]) -> bytes:
-    """The first lines that hold letters which are not ASCII, whole ones."""
+    """Return the first whole lines with non-ASCII bytes, up to about `_SAMPLE_BYTES` bytes."""
     lines: list[bytes] = []
     size = 0
     for raw in raws:
@@ -202,7 +209,7 @@ def _strictly(raw: bytes, path: Path, encoding: str, declared: bool) -> str:
 
 
 def _plain_name(encoding: str) -> str:
-    """What notes call an encoding: its usual name, Unicode without its byte order mark."""
+    """Return the usual name of an encoding, for notes; Unicode ones without their byte order mark."""
     return {"utf-8-sig": UTF_8, "utf8": UTF_8, "utf_8": UTF_8, "utf_8_sig": UTF_8}.get(
         encoding.lower(), encoding
     )

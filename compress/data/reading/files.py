@@ -1,7 +1,7 @@
-"""csv, tsv, json, json lines and parquet files -> rows.
+"""Readers of csv, tsv, json, json lines and parquet files.
 
-Python's own csv and json readers are used because they know on which line a row stands, and because they take
-every value as it is written: the label `NA` stays a label, and `007` keeps its zeros.
+Python's own csv and json readers are used because they know the line number of each row, and keep every value
+as written: the label `NA` stays a label, and `007` keeps its zeros.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from compress.data.rows import Columns, Rows
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file's ending is one that `read_table` knows."""
+    """Whether `read_table` supports the extension of a file."""
     return path.suffix.lower() in _READERS
 
 
 def read_table(path: Path, columns: Columns) -> Rows:
-    """The columns of a file; its ending says what kind of file it is.
+    """Read the columns of a file; its extension determines the format.
 
     Raises:
-        DataError: unknown ending, unreadable or malformed file, or a column is missing.
+        DataError: unknown extension, unreadable or malformed file, or a missing column.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -45,10 +45,10 @@ def read_table(path: Path, columns: Columns) -> Rows:
 
 
 def read_head(path: Path, rows: int = 2000) -> dict[str, list[object]]:
-    """The first rows of a table, by column, written as `read_table` would find it.
+    """Return the first rows of a table, by column, with values as `read_table` reads them.
 
     Raises:
-        DataError: as `read_table`, but for columns.
+        DataError: as `read_table`, except for missing columns.
     """
     ending = path.suffix.lower()
     if ending == ".parquet":
@@ -82,7 +82,7 @@ def _parquet_head(path: Path, rows: int) -> dict[str, list[object]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
+    """Return the bytes of a file.
 
     Raises:
         DataError: the file cannot be opened.
@@ -94,14 +94,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_notes(path: Path, encoding: str) -> tuple[str, ...]:
-    """What is said of a file that was not read as UTF-8."""
+    """Return a note if a file was not read as UTF-8."""
     if encoding == UTF_8:
         return ()
     return (f"{shown(path.name)} is not UTF-8 and was read as {encoding}; `data.encoding` overrides this",)
 
 
 def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
-    """csv and tsv. The first line names the columns; empty lines are skipped."""
+    """Read csv and tsv. The first line contains the column names; empty lines are skipped."""
     text, encoding = decode(read_bytes(path), path, columns.written.encoding)
     notes = () if columns.written.encoding else read_notes(path, encoding)
     with long_fields():
@@ -121,7 +121,7 @@ def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
 
 
 def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows, and the line each row begins on."""
+    """Return the header, the rows, and the line number at which each row begins."""
     rows: list[list[str]] = []
     lines: list[int] = []
     faults = Faults()
@@ -160,7 +160,7 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
 
 
 def _read_json(path: Path, columns: Columns) -> Rows:
-    """One JSON array of objects, or one object a line."""
+    """Read one JSON array of objects, or one object per line."""
     _refuse_separator(path, columns)
     text, encoding = decode(read_bytes(path), path, columns.written.encoding)
     if not text.strip():
@@ -176,7 +176,7 @@ def _read_json(path: Path, columns: Columns) -> Rows:
             raise DataError("expected an object with the columns as keys", where=place(i))
     known = dict.fromkeys(key for item in objects for key in item)
     text_name, *label_name = _check_columns(list(known), columns, path)
-    # A row without the key counts as null: the check of the values says where it stands.
+    # A missing key counts as null; the validation of the values reports its location.
     return Rows(
         where=shown(path),
         texts=[item.get(text_name) for item in objects],
@@ -205,7 +205,8 @@ def _json_array(text: str, path: Path) -> list[Any]:
 
 
 def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
-    """Objects and the line of each. Lines end at line feeds only: JSON texts may hold other separators."""
+    """Return the objects and their line numbers. Only line feeds end a line: JSON strings may contain
+    other separators."""
     objects: list[Any] = []
     lines: list[int] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -222,7 +223,7 @@ def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
 
 
 def _read_parquet(path: Path, columns: Columns) -> Rows:
-    """Only the columns asked for are read; names that `datasets` left for numbered labels are taken over."""
+    """Read the requested columns only, and the label names that `datasets` stores for integer labels."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -234,7 +235,7 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
             schema = file.schema_arrow
             found = _check_columns(schema.names, columns, path)
             table = file.read(columns=found)
-            # Else bytes that are no UTF-8 are found only when they are made a string.
+            # Otherwise invalid UTF-8 is found only when the value is converted to a string.
             table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
@@ -248,7 +249,8 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    """The `ClassLabel` names in a parquet file's metadata, as `datasets` writes them; None without them."""
+    """Return the `ClassLabel` names in a parquet file's metadata, as `datasets` writes them; None if there
+    are none."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])
@@ -257,7 +259,7 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
 
 
 def _check_columns(known: list[str], columns: Columns, path: Path) -> list[str]:
-    """The declared columns as the file writes them; each is there, once."""
+    """Return the declared columns by their names in the file; each must exist once."""
     found = check_columns(known, columns, shown(path))
     for name in found:
         if known.count(name) > 1:
@@ -266,10 +268,10 @@ def _check_columns(known: list[str], columns: Columns, path: Path) -> list[str]:
 
 
 def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[str]:
-    """The declared columns, by the names that they have in the data.
+    """Return the declared columns, by their names in the data.
 
     Raises:
-        DataError: a column is missing; names the nearest that is there, and the key that declares it.
+        DataError: a column is missing; names the closest existing one and the key that declares it.
     """
     found: list[str] = []
     faults = Faults()

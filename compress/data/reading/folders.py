@@ -1,12 +1,13 @@
-"""Folders of data: one file a split, or one sub-folder a class with a file an example.
+"""Folders of data: one file per split, or one sub-folder per class with one file per example.
 
-clinc/train.csv, validation.csv, test.csv           a file a split (`dev`, `val`, `valid`, `eval`: validation)
-bbc/sport/001.txt, bbc/tech/001.txt, ...            one split, `train`: a sub-folder a class
-bbc/train/sport/001.txt, bbc/test/sport/001.txt     a folder a split, in each a sub-folder a class
-notes/001.txt, notes/old/002.txt, ...               one split without labels, where none are asked for
+clinc/train.csv, validation.csv, test.csv           one file per split (`dev`, `val`, `valid`, `eval`:
+validation)
+bbc/sport/001.txt, bbc/tech/001.txt, ...            one split, `train`: one sub-folder per class
+bbc/train/sport/001.txt, bbc/test/sport/001.txt     one folder per split, each with one sub-folder per class
+notes/001.txt, notes/old/002.txt, ...               one unlabelled split, if no labels are requested
 
-Names of splits count in any case (`Train`, `TEST`), names of classes in any Unicode form; bytes of a name that are not
-UTF-8 stand escaped in its label.
+Names of splits match in any case (`Train`, `TEST`), names of classes in any Unicode form; bytes of a name
+that are not UTF-8 are escaped in its label.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ _LEFT_BEHIND = ("__pycache__", "__MACOSX")
 
 
 def open_file(path: Path, columns: Columns, kind: ItemKind) -> Source:
-    """One file: its only split is `train`."""
+    """Return a source for one file: its only split is `train`."""
     return Source(shown(path), {TRAIN: partial(kind.read_table, path, columns)}, {path.name: path})
 
 
 def open_folder(folder: Path, columns: Columns, named: tuple[str, ...], kind: ItemKind) -> Source:
-    """The splits of a folder, whichever of the layouts it has.
+    """Return a source for a folder in any of the layouts.
 
-    Where `columns` asks for no labels, the files of a split may lie in its folder itself or at any depth below it.
+    If `columns` has no label, the files of a split may be directly in its folder or at any depth below it.
 
     Args:
-        named: names that the profile gives to splits, beside the usual ones.
+        named: split names used in the profile, in addition to the usual ones.
 
     Raises:
         DataError: the folder has none of the layouts, or two files for the same split.
@@ -84,7 +85,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What stands in a folder; hidden entries and what Python and macOS leave behind are left out."""
+    """List a folder, without hidden entries and the folders that Python and macOS leave behind."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -93,7 +94,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, kind: ItemKind) -> list[Path]:
-    """The files of one example each that lie directly in a folder."""
+    """Return the single-example files directly in a folder."""
     return [entry for entry in _entries(folder) if _is_example(entry, kind)]
 
 
@@ -102,7 +103,8 @@ def _is_example(entry: Path, kind: ItemKind) -> bool:
 
 
 def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
-    """A note on what of a class is no example of it: files of other kinds, empty ones, links to nothing, folders."""
+    """Return a note on entries of class folders that are not examples: other files, empty files, broken
+    links, folders."""
     found: Counter[str] = Counter()
     for entry in entries:
         if entry.is_dir():
@@ -121,7 +123,8 @@ def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
 
 
 def _files_below(folder: Path, kind: ItemKind, above: frozenset[str] = frozenset()) -> list[Path]:
-    """The same at any depth; a link to one of the folders `above` would have no end, and is left out."""
+    """Like `_files`, at any depth; a link to one of the folders in `above` would recurse forever and is
+    skipped."""
     here = above | {os.path.realpath(folder)}
     deeper = [
         file
@@ -133,7 +136,7 @@ def _files_below(folder: Path, kind: ItemKind, above: frozenset[str] = frozenset
 
 
 def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, written: Written) -> Source:
-    """Splits of class folders: the name of an example's folder is its label."""
+    """Return a source with splits of class folders: the name of an example's folder is its label."""
     files: dict[str, Path] = {}
     readers: dict[str, Callable[[], Rows]] = {}
     for split, classes in splits.items():
@@ -168,12 +171,12 @@ def _read_classes(
 
 
 def label_of(folder: Path) -> str:
-    """The label that a class folder stands for."""
+    """Return the label of a class folder."""
     return composed(shown(folder.name))
 
 
 def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind, written: Written) -> Source:
-    """Splits without labels: folders with the usual names, or all that lies below the root."""
+    """Return a source with unlabelled splits: folders with split names, or everything below the root."""
     by_split = {entry.name: found for entry in split_folders if (found := _files_below(entry, kind))}
     by_split = by_split or {TRAIN: _files_below(root, kind)}
     if not any(by_split.values()):

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, through `datasets`, which is imported only when one is asked for."""
+"""Data sets of the Hugging Face hub, through `datasets`, which is imported only when needed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def open_hub(
     columns: Columns,
     read: Callable[[Any, str, Columns], Rows],
 ) -> Source:
-    """The splits of a hub data set. The network is asked only for what the local cache does not hold.
+    """Return the splits of a hub data set. The network is used only for what is not in the local cache.
 
     Args:
-        read: gives the rows of a split, as `read_split` does for texts.
+        read: returns the rows of a split, as `read_split` does for texts.
 
     Raises:
-        DataError: the data set cannot be reached, does not exist, or needs a configuration to be named.
+        DataError: the data set cannot be reached, does not exist, or requires a configuration name.
     """
     commit = cached_commit(path, revision)
     loaded = _load_cached(path, name, commit) if commit else None
@@ -45,15 +45,15 @@ def open_hub(
 
 
 def read_split(dataset: Any, where: str, columns: Columns) -> Rows:
-    """The texts of one split, with their labels."""
+    """Return the texts of one split, with their labels."""
     return split_rows(dataset, where, columns, lambda text: list(dataset[text]))
 
 
 def split_rows(dataset: Any, where: str, columns: Columns, items: Callable[[str], Sequence[object]]) -> Rows:
-    """The columns of one split; a `ClassLabel` names its numbers.
+    """Return the rows of one split; a `ClassLabel` column provides the label names.
 
     Args:
-        items: gives the examples of a column.
+        items: returns the examples of a column.
     """
     text, *label = check_columns(dataset.column_names, columns, where)
     names = getattr(dataset.features[label[0]], "names", None) if label else None
@@ -67,7 +67,8 @@ def split_rows(dataset: Any, where: str, columns: Columns, items: Callable[[str]
 
 
 def cached_commit(path: str, revision: str | None) -> str | None:
-    """The commit that a revision of a data set stands for, as far as the local cache knows; no network."""
+    """Return the commit that a revision of a data set refers to, according to the local cache; no network
+    access."""
     if revision and _COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -83,9 +84,10 @@ def cached_commit(path: str, revision: str | None) -> str | None:
 
 
 def _load_cached(path: str, name: str | None, commit: str) -> Any:
-    """The splits that an earlier download of this very commit left; None without one.
+    """Return the splits that an earlier download of this exact commit left in the cache; None if there are
+    none.
 
-    `datasets` itself would fall back to whichever commit is cached, after retrying for half a minute.
+    `datasets` itself would fall back to any cached commit, after retrying for half a minute.
     """
     from datasets.config import HF_DATASETS_CACHE
     from datasets.naming import camelcase_to_snakecase
@@ -111,7 +113,7 @@ def _download(path: str, name: str | None, revision: str | None) -> Any:
     from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        # Asked first, for `datasets` retries for half a minute where there is no network.
+        # Checked first because `datasets` retries for half a minute without a network.
         HfApi().dataset_info(path, revision=revision, timeout=_TIMEOUT_S)
         return datasets.load_dataset(path, name, revision=revision)
     except RepositoryNotFoundError as error:

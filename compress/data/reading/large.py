@@ -1,7 +1,8 @@
-"""Large tables and folders of texts: read one by one into a file, where the usual readers would hold all of them.
+"""Large tables and text folders: streamed into a file, whereas the standard readers hold everything in
+memory.
 
-What is unusual in any way (another encoding, a fault, a value that is no text) is left to the usual readers, which say
-what is wrong and where.
+Anything unusual (another encoding, a fault, a value that is not a string) is left to the standard readers,
+which report what is wrong and where.
 """
 
 from __future__ import annotations
@@ -22,24 +23,25 @@ from compress.store.flat import RaggedWriter, blocks_of
 from compress.store.texts import StoredTexts, as_bytes
 
 LARGE = 16 * 1024 * 1024
-"""Bytes of a file."""
+"""Minimum file size in bytes."""
 
 _ROWS = 1024
 _CONVERSATIONS, _ANSWERS = "messages_column", "completion_column"
 _Row = tuple[int, Mapping[str, Any]]
-"""Its line or number, and its values."""
+"""Line or row number, and the values."""
 
 
 class _Unusual(Exception):
-    """Something that only the usual readers know what to do with."""
+    """Raised for input that only the standard readers handle."""
 
 
 def read_large(path: Path, columns: Columns) -> Rows | None:
-    """The rows of a large file, conversations as JSON; None where the usual readers must read it."""
+    """Return the rows of a large file, conversations as JSON; None if the standard readers have to read
+    it."""
     ending, written, notes = path.suffix.lower(), columns.written, list[str]()
     reader = _READERS.get(ending)
     labelled = columns.label is not None and columns.label_key != _ANSWERS
-    # Of a separator that others do not have, the usual readers say so.
+    # The standard readers report a separator declared for a format without one.
     odd = written.encoding is not None or (written.separator is not None and ending not in _MARKS)
     if reader is None or labelled or odd:
         return None
@@ -55,7 +57,7 @@ def read_large(path: Path, columns: Columns) -> Rows | None:
 
 
 def read_large_texts(paths: Sequence[Path]) -> StoredTexts | None:
-    """The texts of many files; None where the usual reader must read them."""
+    """Return the texts of many files; None if the standard reader has to read them."""
     try:
         if sum(path.stat().st_size for path in paths) < LARGE:
             return None
@@ -65,14 +67,14 @@ def read_large_texts(paths: Sequence[Path]) -> StoredTexts | None:
 
 
 def _usual(text: str) -> str:
-    """A text, or a part of one, that is UTF-8 and nothing else by all signs."""
+    """Return a text, or a part of one, if nothing suggests an encoding other than UTF-8."""
     if text.startswith("\ufeff") or "\0" in text:
         raise _Unusual
     return text
 
 
 def _stored(rows: Iterator[_Row], columns: Columns) -> tuple[array[int], list[StoredTexts]]:
-    """The line of each row, and its columns."""
+    """Return the line or row number of each row, and the columns."""
     places, names = array("q"), list[str]()
     writers = [RaggedWriter(np.uint8) for _ in columns.names]
     for block in blocks_of(rows):
@@ -104,7 +106,7 @@ def _json_lines(path: Path, columns: Columns, notes: list[str]) -> Iterator[_Row
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                # Strictly: whatever is no UTF-8 is unusual.
+                # Decoded strictly: anything that is not UTF-8 is unusual.
                 row = json.loads(line.decode("utf-8"))
                 if not isinstance(row, dict):
                     raise _Unusual
@@ -137,7 +139,7 @@ def _separated(path: Path, columns: Columns, notes: list[str]) -> Iterator[_Row]
         head = file.read(HEAD)
         text, mark = separated_by(head, usual, declared)
         if text != head:
-            # It begins with a line that is no row.
+            # The file begins with a `sep=` line.
             raise _Unusual
         notes += separator_notes(mark, usual, declared, path.name)
         file.seek(0)

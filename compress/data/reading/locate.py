@@ -1,4 +1,4 @@
-"""Data is found: the source that a path of the profile names, and the fingerprint of its content."""
+"""Locate data: open the source that a profile path names, and compute the fingerprint of its content."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from compress.profile.specs.unlabeled import UnlabeledSpec
 def open_source(
     spec: DataSpec | UnlabeledSpec, base: Path, columns: Columns, named: tuple[str, ...], kind: ItemKind
 ) -> Source:
-    """The source that a spec names; nothing of its examples is read yet.
+    """Open the source that a spec names; no examples are read yet.
 
     Args:
-        base: the folder that relative paths start at.
-        named: names that the profile gives to splits, beside the usual ones.
+        base: the folder that relative paths are resolved against.
+        named: split names used in the profile, in addition to the usual ones.
 
     Raises:
-        DataError: there is none, or it holds another kind of example.
+        DataError: there is no such source, or it contains another kind of example.
     """
     columns = replace(columns, written=Written(spec.separator, spec.encoding))
     if spec.path.startswith(SKLEARN):
@@ -53,9 +53,9 @@ def source_fingerprint(
     kind: ItemKind,
     watched: Watched,
 ) -> str | None:
-    """sha256 over the names and bytes of all files of a source, or of a hub data set's commit.
+    """Return the sha256 of the names and contents of all files of a source, or of a hub data set's commit.
 
-    None: a hub data set whose commit the local cache does not know; the network is not asked.
+    Returns None for a hub data set whose commit is not in the local cache; the network is not used.
 
     Raises:
         DataError: there is no such data.
@@ -75,7 +75,7 @@ def source_fingerprint(
 
 
 def _refuse_written(written: Written, what: str) -> None:
-    """A key that would do nothing is refused."""
+    """Refuse `separator` and `encoding` where they would have no effect."""
     for key, value in vars(written).items():
         if value is not None:
             raise DataError(f"does not apply to {what}", where=f"data.{key}", code=f"{key}-unused")

@@ -1,4 +1,5 @@
-"""A look at data without opening every file: all names and tables, and some of the files that hold one example each."""
+"""Inspect data without opening every file: read all names and tables, but only some of the single-example
+files."""
 
 from __future__ import annotations
 
@@ -12,20 +13,21 @@ from compress.data.rows import Rows, Written
 from compress.data.splits import Item
 
 LOOKED_AT = 200
-"""Files of a split that are opened, where not all are."""
+"""Approximate number of files opened in a split, if not all are."""
 MOST_TEXTS = 10_000
-"""Text files of a split that are all opened."""
+"""Number of text files in a split up to which all are opened."""
 
 
 def sampled(kind: ItemKind) -> ItemKind:
-    """The kind with some of its files opened, evenly spread; the others count by their names."""
+    """Return the kind with only some files opened, evenly spaced; the other files are represented by their
+    names."""
     if kind.of_images:
         return replace(kind, check=partial(_check_some, kind))
     return replace(kind, read_files=partial(_read_some, kind))
 
 
 def chosen(count: int) -> list[int]:
-    """The places of the files that are opened, out of so many."""
+    """Return the indices of the files to open, out of `count`."""
     step = max(1, -(-count // LOOKED_AT))
     return list(range(0, count, step))
 

@@ -1,4 +1,4 @@
-"""What separates the fields of a table that its ending does not tell: from its first rows. Pure."""
+"""Detect the field separator of a table from its first rows. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from contextlib import contextmanager
 from compress.data.names import shown
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
-"""The separators that tables are found with, and what notes call them."""
+"""Separators that can be detected, and their names in notes."""
 
 _ROWS = 100
 HEAD = 1 << 20
-"""Letters at the beginning of a table that are looked at."""
+"""Number of characters at the beginning of a table that are inspected."""
 
 
 _SAID = re.compile(r"sep=(.)\r?\n")
-"""How spreadsheets say it in a line before the header."""
+"""Separator declared by spreadsheets in a line before the header."""
 
 
 def separated_by(text: str, usual: str, declared: str | None = None) -> tuple[str, str]:
-    """The text of a table, with a line `sep=;` before its header left empty, and its separator.
+    """Return the text of a table, with a line `sep=;` before its header emptied, and the separator.
 
     Args:
-        usual: the separator that its ending stands for.
+        usual: the default separator of the file's extension.
         declared: the profile's `data.separator`.
     """
     said = _SAID.match(text)
@@ -37,10 +37,10 @@ def separated_by(text: str, usual: str, declared: str | None = None) -> tuple[st
 
 
 def find_separator(text: str, usual: str) -> str:
-    """The separator of a table, which is `usual` wherever nothing speaks for another.
+    """Return the separator of a table, `usual` unless another one fits better.
 
-    It divides the header; of several that do, the one by which most of the first rows have as many fields as the header
-    has, then `usual`, then the one that makes the most fields.
+    It has to divide the header. Among several that do, the one with which most of the first rows have as many
+    fields as the header wins, then `usual`, then the one that yields the most fields.
     """
     head = text[:HEAD]
     if not any(mark in head for mark in SEPARATORS if mark != usual):
@@ -56,7 +56,8 @@ def find_separator(text: str, usual: str) -> str:
 
 
 def _fields(head: str, mark: str) -> list[int]:
-    """How many fields the header and each of the first rows has, as far as they can be read."""
+    """Return the number of fields in the header and in each of the first rows, as far as they can be
+    parsed."""
     counts: list[int] = []
     try:
         for row in csv.reader(io.StringIO(head, newline=""), delimiter=mark, strict=True):
@@ -64,19 +65,19 @@ def _fields(head: str, mark: str) -> list[int]:
             if len(counts) == _ROWS:
                 break
     except csv.Error:
-        # A row that this separator leaves malformed counts as one of another number of fields.
+        # A row that is malformed with this separator counts as having a different number of fields.
         counts.append(0)
     return counts
 
 
 def _even(counts: list[int]) -> float:
-    """The share of the rows that have as many fields as the header."""
+    """Return the fraction of rows with as many fields as the header."""
     rows = counts[1:]
     return sum(count == counts[0] for count in rows) / len(rows) if rows else 1.0
 
 
 def separator_notes(mark: str, usual: str, declared: str | None, file: str) -> tuple[str, ...]:
-    """What is said of a file whose separator is not the usual one, where the profile does not name it."""
+    """Return a note if the separator of a file is neither the usual nor a declared one."""
     if mark == usual or declared is not None:
         return ()
     name = SEPARATORS.get(mark, repr(mark))
@@ -85,7 +86,7 @@ def separator_notes(mark: str, usual: str, declared: str | None, file: str) -> t
 
 @contextmanager
 def long_fields() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB a field while a file is read."""
+    """Lift the csv module's limit of 128 KiB per field within the context."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         yield
