@@ -1,4 +1,5 @@
-"""The image processors of transformers: opened from their file without network or foreign code, and asked."""
+"""Image processors of transformers: load them from their config, without network or custom code, and probe
+them."""
 
 from __future__ import annotations
 
@@ -11,19 +12,21 @@ from numpy.typing import NDArray
 from compress.core.errors import first_line
 
 _PROBED = ((41, 67), (203, 131), (30, 30), (9, 23), (320, 487))
-"""Heights and widths of the images that a processor is tried on: odd, tiny, upright, wide, larger than most models."""
+"""(height, width) of the images that a processor is probed with: odd, tall, tiny, wide, larger than most
+models' input."""
 
 
 def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
-    """The processor of a parsed `preprocessor_config.json`, as transformers runs it with Pillow.
+    """Create the processor of a parsed `preprocessor_config.json`, with the Pillow backend of transformers.
 
-    What the file leaves open is what its class says. A class that is not of transformers is never looked for.
+    Settings that the file omits have the defaults of the class. Only classes of transformers are looked up.
 
     Args:
-        model_type: of the model's config; it names the class where the file does not.
+        model_type: `model_type` of the model's config; determines the class if the file does not name it.
 
     Raises:
-        ValueError: there is no such class, it needs something that is not installed, or refuses its settings.
+        ValueError: there is no such class, it requires a package that is not installed, or it rejects its
+            settings.
     """
     name = _class_name(said, model_type)
     kind = _class(name)
@@ -35,7 +38,7 @@ def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
 
 
 def settings_of(processor: Any) -> dict[str, Any]:
-    """All settings of a processor, those of its class included; sizes as plain mappings."""
+    """Return all settings of a processor, including defaults of its class; sizes as plain mappings."""
     names = list(type(processor).valid_kwargs.__annotations__)
     found = {name: getattr(processor, name, None) for name in names}
     return {
@@ -45,10 +48,11 @@ def settings_of(processor: Any) -> dict[str, Any]:
 
 
 def probe(processor: Any, channels: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Images drawn from a seed, uint8 (h, w) or (h, w, 3), and what a processor makes of each, (channels, h, w).
+    """Yield seeded random images, uint8 (h, w) or (h, w, 3), each with the processor's output, float32
+    (channels, h, w).
 
     Raises:
-        ValueError: it takes no such images, or gives no pixel values.
+        ValueError: the processor fails on such images, or returns no pixel values.
     """
     from PIL import Image
 
@@ -96,7 +100,7 @@ def _class(name: str) -> Any:
 
 
 def _plain(value: Any) -> dict[str, int] | None:
-    """A `SizeDict` without what it leaves open."""
+    """Convert a `SizeDict` to a mapping without its unset sides."""
     if value is None:
         return None
     sides = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")

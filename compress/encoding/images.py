@@ -1,4 +1,5 @@
-"""Images as pixel values: scaled and normalised as an artifact declares it, read when a batch asks for them."""
+"""Images as pixel values: resized and normalised as an artifact declares, decoded when a batch is
+requested."""
 
 from __future__ import annotations
 
@@ -23,8 +24,14 @@ PIXEL_VALUES = "pixel_values"
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What a model takes: `size` (height, width), `channels` 1 or 3, for each channel the mean and standard deviation,
-    as fractions of 255, that its values are normalised with, and how an image becomes one of that size."""
+    """Image input of a model.
+
+    Attributes:
+        size: (height, width).
+        channels: 1 or 3.
+        mean, std: mean and standard deviation per channel for normalisation, as fractions of 255.
+        framing: how images are converted to this size.
+    """
 
     size: tuple[int, int]
     channels: int
@@ -40,7 +47,7 @@ class ImageFormat:
 
     @classmethod
     def read(cls, task_file: Path) -> ImageFormat:
-        """The `image` section of a `task.json`.
+        """Read the `image` section of a `task.json`.
 
         Raises:
             ModelError: the file is missing or unreadable, or describes no images.
@@ -52,10 +59,10 @@ class ImageFormat:
 
     @classmethod
     def from_dict(cls, image: Mapping[str, Any]) -> ImageFormat:
-        """The format that an `image` section says.
+        """Build the format from an `image` section.
 
         Raises:
-            ValueError, KeyError, TypeError: it is damaged.
+            ValueError, KeyError, TypeError: the section is invalid.
         """
         height, width = image["size"]
         return cls(
@@ -67,7 +74,8 @@ class ImageFormat:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The `image` section of a `task.json`; of the framing what is not as usual."""
+        """Return the `image` section of a `task.json`, with the framing values that differ from the
+        default."""
         return {
             "size": list(self.size),
             "channels": self.channels,
@@ -77,9 +85,10 @@ class ImageFormat:
         }
 
     def values(self, pixels: Pixels) -> NDArray[np.float32]:
-        """An image of any size, uint8 (h, w) or (h, w, 3), as the model takes it: float32 (channels, height, width).
+        """Convert an image of any size, uint8 (h, w) or (h, w, 3), to the model's input, float32 (channels,
+        height, width).
 
-        Each value is (pixel / 255 - mean) / std, in the order of the model's channels.
+        Each value is (pixel / 255 - mean) / std, in the model's channel order; padding is 0.
         """
         mean, std = (np.array(each, np.float32) for each in (self.mean, self.std))
         seen = framed(pixels, self.size, self.channels, self.framing)
@@ -91,26 +100,27 @@ class ImageFormat:
 
 @dataclass(frozen=True, eq=False)
 class ImageInputs:
-    """The images of one split. Files stay files: only the images of the batch asked for are in memory."""
+    """The images of one split, decoded on demand: only the images of the requested batch are in memory."""
 
     items: Sequence[Item]
     format: ImageFormat
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Cost of each example: 1."""
+        """Cost of each example: 1, int64 (n,)."""
         return np.ones(len(self.items), np.int64)
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """`pixel_values` alone."""
+        """Only `pixel_values`."""
         return (PIXEL_VALUES,)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The images at `indices`: `pixel_values` float32 (len(indices), channels, height, width), normalised.
+        """Return the images at `indices`: `pixel_values` float32 (len(indices), channels, height, width),
+        normalised.
 
         Raises:
             DataError: an image is damaged.
@@ -122,7 +132,8 @@ class ImageInputs:
         return {PIXEL_VALUES: values}
 
     def digest(self) -> str:
-        """sha256 over all that a model is given: the content of the images and how they are scaled and normalised."""
+        """Return the sha256 of everything that determines the model's inputs: image contents, resizing and
+        normalisation."""
         digest = hashlib.sha256(repr((self.input_names, self.format, len(self))).encode())
         for item in self.items:
             digest.update(hashlib.sha256(item_bytes(item)).digest())
@@ -130,7 +141,7 @@ class ImageInputs:
 
 
 def usual_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:
-    """The size (height, width) of images, and a note where they are of several: the medians stand for all then."""
+    """Return the size (height, width) of the images, or the medians and a note if they have several sizes."""
     sizes = np.array([image_size(item) for item in items])
     median = (int(np.median(sizes[:, 0])), int(np.median(sizes[:, 1])))
     distinct = len({tuple(size) for size in sizes.tolist()})
@@ -144,5 +155,5 @@ def usual_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:
 
 
 def usual_channels(items: Sequence[Item]) -> int:
-    """1 where all images are grey, else 3."""
+    """Return 1 if all images are greyscale, else 3."""
     return 1 if all(pixels_of(item).ndim == 2 for item in items) else 3

@@ -1,4 +1,4 @@
-"""Encoded examples as a model takes them: the seam between what reads examples and what batches them."""
+"""Encoded examples as model inputs: the interface between the encoding of examples and their batching."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 Batch = dict[str, NDArray[Any]]
-"""Inputs of a model by name. What stands beside them, for losses and scorers, has a name that begins with `BESIDE`."""
+"""Model inputs by name. Extra arrays for losses and scorers have names that begin with `BESIDE`."""
 BESIDE = "beside."
 LEARNT = f"{BESIDE}learnt"
-"""Of texts that are gone on with: 1 for each token that is to be foretold, int64 (n, t)."""
+"""For language modelling: 1 for each token to predict, else 0; int64 (n, t)."""
 WRITTEN = f"{BESIDE}written"
-"""Of texts that the student wrote itself, of which nobody but a teacher says what is right: anything, (n, ...)."""
+"""Marks texts that the student generated itself, for which only a teacher gives targets: any array, (n,
+...)."""
 _Value = TypeVar("_Value")
 
 
 def taken(batch: Mapping[str, _Value]) -> dict[str, _Value]:
-    """The inputs of a batch alone."""
+    """Return only the model inputs of a batch."""
     return {name: values for name, values in batch.items() if not name.startswith(BESIDE)}
 
 
 class Inputs(Protocol):
     """Encoded examples of one split, ragged, ready to be batched for a model.
 
-    `lengths`: int64 (n,), the cost of each example (tokens; 1 each for images), for length bucketing. `input_names`
-    are both the keyword arguments of the torch model and the input names of its ONNX file.
+    `lengths`: int64 (n,), the cost of each example (number of tokens; 1 for images), for length bucketing.
+    `input_names` are both the keyword arguments of the torch model and the input names of its ONNX file.
     """
 
     @property
@@ -36,30 +37,34 @@ class Inputs(Protocol):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the model, in its order."""
+        """Names of the model's inputs, in its order."""
 
     def __len__(self) -> int: ...
 
     def digest(self) -> str:
-        """sha256 over all that a model is given: equal inputs, equal digests."""
+        """Return the sha256 of everything that is fed to a model; equal inputs have equal digests."""
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The examples at `indices`: token ids padded to the longest of them, int64 (len(indices), length) each, or
-        pixels, float32 (len(indices), channels, height, width)."""
+        """Return the examples at `indices`: token ids padded to the longest of them, int64 (len(indices),
+        length) each, or pixel values, float32 (len(indices), channels, height, width)."""
 
 
 def against(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inputs:
-    """Inputs with what a scorer needs beside them to compare outputs with those of the baseline, where they know it.
+    """Return the inputs with the extra arrays that a scorer needs to compare outputs with the baseline's, if
+    supported.
 
     Args:
-        reference: what is kept of the baseline's answers; None: it is the baseline that is scored.
+        reference: what is stored of the baseline's outputs; None when scoring the baseline itself.
     """
     compared: Callable[[Mapping[str, NDArray[Any]] | None], Inputs] | None = getattr(inputs, "against", None)
     return inputs if compared is None else compared(reference)
 
 
 def by_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
-    """What is known of examples, (n, ...), for each row of their inputs: a text that is cut into windows has several,
-    and its inputs say in `documents` whose each row is."""
+    """Map per-example values, (n, ...), to the rows of the inputs.
+
+    A text that is cut into windows has several rows; the `documents` of its inputs hold the example index of
+    each row.
+    """
     owners: NDArray[np.int64] | None = getattr(inputs, "documents", None)
     return values if owners is None else values[owners]

@@ -1,6 +1,6 @@
-"""Models whose inputs and outputs are called, typed or ordered otherwise than the task's: the mapping between the two.
+"""Mapping between a task's inputs and outputs and those of a model with other names, dtypes or order.
 
-It stands in the `interface` section of a model's `task.json`; models that this package made have none.
+It is stored in the `interface` section of the model's `task.json`; models created by this package have none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHANNELS_LAST = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class OwnInput:
-    """What a model calls one of the task's inputs, and the numpy dtype it wants; `channels_last` for images."""
+    """The model's name and NumPy dtype of one of the task's inputs; `channels_last` for images."""
 
     name: str
     dtype: str
@@ -36,12 +36,14 @@ class OwnInput:
 
 @dataclass(frozen=True)
 class Interface:
-    """How a model's inputs and outputs are mapped.
+    """Mapping of a model's inputs and outputs.
 
-    `inputs`: the task's name of each input -> the model's. `output`: the name of the output that is read; None: the
-    first one. `order`: for each label of the data, which output stands for it; None: no labels, or nobody said.
-    `length`: the only number of tokens that the model takes; None: it takes any. `width`: how many labels the model
-    knows; None: those of the data.
+    Attributes:
+        inputs: the task's name of each input -> the model's.
+        output: name of the output to read; None: the first one.
+        order: for each label of the data, the index of its output; None: no labels, or unknown.
+        length: the fixed number of tokens of the model; None: any number.
+        width: the model's number of labels; None: that of the data.
     """
 
     inputs: Mapping[str, OwnInput]
@@ -52,16 +54,17 @@ class Interface:
 
     @property
     def outputs(self) -> int | None:
-        """How many numbers an example the model gives; None: nobody said."""
+        """Number of values per example that the model outputs; None if unknown."""
         return self.width if self.width is not None or self.order is None else len(self.order)
 
     def check_outputs(self, shape: Sequence[int]) -> None:
-        """Refuse outputs (n, ...) that are not one row of numbers an example, or not one number a label.
+        """Refuse outputs (n, ...) that are not one row of values per example, or, given `order`, not one
+        value per label.
 
-        Axes of one number each count for none: (n, labels, 1, 1) is what a head of 1 x 1 convolutions gives.
+        Axes of size 1 are ignored: (n, labels, 1, 1) is the output of a head of 1 x 1 convolutions.
 
         Raises:
-            ModelError: they are.
+            ModelError: the shape is not supported.
         """
         wide = [size for size in shape[1:] if size != 1]
         if len(shape) != 2 and (len(shape) < 2 or len(wide) > 1):
@@ -80,7 +83,7 @@ class Interface:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The section as plain JSON values."""
+        """Return the section as plain JSON values."""
         return {
             "inputs": {role: vars(own) for role, own in self.inputs.items()},
             "output": self.output,
@@ -91,7 +94,7 @@ class Interface:
 
     @classmethod
     def of(cls, task: Mapping[str, Any]) -> Interface | None:
-        """The section of a parsed `task.json`; None where it has none."""
+        """Return the interface in a parsed `task.json`; None if it has none."""
         section = task.get(SECTION)
         if section is None:
             return None
@@ -107,7 +110,7 @@ class Interface:
 
 @dataclass(frozen=True, eq=False)
 class OwnInputs:
-    """Encoded examples under the names and in the dtypes of one model, padded to its `length` where it has one."""
+    """Encoded examples with the names and dtypes of one model, padded to its `length` if it has one."""
 
     whole: Inputs
     own: Mapping[str, OwnInput]
@@ -122,25 +125,26 @@ class OwnInputs:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the model, by its own names."""
+        """Names of the model's inputs."""
         return tuple(self.own[role].name for role in self.whole.input_names)
 
     def __len__(self) -> int:
         return len(self.whole)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The examples at `indices`, as the model takes them."""
+        """Return the examples at `indices`, as the model expects them."""
         return {
             self.own[role].name: _as_wanted(self._padded(role, values), self.own[role])
             for role, values in self.whole.batch(indices).items()
         }
 
     def digest(self) -> str:
-        """sha256 over all that the model is given."""
+        """Return the sha256 of everything that is fed to the model."""
         return hashlib.sha256(f"{self.whole.digest()} {dict(self.own)} {self.length}".encode()).hexdigest()
 
     def _padded(self, role: str, values: NDArray[Any]) -> NDArray[Any]:
-        """int64 (n, longest) -> (n, length): padding ids behind the tokens, 0 in the mask and the token types."""
+        """Pad int64 (n, longest) to (n, length): with padding ids after the tokens, and 0 in the mask and
+        the token types."""
         if self.length is None:
             return values
         assert isinstance(self.whole, TokenInputs)
@@ -149,7 +153,7 @@ class OwnInputs:
 
 
 def as_taken(inputs: Inputs, model: Path) -> Inputs:
-    """Encoded examples as the model of the directory `model` takes them: under the names that it has for them."""
+    """Return the inputs with the names, dtypes and length that the model in the directory `model` expects."""
     interface = Interface.of(read_mapping(model / TASK))
     return inputs if interface is None else OwnInputs(inputs, interface.inputs, interface.length)
 

@@ -1,4 +1,5 @@
-"""Short texts side by side in blocks of one length, none of which sees another: less padding to compute."""
+"""Packing: short texts side by side in blocks of one length, without attention across texts, to save
+padding."""
 
 from __future__ import annotations
 
@@ -16,12 +17,13 @@ from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS, TokenInputs
 from compress.store.flat import Ragged
 
 POSITION_IDS = "position_ids"
-"""The input that begins anew with each text of a block, which is how models of transformers tell them apart."""
+"""Input that restarts at 0 with each text of a block, which is how transformers models tell packed texts
+apart."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedInputs:
-    """Blocks of texts. `bins`: of each block the numbers of its texts in `inner`, int64, ragged."""
+    """Blocks of texts. `bins`: the indices into `inner` of the texts in each block, int64, ragged."""
 
     inner: TokenInputs
     bins: Ragged
@@ -37,20 +39,20 @@ class PackedInputs:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The ids, and where each token stands in its text."""
+        """Token ids, and the position of each token in its text."""
         return INPUT_IDS, POSITION_IDS
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        """An example of each block."""
+        """The first example in each block, int64."""
         owners: NDArray[np.int64] = getattr(self.inner, "documents", np.arange(len(self.inner)))
         first: NDArray[np.int64] = self.bins.flat.values[self.bins.offsets[:-1]]
         return owners[first]
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The blocks at `indices`, padded to the longest of them; what stands beside each token comes along.
+        """Return the blocks at `indices`, padded to the longest of them, with their extra per-token arrays.
 
-        Padding is a text of its own, of which nothing is learnt.
+        The padding is a text of its own, which does not count in the loss.
         """
         blocks = [self._block(index) for index in np.asarray(indices, np.int64)]
         size = max(len(block[INPUT_IDS]) for block in blocks)
@@ -72,7 +74,7 @@ class PackedInputs:
         return {name: values[real] for name, values in {**every, POSITION_IDS: places}.items()}
 
     def digest(self) -> str:
-        """sha256 over all that a model is given."""
+        """Return the sha256 of everything that is fed to a model."""
         digest = hashlib.sha256(self.inner.digest().encode())
         for values in (self.bins.offsets, self.bins.flat.values):
             digest.update(np.ascontiguousarray(values).tobytes())
@@ -80,9 +82,10 @@ class PackedInputs:
 
 
 def packed(inputs: TokenInputs, longest: int) -> PackedInputs:
-    """Put texts into blocks of at most `longest` tokens, in each the largest text that still fits (best fit).
+    """Pack texts into blocks of at most `longest` tokens, longest texts first, each into the fullest block it
+    fits (best fit).
 
-    Equal inputs give equal blocks. A text that is longer than that has a block of its own.
+    Deterministic. A text longer than `longest` gets a block of its own.
     """
     blocks: list[list[int]] = []
     open_blocks: dict[int, list[int]] = defaultdict(list)

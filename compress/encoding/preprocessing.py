@@ -1,4 +1,5 @@
-"""What a vision model's folder says of the images that it takes, and its image processor carried over and proved."""
+"""Image preprocessing declared in a vision model's folder: its image processor converted, and verified
+numerically."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from compress.profile.specs.preprocess import PreprocessSpec, pair
 CODE = "image-processor"
 _BRIGHTEST = 255.0
 _WARPED_FROM = 384
-"""ConvNeXT's processor crops below this size, and squashes from it on."""
+"""From this size on ConvNeXT's processor squashes images; below it crops them."""
 _LEVIT_MARGIN = 256 / 224
 _CLOSE = 1 / 255
 LONGEST_SIDE = 8192
@@ -46,15 +47,17 @@ _KNOWN = frozenset(
         *("return_tensors", "device", "disable_grouping", "do_reduce_labels", "processor_class"),
     }
 )
-"""Settings that are carried over, or that change no pixel of one image."""
+"""Settings that are converted, or that do not affect the pixels of a single image."""
 
 
 @dataclass(frozen=True)
 class DeclaredImages:
-    """What is known before any image is seen; None where nothing is said.
+    """What is known of a model's image input before any image is read; None where it is not declared.
 
-    `size` is (height, width); `normalisation` holds mean and standard deviation as fractions of 255, one number a
-    channel, or one for all. `refusal` is what an image processor does that cannot be carried over.
+    Attributes:
+        size: (height, width).
+        normalisation: mean and standard deviation as fractions of 255, each per channel or one for all.
+        refusal: error if an image processor does something that cannot be converted.
     """
 
     size: tuple[int, int] | None = None
@@ -64,20 +67,21 @@ class DeclaredImages:
     refusal: ModelError | None = None
 
     def sized(self, size: tuple[int, int] | None) -> DeclaredImages:
-        """The same for images of another size (height, width), which somebody asks for; None: as it is."""
+        """Return the same for another requested size (height, width); None keeps the size."""
         if size is None:
             return self
         return replace(self, size=size, framing=self.framing.sized(self.size or size, size))
 
     def with_channels(self, channels: int) -> DeclaredImages:
-        """The same for so many channels."""
+        """Return the same with a number of channels."""
         return replace(self, channels=channels)
 
     def complete(self, items: Sequence[Item], channels: int) -> ImageFormat:
-        """The format of a model of so many channels, with what is left open taken from the training images."""
+        """Return the format of a model with `channels` channels; undeclared values are computed from the
+        training images."""
         size = self.size or usual_size(items)[0]
         mean, std = self.normalisation or pixel_statistics(items, size, channels, self.framing)
-        # Where one channel is shown to a model of three, or the other way round, the mean of theirs stands for each.
+        # If the number of channels differs, every channel uses the mean of the declared values.
         mean, std = (
             tuple(map(float, each if len(each) == channels else [np.mean(each)] * channels))
             for each in (mean, std)
@@ -88,13 +92,14 @@ class DeclaredImages:
 def declared_images(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, where: str = "preprocessor_config.json"
 ) -> DeclaredImages:
-    """What the parsed `config.json` and `preprocessor_config.json` (None without one) of transformers say.
+    """Return what the parsed `config.json` and `preprocessor_config.json` (None if missing) of transformers
+    declare.
 
-    The processor's class decides what its file leaves open. What comes out is held against the processor itself, on
-    images of odd sizes: values are equal to 1/255.
+    Omitted settings have the defaults of the processor's class. The result is compared with the processor
+    itself on images of unusual sizes: values must agree within 1/255.
 
     Raises:
-        ValueError: a size in `config` is not what it should be.
+        ValueError: the image size in `config` is invalid.
     """
     size = None if config.get("image_size") is None else _config_size(config["image_size"])
     channels = config.get("num_channels")
@@ -119,7 +124,7 @@ def declared_images(
 
 
 def declared_in_profile(spec: PreprocessSpec) -> DeclaredImages:
-    """What `data.preprocess` says."""
+    """Return what `data.preprocess` declares."""
     size = pair(spec.size)
     if spec.resize == "shortest":
         framing = Framing("shortest", size[:1], spec.interpolation, order=spec.channels)
@@ -130,20 +135,20 @@ def declared_in_profile(spec: PreprocessSpec) -> DeclaredImages:
 
 
 def declared_by_us(image: Mapping[str, Any]) -> DeclaredImages:
-    """What the `image` section of a `task.json` says.
+    """Return what the `image` section of a `task.json` declares.
 
     Raises:
-        ValueError, KeyError, TypeError: it is damaged.
+        ValueError, KeyError, TypeError: the section is invalid.
     """
     found = ImageFormat.from_dict(image)
     return DeclaredImages(found.size, found.channels, (found.mean, found.std), found.framing)
 
 
 def _carried(processor: Any) -> DeclaredImages:
-    """An image processor in our words.
+    """Convert an image processor.
 
     Raises:
-        ValueError: it leaves images at sizes of their own, or has a setting that is not known here.
+        ValueError: its output sizes vary, or it has an unknown setting.
     """
     said = settings_of(processor)
     family = type(processor).__name__.removesuffix("Pil")
@@ -197,7 +202,7 @@ def _filter_of(resample: int | None) -> Interpolation:
 
 
 def _scaled_to(family: str, said: Mapping[str, Any]) -> tuple[Resize, tuple[int, ...]]:
-    """How an image is scaled, and to what; where a class has rules of its own, by them."""
+    """Return how an image is resized, and to what size, including the special rules of some classes."""
     if not said.get("do_resize"):
         return "none", ()
     size = said["size"]
@@ -221,7 +226,8 @@ def _scaled_to(family: str, said: Mapping[str, Any]) -> tuple[Resize, tuple[int,
 
 
 def _normalisation(family: str, said: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(value * factor - offset - mean) / std, written as (value / 255 - mean') / std'."""
+    """Rewrite (value * factor - offset - mean) / std as (value / 255 - mean') / std'; return (mean',
+    std')."""
     factor = float(said.get("rescale_factor") or 1 / _BRIGHTEST)
     scale = _BRIGHTEST * factor if said.get("do_rescale") else _BRIGHTEST
     offset = 1.0 if said.get("rescale_offset") and said.get("do_rescale") else 0.0
@@ -230,7 +236,7 @@ def _normalisation(family: str, said: Mapping[str, Any]) -> tuple[tuple[float, .
     if said.get("do_normalize") and family != "MobileViTImageProcessor":
         mean, std = _numbers(said["image_mean"]), _numbers(said["image_std"])
     if said.get("include_top"):
-        # EfficientNet's processor divides by the deviation once more.
+        # EfficientNet's processor divides by the standard deviation twice.
         again = _numbers(said["image_std"])
         mean = mean * (len(again) if len(mean) == 1 else 1)
         std = tuple(
@@ -240,10 +246,10 @@ def _normalisation(family: str, said: Mapping[str, Any]) -> tuple[tuple[float, .
 
 
 def _prove(processor: Any, found: DeclaredImages, channels: int) -> None:
-    """Hold what was carried over against the processor itself.
+    """Verify the conversion against the processor itself.
 
     Raises:
-        ValueError: pixel values differ.
+        ValueError: pixel values or shapes differ.
     """
     ours = found.complete((), channels)
     for shown, theirs in probe(processor, channels):
@@ -274,7 +280,7 @@ def _config_size(value: Any) -> tuple[int, int]:
 
 
 def _inner(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that is of images, where it holds one of texts too."""
+    """Return the vision part of a config that also describes a text model."""
     inner = config.get("vision_config")
     return inner if isinstance(inner, Mapping) else {}
 

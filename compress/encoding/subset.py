@@ -1,4 +1,4 @@
-"""Some of the examples that are encoded already."""
+"""Subset of already encoded examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.encoding.inputs import Batch, Inputs
 
 @dataclass(frozen=True)
 class InputSubset:
-    """The examples of `whole` at `chosen` (int64 (m,)), in that order; nothing is copied."""
+    """The examples of `whole` at `chosen` (int64 (m,)), in that order, without copying."""
 
     whole: Inputs
     chosen: NDArray[np.int64]
@@ -26,16 +26,16 @@ class InputSubset:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the model, in its order."""
+        """Names of the model's inputs, in its order."""
         return self.whole.input_names
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The examples at `indices` of the subset."""
+        """Return the examples at `indices` of the subset."""
         return self.whole.batch(self.chosen[np.asarray(indices, np.int64)])
 
     def digest(self) -> str:
-        """sha256 of what is encoded."""
+        """Return the sha256 of the encoded examples."""
         return hashlib.sha256(self.whole.digest().encode() + self.chosen.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Texts as token ids: encoding with the tokenizer of an artifact, and padding to batches."""
+"""Texts as token ids: tokenize them with an artifact's tokenizer, and pad them to batches."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ KNOWN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 class TokenInputs:
     """Token ids of one split, ragged.
 
-    `ids`: the ids of each example, int32 (length,), special tokens included, stored end to end (from 16 MiB on in a
-    memory-mapped temporary file); any sequence of id arrays may be given. `special_tokens` of each are the tokenizer's
-    own (`[CLS]`, `[SEP]`), not the text's.
+    Attributes:
+        ids: the ids of each example, int32 (length,), special tokens included, stored contiguously (from 16
+            MiB on in a memory-mapped temporary file); any sequence of id arrays may be passed.
+        special_tokens: number of special tokens per example that the tokenizer adds (`[CLS]`, `[SEP]`).
     """
 
     ids: Sequence[NDArray[Any]]
@@ -49,12 +50,13 @@ class TokenInputs:
 
     @property
     def ragged(self) -> Ragged:
-        """The ids as they are stored."""
+        """The ids as a `Ragged` array."""
         assert isinstance(self.ids, Ragged)
         return self.ids
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The examples at `indices`, padded to the longest of them: int64 (len(indices), length) each."""
+        """Return the examples at `indices`, padded to the longest of them: int64 (len(indices), length)
+        each."""
         ids, present = self.ragged.padded(indices, self.pad_id)
         every = {
             INPUT_IDS: ids.astype(np.int64),
@@ -64,7 +66,8 @@ class TokenInputs:
         return {name: every[name] for name in self.input_names}
 
     def digest(self) -> str:
-        """sha256 over all that a model is given: the ids, the lengths, the names of the inputs, the padding."""
+        """Return the sha256 of everything that is fed to a model: ids, lengths, input names and padding
+        id."""
         digest = hashlib.sha256(repr((self.input_names, self.pad_id, len(self))).encode())
         digest.update(self.lengths.tobytes())
         for block in self.ragged.flat.blocks():
@@ -73,12 +76,12 @@ class TokenInputs:
 
 
 def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) -> TokenInputs:
-    """Encode texts as an artifact declares it: by its `tokenizer.json`, prepared and cut as its `task.json` says.
+    """Tokenize texts with an artifact's `tokenizer.json`, prepared and truncated as its `task.json` declares.
 
-    Special tokens are added within `max_length`. Nothing is padded here.
+    Special tokens count towards `max_length`. The ids are not padded.
 
     Raises:
-        ModelError: a file is missing or unreadable, or the model wants inputs that no text gives.
+        ModelError: a file is missing or unreadable, or the model requires inputs that texts do not provide.
     """
     try:
         declared = read_mapping(task_file)
@@ -104,9 +107,9 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
     tokenizer.enable_truncation(max_length, direction=format_.cut)
     tokenizer.no_padding()
     writer = RaggedWriter(np.int32)
-    # Not all at once: the tokenizer's own objects are far larger than the ids.
+    # In blocks, because the tokenizer's `Encoding` objects are far larger than the ids.
     for block in blocks_of(texts):
-        # The fast form skips character offsets, which nobody reads.
+        # The fast variant skips character offsets, which are not needed.
         with understood("the tokenizer", str(tokenizer_file)):
             encodings = tokenizer.encode_batch_fast(format_.prepared(block))
             writer.add([encoding.ids for encoding in encodings])
@@ -114,7 +117,8 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
 
 
 def unknown_share(inputs: TokenInputs, unk_id: int) -> float:
-    """Share of the texts' tokens that are the unknown token, special tokens left out; 0 without tokens."""
+    """Return the fraction of the texts' tokens that are the unknown token, without special tokens; 0 if
+    there are none."""
     tokens = int(inputs.lengths.sum()) - inputs.special_tokens * len(inputs)
     unknown = sum(int(np.count_nonzero(block == unk_id)) for block in inputs.ragged.flat.blocks())
     return unknown / tokens if tokens > 0 else 0.0
