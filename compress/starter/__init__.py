@@ -1,1 +1,1 @@
-"""`compress init`: a profile for the user's own model and data, from what their files tell."""
+"""`compress init`: write a profile for the user's own model and data, based on their files."""

@@ -1,4 +1,4 @@
-"""What a profile should ask for, of what was seen of its model and data, and why: each choice a pure function."""
+"""Choose profile settings from what was detected of model and data, each with its reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.models.text.tokenizer_files import open_uncut
 from compress.starter.models import ModelSeen
 
 USUAL_LENGTH = 128
-"""Tokens that texts are cut to where neither data nor model tell."""
+"""Default `max_length` in tokens, if neither data nor model determine one."""
 
 
 _SHARE = 95
@@ -27,14 +27,15 @@ _WORDS_TO_TOKENS = 1.5
 
 @dataclass(frozen=True)
 class Student:
-    """The shape of a student, with what the profile leaves to the teacher as None."""
+    """Shape of a student; None for what the profile leaves to the teacher."""
 
     layers: int
     hidden: int | None
 
 
 def choose_student(model: ModelSeen, usual: Student) -> Student:
-    """A student of the usual shape of its task, no wider than the teacher and shallower by a layer at least."""
+    """Return the task's usual student, but narrower than the teacher and with fewer layers than it (at
+    least one)."""
     layers, hidden = usual.layers, usual.hidden
     if model.sizes is None:
         return usual
@@ -43,7 +44,8 @@ def choose_student(model: ModelSeen, usual: Student) -> Student:
 
 
 def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
-    """How many tokens texts are cut to, and why: 19 of 20 are whole, and the model takes so many."""
+    """Return `max_length` and its reason: 95 % of the texts are not truncated, within the limit of the
+    model."""
     if not texts:
         length, why = USUAL_LENGTH, "longer texts are cut to this many tokens"
     else:
@@ -56,20 +58,21 @@ def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
 
 
 def _lengths(texts: Sequence[str], model: ModelSeen) -> list[int]:
-    """Tokens of each text with special ones; guessed from its words where the tokenizer has no file that tells."""
+    """Return the number of tokens of each text, with special tokens; estimated from words if there is no
+    `tokenizer.json`."""
     file = None if model.folder is None else model.folder / TOKENIZER
     try:
         if file is not None and file.is_file():
             return [len(one.ids) for one in open_uncut(file).encode_batch_fast(list(texts))]
     except ModelError:
-        # What is wrong with the tokenizer is told by `validate`.
+        # Tokenizer faults are reported by `validate`.
         pass
     return [round(_WORDS_TO_TOKENS * len(text.split())) + 2 for text in texts]
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What the profile says of labels: names for numbers, and whether the model is trained on them first."""
+    """Labels in the profile: names for integer labels, and whether to fine-tune the teacher first."""
 
     names: tuple[str, ...] | None
     finetune: bool
@@ -77,7 +80,7 @@ class Labelling:
 
 
 def choose_labelling(model: ModelSeen, labels: Sequence[str]) -> Labelling:
-    """Whether the head of a model is one for these labels, as it is or by the order of its names."""
+    """Determine whether the model's head classifies these labels, by its own names or by their order."""
     names = model.labels
     if names is None or not labels:
         return Labelling(None, True, "")

@@ -1,4 +1,4 @@
-"""Which column of a table holds the texts and which the labels, by names and contents. Pure."""
+"""Detect the text and label columns of a table by their names and contents. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _NEITHER = frozenset(
      "split", "fold", "set", "lang", "language")
 )  # fmt: skip
 _WORDS_OF_A_TEXT = 7
-"""A column's name has fewer words."""
+"""A column name has fewer words than this."""
 
 _ROWS = 20
-"""Of a column, for conversations."""
+"""Rows of a column that are inspected for conversations."""
 
 _FEW_OF = 5
-"""Labels have at most one distinct value in so many rows."""
+"""Labels have at most one distinct value per this many rows."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The columns of a table by what they hold; None where nothing speaks for one."""
+    """Detected columns of a table, by role; None if no column qualifies."""
 
     text: str | None = None
     label: str | None = None
@@ -47,7 +47,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class ToWrite:
-    """The columns of a table that a language model learns to write of; None where nothing speaks for one."""
+    """Detected columns of a table for training a language model; None if no column qualifies."""
 
     messages: str | None = None
     asked: tuple[str, str] | None = None
@@ -55,7 +55,7 @@ class ToWrite:
 
 
 def choose_to_write(table: Mapping[str, Sequence[object]]) -> ToWrite:
-    """Conversations, else a prompt with its completion, else texts.
+    """Detect conversations, else a prompt with its completion, else texts.
 
     Args:
         table: the first rows of each column.
@@ -72,7 +72,7 @@ def choose_to_write(table: Mapping[str, Sequence[object]]) -> ToWrite:
 
 
 def holds_messages(value: object) -> bool:
-    """Whether a value is a conversation, or one written as JSON."""
+    """Whether a value is a conversation, as a list of messages or as JSON."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
@@ -83,7 +83,7 @@ def holds_messages(value: object) -> bool:
 
 @dataclass(frozen=True)
 class _Column:
-    """What the first rows of a column hold."""
+    """Statistics of the first rows of a column."""
 
     name: str
     rows: int
@@ -104,15 +104,15 @@ class _Column:
 
     @property
     def few(self) -> bool:
-        """Whether so few values are there as of labels."""
+        """Whether the number of distinct values is typical of labels."""
         return 2 <= self.distinct <= max(2, self.rows // _FEW_OF) and not self.fractions
 
 
 def choose_columns(table: Mapping[str, Sequence[object]]) -> Chosen:
-    """The columns of texts and labels, or of two texts and their similarity.
+    """Detect the columns of texts and labels, or of two texts and their similarity.
 
-    Texts are the column of a usual name, else the one with the longest strings. Labels are the column of a usual name
-    with few distinct values, else the one with the fewest.
+    The text column is one with a usual name, else the one with the longest strings. The label column is one
+    with a usual name and few distinct values, else the one with the fewest.
 
     Args:
         table: the first rows of each column.
@@ -128,7 +128,8 @@ def choose_columns(table: Mapping[str, Sequence[object]]) -> Chosen:
 
 
 def names_nothing(table: Mapping[str, Sequence[object]], chosen: Chosen) -> bool:
-    """Whether the first line looks like a row and no header: it has a label, or a text among its names."""
+    """Whether the first line looks like data rather than a header: a column is named like a label, or like
+    a whole text."""
     label = chosen.label
     if label is not None:
         values = {folded(str(value).strip()) for value in table[label]}
@@ -139,7 +140,8 @@ def names_nothing(table: Mapping[str, Sequence[object]], chosen: Chosen) -> bool
 
 
 def _text(columns: Sequence[_Column], *, alone: bool) -> _Column | None:
-    # What has a name of labels and their few values is none, however long it is, while another is there.
+    # A column that looks like labels by name and values is not the text, however long its values, if there is
+    # another.
     likely = [one for one in columns if not (one.few and _rank(one.name, _LABELS) < len(_LABELS))] or columns
     if not likely:
         return None
@@ -160,7 +162,8 @@ def _label(columns: Sequence[_Column]) -> _Column | None:
 
 
 def _rank(name: str, usual: Sequence[str]) -> int:
-    """The place of a name among the usual ones: the very name before one that holds it; their number for none."""
+    """Return the rank of a name among the usual ones: negative if equal, else the index of one that is
+    part of the name, `len(usual)` if none is."""
     plain = folded(name)
     if plain in usual:
         return usual.index(plain) - len(usual)

@@ -1,4 +1,4 @@
-"""What a model and data call for, as far as files on this machine tell; `compress init` starts from it."""
+"""Detect task, model and data properties from files on this machine, as the basis of `compress init`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from compress.starter.models import ModelSeen, look_at_model, place_of
 from compress.tasks.table import TASKS, task_kind
 
 _LOOKED_AT = 200
-"""Files of a folder that are looked at."""
+"""Number of files in a folder that are inspected."""
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What a starter profile is made for.
+    """What a starter profile is based on.
 
-    `columns` are those of its table; `splits` its rows, None where they cannot be read or do not lie here; `names` what
-    all columns of the table are called.
+    Attributes:
+        columns: detected columns of the table.
+        to_write: detected columns for language modelling.
+        splits: the data; None if it cannot be read or is not on this machine.
+        names: names of all columns of the table.
     """
 
     task: str
@@ -43,7 +46,7 @@ class Detected:
 
     @property
     def lacks_labels(self) -> bool:
-        """Whether it is a table of texts without a column that could hold the labels which the task needs."""
+        """Whether the data is a table of texts without a column for the labels that the task requires."""
         kind = task_kind(self.task)
         if kind.items != "text" or kind.head != "classifier" or self.columns.label:
             return False
@@ -51,7 +54,7 @@ class Detected:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many rows each label has."""
+        """Number of rows of each label."""
         if self.splits is None:
             return {}
         parts = (self.splits.train, self.splits.validation, self.splits.test)
@@ -60,12 +63,12 @@ class Detected:
 
 
 def detect(model: str, data: str, task: str | None = None) -> Detected:
-    """The task of a model and data, `task` if it is given, and what they look like.
+    """Detect the task of a model and data, unless `task` is given, and their properties.
 
-    The task is the one that holds itself most likely by what is seen.
+    The detected task is the one whose own estimate (`likely`) is highest.
 
     Raises:
-        DataError: a table without names of columns: its first row would be lost.
+        DataError: a table without column names, whose first row would be lost.
     """
     seen, place = look_at_model(model), place_of(data)
     table = _table(place) if place else {}
@@ -100,13 +103,14 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
 
 
 def _asks(model: ModelSeen, columns: Chosen, to_write: ToWrite) -> bool:
-    """Whether the data of a model that nobody knows holds conversations, or prompts with answers and no labels."""
+    """Whether the model type is unknown, and the data consists of conversations, or of prompts with
+    answers and no labels."""
     asked = to_write.messages is not None or (to_write.asked is not None and columns.label is None)
     return model.kind is None and asked
 
 
 def _rows(data: str, place: Path | None, task: str, columns: Chosen, to_write: ToWrite) -> Splits | None:
-    """The rows of the data; None where they do not lie here. What is wrong with them is told by `validate`."""
+    """Return the data; None if it is not on this machine, or has faults, which `validate` reports."""
     if place is None:
         return None
     named = {
@@ -135,12 +139,12 @@ def _entries(folder: Path | None) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError:
-        # As with a table: a folder that may not be read is told of when the data is read in earnest.
+        # As with tables, an unreadable folder is reported when the data is loaded.
         return []
 
 
 def _holds_images(place: Path | None, table: Mapping[str, Sequence[object]]) -> bool:
-    """Whether most files of a folder are images, or a table has a column of images and none of texts."""
+    """Whether most files of a folder are images, or a table has an image column and no text column."""
     if "image" in table and "text" not in table:
         return True
     if table or place is None or not place.is_dir():
@@ -150,7 +154,8 @@ def _holds_images(place: Path | None, table: Mapping[str, Sequence[object]]) -> 
 
 
 def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Files at any depth; a link to one of the folders `above` would have no end, and is left out."""
+    """Yield files at any depth; a link to one of the folders in `above` would recurse forever and is
+    skipped."""
     here = above | {os.path.realpath(folder)}
     for entry in _entries(folder):
         if entry.is_dir():
@@ -161,13 +166,14 @@ def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
 
 
 def _holds_loose_texts(place: Path | None) -> bool:
-    """Whether a folder holds text files themselves, and not in one sub-folder a class."""
+    """Whether a folder contains text files directly rather than in one sub-folder per class."""
     entries = _entries(place)
     return any(entry.suffix == ".txt" for entry in entries) and not any(entry.is_dir() for entry in entries)
 
 
 def _table(place: Path) -> Mapping[str, Sequence[object]]:
-    """The first rows of a table, or of the training table of a folder, by column; none where it has none."""
+    """Return the first rows of a table, or of a folder's training table, by column; empty if there is
+    none."""
     tables = [place] if place.is_file() else [entry for entry in _entries(place) if entry.is_file()]
     tables = [file for file in tables if is_table(file)]
     if not tables:
@@ -177,5 +183,5 @@ def _table(place: Path) -> Mapping[str, Sequence[object]]:
         train = named_split(TRAIN, by_name, str(place))
         return read_head(by_name[train] if train is not None else tables[0])
     except DataError:
-        # Like all that is wrong with the data, this is told when it is read in earnest.
+        # Faults of the data are reported when it is loaded.
         return {}

@@ -1,4 +1,4 @@
-"""Lines of a starter profile that several tasks write alike."""
+"""Lines of a starter profile that several tasks share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WRITTEN = (
     '  # separator: ";"              # between the fields of a csv file; unset: as its first rows tell\n'
     "  # encoding: cp1252            # of text files; unset: detected in each file\n"
 )
-"""How files of text are written."""
+"""Commented-out keys for the format of text files."""
 
 
 def text_keys(found: Detected) -> Iterator[str]:
-    """The columns of texts: a pair with a score where the table has one, else the text."""
+    """Yield the text columns: a pair with its score if the table has one, else one text column."""
     columns = found.columns
     if columns.pair is not None:
         pair = ", ".join(map(scalar, columns.pair))
@@ -31,7 +31,7 @@ def text_keys(found: Detected) -> Iterator[str]:
 
 
 def label_keys(found: Detected, shown: str) -> Iterator[str]:
-    """The column of labels and their names; `shown` are names for an example."""
+    """Yield the label column and the label names; `shown` are example names."""
     yield key("label_column", found.columns.label, "label", "the column that holds the label")
     names = choose_labelling(found.model, found.splits.labels if found.splits else ()).names
     if names is None:
@@ -41,14 +41,15 @@ def label_keys(found: Detected, shown: str) -> Iterator[str]:
 
 
 def length_keys(found: Detected) -> Iterator[str]:
-    """How texts are split, read and cut."""
+    """Yield how texts are split, read and truncated."""
     yield SPLITS + WRITTEN
     length, why = choose_length(found.splits.train.texts if found.splits else (), found.model)
     yield f"  max_length: {length:<18}# {why}\n"
 
 
 def head_keys(found: Detected, training: str, shown: str) -> Iterator[str]:
-    """Whether the teacher is trained on the labels first, as `training` says, and what its outputs are called."""
+    """Yield whether the teacher is fine-tuned on the labels first (`training`), and the names of its
+    outputs."""
     labelling = choose_labelling(found.model, found.splits.labels if found.splits else ())
     if labelling.finetune:
         yield "  # Delete this line if the model already classifies the data's labels.\n"
@@ -62,13 +63,13 @@ def head_keys(found: Detected, training: str, shown: str) -> Iterator[str]:
 def passes(
     found: Detected, usual: Student, lesson: str, further: str = "", *, vocabulary: bool = True
 ) -> Iterator[str]:
-    """The passes before quantizing: none where the family cannot be taken apart.
+    """Yield the passes before quantization; none if the model family cannot be taken apart.
 
     Args:
-        usual: the shape of a student of this task.
-        lesson: how it is taught.
-        further: passes after that.
-        vocabulary: whether there is one.
+        usual: shape of a student of this task.
+        lesson: lines of the distillation's training settings.
+        further: lines of passes after distillation.
+        vocabulary: whether the model has a vocabulary.
     """
     model = found.model
     if model.whole is not None:
@@ -91,20 +92,20 @@ def passes(
 
 
 def key(key: str, value: str | None, usual: str, comment: str) -> str:
-    """A line with a key, commented out where its usual value stands."""
+    """Return a line with a key, commented out if it has the default value."""
     written = f"{key}: {scalar(value or usual)}"
     mark = "# " if value in (None, usual) else ""
     return f"  {mark}{written:<{29 - len(mark)}} # {comment}\n"
 
 
 def comment(text: str) -> str:
-    """What others wrote, on one line of a comment."""
+    """Return foreign text as a single line that is safe in a comment."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def scalar(text: str) -> str:
-    """The text as a YAML scalar on one line, quoted where it could mean something else."""
-    # Three dots alone end a document.
+    """Return the text as a YAML scalar on one line, quoted where it could be read as something else."""
+    # Three dots alone end a YAML document.
     if text != "..." and _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
         return text
     return yaml.safe_dump(text, default_style='"', width=10**9).strip()

@@ -1,4 +1,4 @@
-"""What the files of a model tell of what can be made of it."""
+"""Properties of a model, from its files, that determine what can be done with it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from compress.profile.model_checks.files import ModelFiles
 _SENTENCES = ("modules.json", "config_sentence_transformers.json", "1_Pooling")
 _GENERIC = "LABEL_"
 _OLD_HEAD = "LMHeadModel"
-"""What the class of GPT-2 is called, which is older than the usual name."""
+"""Suffix of the class of GPT-2, which is older than `ForCausalLM`."""
 
 
 @dataclass(frozen=True)
 class ModelSeen:
-    """A model as its files show it; `folder` is None for what is not on this machine, and for code."""
+    """A model as described by its files; `folder` is None if it is not on this machine, or is defined by
+    code."""
 
     source: str
     folder: Path | None
@@ -39,28 +40,28 @@ class ModelSeen:
 
     @property
     def kind(self) -> str | None:
-        """The family, as `model_type` of its config names it."""
+        """Model family: `model_type` of its config."""
         named = self.config.get("model_type")
         return named if isinstance(named, str) else None
 
     @property
     def whole(self) -> str | None:
-        """Why it cannot be taken apart; None where it can, or nobody knows."""
+        """Why the model cannot be taken apart; None if it can, or this is unknown."""
         return None if self.kind is None else why_whole(self.kind)
 
     @property
     def convolutional(self) -> bool:
-        """Whether it is, or may be, a network of convolutions: code is."""
+        """Whether the model is, or may be, a convolutional network; models defined by code may be."""
         return self.source.startswith(CODE) or self.kind in CONVOLUTIONAL
 
     @property
     def longest(self) -> int | None:
-        """How many tokens it takes; None where nothing bounds them, or nobody knows."""
+        """Maximum number of tokens; None if unlimited or unknown."""
         return most_tokens(self.config) if self.config else None
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The names of its outputs; None where it has no head, or one that does not name them."""
+        """Names of the outputs; None without a head, or if they are generic."""
         try:
             names = head_names(self.config) if self.config else None
         except CompressError:
@@ -69,19 +70,19 @@ class ModelSeen:
 
     @property
     def embeds_sentences(self) -> bool:
-        """Whether it is a folder of sentence-transformers."""
+        """Whether the model is a sentence-transformers folder."""
         return self.folder is not None and any((self.folder / name).exists() for name in _SENTENCES)
 
     @property
     def writes(self) -> bool:
-        """Whether it is a decoder that goes on with texts."""
+        """Whether the model is a causal language model."""
         gguf = self.source.lower().endswith(".gguf")
         plain = not self._classes or _OLD_HEAD in self._classes
         return gguf or "ForCausalLM" in self._classes or (self.kind in DECODERS and plain)
 
     @property
     def sees(self) -> bool:
-        """Whether it is a model of images."""
+        """Whether the model takes images."""
         if "ForImageClassification" in self._classes or (
             self.kind in FAMILIES and FAMILIES[str(self.kind)].takes == "images"
         ):
@@ -91,20 +92,20 @@ class ModelSeen:
 
     @property
     def _classes(self) -> str:
-        """What its config calls the classes of the model."""
+        """Class names of the model in its config (`architectures`)."""
         classes = self.config.get("architectures")
         return " ".join(map(str, classes)) if isinstance(classes, list) else ""
 
 
 def look_at_model(source: str) -> ModelSeen:
-    """What a model is, as far as files on this machine tell; a path is looked up from here."""
+    """Describe a model from files on this machine; a path is relative to the working directory."""
     files = ModelFiles(Path.cwd())
     config = files.config(source) or {}
     return ModelSeen(source, place_of(source), config, encoder_sizes(config), vocabulary_kind(source, files))
 
 
 def place_of(source: str) -> Path | None:
-    """Where a source stands; None for what is not on this machine."""
+    """Return the path of a source; None if it is not on this machine."""
     if source.startswith(PACKAGE):
         try:
             return locate_package(source)

@@ -1,4 +1,4 @@
-"""What `compress init` writes of a task, as the task's own folder says it."""
+"""The task-specific parts of a starter profile, provided by the task's own folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ Lines = Callable[[Detected], Iterator[str]]
 
 @dataclass(frozen=True)
 class Outline:
-    """The parts of a starter profile: the comments that open `data` and `teacher`, the keys below them, the passes
-    before quantizing, and the retention that its budget asks for."""
+    """The parts of a starter profile.
+
+    Attributes:
+        data: the beginning of the section `data`.
+        data_keys: yields the keys below it.
+        teacher: the beginning of the section `teacher`.
+        teacher_keys: yields the keys below it.
+        passes: yields the passes before quantization.
+        retention: the budget's minimum retention, as text.
+    """
 
     data: str
     data_keys: Lines
@@ -27,5 +35,5 @@ class Outline:
 
 
 def outline_of(task: str) -> Outline:
-    """The outline of a task."""
+    """Return the outline of a task."""
     return cast(Outline, named(task_kind(task).starter))

@@ -1,4 +1,4 @@
-"""Whether a profile that was just made would run: it is examined before it is written."""
+"""Validate a generated profile before it is written."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from compress.profile.yaml_lines import parse_source
 
 
 def faults_of_starter(text: str, folder: Path, model: str, data: str) -> list[Fault]:
-    """What a run of the profile would end with, told of the model or the data and not of a file that is not there yet.
+    """Return the faults of the profile, attributed to the model or the data because the file does not exist
+    yet.
 
     Args:
         text: the profile.
-        folder: where it will stand.
+        folder: the folder that the profile will be in.
         model, data: as the user named them.
     """
     made = "the profile"

@@ -1,4 +1,4 @@
-"""A commented profile for the user's own model and data, as `compress init` writes it."""
+"""Generate the commented profile that `compress init` writes for the user's model and data."""
 
 from __future__ import annotations
 
@@ -52,19 +52,24 @@ budget:                         # missed: the run says so and exits with 3
 
 
 def starter_profile(model: str, data: str, folder: Path | None = None, task: str | None = None) -> str:
-    """The text of a valid profile for a model and data, with the keys that users change first explained.
+    """Return the text of a valid profile for a model and data, with explanations of the keys that users
+    change first.
 
-    What was found in the files of both stands in its comments; what is not on this machine gets the usual settings.
+    Comments list what was detected in the files of both; sources that are not on this machine get the default
+    settings.
 
     Args:
-        model: a path from here, a hub id, `package://name/folder` or `python:module:function`.
-        data: a path from here, a hub id, `package://name/folder` or `sklearn://digits`.
-        folder: where the profile will stand, if not here: paths are written as seen from it.
-        task: what the model is for; unset: what model and data look like.
+        model: a path relative to the working directory, a hub id, `package://name/folder` or
+            `python:module:function`.
+        data: a path relative to the working directory, a hub id, `package://name/folder` or
+            `sklearn://digits`.
+        folder: folder that the profile will be in, to which paths are made relative; None: the working
+            directory.
+        task: the task; None: detected.
 
     Raises:
-        UsageError: a path cannot be written.
-        DataError: a table without names of columns, or without labels for a task that needs them.
+        UsageError: a path cannot be written in a profile.
+        DataError: a table without column names, or without labels for a task that requires them.
     """
     written = [_seen_from(source, folder) for source in (model, data)]
     for source in (model, data, *written):
@@ -109,7 +114,7 @@ def starter_profile(model: str, data: str, folder: Path | None = None, task: str
 
 
 def _found(found: Detected) -> Iterator[str]:
-    """What was seen, a sentence each."""
+    """Yield what was detected, one sentence each."""
     model = found.model
     if model.folder is None and not model.source.startswith((PACKAGE, CODE)):
         yield f"no file or folder {comment(model.source)} here; it is taken for a model of the hub"
@@ -129,19 +134,20 @@ def _found(found: Detected) -> Iterator[str]:
 
 
 def _seen_from(source: str, folder: Path | None) -> str:
-    """A path as it must be written in a profile of that folder; what is no path on this machine stays as it is."""
+    """Return a path relative to the profile's folder; sources that are not paths on this machine are
+    unchanged."""
     if source.startswith((PACKAGE, CODE, SKLEARN)) or not os.path.exists(source):
         return source
     path = Path(source)
     if path.is_absolute():
         return str(path)
-    # `..` leads from where a link points to, not from where it stands.
+    # `..` is resolved from the target of a symbolic link, not from the link itself.
     seen = Path(os.path.relpath(path.absolute(), os.path.realpath(folder or Path()))).as_posix()
     return seen if seen.startswith("..") else f"./{seen}"
 
 
 def _short(source: str) -> str:
-    """A name for a source that is fit for a profile's name: its last telling part."""
+    """Derive a short name for a source, valid in a profile's name, from its last meaningful part."""
     parts = [part for part in re.split(r"[/\\:]+", source) if part.strip(".~")]
     telling = [
         part for part in parts if part not in ("data", "model", "package", "python", "sklearn")
