@@ -1,1 +1,1 @@
-"""Reports: records in; HTML, Markdown, CSV, JSON and terminal tables out."""
+"""Reports: turn run records into HTML, Markdown, CSV, JSON and terminal tables."""

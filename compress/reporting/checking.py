@@ -1,4 +1,5 @@
-"""A run against an earlier report: what got worse, and by more than it may. For continuous integration."""
+"""Regression check of a run against an earlier report, for continuous integration: what got worse beyond
+its tolerance."""
 
 from __future__ import annotations
 
@@ -32,8 +33,11 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How much worse is still accepted. `score` is a loss as `MetricKind.lost` has it (0.005: half a point, or half a
-    percent of a perplexity), the others are shares of what it was before (0.10: a tenth more)."""
+    """Accepted regressions.
+
+    `score` is a loss in the units of `MetricKind.lost` (0.005: half a point, or half a percent of a
+    perplexity); the others are relative increases (0.10: 10 % more than before).
+    """
 
     score: float = 0.005
     latency: float = 0.10
@@ -43,13 +47,17 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Judged:
-    """One quantity of one row on one target.
+    """Verdict on one quantity of one row on one target.
 
-    `change` is a loss or gain as `MetricKind.lost` has it for scores, else a share of what it was before, above zero
-    where there is more of it.
-    `tolerance` is below zero where less of it is worse.
-    `by` says what was compared, `note` what there is to know beside it. `judged` is False where the two numbers
-    cannot be believed: then nothing is worse and nothing is held.
+    Attributes:
+        by: what was compared.
+        change: relative change, positive for an increase; for scores the loss or gain in the units of
+            `MetricKind.lost`.
+        tolerance: largest accepted change; negative if a decrease is worse.
+        worse: the change exceeds the tolerance.
+        note: further information for the user.
+        judged: False if one of the two numbers is unreliable; then `worse` is False too, and the check does
+            not pass.
     """
 
     step: str
@@ -67,27 +75,27 @@ class Judged:
 
 @dataclass(frozen=True)
 class Check:
-    """Everything that was judged."""
+    """All verdicts of a check."""
 
     metric: str
     lines: tuple[Judged, ...]
 
     @property
     def worse(self) -> tuple[Judged, ...]:
-        """What got worse beyond its tolerance."""
+        """Verdicts that exceed their tolerance."""
         return tuple(line for line in self.lines if line.worse)
 
     @property
     def unjudged(self) -> tuple[Judged, ...]:
-        """What could not be judged."""
+        """Quantities that could not be judged."""
         return tuple(line for line in self.lines if not line.judged)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `ok`: everything was judged, and nothing is worse."""
+        """Return plain JSON values; `ok` is True if everything was judged and nothing is worse."""
         return {"ok": not (self.worse or self.unjudged), "rows": [asdict(line) for line in self.lines]}
 
     def table(self) -> RichTable:
-        """The table for a terminal."""
+        """Return the table for the terminal."""
         made = RichTable(box=None, pad_edge=False, header_style="bold")
         for number, title in enumerate(("step", "what", "before", "now", "change", "allowed", "")):
             made.add_column(title, justify="right" if 2 <= number <= 5 else "left", overflow="fold")
@@ -112,25 +120,25 @@ class Check:
 
 
 def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: bool = False) -> Check:
-    """Judge every row of the pipeline of an earlier report that was measured again, matched by its name.
+    """Judge every pipeline row of an earlier report that was measured again, matched by name.
 
-    Scores are compared as they are; where both reports hold which examples were right, the note says what McNemar's
-    test makes of the difference. Latencies, at the report's first batch size and its lengths, are medians where the
-    machine is the same; else they are speed-ups over the baseline, which was timed in alternation and so travels
-    between machines: the baseline's own row has none. What the task declares to be measured by is judged in the same
-    way, at its first batch size and length, but for what is no median. A machine is not always as fast as it was: where
-    both reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too.
-    Timings that other processes disturbed are not judged, and nothing is held beside a baseline that is no better than
-    chance.
+    Scores are compared directly; if both reports contain which examples were predicted correctly, the note
+    gives the result of McNemar's test. Latencies, at the report's first batch size and its lengths, are
+    medians if the machine is the same; otherwise they are speed-ups over the baseline, which was timed in
+    alternation, so that they carry over between machines (the baseline's own row has none). Quantities that
+    the task declares are judged in the same way, at their first batch size and length, unless they are not
+    medians. Because the speed of a machine varies, the baseline's row is not judged if both reports have the
+    same baseline, and a median counts as worse only if the speed-up is worse too. Timings disturbed by other
+    processes are not judged, and if a baseline is no better than chance, only regressions are reported.
 
     Args:
-        now: what is checked.
-        then: what it is held against.
-        deployed_only: judge what each deploys, whatever its row is called, and nothing else.
+        now: the report to check.
+        then: the earlier report.
+        deployed_only: judge only the deployed models, whatever their rows are called.
 
     Raises:
-        UsageError: a row or target is missing, the scores are of another metric or test split, or latency or memory
-            of another batch size.
+        UsageError: a row or target is missing, the scores are of another metric or test split, or latency or
+            memory of another batch size.
     """
     if (now["task"], now["metric"]) != (then["task"], then["metric"]):
         raise UsageError(
@@ -156,7 +164,7 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
             for old in one["latency"][judged]:
                 lines += _latency(before, one, two, old, target, tolerances, baseline)
             for quantity in quantities_of(now["task"]):
-                # What was timed before the task declared it has no such number.
+                # Timings from before the task declared this quantity lack it.
                 timed = [old for old in one["latency"] if quantity.name in old]
                 for old in timed[judged] if quantity.statistic != "p95_ms" else ():
                     lines += _latency(before, one, two, old, target, tolerances, baseline, quantity)
@@ -183,7 +191,7 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
 def _pairs(
     now: Report, then: Report, *, deployed_only: bool
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The rows that belong together: of the earlier report, and now."""
+    """Return the matching rows (earlier, now)."""
     ends = _deployed(then), _deployed(now)
     if deployed_only:
         return [ends]
@@ -206,7 +214,7 @@ def _deployed(report: Report) -> Mapping[str, Any]:
 
 
 def _target(row: Mapping[str, Any], report: Report, label: str) -> Mapping[str, Any] | None:
-    """What a row holds of a target; of a report with one target that one, whatever it is called."""
+    """Return a row's measurement on a target; a report with a single target matches any label."""
     if len(report["targets"]) == 1:
         label = report["targets"][0]
     return next((found for found in row["targets"] if found["target"] == label), None)
@@ -222,7 +230,7 @@ def _score(
     metric = one["metrics"][0] if one["metrics"] else {"name": "score"}
     pair = one["score"], two["score"]
     kind = metric_kind(str(metric["name"]))
-    # Of a task that is not installed the report says the direction alone.
+    # For a task that is not installed, only the report has the direction.
     kind = replace(kind, smaller_is_better=bool(metric.get("smaller_is_better")))
     worse_way = 1 if kind.smaller_is_better else -1
 
@@ -249,8 +257,10 @@ def _latency(
     baseline: bool,
     quantity: Quantity | None = None,
 ) -> list[Judged]:
-    """One timing of a row, `old` in the report: its median, or the `quantity` that is read off it; `baseline`: both
-    reports have the same one."""
+    """Judge one timing of a row (`old` in the earlier report): its median, or a `quantity` derived from it.
+
+    `baseline`: both reports have the same baseline.
+    """
     if not two["latency"]:
         return []
     alone = row["role"] == "baseline"
@@ -295,7 +305,7 @@ def _share_more(before: float, after: float) -> float:
 
 
 def _slowed(before: float, after: float) -> float:
-    """How much longer it takes now, as a share, of two speed-ups."""
+    """Return the relative increase in time that follows from two speed-ups."""
     return before / after - 1
 
 
@@ -311,14 +321,15 @@ def _judged(
     called: str | None = None,
     more_is_worse: bool = True,
 ) -> list[Judged]:
-    """One quantity, worse where its change is larger than what is tolerated; none where it was not known before.
+    """Judge one quantity: worse if its change exceeds the tolerance; empty if the earlier report has no
+    value.
 
     Args:
-        called: what an error calls it.
-        more_is_worse: else it is a rate, and may fall by as much as a time may grow.
+        called: its name in errors.
+        more_is_worse: False for a rate, which may decrease by the factor by which a time may increase.
 
     Raises:
-        UsageError: it was known before and is not now.
+        UsageError: the earlier report has a value, but the current one has none.
     """
     before, after = pair
     if not known(before):

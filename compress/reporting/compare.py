@@ -1,4 +1,5 @@
-"""Runs side by side: what each deploys, whether the rows may be compared, and what the data can tell apart."""
+"""Compare runs side by side: their deployed models, whether the rows are comparable, and which differences
+are significant."""
 
 from __future__ import annotations
 
@@ -49,22 +50,23 @@ _OF_ONE_TIMING = (
     "throughput",
     "disturbed",
 )
-"""Values of a row that belong to one batch size and lengths."""
+"""Keys of a row that depend on batch size and lengths."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Runs side by side.
 
-    `deployed` sets what the runs deploy next to each other, a column a run. `warnings` say what of it may not be
-    compared.
+    Attributes:
+        deployed: table of the deployed models, one column per run.
+        warnings: what in it is not comparable.
     """
 
     deployed: Table
     warnings: tuple[str, ...]
 
     def table(self) -> RichTable:
-        """The table for a terminal."""
+        """Return the table for the terminal."""
         made = RichTable(title=Text(self.deployed.caption), title_justify="left", title_style="bold")
         for number, column in enumerate(self.deployed.columns):
             made.add_column(Text(column), justify="right" if number else "left", overflow="fold")
@@ -78,10 +80,10 @@ class Comparison:
 
 
 def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
-    """Set runs side by side.
+    """Compare runs side by side.
 
     Args:
-        runs: two or more; records, or what a `report.json` holds.
+        runs: two or more run records, or contents of a `report.json`.
         anyway: compare runs of different targets or test splits, with a warning for each difference.
 
     Raises:
@@ -100,7 +102,7 @@ def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
 
 
 def differences(runs: Sequence[Result]) -> tuple[str, ...]:
-    """Why rows of these runs may not be compared: one sentence a difference, none where they may."""
+    """Return why rows of these runs are not comparable, one sentence per difference; empty if they are."""
     first, *others = (as_report(run) for run in runs)
     name, *names = _names([first, *others])
     found = []
@@ -131,7 +133,7 @@ def differences(runs: Sequence[Result]) -> tuple[str, ...]:
 
 
 def _other_setting(name: str, one: Mapping[str, Any], other_name: str, two: Mapping[str, Any]) -> list[str]:
-    """Why latency or memory of two models are not those of the same batch size and lengths."""
+    """Return why latency or memory of two models belong to different batch sizes or lengths."""
     if timing_like(two, one["latency"][0]) is None:
         return [f"{name} was timed at {timed_words(one)}, {other_name} at {timed_words(two)}"]
     if not same_memory_batch(one, two):
@@ -142,7 +144,7 @@ def _other_setting(name: str, one: Mapping[str, Any], other_name: str, two: Mapp
 
 
 def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
-    # Latencies of all columns are those of one batch size and lengths: the first ones of the first run.
+    # The latencies in all columns are those at the first batch size and lengths of the first run.
     measured = _measured(reports[0])
     timing = measured["latency"][0] if measured is not None and measured["latency"] else None
     values = [_values(report, deployed_row(report), timing) for report in reports]
@@ -202,7 +204,8 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
 
 
 def _at_first(name: str, reports: Sequence[Report]) -> list[Cell]:
-    """What the deployed models reach of a quantity of the task, where the first of them was first timed for it."""
+    """Return a quantity of the deployed models at the batch size and lengths at which the first model was
+    first timed for it."""
     found = [first_target_of(report, deployed_row(report)) for report in reports]
     timed = next((one for one in (found[0] or {"latency": ()})["latency"] if name in one), None)
     cells = []
@@ -234,14 +237,16 @@ def _score_cell(values: dict[str, Any]) -> Cell:
 
 
 def _measured(report: Report) -> Mapping[str, Any] | None:
-    """What was measured of the deployed model, or of the baseline where nothing is deployed."""
+    """Return the first-target measurement of the deployed model, or of the baseline if nothing is
+    deployed."""
     return first_target_of(report, deployed_row(report)) or first_target_of(report, baseline_row(report))
 
 
 def _values(
     report: Report, found: Mapping[str, Any] | None, timing: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """A row with the latencies at the batch size and lengths of `timing`; with none where it was not timed so."""
+    """Return a row with the latencies at the batch size and lengths of `timing`; None for those not timed
+    there."""
     if found is None:
         return None
     measured, values = first_target_of(report, found), {**found, "metric": report["metric"]}
@@ -261,7 +266,7 @@ def _place(found: Mapping[str, Any]) -> str:
 
 
 def _names(reports: Sequence[Report]) -> list[str]:
-    """The ids of the runs; a run that stands twice gets a number."""
+    """Return the ids of the runs; repeated ids get a number."""
     names: list[str] = []
     for report in reports:
         run = str(report["run"])

@@ -1,4 +1,4 @@
-"""Columns of a row that follow from the other rows of its run: changes, changed answers, what dominates it."""
+"""Columns of a row derived from other rows of its run: changes, changed predictions, Pareto dominance."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from compress.reporting.sections.calibration import error_of
 
 
 def derived_columns(run: RunRecord) -> list[dict[str, Any]]:
-    """For each step in the report's order: its calibration error, what it changed, what beats it; None if unknown.
+    """Return, for each step in report order, its calibration error, its changes and what dominates it; None
+    if unknown.
 
-    `answers_*` count test examples against the baseline. `dominated_by` lists the steps of the Pareto front that are
-    better, none for a step on it.
+    `answers_*` count test examples whose prediction differs from the baseline's. `dominated_by` lists the
+    steps on the Pareto front that dominate the step; it is empty for a step on the front.
     """
     baseline, target = baseline_of(run), first_target(run)
     before = accuracy_on(baseline, target)

@@ -1,4 +1,4 @@
-"""A run as a pandas frame, one row a step, and as the JSON that scripts read."""
+"""A run as a pandas data frame with one row per step, and as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ _COUNTS = ("parameters", "macs", "answers_fixed", "answers_broken", "answers_oth
 
 
 def rows(run: RunRecord) -> pd.DataFrame:
-    """One row a step, the baseline first and what is deployed last.
+    """Return one row per step, the baseline first and the deployed step last.
 
-    The columns are the contract's, then intervals and verdicts, then those of further batch sizes, lengths and
-    targets with their place in brackets: `latency_p50_ms[phone b8]`, `speedup[phone b8 fixed:128]`, `score[phone]`.
+    The columns are those of the contract, then intervals and verdicts, then those of further batch sizes,
+    lengths and targets, with the setting in brackets: `latency_p50_ms[phone b8]`, `speedup[phone b8
+    fixed:128]`, `score[phone]`.
     """
     frame = pd.DataFrame(
         [
@@ -46,11 +47,11 @@ def rows(run: RunRecord) -> pd.DataFrame:
 
 
 def contract(run: RunRecord) -> dict[str, Any]:
-    """What `compress report --json` prints: plain JSON values, the same for the same records.
+    """Return what `compress report --json` prints: plain JSON values, deterministic for the same records.
 
-    `status` is `ok`, `budget_missed`, `not_judged` or `failed`; a run that was interrupted or is not finished has
-    failed, and `reason` says so. Each row holds the contract's keys, its status and, under `targets`, every target
-    and batch size.
+    `status` is `ok`, `budget_missed`, `not_judged` or `failed`; interrupted and unfinished runs count as
+    failed, and `reason` says so. Each row contains the contract's keys, its status and, under `targets`,
+    every target and batch size.
     """
     baseline = baseline_of(run)
     useless = no_better_than_chance(baseline, run.labels)
@@ -85,12 +86,12 @@ def contract(run: RunRecord) -> dict[str, Any]:
 
 
 def contract_text(run: RunRecord) -> str:
-    """The contract as JSON text; `report.json` holds exactly this."""
+    """Return the contract as JSON text, the exact content of `report.json`."""
     return json.dumps(contract(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """The names of several rows in one cell."""
+    """Join lists of step names into a single cell."""
     return {key: ", ".join(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
@@ -134,8 +135,8 @@ def _latency_values(latency: Latency) -> dict[str, Any]:
 
 
 def test_split(run: RunRecord, found: TargetMeasurement) -> str:
-    """What tells one test split from another: the digest of its examples, or, where they have some, of its labels by
-    name, whatever examples these are of."""
+    """Return a digest that identifies the test split: that of its label names in order, or of its examples
+    if not scored against labels."""
     if found.accuracy.against != "labels" and found.accuracy.examples is not None:
         return found.accuracy.examples
     labels = run.labels
@@ -171,7 +172,7 @@ def _target_values(
         "measure_seconds": found.seconds,
     }
     metrics = [
-        # The direction is said of those metrics alone that are not as most are.
+        # `smaller_is_better` is written only where it is true.
         metric.model_dump(exclude=None if metric.smaller_is_better else {"smaller_is_better"})
         for metric in found.accuracy.metrics
     ]

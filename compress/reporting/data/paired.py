@@ -1,4 +1,4 @@
-"""Two models on the same examples: what the predictions can and cannot tell apart."""
+"""Paired comparison of two models on the same examples: significance tests and confidence intervals."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from compress.tasks.table import metric_kind
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What a paired test says of a second model against a first: `better`, `worse` or `no difference`; its p value."""
+    """Result of a paired test of a second model against a first: `better`, `worse` or `no difference`, and
+    the p value."""
 
     verdict: Verdict
     p_value: float | None
 
     @property
     def differ(self) -> bool:
-        """Whether the two can be told apart."""
+        """Whether the difference is significant."""
         return self.verdict != "no difference"
 
 
 @dataclass(frozen=True)
 class Paired:
-    """How often only one of two models is right: `lost` only the first, `gained` only the second."""
+    """Counts of examples that two models predict correctly: `both`; `lost`: only the first; `gained`: only
+    the second."""
 
     both: int
     lost: int
@@ -38,19 +40,19 @@ class Paired:
 
     @classmethod
     def of(cls, first: Sequence[bool], second: Sequence[bool]) -> Paired:
-        """From which examples each of the two gets right."""
+        """Count from which examples each of the two models predicts correctly."""
         pairs = list(zip(first, second, strict=True))
         return cls(*(pairs.count(each) for each in ((True, True), (True, False), (False, True))))
 
     @property
     def test(self) -> PairedTest:
-        """The exact McNemar test."""
+        """Result of the exact McNemar test."""
         p_value, verdict = paired_verdict(self.lost, self.gained)
         return PairedTest(verdict, p_value)
 
 
 def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
-    """The two models' hits and misses side by side; None where they were not scored on the same examples."""
+    """Return the paired counts of two models; None if they were not scored on the same labelled examples."""
     if first is None or second is None or first.truth != second.truth:
         return None
     one, two = hits_of(first), hits_of(second)
@@ -58,12 +60,11 @@ def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
 
 
 def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest | None:
-    """Two models of a run on the same examples: by McNemar's test of their predictions.
+    """Test two models of a run on the same examples, by McNemar's test on their predictions.
 
-    Where there are none (embeddings, language models), the test against the baseline is the recorded one. Two others
-    differ where the intervals of what they keep of the baseline's score lie apart, or, where that is unknown, those of
-    their scores: that asks for more than a test of the pair would. None where the models were not scored on the same
-    examples.
+    Without predictions (embeddings, language models), a comparison with the baseline uses the recorded test.
+    Two other models differ if their retention intervals, or if unknown their score intervals, do not overlap,
+    which is more conservative than a paired test. None if the models were not scored on the same examples.
     """
     pair = paired(first, second)
     if pair is not None:
@@ -81,15 +82,15 @@ def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest |
 
 
 def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether two reports hold scores on the same examples of a target: as many, with equal digests of their labels and
-    of themselves; reports of before they said these tell less."""
+    """Whether two reports have scores on the same examples of a target: equal counts and, where recorded,
+    equal digests of labels and examples."""
     digests = ([each.get(key) for each in (one, two)] for key in ("test_split", "test_examples"))
     alike = all(None in pair or pair[0] == pair[1] for pair in digests)
     return one["examples"] == two["examples"] and alike
 
 
 def other_split(metric: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
-    """How what two reports were scored on differs, in words, where it is not `same_split`."""
+    """Describe how the test splits of two reports differ, if they are not the same (see `same_split`)."""
     counted, digest = metric_kind(metric).counts, one.get("test_split")
     if counted and digest is not None and digest == two.get("test_split"):
         return f"different {counted} of the same test split ({one['examples']} and {two['examples']})"
@@ -97,7 +98,8 @@ def other_split(metric: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> 
 
 
 def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> PairedTest | None:
-    """The same of what two reports hold of a target: `test_split`, `hits`, and `metrics` with their intervals."""
+    """Like `paired_test`, from two reports' values of a target: `test_split`, `hits`, and `metrics` with
+    their intervals."""
     if None in (first.get("test_split"), second.get("test_split")) or not same_split(first, second):
         return None
     if first.get("hits") is not None and second.get("hits") is not None:
@@ -113,7 +115,8 @@ def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> Paired
 
 
 def _kept(model: Accuracy) -> Metric | None:
-    """What a model keeps of the baseline's score, which both were paired with; None where that has no interval."""
+    """Return a model's retention as a metric, for which it was paired with the baseline; None if it has no
+    interval."""
     if model.retention is None or model.retention_low is None or model.retention_high is None:
         return None
     return Metric(
@@ -126,7 +129,7 @@ def _kept(model: Accuracy) -> Metric | None:
 
 
 def _apart(one: Metric, two: Metric) -> PairedTest:
-    """What two intervals say: the values differ where the intervals lie apart."""
+    """Test whether two intervals overlap: the values differ if they do not."""
     apart = two.low > one.high or two.high < one.low
     if not apart or abs(two.value - one.value) <= SAME_ORDER:
         return PairedTest("no difference", None)
@@ -134,22 +137,23 @@ def _apart(one: Metric, two: Metric) -> PairedTest:
 
 
 def hits_of(accuracy: Accuracy) -> tuple[bool, ...] | None:
-    """Which examples a model gets right; None where it was not scored against labels."""
+    """Return which examples a model predicts correctly; None if it was not scored against labels."""
     if not accuracy.truth or len(accuracy.predictions) != len(accuracy.truth):
         return None
     return tuple(a == b for a, b in zip(accuracy.truth, accuracy.predictions, strict=True))
 
 
 def packed(hits: Sequence[bool]) -> str:
-    """Four examples a hexadecimal digit, the first the highest bit, zeros at the end: (1, 0, 1, 1, 1) -> `b8`."""
+    """Encode four examples per hexadecimal digit, the first as the highest bit, padded with zeros: (1, 0,
+    1, 1, 1) -> `b8`."""
     return np.packbits(np.asarray(hits, bool)).tobytes().hex()[: -(-len(hits) // 4)]
 
 
 def unpacked(text: str, examples: int) -> tuple[bool, ...]:
-    """The hits that `packed` wrote, of so many examples.
+    """Decode the hits of `examples` examples that `packed` encoded.
 
     Raises:
-        ValueError: the text is not that of so many.
+        ValueError: the length of the text does not match.
     """
     if len(text) != -(-examples // 4):
         raise ValueError(f"{len(text)} digits for {examples} examples")
@@ -158,9 +162,10 @@ def unpacked(text: str, examples: int) -> tuple[bool, ...]:
 
 
 def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tuple[float, float] | None:
-    """The 95 % interval of the model's score over the baseline's: the recorded one, or that of paired predictions.
+    """Return the 95 % interval of the ratio of the model's score to the baseline's, as recorded or from
+    paired predictions.
 
-    None where nothing was recorded and the metric is not the share of right predictions, or the examples differ.
+    None if nothing was recorded and the metric is not accuracy, or the examples differ.
     """
     if model is not None and model.retention_low is not None and model.retention_high is not None:
         return model.retention_low, model.retention_high
@@ -171,11 +176,12 @@ def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tup
 
 
 def ratio_interval(pair: Paired) -> tuple[float, float] | None:
-    """The 95 % interval of P(second is right) / P(first is right), also where no example is discordant.
+    """Return the 95 % interval of P(second is right) / P(first is right); valid without discordant examples
+    too.
 
     Bonett and Price (2006), "Confidence intervals for a ratio of binomial proportions based on paired data",
-    Statistics in Medicine 25: two Wilson intervals whose level is set so that their quotient has the right one.
-    None where one of the two is never right.
+    Statistics in Medicine 25: two Wilson intervals, at a level for which their quotient has the right
+    coverage. None if one of the models is never right.
     """
     n = pair.both + pair.lost + pair.gained
     first, second = pair.both + pair.lost, pair.both + pair.gained

@@ -1,4 +1,4 @@
-"""Which rows are worth having: those that no other row beats in score, latency and size at once."""
+"""Pareto front: the rows that no other row dominates in score, latency and size."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from compress.reporting.render.numbers import known, significant
 from compress.reporting.render.scores import reading
 
 Costs = tuple[float, ...]
-"""What is the better the smaller it is."""
+"""Values of which smaller is better."""
 
 
 def dominates(one: Costs, other: Costs) -> bool:
-    """Whether `one` is nowhere worse and somewhere better."""
+    """Whether `one` is no worse in any value and better in at least one."""
     return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
 
 
 def dominators(points: Sequence[Costs | None]) -> list[tuple[int, ...]]:
-    """For each point the indices of those on the Pareto front that dominate it; none of a point without costs.
+    """Return, for each point, the indices of the points on the Pareto front that dominate it; empty for a
+    point without costs.
 
-    The front is what nothing dominates. Whatever is dominated is so by a point of the front.
+    The front consists of the points that nothing dominates. Every dominated point is dominated by a point of
+    the front.
     """
     front = [
         index
@@ -37,10 +39,11 @@ def dominators(points: Sequence[Costs | None]) -> list[tuple[int, ...]]:
 
 
 def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, ...] | None]:
-    """For each step in the report's order the steps of the front that dominate it; None where something is unknown.
+    """Return, for each step in report order, the steps on the front that dominate it; None if a value is
+    unknown.
 
     Args:
-        target: where score and latency were measured; None: on the first one.
+        target: where score and latency were measured; None: the first target.
     """
     where = target or first_target(run)
     rows = rows_of(run, where)
@@ -52,7 +55,8 @@ def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, .
 
 
 def front(run: RunRecord) -> Section:
-    """Score against latency, the size as the bubble, and the table that says what beats what; on each target."""
+    """Build the section of the Pareto front: for each target a bubble plot (area: size) of score against
+    latency, and a table."""
     found = [shown for target in run.targets if (shown := _on(run, target)) is not None]
     if not found:
         return Section("front", "Pareto front")
@@ -67,7 +71,7 @@ def front(run: RunRecord) -> Section:
 
 
 def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
-    """The table and the figure of one target; None where fewer than two rows were measured there."""
+    """Return table and figure of one target; None if fewer than two rows were measured there."""
     read, deployed, speed = reading(run.metric), deployed_of(run), speed_of(run.task)
     lines: list[Row] = []
     points: list[Point] = []

@@ -1,4 +1,4 @@
-"""What scripts read of a run, a measured model or a `report.json`: one kind of mapping, whichever it came from."""
+"""Uniform access to the results of a run, a measured model or a `report.json`, whichever they come from."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from compress.reporting.data.row import CONTRACT_KEYS
 from compress.store.runs import find_run
 
 Report = Mapping[str, Any]
-"""What `contract` gives, and `report.json` holds."""
+"""Return value of `contract`, and content of `report.json`."""
 Result = RunRecord | Report
 
 _KEYS = ("status", "run", "task", "metric", "targets", "rows")
 
 
 def find_report(word: str, runs: Path) -> Result:
-    """The records of a run (its folder, id, or a profile's name), or what a `report.json` holds.
+    """Return the records of a run (its folder, id, or a profile's name), or the content of a `report.json`.
 
     Raises:
         UsageError: there is none, or it cannot be read.
@@ -32,10 +32,10 @@ def find_report(word: str, runs: Path) -> Result:
 
 
 def read_report(file: Path) -> Report:
-    """What a `report.json` holds.
+    """Return the content of a `report.json`.
 
     Raises:
-        UsageError: the file is missing, or is no report.
+        UsageError: the file is missing, or is not a report.
     """
     try:
         body = read_json(file, error=UsageError)
@@ -55,25 +55,26 @@ def _are_rows(rows: object) -> bool:
 
 
 def as_report(result: Result) -> Report:
-    """A result as a report."""
+    """Convert a result to a report."""
     return contract(result) if isinstance(result, RunRecord) else result
 
 
 def deployed_row(report: Report) -> Mapping[str, Any] | None:
-    """The row that is deployed; None where the run did not get that far."""
+    """Return the deployed row; None if the run did not get that far."""
     done = report["status"] in COMPLETE and report["rows"]
     return report["rows"][-1] if done and report["rows"][-1].get("status") != "failed" else None
 
 
 def baseline_row(report: Report) -> Mapping[str, Any] | None:
-    """The row of the baseline; None where the run failed before it was there."""
+    """Return the row of the baseline; None if the run failed before it."""
     return next((row for row in report["rows"] if row["role"] == "baseline"), None)
 
 
 def same_baseline(one: Report, two: Report) -> bool:
-    """Whether both were compared with the same model; not known of reports of before they named it.
+    """Whether both reports have the same baseline, by model digest (shared by a run and a measurement of its
+    file) or by cache key.
 
-    By the model itself, which a run and a measurement of its file share, or by what made it.
+    False for old reports, which contain neither.
     """
     rows = [baseline_row(report) or {} for report in (one, two)]
     names = ([row.get(key) for row in rows] for key in ("model_digest", "key"))
@@ -81,16 +82,17 @@ def same_baseline(one: Report, two: Report) -> bool:
 
 
 def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What a row holds of the target that its flat keys mean."""
+    """Return a row's measurement on the target that its flat keys refer to."""
     if row is None or not report["targets"]:
         return None
     return next((found for found in row["targets"] if found["target"] == report["targets"][0]), None)
 
 
 def same_machine(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether timings of two models were taken on the same machine, with the same threads and cores.
+    """Whether two models were timed on the same machine, with the same threads and cores.
 
-    Reports of before they named the machine have a fingerprint of machine, batch sizes and lengths together.
+    Old reports without `machine` have a joint fingerprint of machine, batch sizes and lengths, which is
+    compared instead.
     """
     machines = [each.get("machine") for each in (one, two)]
     if None in machines:
@@ -99,22 +101,23 @@ def same_machine(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
 
 
 def timing_like(found: Mapping[str, Any], timing: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What was timed of a model at the batch size and the lengths of another timing; None: it was not."""
+    """Return a model's timing at the batch size and lengths of another timing; None if there is none."""
     return next((one for one in found["latency"] if _setting(one) == _setting(timing)), None)
 
 
 def timed_words(found: Mapping[str, Any]) -> str:
-    """At which batch sizes and lengths a model was timed, in words."""
+    """Describe the batch sizes and lengths at which a model was timed."""
     return ", ".join(map(timing_words, found["latency"]))
 
 
 def memory_words(found: Mapping[str, Any]) -> str:
-    """At which batch size and lengths the peak memory was taken, in words: the first batch size that was timed."""
+    """Describe the batch size and lengths at which the peak memory was measured: the first batch size that
+    was timed."""
     return timing_words({**found["latency"][0], "lengths": found.get("memory_lengths", "real")})
 
 
 def timing_words(timing: Mapping[str, Any]) -> str:
-    """At which batch size and lengths something was timed, in words."""
+    """Describe the batch size and lengths of a timing."""
     size, lengths = _setting(timing)
     return f"batch size {size}" + ("" if lengths == "real" else f" ({lengths})")
 
@@ -124,8 +127,11 @@ def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether the peak memory of two models is that of the same batch size and lengths (see `memory_words`); reports of
-    before they said the lengths tell only the batch size."""
+    """Whether the peak memory of two models was measured at the same batch size and lengths (see
+    `memory_words`).
+
+    Lengths are ignored if one of the reports is too old to contain them.
+    """
     if not (one["latency"] and two["latency"]):
         return True
     known = {"memory_lengths" in each for each in (one, two)} == {True}
@@ -134,5 +140,6 @@ def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
 
 
 def same_memory_lengths(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether the same was run while the peak memory of two models was taken; before reports said it, all examples."""
+    """Whether the peak memory of two models was measured on the same workload; old reports used the real
+    lengths."""
     return bool(one.get("memory_lengths", "real") == two.get("memory_lengths", "real"))

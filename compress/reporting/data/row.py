@@ -1,4 +1,4 @@
-"""One step's record as one flat row under the names that scripts rely on."""
+"""A step's record as one flat row with stable key names for scripts."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ CONTRACT_KEYS = (
     "seconds",
     "artifact",
 )
-"""The fixed names of a row. Latencies, score and memory are those of the first target and its first batch size."""
+"""The stable keys of a row. Latency, score and memory are those of the first target and its first batch
+size."""
 
 
 def ordered(run: RunRecord) -> tuple[StepRecord, ...]:
-    """The steps with what is deployed last: controls and variants that end the run go before its last step."""
+    """Return the steps with the deployed one last: controls and variants at the end of the run precede its
+    last step."""
     steps = list(run.steps)
     main = [index for index, step in enumerate(steps) if step.role == "step"]
     if main:
@@ -49,12 +51,12 @@ def ordered(run: RunRecord) -> tuple[StepRecord, ...]:
 
 
 def baseline_of(run: RunRecord) -> StepRecord | None:
-    """The FP32 baseline; None where the run failed before it was there."""
+    """Return the FP32 baseline; None if the run failed before it."""
     return next((step for step in run.steps if step.role == "baseline"), None)
 
 
 def deployed_of(run: RunRecord) -> StepRecord | None:
-    """The step that is deployed; None where the run did not get that far."""
+    """Return the deployed step; None if the run did not get that far."""
     if run.status not in COMPLETE:
         return None
     last = ordered(run)[-1:]
@@ -62,73 +64,78 @@ def deployed_of(run: RunRecord) -> StepRecord | None:
 
 
 def beside_of(run: RunRecord, aside: StepRecord) -> StepRecord | None:
-    """The step that a control or a variant belongs to, whose name its own begins with; of a variant of a model that no
-    pass made, the baseline. None where the run did not get that far."""
+    """Return the step that a control or variant belongs to, whose name is a prefix of its own; else the
+    baseline.
+
+    The baseline is the partner of variants of a model that no pass produced. None if the run did not get that
+    far.
+    """
     named = [step for step in run.steps if step.role == "step" and aside.step.startswith(step.step)]
     return max(named, key=lambda step: len(step.step)) if named else baseline_of(run)
 
 
 def failed_of(run: RunRecord) -> StepRecord | None:
-    """The step that failed and ended the run, if one did; rows for comparison only end none."""
+    """Return the step whose failure ended the run, if any; failed variants do not end a run."""
     return next((step for step in run.steps if step.status == "failed" and step.role != "variant"), None)
 
 
 def first_target(run: RunRecord) -> str | None:
-    """The target that the flat keys and the budget mean."""
+    """Return the target that the flat keys and the budget refer to."""
     return run.targets[0] if run.targets else None
 
 
 def measured_on(step: StepRecord | None, target: str | None) -> TargetMeasurement | None:
-    """What was measured of a step on a target."""
+    """Return the measurement of a step on a target; None if there is none."""
     if step is None:
         return None
     return next((found for found in step.measurements if found.target == target), None)
 
 
 def all_measured(run: RunRecord, target: str | None) -> list[tuple[StepRecord, TargetMeasurement]]:
-    """The steps that were measured on a target, in the report's order, and what was measured of each."""
+    """Return the steps that were measured on a target, in report order, with their measurements."""
     found = ((step, measured_on(step, target)) for step in ordered(run))
     return [(step, measured) for step, measured in found if measured is not None]
 
 
 def accuracy_on(step: StepRecord | None, target: str | None) -> Accuracy | None:
-    """The scores of a step on a target."""
+    """Return the scores of a step on a target; None if there are none."""
     found = measured_on(step, target)
     return found.accuracy if found else None
 
 
 def metrics_beside(run: RunRecord) -> list[MetricKind]:
-    """The metrics that stand beside the primary one, where a step was scored by them."""
+    """Return the secondary metrics with a column of their own that some step was scored by."""
     scored = (found.accuracy.metrics[1:] for _, found in all_measured(run, first_target(run)))
     names = dict.fromkeys(metric.name for metrics in scored for metric in metrics)
     return [kind for kind in map(metric_kind, names) if kind.column]
 
 
 def metric_on(step: StepRecord, target: str | None, name: str) -> Metric | None:
-    """One metric of a step on a target."""
+    """Return one metric of a step on a target; None if there is none."""
     accuracy = accuracy_on(step, target)
     return next((metric for metric in accuracy.metrics if metric.name == name), None) if accuracy else None
 
 
 def examples_of(accuracy: Accuracy) -> int:
-    """How many examples a model was scored on: classified ones, texts, or given pairs; or how much of what its metric
-    counts."""
+    """Return the number of examples that a model was scored on, or of whatever its metric counts (texts,
+    pairs, tokens)."""
     return accuracy.metrics[0].n if accuracy.metrics and not accuracy.truth else len(accuracy.truth)
 
 
 def latency_on(step: StepRecord | None, target: str | None) -> Latency | None:
-    """The timings of a step on a target at its first batch size."""
+    """Return the timing of a step on a target at its first batch size; None if there is none."""
     found = measured_on(step, target)
     return found.latency[0] if found and found.latency else None
 
 
 def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) -> dict[str, Any]:
-    """The flat row of a step: the contract's keys first, then intervals and verdicts; None where there is no number.
+    """Return the flat row of a step: the contract's keys first, then intervals and verdicts; None for missing
+    numbers.
 
-    `retention` of the baseline is 1, and withheld where it is no better than chance; its `speedup` is that of the A/A
-    run, which times the same file twice. `baseline_p50_ms` is the baseline's median in the same rounds: over
-    `latency_p50_ms` it is the speed-up. Where `disturbed` is true, the timings are as they were measured, and claim
-    nothing; None: nobody knows.
+    `retention` of the baseline is 1, or None if it is no better than chance; its `speedup` is that of the A/A
+    run, which times the same file twice. `baseline_p50_ms` is the baseline's median in the same rounds:
+    divided by `latency_p50_ms` it is the speed-up. If `disturbed` is True, the timings are reported as
+    measured but are not reliable; None: unknown.
     """
     found = measured_on(step, target)
     scores = score_values(step, baseline, found)
@@ -180,7 +187,8 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
 
 
 def rows_of(run: RunRecord, target: str | None) -> list[tuple[StepRecord, dict[str, Any]]]:
-    """Each step in the report's order, and its flat row on a target, with what its task is measured by."""
+    """Return each step in report order with its flat row on a target, including the quantities of its
+    task."""
     baseline = baseline_of(run)
     return [
         (step, row_of(step, baseline, target) | quantity_values(run, step, target)) for step in ordered(run)
@@ -188,7 +196,7 @@ def rows_of(run: RunRecord, target: str | None) -> list[tuple[StepRecord, dict[s
 
 
 def speed_values(run: RunRecord, step: StepRecord, target: str | None) -> tuple[float, float, float] | None:
-    """What a plot sets a score against, with the ends of its interval; None where it was not measured, or was
+    """Return (value, low, high) of the quantity that plots set the score against; None if not measured, or
     disturbed."""
     found, shown = measured_on(step, target), speed_of(run.task)
     one = next(iter(shown.among(found.latency) if found else ()), None)
@@ -200,26 +208,26 @@ def speed_values(run: RunRecord, step: StepRecord, target: str | None) -> tuple[
 
 
 def speed_of(task: str) -> Quantity:
-    """What plots set the scores of a task against: the first median that it declares to be measured by, else that of
-    the latency of whatever was timed first."""
+    """Return the quantity that plots set a task's score against: its first declared quantity that is a
+    median, else the median latency at the first batch size."""
     own = (quantity for quantity in quantities_of(task) if quantity.statistic != "p95_ms")
     return next(own, Quantity("latency_p50_ms", "median latency", "ms", "", "p50_ms", "p50 ms"))
 
 
 def quantity_values(run: RunRecord, step: StepRecord, target: str | None) -> dict[str, float | None]:
-    """What the task of a run declares to be measured by, each at its first batch size and length."""
+    """Return the quantities that the run's task declares, each at its first batch size and length."""
     found = measured_on(step, target)
     timed = found.latency if found else ()
     return {quantity.name: quantity.first(timed) for quantity in quantities_of(run.task)}
 
 
 def disturbed_of(latency: Latency | None) -> bool | None:
-    """Whether other processes disturbed a timing beyond use; None where that is not known."""
+    """Whether other processes disturbed a timing too much to use it; None if unknown."""
     return latency.disturbance.disturbed if latency is not None and latency.disturbance is not None else None
 
 
 def claimed(values: dict[str, Any]) -> dict[str, Any]:
-    """A flat row without the timings that claim nothing, for whatever compares rows."""
+    """Return a flat row without disturbed timings, for comparisons between rows."""
     if not values["disturbed"]:
         return values
     return {
@@ -234,8 +242,10 @@ _RETENTION = ("retention", "retention_low", "retention_high")
 def score_values(
     step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement | None
 ) -> dict[str, Any]:
-    """Score, retention, their intervals and the paired verdict of one measurement; no retention beside a baseline that
-    is no better than chance."""
+    """Return score, retention, their intervals and the paired verdict of one measurement.
+
+    Retention is None if the baseline is no better than chance.
+    """
     names = ("score", "score_low", "score_high", *_RETENTION)
     if found is None:
         return dict.fromkeys((*names, "p_value", "score_verdict"))
@@ -254,11 +264,11 @@ def score_values(
         "score_verdict": accuracy.verdict,
     }
     if no_better_than_chance(step if is_baseline else baseline) is not None:
-        # A share of what is worth nothing.
+        # Retention relative to a useless baseline is meaningless.
         values |= dict.fromkeys(_RETENTION)
     return values
 
 
 def plain(value: Any) -> Any:
-    """The value, or None where it is a number that JSON does not know."""
+    """Return the value, or None if it is a NaN or infinity, which JSON does not support."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

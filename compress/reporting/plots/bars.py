@@ -1,4 +1,5 @@
-"""Bars on a logarithmic axis, one a row: quantities that span several powers of ten."""
+"""Horizontal bars on a logarithmic axis, one per row, for quantities that span several orders of
+magnitude."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from compress.reporting.render.document import Bars
 
 
 def draw_bars(plot: Bars) -> Figure:
-    """The bars in their order from above; those that are marked stand out, and a legend says what that means."""
+    """Draw the bars from top to bottom; marked ones are highlighted and explained by a legend."""
     figure = new_figure(5.6, 0.9 + 0.19 * len(plot.bars))
     axes = figure.add_subplot()
     places = range(len(plot.bars))

@@ -1,4 +1,4 @@
-"""Plots of a report as inline SVG that takes its colours and its font from the page it stands in."""
+"""Plots of a report as inline SVG that inherits colours and font from the page."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ _PLACES = (
     (-24, 12),
     (0, 30),
 )
-"""Where a name may stand beside its point, in points of 1/72 inch, the best place first."""
-_LARGEST_BUBBLE, _SMALLEST_BUBBLE = 900.0, 24.0  # area in square points of 1/72 inch
-_LOG_FROM = 3.0  # a span of values beyond this factor is shown on a logarithmic axis
-_LOG_LOSSES = 100.0  # the same of losses, whose fall itself spans much
+"""Candidate offsets of a label from its point, in points (1/72 inch), best first."""
+_LARGEST_BUBBLE, _SMALLEST_BUBBLE = 900.0, 24.0  # area in square points (1/72 inch)
+_LOG_FROM = 3.0  # values that span a larger factor are shown on a logarithmic axis
+_LOG_LOSSES = 100.0  # the same for losses, which span a large factor by themselves
 
 
 def draw(plot: Plot, name: str) -> str:
-    """The plot as an `<svg>` element; `name` keeps its inner ids apart from those of other plots on the page."""
+    """Return the plot as an `<svg>` element; `name` makes its ids distinct from those of other plots on
+    the page."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = _DRAWN_BY[type(plot)](plot)
@@ -101,7 +102,7 @@ def _plane(plot: Plane) -> Figure:
     largest = max(point.size for point in plot.points) or 1.0
     front = sorted((point for point in plot.points if point.on_front), key=lambda point: point.x[0])
     axes.plot([p.x[0] for p in front], [p.y[0] for p in front], color=MUTED, linewidth=1, zorder=1)
-    # The large ones first, so that none hides a smaller one.
+    # Largest first, so that no bubble hides a smaller one.
     for point in sorted(plot.points, key=lambda point: -point.size):
         axes.scatter(
             point.x[0],
@@ -123,16 +124,16 @@ def _plane(plot: Plane) -> Figure:
 
 
 def _bubble(point: Point, largest: float) -> float:
-    """The area of a bubble in square points."""
+    """Return the area of a bubble in square points."""
     return max(_LARGEST_BUBBLE * point.size / largest, _SMALLEST_BUBBLE)
 
 
 def _label_points(
     figure: Figure, axes: Axes, points: Sequence[Point], radii: Sequence[float] | None = None
 ) -> None:
-    """Put each name beside its point where it hides neither a point nor a name placed before it.
+    """Place each label beside its point so that it hides neither points nor labels placed before it.
 
-    `radii` are those of the points in pixels, where they are no small marks.
+    `radii` are the radii of the points in pixels; None for small markers.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -180,7 +181,7 @@ def _label_points(
 
 
 def _merged(points: Sequence[Point], centres: Sequence[Sequence[float]]) -> list[tuple[str, Point]]:
-    """One label for points that fall on one another: `quantize, export`."""
+    """Return one label for overlapping points: `quantize, export`."""
     groups: list[tuple[list[str], Point, Sequence[float]]] = []
     for point, centre in zip(points, centres, strict=True):
         for names, first, place in groups:
@@ -258,7 +259,8 @@ def _training(plot: Training) -> Figure:
 
 
 def _draw_scores(axes: Axes, plot: Training) -> None:
-    """Every score, and the best one of the last training run that has any: what is kept."""
+    """Draw all scores, and highlight the best one of the last training run with scores, whose weights are
+    kept."""
     for course in plot.courses:
         axes.plot(course.score_steps, course.scores, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
     last = [course for course in plot.courses if course.scores][-1]
@@ -279,7 +281,7 @@ def _draw_scores(axes: Axes, plot: Training) -> None:
 
 
 def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
-    """A logarithmic axis where losses of stages differ by orders of magnitude."""
+    """Use a logarithmic axis if losses of stages differ by orders of magnitude."""
     if min(losses) > 0 and max(losses) / min(losses) > _LOG_LOSSES:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=4))
@@ -290,7 +292,7 @@ def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
 
 
 def _part_courses(panels: Sequence[Axes], plot: Training) -> None:
-    """A line between one training run and the next, and their names above."""
+    """Draw a line between consecutive training runs, and their names above."""
     if len(plot.courses) < 2:
         return
     begin = 0
@@ -318,7 +320,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def _scale_x(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers where the values span more than a small factor."""
+    """Use a logarithmic axis with plain numbers if the values span more than a small factor."""
     if max(values) / min(values) >= _LOG_FROM:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(
@@ -344,7 +346,8 @@ def _colour(point: Point) -> str:
 
 
 def _inline(svg: str) -> str:
-    """The bare `<svg>` element: no prolog, no metadata, no namespaces, colours and fonts of the page."""
+    """Return the bare `<svg>` element, without prolog, metadata and namespaces, in the page's colours and
+    font."""
     svg = printable(svg[svg.index("<svg") :].strip())
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
@@ -356,7 +359,7 @@ def _inline(svg: str) -> str:
 
 
 def _inline_tag(tag: str, used: set[str]) -> str:
-    """One tag in the page's colours and font, without an id that nothing refers to."""
+    """Convert one tag to the page's colours and font, and drop its id if nothing refers to it."""
     for stand_in, variable in VARIABLES.items():
         tag = tag.replace(stand_in, variable)
     tag = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", tag)

@@ -1,11 +1,11 @@
-"""The look that all plots share: colours that the page decides, and the style of axes."""
+"""Style shared by all plots: axes, and placeholder colours that the page replaces."""
 
 from __future__ import annotations
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib draws with; in the SVG they become variables of the page's style sheet.
+# Placeholder colours for matplotlib; in the SVG they are replaced by variables of the page's style sheet.
 INK, MUTED, GRID, ACCENT, GOOD, BAD, SURFACE = (f"#0{n}0{n}0{n}" for n in "1234567")
 VARIABLES = {
     INK: "var(--ink)",
@@ -41,7 +41,7 @@ STYLE = {
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure that can be written as SVG."""
+    """Return an empty figure that can be saved as SVG."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasSVG(figure)
     return figure

@@ -1,4 +1,4 @@
-"""A report before it is HTML or Markdown: sections of paragraphs, tables and plots, as plain data."""
+"""Format-independent report content: sections of paragraphs, tables and plots, as plain data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Tone = Literal["", "good", "bad", "quiet"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, a smaller second line, and whether it is good or bad news."""
+    """One table cell: its text, a smaller second line, and its tone (good or bad news)."""
 
     text: str
     detail: str = ""
@@ -21,20 +21,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table; the first cell names it. `kind` marks it: a role, `deployed` or `failed`."""
+    """One row of a table; the first cell is its name. `kind` styles it: a role, `deployed` or `failed`."""
 
     cells: tuple[Cell, ...]
     kind: str = ""
 
 
 def row(*cells: str | Cell, kind: str = "") -> Row:
-    """A row from texts and cells."""
+    """Build a row from texts and cells."""
     return Row(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells), kind)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `text_columns` are the indices of columns that hold words, not numbers (the first always does)."""
+    """A table; `text_columns` are the indices of columns with words instead of numbers (the first always
+    has words)."""
 
     caption: str
     columns: tuple[str, ...]
@@ -44,7 +45,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Point:
-    """A model in a plane, each coordinate with its interval; `size` and `on_front` where its bubble shows them."""
+    """A model in a plot, each coordinate as (value, low, high); `size` and `on_front` are for bubble
+    plots."""
 
     label: str
     role: Role
@@ -56,7 +58,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Models in a plane; those of the pipeline are joined in order. x is better the smaller, y the larger."""
+    """Scatter plot of models; those of the pipeline are connected in order. Smaller x and larger y are
+    better."""
 
     x_label: str
     y_label: str
@@ -65,12 +68,14 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Plane(Scatter):
-    """Models as bubbles, their area that of their size; those on the Pareto front are filled and joined."""
+    """Bubble plot of models, with area proportional to their size; those on the Pareto front are filled
+    and connected."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What one step made of a quantity: from `before` to `after`, in words, and whether the data can tell the two."""
+    """Change of a quantity by one step, from `before` to `after`, also in words; `differs` if it is
+    significant."""
 
     label: str
     before: float
@@ -81,7 +86,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """A quantity from the first model to the last. `ratio`: shown on a logarithmic axis, as factors."""
+    """A quantity from the first model to the last. `ratio`: on a logarithmic axis, with changes as
+    factors."""
 
     axis_label: str
     changes: tuple[Change, ...]
@@ -91,7 +97,7 @@ class Waterfall:
 
 @dataclass(frozen=True)
 class Course:
-    """One training run: steps, losses, and the validation scores where there are any."""
+    """One training run: steps, losses, and validation scores, if there are any."""
 
     name: str
     steps: tuple[int, ...]
@@ -102,7 +108,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Training:
-    """The training runs of a step, one behind another: stages, generations, or the only one."""
+    """Consecutive training runs of a step: stages, generations, or a single one."""
 
     courses: tuple[Course, ...]
     score_label: str
@@ -111,7 +117,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Bar:
-    """A quantity, at least 0, of what `label` names; `marked` ones are told apart."""
+    """A non-negative value with its label; `marked` bars are highlighted."""
 
     label: str
     value: float
@@ -120,7 +126,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Quantities on a logarithmic axis, in their order; `marked` and `unmarked` say in words what the two kinds are."""
+    """Bars on a logarithmic axis, in order; `marked` and `unmarked` describe the two kinds in words."""
 
     axis_label: str
     bars: tuple[Bar, ...]
@@ -133,7 +139,7 @@ Plot = Scatter | Plane | Waterfall | Training | Bars
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with its caption and what it shows in words, for whoever cannot see it."""
+    """A plot with its caption and a text alternative."""
 
     plot: Plot
     caption: str
@@ -142,7 +148,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to show as it is."""
+    """Preformatted text."""
 
     language: str
     text: str
@@ -150,7 +156,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report under a heading; `key` names its place in the page."""
+    """A part of the report under a heading; `key` is its anchor in the page."""
 
     key: str
     title: str
@@ -161,12 +167,13 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to show."""
+        """Whether the section has no content."""
         return not (self.paragraphs or self.tables or self.figures or self.code)
 
 
 def section_of(key: str, title: str, *tables: Table, words: tuple[str, ...] = ()) -> Section:
-    """A section of the tables that have rows, with words that explain them; empty where none has."""
+    """Build a section from the tables that have rows, with explanatory paragraphs; empty if no table has
+    rows."""
     full = tuple(table for table in tables if table.rows)
     return Section(key, title, words if full else (), full)
 

@@ -1,4 +1,5 @@
-"""A document as one self-contained HTML page: no scripts, nothing to load, light and dark."""
+"""Render a document as one self-contained HTML page, without scripts or external resources, for light and
+dark mode."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def html(document: Document) -> str:
-    """The page. Whatever comes from the records is escaped; the plots and the style sheet are taken as they are."""
+    """Return the page. Everything from the records is escaped; plots and style sheet are inserted
+    verbatim."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -35,10 +37,11 @@ def html(document: Document) -> str:
 
 
 def _finalized(value: object) -> object:
-    """Texts without what steers a reader's eye away from what they say; the plots and the style sheet as they are."""
+    """Remove control and bidirectional formatting characters from texts; plots and style sheet are
+    unchanged."""
     return printable(value) if type(value) is str else value
 
 
 def _unbroken(text: str) -> str:
-    """No line ends between a number and its unit, nor inside `p = 0.03`."""
+    """Use no-break spaces between a number and its unit, and inside `p = 0.03`."""
     return re.sub(r"(?<=\d) (?=%|(?:ms|MB|s|min|h)\b)|(?<=\bp) (?=[=<] )|(?<=\bp [=<]) ", "\u00a0", text)

@@ -1,4 +1,4 @@
-"""A document as Markdown: the same sentences and tables; plots in words."""
+"""Render a document as Markdown, with the same sentences and tables; plots as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.reporting.render.document import Cell, Code, Document, Section, Ta
 
 
 def markdown(document: Document) -> str:
-    """The report as GitHub-flavoured Markdown. Whatever comes from the records is escaped."""
+    """Return the report as GitHub-flavoured Markdown. Everything from the records is escaped."""
     blocks = [f"# {escape(document.title)}: {escape(document.status)}", escape(document.subtitle)]
     blocks += [escape(verdict) for verdict in document.verdicts]
     if document.tiles:
@@ -25,7 +25,7 @@ def markdown(document: Document) -> str:
 
 
 def table(content: Table) -> str:
-    """One table, its caption above it."""
+    """Return one table with its caption above it."""
     marks = ["---" if n == 0 or n in content.text_columns else "---:" for n in range(len(content.columns))]
     lines = [" | ".join(escape(column) for column in content.columns), " | ".join(marks)]
     lines += [" | ".join(_cell(cell) for cell in row.cells) for row in content.rows]
@@ -33,7 +33,7 @@ def table(content: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that no Markdown reader takes for markup, on one line."""
+    """Return the text on one line, with all Markdown markup escaped."""
     text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)|^[#+-](?=\s)|^\d+(?=[.)]\s)", r"\\\g<0>", text)

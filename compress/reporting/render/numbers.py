@@ -1,4 +1,4 @@
-"""How numbers read in a report: percentages, milliseconds, factors, intervals; a dash where there is none."""
+"""Format numbers for reports: percentages, milliseconds, factors, intervals; a dash for missing values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ MISSING = "–"
 
 
 def known(value: float | None) -> TypeGuard[float]:
-    """Whether there is a finite number."""
+    """Whether a value is a finite number."""
     return value is not None and math.isfinite(value)
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits and no exponent: 0.31234 -> `0.312`, 1234.5 -> `1234`."""
+    """Format with `digits` significant digits and no exponent: 0.31234 -> `0.312`, 1234.5 -> `1234`."""
     if not known(value):
         return MISSING
     if value == 0:
@@ -25,31 +25,31 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction as a percentage: 0.9412 -> `94.1 %`."""
+    """Format a fraction as a percentage: 0.9412 -> `94.1 %`."""
     if not known(fraction):
         return MISSING
     return f"{100 * fraction:.{digits}f} %"
 
 
 def span(low: float | None, high: float | None, write: Callable[[float], str], unit: str = "") -> str:
-    """An interval, each end as `write` gives it: (20.9, 21.8) -> `20.9–21.8×`; empty where there is none."""
+    """Format an interval, each end by `write`: (20.9, 21.8) -> `20.9–21.8×`; empty if an end is missing."""
     return f"{write(low)}–{write(high)}{unit}" if known(low) and known(high) else ""
 
 
 def percent_range(low: float | None, high: float | None) -> str:
-    """An interval of fractions: (0.921, 0.957) -> `92.1–95.7 %`; empty where there is none."""
+    """Format an interval of fractions: (0.921, 0.957) -> `92.1–95.7 %`; empty if an end is missing."""
     return span(low, high, lambda fraction: f"{100 * fraction:.1f}", " %")
 
 
 def points(difference: float | None) -> str:
-    """A difference of two fractions in percentage points, signed: -0.0123 -> `−1.2`."""
+    """Format a difference of two fractions in signed percentage points: -0.0123 -> `−1.2`."""
     if not known(difference):
         return MISSING
     return signed(round(100 * difference, 1), 1)
 
 
 def signed(value: float, decimals: int) -> str:
-    """A number with its sign, the minus a real one; zero has none."""
+    """Format a number with its sign, using a real minus sign; zero has none."""
     text = f"{abs(value):.{decimals}f}"
     if float(text) == 0:
         return text
@@ -57,22 +57,22 @@ def signed(value: float, decimals: int) -> str:
 
 
 def times(factor: float | None) -> str:
-    """A factor: 21.34 -> `21.3×`, 1.043 -> `1.04×`."""
+    """Format a factor: 21.34 -> `21.3×`, 1.043 -> `1.04×`."""
     return MISSING if not known(factor) else f"{significant(factor)}×"
 
 
 def times_range(low: float | None, high: float | None) -> str:
-    """An interval of factors: (20.9, 21.8) -> `20.9–21.8×`; empty where there is none."""
+    """Format an interval of factors: (20.9, 21.8) -> `20.9–21.8×`; empty if an end is missing."""
     return span(low, high, significant, "×")
 
 
 def count(value: int | None) -> str:
-    """An integer with its thousands apart: 22713216 -> `22,713,216`."""
+    """Format an integer with thousands separators: 22713216 -> `22,713,216`."""
     return MISSING if value is None else f"{value:,}"
 
 
 def p_value(value: float | None) -> str:
-    """The p of a test: 0.0123 -> `p = 0.012`, 0.00002 -> `p < 0.001`; empty where there is none."""
+    """Format a p value: 0.0123 -> `p = 0.012`, 0.00002 -> `p < 0.001`; empty if missing."""
     if not known(value):
         return ""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}".rstrip("0").rstrip(".")

@@ -1,4 +1,5 @@
-"""A run in the terminal: one row a step as it goes, the table at the end, the budget. Narrow terminals get less."""
+"""A run in the terminal: one line per step while it runs, then the table and the budget. Narrow terminals
+show fewer columns."""
 
 from __future__ import annotations
 
@@ -35,9 +36,9 @@ from compress.tasks.table import quantities_of
 
 @dataclass(frozen=True)
 class _Column:
-    """A column, its width in characters, and the width of the terminal from which it is shown.
+    """A column: its width in characters, and the minimum terminal width at which it is shown.
 
-    `text` takes the row of a step, with the name of the run's metric as `metric`.
+    `text` formats the row of a step, which includes the name of the run's metric as `metric`.
     """
 
     title: str
@@ -48,9 +49,9 @@ class _Column:
 
 _STEP_WIDTH = 20
 _OWN_FROM = 56
-"""Characters that are left beside the columns of a task, for these to be shown."""
+"""Minimum width in characters that must remain for the standard columns beside those of a task."""
 _MARK = "~"
-"""Before a latency that other processes disturbed."""
+"""Prefix of a latency disturbed by other processes."""
 _COLUMNS = (
     _Column("score", 8, 0, lambda row: reading(row["metric"]).value(row["score"])),
     _Column("kept", 7, 56, lambda row: percent(row["retention"])),
@@ -58,7 +59,8 @@ _COLUMNS = (
         "p50 ms", 7, 0, lambda row: f"{_MARK * bool(row['disturbed'])}{significant(row['latency_p50_ms'])}"
     ),
     _Column("p95 ms", 7, 106, lambda row: significant(row["latency_p95_ms"])),
-    # The baseline in the same rounds: its median over the one of the row is the speed-up beside it.
+    # The baseline's median in the same rounds: divided by the row's median it is the speed-up in the next
+    # column.
     _Column("base ms", 7, 75, lambda row: significant(row["baseline_p50_ms"])),
     _Column("speed-up", 9, 75, lambda row: _speed(row)),
     _Column("size MB", 7, 0, lambda row: significant(row["size_mb"])),
@@ -78,9 +80,9 @@ def _speed(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class RowLine:
-    """A step that was just done as one line: its numbers on the first target of the run so far, or its error.
+    """A completed step as one line: its numbers on the first target so far, or its error.
 
-    Its columns fit the terminal that it is printed to; the header stands above the baseline.
+    The columns fit the terminal's width; the baseline is preceded by the header.
     """
 
     run: RunRecord
@@ -123,8 +125,8 @@ def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
 
 @dataclass(frozen=True)
 class RunTable:
-    """The table of a run, the baseline first, what is deployed last and in bold; where it is shown decides how many
-    columns it has."""
+    """The table of a run, the baseline first, the deployed step last and in bold; the width determines the
+    columns."""
 
     run: RunRecord
 
@@ -164,7 +166,8 @@ class RunTable:
 
 
 def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text]:
-    """One line a limit: `met`, `MISSED` or `not judged`, the limit and the value; `metric` is that of the task."""
+    """Return one line per limit: `met`, `MISSED` or `not judged`, the limit and the value; `metric` is the
+    task's metric."""
     words = {
         True: ("met     ", "green"),
         False: ("MISSED  ", "bold red"),
@@ -174,8 +177,8 @@ def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text
 
 
 def summary_lines(run: RunRecord) -> list[Text]:
-    """The outcome below the table: a baseline that is of no use, the status, the verdicts, every limit, what the
-    passes predicted, the bundle."""
+    """Return the outcome below the table: a useless baseline, the status, limits, verdicts, lines of the
+    passes, the bundle."""
     words, tone = status_words(run)
     first = useless_words(run)
     lines = [Text(text, style="bold red") for text in first]
@@ -193,8 +196,11 @@ def summary_lines(run: RunRecord) -> list[Text]:
 
 
 def _shown(run: RunRecord, width: int) -> list[_Column]:
-    """The columns that there is room for: what the task declares goes before all that is shown on wide terminals alone,
-    further scores behind the first, quantities behind the latency."""
+    """Return the columns that fit into the width.
+
+    Columns of the task take precedence over those that only wide terminals show: secondary scores before the
+    latency, quantities after it.
+    """
     scores = [_score_column(metric) for metric in metrics_beside(run)]
     own = [_own_column(quantity) for quantity in quantities_of(run.task) if quantity.column]
     while (room := width - sum(column.width + 2 for column in (*scores, *own))) < _OWN_FROM and own:
@@ -207,7 +213,7 @@ def _shown(run: RunRecord, width: int) -> list[_Column]:
 
 
 def _of_run(run: RunRecord, step: StepRecord) -> dict[str, Any]:
-    """What the columns need beside a row: the name of the metric, further scores, and which of the task's quantities
+    """Return what columns need beside a row: the metric's name, secondary scores, and which quantities
     were disturbed."""
     target = first_target(run)
     found = measured_on(step, target)
@@ -235,10 +241,10 @@ def _own_column(quantity: Quantity) -> _Column:
 
 
 def _step_width(shown: Sequence[_Column], width: int) -> int:
-    """What the columns leave for the step's name, within reason."""
+    """Return the width that remains for the step's name, within limits."""
     return max(8, min(_STEP_WIDTH, width - sum(column.width + 2 for column in shown)))
 
 
 def _aside(step: StepRecord) -> bool:
-    """Whether the row is there for comparison only."""
+    """Whether the row is for comparison only."""
     return step.role in ("control", "variant")

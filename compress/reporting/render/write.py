@@ -1,4 +1,4 @@
-"""Write the report of a run: HTML, Markdown, CSV and JSON as a whole or not at all."""
+"""Write the report of a run as HTML, Markdown, CSV and JSON, all files or none."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from compress.reporting.render.markdown import markdown
 from compress.reporting.sections.content import document
 
 KIND = "report"
-"""What the folder's marker says that it is."""
+"""Kind of the folder, as recorded in its marker file."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The files of a report; `samples` where there are texts that were written from documents; `kept` are those of
-    others that stood under these names, by their new ones."""
+    """The files of a report.
+
+    Attributes:
+        samples: None if there are no texts generated from documents.
+        kept: new paths of foreign files that had one of these names.
+    """
 
     html: Path
     markdown: Path
@@ -34,21 +38,22 @@ class ReportPaths:
 
 
 def report_folder(run: RunRecord, working: Path) -> Path:
-    """`reports/<profile>/` in the working folder.
+    """Return `reports/<profile>/` in the working folder.
 
     Raises:
-        UsageError: the run's record, which others may have written, names a place elsewhere (`outside-folder`).
+        UsageError: the run's record, which is untrusted, names a place outside it (`outside-folder`).
     """
     return inside(working / "reports", run.profile, where=f"the profile of {run.run}", error=UsageError)
 
 
 def write_report(run: RunRecord, out: Path) -> ReportPaths:
-    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there;
-    `samples.jsonl`, too, where texts were written from documents.
+    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, which is created
+    if missing.
 
-    A report that lies there as it was written is replaced; what else has one of these names is given another.
+    If texts were generated from documents, `samples.jsonl` is written too. An unmodified earlier report is
+    replaced; other files with one of these names are renamed.
     """
-    from compress.reporting.render.html import html  # matplotlib is imported for the plots of the page alone
+    from compress.reporting.render.html import html  # imports matplotlib, which only the page needs
 
     make_folder(out)
     paths = ReportPaths(out / "report.html", out / "report.md", out / "rows.csv", out / "report.json")
@@ -66,14 +71,14 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
     kept = set_aside(out, KIND, names)
     write_texts(texts)
     if paths.samples is None and not not_ours(out, KIND, ["samples.jsonl"]):
-        # Texts of an earlier report that this one does not show.
+        # Samples of an earlier report; this one has none.
         remove(out / "samples.jsonl")
     sign(out, KIND, names)
     return replace(paths, kept=tuple(kept))
 
 
 def samples(run: RunRecord) -> str:
-    """What was written from documents, with its passages, a line of JSON each."""
+    """Return the texts generated from documents, with their passages, as JSON lines."""
     found = (
         {"step": step.step, **one.model_dump()}
         for step in run.steps
@@ -84,5 +89,5 @@ def samples(run: RunRecord) -> str:
 
 
 def _as_text(value: object) -> object:
-    """The same with an apostrophe before a text that a spreadsheet would take for a formula (CWE-1236)."""
+    """Prefix texts that a spreadsheet would execute as a formula with an apostrophe (CWE-1236)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -1,4 +1,5 @@
-"""The sections on single answers: which changed against the baseline and to what, and how sure the models are."""
+"""Sections on individual predictions: which differ from the baseline's, and how well calibrated the models
+are."""
 
 from __future__ import annotations
 
@@ -19,8 +20,13 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Answers:
-    """Indices of the test examples whose answer is another than the baseline's: `fixed` is right now, `broken` was
-    right before, `other` is wrong in another way."""
+    """Indices of test examples whose prediction differs from the baseline's.
+
+    Attributes:
+        fixed: newly right.
+        broken: newly wrong.
+        other: wrong before and now, with different predictions.
+    """
 
     fixed: tuple[int, ...]
     broken: tuple[int, ...]
@@ -28,7 +34,8 @@ class Answers:
 
 
 def changed_answers(baseline: Accuracy | None, model: Accuracy | None) -> Answers | None:
-    """What changed from the baseline to a model; None where they were not scored on the same labelled examples."""
+    """Return the changed predictions of a model; None if it was not scored on the baseline's labelled
+    examples."""
     if baseline is None or model is None or paired(baseline, model) is None:
         return None
     rows = enumerate(zip(model.truth, baseline.predictions, model.predictions, strict=True))
@@ -41,7 +48,7 @@ def changed_answers(baseline: Accuracy | None, model: Accuracy | None) -> Answer
 
 
 def answers(run: RunRecord) -> Section:
-    """How many answers each step changed, and some of those that the deployed model changed."""
+    """Build the section of changed predictions: counts for each step, and examples for the deployed model."""
     target = first_target(run)
     baseline, deployed = baseline_of(run), deployed_of(run)
     before = accuracy_on(baseline, target)
@@ -67,7 +74,8 @@ def answers(run: RunRecord) -> Section:
 
 
 def calibration(run: RunRecord) -> Section:
-    """The calibration error before and after each pass, where the probabilities were recorded."""
+    """Build the section with the calibration error before and after each pass, if probabilities were
+    recorded."""
     target = first_target(run)
     lines: list[Row] = []
     before: float | None = None
@@ -96,7 +104,8 @@ def calibration(run: RunRecord) -> Section:
 def _examples(
     run: RunRecord, before: Accuracy, after: Accuracy, indices: Sequence[int], caption: str
 ) -> Table:
-    """Some examples: those of which the deployed model is most sure, where that was recorded, else the first."""
+    """Return a table of some examples: those with the deployed model's highest confidence if recorded,
+    else the first."""
     sure = after.confidence if len(after.confidence) == len(after.truth) else ()
     chosen = sorted(indices, key=lambda index: (-sure[index] if sure else 0.0, index))[:SHOWN]
     shown = any(index in run.excerpts for index in chosen)

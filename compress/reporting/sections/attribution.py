@@ -1,4 +1,5 @@
-"""What each pass added to the way from the baseline to what is deployed: the changes sum to the whole."""
+"""Attribution of the change from the baseline to the deployed model to the passes; the changes add up to
+the total."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from compress.reporting.render.numbers import MISSING, known, percent, significa
 from compress.reporting.render.scores import reading
 
 QUANTITIES = {"score": "score_change", "latency_p50_ms": "latency_p50_change_ms", "size_mb": "size_change_mb"}
-"""The keys of a row, and what its changes are called."""
+"""Keys of a row, and of the change in each."""
 
 
 def changes(run: RunRecord) -> list[dict[str, float | None]]:
-    """For each step in the report's order what it changed of each quantity, against the step that it was made of.
+    """Return, for each step in report order, the change of each quantity from the step before it.
 
-    None for the baseline, for rows beside the pipeline, and for what was not measured; the next measured step takes the
-    change over.
+    None for the baseline, for rows beside the pipeline, and for what was not measured; the next measured step
+    then includes the change.
     """
     rows = _rows(run)
     made: list[dict[str, float | None]] = [dict.fromkeys(QUANTITIES.values()) for _ in rows]
@@ -34,7 +35,8 @@ def changes(run: RunRecord) -> list[dict[str, float | None]]:
 
 
 def table(run: RunRecord) -> Table:
-    """The baseline, what each pass added, and what is deployed; below each change its share of the whole."""
+    """Return a table of the baseline, the change by each pass with its share of the total, and the
+    deployed model."""
     read = reading(run.metric)
     rows = [
         (step, values, change)

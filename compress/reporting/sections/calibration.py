@@ -1,4 +1,4 @@
-"""Whether a classifier is as sure as it is right."""
+"""Calibration of a classifier's probabilities."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ BINS = 15
 
 
 def calibration_error(confidence: Sequence[float], hits: Sequence[bool], bins: int = BINS) -> float:
-    """The expected calibration error: Guo et al. (2017), "On Calibration of Modern Neural Networks", eq. 3.
+    """Return the expected calibration error: Guo et al. (2017), "On Calibration of Modern Neural Networks",
+    eq. 3.
 
-    The examples are sorted by the probability of their prediction into `bins` intervals of equal width, each without
-    its lower and with its upper end. The error is the mean over the examples of the difference between the share of
-    right predictions in their bin and the mean probability there.
+    The examples are grouped by the probability of their prediction into `bins` intervals of equal width, open
+    at the lower end and closed at the upper one. The error is the difference between accuracy and mean
+    probability in a bin, averaged over the examples.
 
     Args:
         confidence: the probability of each prediction (n,), 0..1.
-        hits: whether it is right (n,).
+        hits: whether each prediction is right (n,).
 
     Raises:
-        ValueError: the series differ in length, are empty, or a probability is none.
+        ValueError: the lengths differ, there are no examples, or a probability is outside 0..1.
     """
     if len(confidence) != len(hits) or not hits:
         raise ValueError(f"{len(confidence)} probabilities of {len(hits)} predictions")
@@ -36,9 +37,9 @@ def calibration_error(confidence: Sequence[float], hits: Sequence[bool], bins: i
 
 
 def error_of(accuracy: Accuracy | None) -> float | None:
-    """The calibration error of recorded predictions; None where their probabilities were not recorded."""
+    """Return the calibration error of recorded predictions; None if their probabilities were not recorded."""
     hits = None if accuracy is None else hits_of(accuracy)
     if accuracy is None or not hits or len(accuracy.confidence) != len(hits):
         return None
-    # Records of before may hold a probability that rounding left above 1.
+    # Old records may contain a probability that rounding raised above 1.
     return calibration_error([min(one, 1.0) for one in accuracy.confidence], hits)

@@ -1,4 +1,4 @@
-"""The section that says which classes got worse, and what they are taken for now."""
+"""Section on the classes that got worse, and what they are confused with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _SHOWN = 15
 
 
 def classes(run: RunRecord) -> Section:
-    """The classes that the deployed model gets wrong more often than the baseline, and what it takes them for."""
+    """Build the section of classes that the deployed model gets wrong more often than the baseline, and
+    their confusions."""
     title = "Classes that got worse"
     target = first_target(run)
     baseline, deployed = accuracy_on(baseline_of(run), target), accuracy_on(deployed_of(run), target)
@@ -98,7 +99,7 @@ def _pair_rows(
 
 
 def label_name(run: RunRecord, index: int) -> str:
-    """The name of a label; its index where it has none."""
+    """Return the name of a label; its index if it has none."""
     return run.labels[index] if 0 <= index < len(run.labels) else str(index)
 
 

@@ -1,4 +1,4 @@
-"""A run as a document: which sections a report has, and in which order."""
+"""A run as a document: the sections of a report and their order."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from compress.tasks.table import TASKS
 
 
 def document(run: RunRecord) -> Document:
-    """Everything that a report of `run` says; a failed run shows what was completed, and why it ended."""
+    """Build the report of `run`; for a failed run it shows what was completed, and why it ended."""
     status, tone = headline.status_words(run)
-    # A task that is not installed here has no sections of its own.
+    # A task that is not installed here provides no sections.
     of_task = TASKS[run.task].sections if run.task in TASKS else ()
     sections = (
         headline.budget(run),

@@ -1,4 +1,4 @@
-"""The section that says what other processes did while rows were timed."""
+"""Section on interference by other processes during timing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.reporting.sections.run_sections import length_words
 
 
 def disturbances(run: RunRecord) -> Section:
-    """What else the machine did while each row was timed."""
+    """Build the section on other activity of the machine while each row was timed."""
     rows = [
         row(
             Cell(step.step, f"{target}, batch {latency.batch_size}, {length_words(latency.lengths)}"),

@@ -1,4 +1,4 @@
-"""Plain JSON values as words."""
+"""Format plain JSON values as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _SCORES = re.compile(r"(validation|train)_score(_|$)|^on_validation$|^score$")
 
 
 def as_measured(facts: Any, read: Reading, *, a_score: bool = False) -> Any:
-    """Facts with the scores that passes note, of which larger is always better, as the metric's own values."""
+    """Convert validation scores in facts, which passes record so that larger is better, to values of the
+    metric."""
     if isinstance(facts, Mapping):
         return {
             key: as_measured(fact, read, a_score=a_score or _SCORES.search(key) is not None)
@@ -25,7 +26,7 @@ def as_measured(facts: Any, read: Reading, *, a_score: bool = False) -> Any:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested JSON values as dotted keys with one line of text each, in the order they stand."""
+    """Flatten nested JSON values to dotted keys with one line of text each, in order."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -37,7 +38,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def value_words(value: Any) -> str:
-    """A JSON value as one line of text; long lists are cut, and say so."""
+    """Format a JSON value as one line of text; long lists are truncated, with their length."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:

@@ -1,4 +1,5 @@
-"""The verdict of a run: how much smaller, how much faster, what was kept, and whether the budget held."""
+"""The verdict on a run: how much smaller and faster the model is, its retention, and whether the budget
+was met."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ _UNITS = {
 
 
 def status_words(run: RunRecord) -> tuple[str, Tone]:
-    """The status in words, and whether it is good news."""
+    """Return the status in words, and its tone."""
     if run.status == "ok" and useless_words(run):
         return "Complete, but the baseline is no better than chance", "bad"
     if run.status == "ok":
@@ -59,7 +60,7 @@ def status_words(run: RunRecord) -> tuple[str, Tone]:
 
 
 def failure_reason(run: RunRecord) -> str | None:
-    """Why a run holds no deployable model; None where it does."""
+    """Return why a run has no deployable model; None if it has one."""
     if run.status in COMPLETE:
         return None
     step = failed_of(run)
@@ -73,7 +74,7 @@ def failure_reason(run: RunRecord) -> str | None:
 
 
 def verdicts(run: RunRecord) -> tuple[str, ...]:
-    """The outcome in a few plain sentences."""
+    """Return the outcome in a few sentences."""
     reason = failure_reason(run)
     useless = useless_words(run)
     if reason is not None:
@@ -108,7 +109,7 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
 
 
 def useless_words(run: RunRecord) -> tuple[str, ...]:
-    """What has to be said first of a baseline that is no better than chance; nothing of any other."""
+    """Return a warning if the baseline is no better than chance; else empty."""
     found = no_better_than_chance(baseline_of(run), run.labels)
     if found is None:
         return ()
@@ -117,7 +118,7 @@ def useless_words(run: RunRecord) -> tuple[str, ...]:
 
 
 def limit_words(limit: Limit, metric: str = "accuracy") -> str:
-    """A judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
+    """Describe a judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
     bound = "at least" if is_floor(limit.name, metric) else "at most"
     value = "withheld" if limit.value is None else limit_value(limit, limit.value, metric)
     words = (
@@ -127,7 +128,7 @@ def limit_words(limit: Limit, metric: str = "accuracy") -> str:
 
 
 def is_floor(name: str, metric: str) -> bool:
-    """Whether a limit of the budget is one that a value must not fall below."""
+    """Whether a limit of the budget is a minimum."""
     quantity = quantity_kind(name)
     if quantity is not None:
         return not quantity.smaller_is_better
@@ -135,7 +136,8 @@ def is_floor(name: str, metric: str) -> bool:
 
 
 def disturbed_words(run: RunRecord) -> list[str]:
-    """What other processes did to the rows of a run, and what can be done about it; nothing where they did nothing."""
+    """Return sentences on rows that other processes disturbed, and what to do about it; empty if there are
+    none."""
     found = [
         f"{step.step!r}" + ("" if len(run.targets) == 1 else f" on {measured.target}")
         for step in ordered(run)
@@ -158,13 +160,13 @@ def disturbed_words(run: RunRecord) -> list[str]:
 
 
 def _chose_while_disturbed(facts: Mapping[str, Any]) -> bool:
-    """Whether a pass chose by a disturbed timing; a probe chooses nothing."""
+    """Whether a pass based a choice on a disturbed timing; probes choose nothing."""
     of_parts = (facts.get(part) for part in ("target", "mixed"))
     return any(isinstance(part, dict) and part.get("timing_disturbed") is True for part in (facts, *of_parts))
 
 
 def limit_value(limit: Limit, value: float, metric: str = "accuracy") -> str:
-    """A value or bound of a limit with its unit, with enough digits to tell the two apart."""
+    """Format a value or bound of a limit with its unit, with enough digits to distinguish the two."""
     measured = limit.limit if limit.value is None else limit.value
     for digits in range(3, 10):
         texts = [_with_unit(limit.name, number, digits, metric) for number in (measured, limit.limit)]
@@ -174,7 +176,7 @@ def limit_value(limit: Limit, value: float, metric: str = "accuracy") -> str:
 
 
 def budget(run: RunRecord) -> Section:
-    """Every judged limit."""
+    """Build the section of all judged limits."""
     table = Table(
         "Limits of the budget, judged on the first target",
         ("Limit", "after step", "required", "measured", "verdict"),
@@ -201,7 +203,7 @@ def _judgement(limit: Limit) -> Cell:
 
 
 def tiles(run: RunRecord) -> tuple[Tile, ...]:
-    """The headline numbers of what is deployed against the baseline."""
+    """Return the headline numbers of the deployed model relative to the baseline."""
     baseline, deployed = baseline_of(run), deployed_of(run)
     if baseline is None or deployed is None or deployed is baseline:
         return ()

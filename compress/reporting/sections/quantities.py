@@ -1,4 +1,4 @@
-"""The section on what a task declares to be measured by, beside what all tasks are."""
+"""Section on the quantities that a task declares beside the common ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from compress.tasks.table import quantities_of
 
 
 def quantities(run: RunRecord) -> Section:
-    """Each quantity of the task at every batch size and length that it is read off, on each target."""
+    """Build the section of the task's quantities, on each target at every batch size and length they are
+    derived from."""
     declared = quantities_of(run.task)
     columns = ("Step", "batch", "timed", *(f"{each.words}, {each.unit}" for each in declared))
     tables = [

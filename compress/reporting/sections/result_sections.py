@@ -1,4 +1,4 @@
-"""The sections that say what came out: the table of steps, its plots, what each pass cost and earned, the classes."""
+"""Sections with the results: the table of steps, its plots, and the cost and gain of each pass."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from compress.tasks.table import quantities_of
 
 
 def steps(run: RunRecord) -> Section:
-    """The table: one row a step, the baseline first, what is deployed last."""
+    """Build the section with the main table: one row per step, the baseline first, the deployed step last."""
     deployed = deployed_of(run)
     own = [quantity for quantity in quantities_of(run.task) if quantity.column]
     beside = metrics_beside(run)
@@ -95,7 +95,7 @@ def steps(run: RunRecord) -> Section:
 
 
 def plane(run: RunRecord) -> Section:
-    """The score against latency and against size."""
+    """Build the section with plots of the score against latency and against size."""
     figures, read, speed, target = [], reading(run.metric), speed_of(run.task), first_target(run)
     way = "down" if read.smaller_is_better else "up"
     rows = rows_of(run, target)
@@ -140,7 +140,8 @@ def plane(run: RunRecord) -> Section:
 
 
 def passes(run: RunRecord) -> Section:
-    """What each pass cost and earned against the step before it, and each control against its own step."""
+    """Build the section that compares each pass with the step before it, and each control with its own
+    step."""
     chain = [step for step in ordered(run) if step.role in ("baseline", "step") and step.status != "failed"]
     if len(chain) < 2:
         return Section("passes", "What each pass cost and gained")
@@ -161,7 +162,7 @@ def passes(run: RunRecord) -> Section:
 
 
 def _score_cell(run: RunRecord, step: StepRecord, metric: str) -> Cell:
-    """A further score of a step, with its interval."""
+    """Return a secondary score of a step, with its interval."""
     found = metric_on(step, first_target(run), metric)
     if found is None:
         return Cell(MISSING)
@@ -243,7 +244,8 @@ def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
 
 
 def _speed_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether the speed-ups over the baseline, which no drift of the machine touches, lie apart."""
+    """Whether the intervals of the speed-ups over the baseline, which machine drift does not affect, are
+    disjoint."""
     ends = [values[key] for values in (old, new) for key in ("speedup_low", "speedup_high")]
     if not all(known(end) for end in ends):
         return False
@@ -276,7 +278,7 @@ def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
 
 
 def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ...]:
-    """Score and size from pass to pass, and the latency on each target."""
+    """Return the changes of score and size from pass to pass, and of the latency on each target."""
     read, first = reading(run.metric), first_target(run)
     lost = "points" if read.percent else "change"
     grey = "grey where the difference is not significant"
@@ -300,7 +302,7 @@ def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ..
 
 
 def _score_waterfall(run: RunRecord, chain: Sequence[StepRecord], caption: str) -> Figure | None:
-    """Changes of the score, added up, on the first target."""
+    """Return the cumulative changes of the score on the first target."""
     read, target = reading(run.metric), first_target(run)
     found = _known(run, chain, target, "score")
     changes = []
@@ -323,7 +325,7 @@ def _decimals(read: Reading) -> int:
 def _ratio_waterfall(
     run: RunRecord, chain: Sequence[StepRecord], target: str | None, key: str, label: str, caption: str
 ) -> Figure | None:
-    """Factors by which a quantity of a target shrank."""
+    """Return the factors by which a quantity on a target shrank."""
     changes = [
         Change(
             after.step,
@@ -340,7 +342,7 @@ def _ratio_waterfall(
 def _known(
     run: RunRecord, chain: Sequence[StepRecord], target: str | None, key: str
 ) -> list[tuple[StepRecord, dict[str, Any]]]:
-    """The steps of which a quantity was measured on a target, with their rows."""
+    """Return the steps for which a quantity was measured on a target, with their rows."""
     baseline = baseline_of(run)
     rows = [(step, claimed(row_of(step, baseline, target))) for step in chain]
     return [
@@ -368,7 +370,7 @@ def _waterfall(
 
 
 def _ratio_words(before: float, after: float) -> str:
-    """How much less there is: `÷15.2`; `×1.08` where there is more, `same` where nothing changed."""
+    """Format a reduction as a factor: `÷15.2`; `×1.08` for an increase, `same` for no change."""
     factor = before / after
     if significant(factor) == significant(1.0):
         return "same"

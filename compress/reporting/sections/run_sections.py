@@ -1,4 +1,4 @@
-"""The sections that say how it came out: timings everywhere, memory, noise, protocol, data, environment."""
+"""Sections on how the results were obtained: all timings, memory, noise, protocol, data, environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress.tasks.table import metric_kind
 
 
 def timings(run: RunRecord) -> Section:
-    """Every target, batch size and length that was timed."""
+    """Build the section of all timings: every target, batch size and length."""
     tables = []
     images = examples_word(run.task) == "images"
     lengths = () if images else ("lengths",)
@@ -55,7 +55,8 @@ def timings(run: RunRecord) -> Section:
 
 
 def targets(run: RunRecord) -> Section:
-    """Scores and memory on the targets beyond the first; the first one's are in the table of steps."""
+    """Build the section of scores and memory on further targets; those of the first one are in the table
+    of steps."""
     columns = ("Step", reading(run.metric).words, "retention", "against its baseline", "peak MB")
     tables = []
     for target in run.targets[1:]:
@@ -74,7 +75,7 @@ def targets(run: RunRecord) -> Section:
 
 
 def metrics(run: RunRecord) -> Section:
-    """Every metric of every step, where a task has more than its primary one."""
+    """Build the section of all metrics of every step, if the task has more than one."""
     measured = all_measured(run, first_target(run))
     scores = {step.step: found.accuracy.metrics for step, found in measured}
     names = list(dict.fromkeys(metric.name for values in scores.values() for metric in values))
@@ -107,7 +108,7 @@ def _fits(found: TargetMeasurement) -> str:
 
 
 def memory(run: RunRecord) -> Section:
-    """Memory of a process of its own, and what lies on disk."""
+    """Build the section on the memory of a separate process, and on disk usage."""
     target = first_target(run)
     measured = all_measured(run, target)
     run_meanwhile = dict.fromkeys(found.memory.lengths for _, found in measured)
@@ -163,7 +164,7 @@ def memory(run: RunRecord) -> Section:
 
 
 def protocol(run: RunRecord) -> Section:
-    """How it was measured, in words, with the noise of the machine from the run of the baseline against itself."""
+    """Build the section on how it was measured, with the machine's noise from an A/A run of the baseline."""
     words, rows = [], []
     baseline = baseline_of(run)
     images = examples_word(run.task) == "images"
@@ -207,7 +208,7 @@ def protocol(run: RunRecord) -> Section:
 
 
 def findings(run: RunRecord) -> Section:
-    """What the steps found out about their own work, beside what other sections show."""
+    """Build the section of facts recorded by the steps that no other section shows."""
     elsewhere = ("parameters", "macs", *(fact for kind in PASSES.values() for fact in kind.told))
     rows = [
         row(step.step, key, text)
@@ -230,7 +231,7 @@ def findings(run: RunRecord) -> Section:
 
 
 def data(run: RunRecord) -> Section:
-    """The splits, the labels and the seed."""
+    """Build the section of splits, labels and seed."""
     rows = tuple(row(name, count(size)) for name, size in run.splits.items())
     labels = ", ".join(run.labels[:30]) + (
         f" and {len(run.labels) - 30} more" if len(run.labels) > 30 else ""
@@ -243,7 +244,7 @@ def data(run: RunRecord) -> Section:
 
 
 def environment(run: RunRecord) -> Section:
-    """The machine, the versions, the cost."""
+    """Build the section of machine, versions and cost."""
     worked = sum(step.seconds + step.lower_seconds for step in run.steps)
     measured = sum(step.measure_seconds for step in run.steps)
     words = (
@@ -256,13 +257,14 @@ def environment(run: RunRecord) -> Section:
 
 
 def profile(run: RunRecord) -> Section:
-    """The profile that asked for all this."""
+    """Build the section with the text of the profile."""
     code = Code("yaml", run.profile_text.rstrip("\n")) if run.profile_text.strip() else None
     return Section("profile", "Profile", code=code)
 
 
 def length_words(lengths: str) -> str:
-    """What was timed: `real` -> `real lengths`, `fixed:128` -> `128 tokens`, `read:128` -> `read, 128 tokens`."""
+    """Describe the timed lengths: `real` -> `real lengths`, `fixed:128` -> `128 tokens`, `read:128` ->
+    `read, 128 tokens`."""
     what, _, length = lengths.partition(":")
     if not length:
         return f"{what} lengths"
@@ -295,7 +297,7 @@ def _protocol_words(found: TargetMeasurement, task: str) -> str:
 
 
 def _test_words(baseline: StepRecord | None, run: RunRecord) -> str:
-    """What decides whether two scores differ."""
+    """Return the test that decides whether two scores differ."""
     found = measured_on(baseline, first_target(run))
     if found is None or found.accuracy.against == "labels":
         return "McNemar's exact test on the predictions"

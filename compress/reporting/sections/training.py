@@ -1,4 +1,4 @@
-"""The section on training: how models were taught, and what their losses and scores did."""
+"""Section on training: how models were trained, with loss and score curves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.reporting.render.scores import Reading, reading
 
 
 def training(run: RunRecord) -> Section:
-    """How models were taught, training runs in a table, and their curves."""
+    """Build the section of how models were trained: tables of methods and training runs, and curves."""
     read = reading(run.metric)
     taught = [line for kind in PASSES.values() if kind.taught for line in call(kind.taught, run)]
     figures, rows = [], []
@@ -58,7 +58,7 @@ def _run_row(name: str, curve: Curve, read: Reading) -> Row:
 
 
 def _figure(name: str, curves: Sequence[Curve], read: Reading) -> Figure:
-    """One plot of all training runs of a step, each where the one before it ended."""
+    """Return one plot of all training runs of a step, each starting where the previous one ended."""
     courses, said, end = [], [], 0
     for curve in curves:
         course = _course(curve, name, end, read)
@@ -77,7 +77,7 @@ def _figure(name: str, curves: Sequence[Curve], read: Reading) -> Figure:
 
 
 def _course(curve: Curve, name: str, end: int, read: Reading) -> Course:
-    """A curve, moved behind step `end` where its own steps begin anew."""
+    """Convert a curve, shifted by `end` if its own steps start again from the beginning."""
     moved = end if curve.points[0].step <= end else 0
     losses = [(moved + point.step, point.train_loss) for point in curve.points if known(point.train_loss)]
     scores = [
