@@ -1,5 +1,4 @@
-"""Validation of examples and labels, independent of their source; all faults are found before any
-training."""
+"""Validation of examples and labels, independent of their source; all faults are found before any training."""
 
 from __future__ import annotations
 
@@ -41,15 +40,15 @@ class Labelled:
 def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind: ItemKind) -> Labelled:
     """Convert the rows of each role (`train` is required) into examples with label indices.
 
-    String labels are their own names, in sorted order. Numbers are indices into `declared`, or into the names
-    that the source provides; without either, the numbers themselves are the names, in numeric order.
+    String labels are their own names, in sorted order. Numbers are indices into `declared`, or into the names that the
+    source provides; without either, the numbers themselves are the names, in numeric order.
 
     Args:
         declared: the profile's `data.labels`.
 
     Raises:
-        DataError: an empty split; a missing, blank, damaged or mistyped item or label; a label without a name
-            or that does not occur in training; or only one class.
+        DataError: an empty split; a missing, blank, damaged or mistyped item or label; a label without a name or that
+            does not occur in training; or only one class.
     """
     faults = Faults()
     for role, each in rows.items():
@@ -247,8 +246,7 @@ def _refuse_negative(values: Mapping[str, list[Label]], rows: Mapping[str, Rows]
 def _refuse_unseen(
     values: Mapping[str, list[Label]], rows: Mapping[str, Rows], trained: Mapping[Label, str]
 ) -> None:
-    """Refuse labels of validation or test that do not occur in training; `trained` maps those that do to
-    their names."""
+    """Refuse labels of validation or test that do not occur in training; `trained` maps those that do to names."""
     faults = Faults()
     for role, each in values.items():
         for value in dict.fromkeys(each):

@@ -55,9 +55,8 @@ def split_documents(
 ) -> Splits:
     """Return the three splits of unlabelled texts; each text is kept once, in one of them.
 
-    Texts are assigned to splits before they are cut, so all parts of a text are in the same split. A text, or
-    later a part, that occurs in several splits is kept in test before validation, and in validation before
-    train.
+    Texts are assigned to splits before they are cut, so all parts of a text are in the same split. A text, or later a
+    part, that occurs in several splits is kept in test before validation, and in validation before train.
 
     Args:
         rows: rows of each role in the source (`train` is required); labels are ignored.

@@ -1,5 +1,4 @@
-"""Collects faults in data and reports them together, so that a file with three bad rows can be fixed in
-one go."""
+"""Collects faults in data and reports them together, so that a file with three bad rows can be fixed in one go."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ _SHOWN = 3
 
 
 class Faults:
-    """Faults of data, in the order found. As a context manager it collects the DataError that ends the
-    block."""
+    """Faults of data, in the order found. As a context manager it collects the DataError that ends the block."""
 
     def __init__(self) -> None:
         self._found: list[DataError] = []
@@ -67,8 +65,7 @@ def all_of(function: Callable[..., Result], *given: Iterable[Any]) -> list[Resul
 
 
 def _shown(found: list[DataError]) -> list[DataError]:
-    """Return the first few faults of each kind, and one that counts the others, located at the first of
-    them."""
+    """Return the first few faults of each kind, and one that counts the others, located at the first of them."""
     kinds: dict[str, list[DataError]] = defaultdict(list)
     for error in found:
         kinds[error.code or error.message].append(error)

@@ -27,8 +27,7 @@ class ItemKind:
         read_files: returns the contents of such files, and notes.
         read_table: reads a file of many examples.
         read_split: reads a split of a hub data set.
-        check: returns the validated items of a split, and for each the key that it shares with its
-            duplicates.
+        check: returns the validated items of a split, and for each the key that it shares with its duplicates.
     """
 
     noun: str

@@ -105,8 +105,7 @@ def _make_missing(
     seed: int,
     kind: ItemKind,
 ) -> tuple[dict[str, Examples], dict[str, list[bytes]], list[str]]:
-    """Split the missing roles off the training split; return the examples and keys of all splits, and
-    notes."""
+    """Split the missing roles off the training split; return the examples and keys of all splits, and notes."""
     splits, key_splits, notes = dict(kept), dict(keys), list[str]()
     if not fractions:
         return splits, key_splits, notes

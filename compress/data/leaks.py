@@ -1,5 +1,4 @@
-"""Keep what occurs in several splits in one only: test before validation, validation before train. Pure
-functions."""
+"""Keep what occurs in several splits in one only: test before validation, validation before train. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +12,8 @@ def kept_places(keys: Mapping[str, Sequence[Collection[bytes]]]) -> dict[str, li
     """Return, for each role in order of precedence, the indices of the examples that stay in its split.
 
     Args:
-        keys: for each role, the keys of the contents of each example; no key may occur in two splits.
+        keys: for each role, the keys of the contents of each example; one that shares a key with an example kept in a
+            preceding role is dropped.
     """
     kept: dict[str, list[int]] = {}
     held: set[bytes] = set()

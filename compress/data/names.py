@@ -34,16 +34,15 @@ def shown(path: Path | str) -> str:
 
 
 def is_split(name: str, further: Iterable[str] = ()) -> bool:
-    """Whether a file or folder of this name is a split rather than a class: a usual split name, or one of
-    `further`."""
+    """Whether a file or folder of this name is a split rather than a class: a usual split name, or one of `further`."""
     return folded(name) in {*(alias for every in _ALIASES.values() for alias in every), *map(folded, further)}
 
 
 def named_split(name: str, known: Iterable[str], where: str) -> str | None:
     """Return the split among `known` that `name` refers to; None if there is none.
 
-    An exact match takes precedence, then one that differs in case or Unicode form, then a usual name of the
-    same role (`val` for `validation`).
+    An exact match takes precedence, then one that differs in case or Unicode form, then a usual name of the same role
+    (`val` for `validation`).
 
     Raises:
         DataError: the name is ambiguous.

@@ -1,5 +1,4 @@
-"""Assign splits to the roles of training, validation and test: existing splits by name, and fractions to
-split off."""
+"""Assign splits to the roles of training, validation and test: existing splits by name, and fractions to split off."""
 
 from __future__ import annotations
 

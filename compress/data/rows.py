@@ -19,8 +19,7 @@ class Written:
 class Columns:
     """The columns that contain the texts and, if requested, their labels.
 
-    `text_key` and `label_key` are the profile keys that name them, for errors; `written` is the format of the
-    files.
+    `text_key` and `label_key` are the profile keys that name them, for errors; `written` is the format of the files.
     """
 
     text: str

@@ -26,17 +26,17 @@ def load(
 ) -> Splits:
     """Load the three splits of the data that a profile names, and its unlabelled examples.
 
-    A text or image of a held-out split is never trained on: duplicates in several named splits are kept in
-    test before validation, and in validation before train. Splits made here contain the given fraction of the
-    distinct examples of each class, selected by the hash of their content and the seed.
+    A text or image of a held-out split is never trained on: duplicates in several named splits are kept in test before
+    validation, and in validation before train. Splits made here contain the given fraction of the distinct examples of
+    each class, selected by the hash of their content and the seed.
 
     Args:
         spec: the profile's `data` section.
         base: the folder that relative paths are resolved against.
         seed: seed of the splits made here; existing splits are not changed.
         task: determines whether the examples are texts or images, and whether they have labels.
-        sample: open only some of many single-example files; the others are represented by their names, so
-            these splits are for inspection, not for training.
+        sample: open only some of many single-example files; the others are represented by their names, so these splits
+            are for inspection, not for training.
 
     Raises:
         DataError: the data cannot be used; with file and line where there is one.
@@ -48,8 +48,7 @@ def load(
 
 
 def fingerprint(spec: DataSpec, base: Path, task: str, watched: Watched | None = None) -> str | None:
-    """Return the sha256 of the names and contents of all files of the data (`unlabeled` included), or of a
-    hub commit.
+    """Return the sha256 of the names and contents of all files of the data (`unlabeled` included), or of a hub commit.
 
     Returns None for a hub data set whose commit is not in the local cache; the network is not used.
 

@@ -90,8 +90,7 @@ class Examples:
 
 
 def item_bytes(item: Item) -> bytes:
-    """Return bytes that identify an item: a text's UTF-8, an image file's bytes, or an array's shape and
-    pixels."""
+    """Return bytes that identify an item: a text's UTF-8, an image file's bytes, or an array's shape and pixels."""
     if isinstance(item, str):
         return item.encode("utf-8", "surrogatepass")
     if isinstance(item, Path):
@@ -108,8 +107,8 @@ class Splits:
     Attributes:
         labels: the label names by index; empty if the task has no labels.
         unlabeled: further examples for the teacher to label, none of which is in validation or test.
-        notes: what loading changed that the user may not expect (dropped duplicates, a detected encoding),
-            one sentence each, for the report.
+        notes: what loading changed that the user may not expect (dropped duplicates, a detected encoding), one sentence
+            each, for the report.
     """
 
     train: Examples

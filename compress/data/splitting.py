@@ -1,8 +1,8 @@
 """Make splits by the hash of each text's content, class by class.
 
-The rank of a text depends only on the seed and the text, so the order of the files does not matter, and an
-added example moves at most a few others between splits. Equal texts are one unit: they are always in the same
-split. Pure functions.
+The rank of a text depends only on the seed and the text, so the order of the files does not matter, and an added
+example moves at most a few others between splits. Equal texts are one unit: they are always in the same split. Pure
+functions.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _KEY_BYTES = 16
 
 
 def text_key(text: str) -> bytes:
-    """Return the key that equal texts share, after NFKC, case folding and collapsing white space; 16
-    bytes."""
+    """Return the key that equal texts share, after NFKC, case folding and collapsing white space; 16 bytes."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return hashlib.blake2b(plain.encode(), digest_size=_KEY_BYTES).digest()
 
 
 def group_classes(keys: Sequence[bytes], labels: NDArray[np.int64]) -> dict[int, list[bytes]]:
-    """Return the keys of the distinct texts of each class; a text with several labels counts for the most
-    frequent one (the lowest of equals).
+    """Return the keys of the distinct texts of each class.
+
+    A text with several labels counts for the most frequent one, the lowest of equally frequent ones.
 
     Args:
         keys: `text_key` of each example.
@@ -49,8 +49,8 @@ def make_parts(
 ) -> dict[bytes, int]:
     """Assign each distinct text to a part: 0 = the remainder, i = the part of `fractions[i - 1]`.
 
-    Each part takes its fraction of each class, rounded, at least one text, and leaves at least one for every
-    later part and for the remainder.
+    Each part takes its fraction of each class, rounded, at least one text, and leaves at least one for every later part
+    and for the remainder.
 
     Args:
         classes: the distinct texts of each class.

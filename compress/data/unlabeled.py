@@ -27,8 +27,7 @@ def load_unlabeled(
 
     Args:
         data: the section that contains `spec`; its columns apply here too.
-        held_out: keys of the validation and test examples, which are dropped: the student must not train on
-            them.
+        held_out: keys of the validation and test examples, which are dropped: the student must not train on them.
         trained: keys of the training examples, which are dropped too: they are in the training data already.
 
     Raises:

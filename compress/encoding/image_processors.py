@@ -1,5 +1,4 @@
-"""Image processors of transformers: load them from their config, without network or custom code, and probe
-them."""
+"""Image processors of transformers: load them from their config, without network or custom code, and probe them."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from compress.core.errors import first_line
 
 _PROBED = ((41, 67), (203, 131), (30, 30), (9, 23), (320, 487))
-"""(height, width) of the images that a processor is probed with: odd, tall, tiny, wide, larger than most
-models' input."""
+"""(height, width) of the images that a processor is probed with: odd, tall, tiny, wide, larger than most models'
+input."""
 
 
 def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
@@ -25,8 +24,7 @@ def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
         model_type: `model_type` of the model's config; determines the class if the file does not name it.
 
     Raises:
-        ValueError: there is no such class, it requires a package that is not installed, or it rejects its
-            settings.
+        ValueError: there is no such class, it requires a package that is not installed, or it rejects its settings.
     """
     name = _class_name(said, model_type)
     kind = _class(name)
@@ -48,8 +46,7 @@ def settings_of(processor: Any) -> dict[str, Any]:
 
 
 def probe(processor: Any, channels: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Yield seeded random images, uint8 (h, w) or (h, w, 3), each with the processor's output, float32
-    (channels, h, w).
+    """Yield seeded random images, uint8 (h, w) or (h, w, 3), each with the processor's float32 (channels, h, w) output.
 
     Raises:
         ValueError: the processor fails on such images, or returns no pixel values.

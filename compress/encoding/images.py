@@ -1,5 +1,4 @@
-"""Images as pixel values: resized and normalised as an artifact declares, decoded when a batch is
-requested."""
+"""Images as pixel values: resized and normalised as an artifact declares, decoded when a batch is requested."""
 
 from __future__ import annotations
 
@@ -74,8 +73,7 @@ class ImageFormat:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the `image` section of a `task.json`, with the framing values that differ from the
-        default."""
+        """Return the `image` section of a `task.json`, with the framing values that differ from the default."""
         return {
             "size": list(self.size),
             "channels": self.channels,
@@ -85,10 +83,10 @@ class ImageFormat:
         }
 
     def values(self, pixels: Pixels) -> NDArray[np.float32]:
-        """Convert an image of any size, uint8 (h, w) or (h, w, 3), to the model's input, float32 (channels,
-        height, width).
+        """Convert an image, uint8 (h, w) or (h, w, 3), to the model's input, float32 (channels, height, width).
 
-        Each value is (pixel / 255 - mean) / std, in the model's channel order; padding is 0.
+        Each value is (pixel / 255 - mean) / std, in the model's channel order; padding is 0. The image may have any
+        size.
         """
         mean, std = (np.array(each, np.float32) for each in (self.mean, self.std))
         seen = framed(pixels, self.size, self.channels, self.framing)
@@ -119,8 +117,7 @@ class ImageInputs:
         return len(self.items)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Return the images at `indices`: `pixel_values` float32 (len(indices), channels, height, width),
-        normalised.
+        """Return the images at `indices`: `pixel_values` float32 (len(indices), channels, height, width), normalised.
 
         Raises:
             DataError: an image is damaged.
@@ -132,8 +129,7 @@ class ImageInputs:
         return {PIXEL_VALUES: values}
 
     def digest(self) -> str:
-        """Return the sha256 of everything that determines the model's inputs: image contents, resizing and
-        normalisation."""
+        """Return the sha256 of everything that determines the inputs: image contents, resizing and normalisation."""
         digest = hashlib.sha256(repr((self.input_names, self.format, len(self))).encode())
         for item in self.items:
             digest.update(hashlib.sha256(item_bytes(item)).digest())

@@ -14,8 +14,7 @@ BESIDE = "beside."
 LEARNT = f"{BESIDE}learnt"
 """For language modelling: 1 for each token to predict, else 0; int64 (n, t)."""
 WRITTEN = f"{BESIDE}written"
-"""Marks texts that the student generated itself, for which only a teacher gives targets: any array, (n,
-...)."""
+"""Marks texts that the student generated itself, for which only a teacher gives targets: any array, (n, ...)."""
 _Value = TypeVar("_Value")
 
 
@@ -45,13 +44,15 @@ class Inputs(Protocol):
         """Return the sha256 of everything that is fed to a model; equal inputs have equal digests."""
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Return the examples at `indices`: token ids padded to the longest of them, int64 (len(indices),
-        length) each, or pixel values, float32 (len(indices), channels, height, width)."""
+        """Return the examples at `indices`.
+
+        Either token ids padded to the longest of them, int64 (len(indices), length) each, or pixel values, float32
+        (len(indices), channels, height, width).
+        """
 
 
 def against(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inputs:
-    """Return the inputs with the extra arrays that a scorer needs to compare outputs with the baseline's, if
-    supported.
+    """Return the inputs with the extra arrays that a scorer needs to compare outputs with the baseline's, if supported.
 
     Args:
         reference: what is stored of the baseline's outputs; None when scoring the baseline itself.
@@ -63,8 +64,7 @@ def against(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inp
 def by_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
     """Map per-example values, (n, ...), to the rows of the inputs.
 
-    A text that is cut into windows has several rows; the `documents` of its inputs hold the example index of
-    each row.
+    A text that is cut into windows has several rows; the `documents` of its inputs hold the example index of each row.
     """
     owners: NDArray[np.int64] | None = getattr(inputs, "documents", None)
     return values if owners is None else values[owners]

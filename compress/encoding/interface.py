@@ -58,8 +58,7 @@ class Interface:
         return self.width if self.width is not None or self.order is None else len(self.order)
 
     def check_outputs(self, shape: Sequence[int]) -> None:
-        """Refuse outputs (n, ...) that are not one row of values per example, or, given `order`, not one
-        value per label.
+        """Refuse outputs (n, ...) that are not one row of values per example or, given `order`, one value per label.
 
         Axes of size 1 are ignored: (n, labels, 1, 1) is the output of a head of 1 x 1 convolutions.
 
@@ -143,8 +142,7 @@ class OwnInputs:
         return hashlib.sha256(f"{self.whole.digest()} {dict(self.own)} {self.length}".encode()).hexdigest()
 
     def _padded(self, role: str, values: NDArray[Any]) -> NDArray[Any]:
-        """Pad int64 (n, longest) to (n, length): with padding ids after the tokens, and 0 in the mask and
-        the token types."""
+        """Pad int64 (n, longest) to (n, length): padding ids after the tokens, 0 in the mask and the token types."""
         if self.length is None:
             return values
         assert isinstance(self.whole, TokenInputs)

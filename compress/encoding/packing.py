@@ -1,5 +1,4 @@
-"""Packing: short texts side by side in blocks of one length, without attention across texts, to save
-padding."""
+"""Packing: short texts side by side in blocks of one length, without attention across texts, to save padding."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS, TokenInputs
 from compress.store.flat import Ragged
 
 POSITION_IDS = "position_ids"
-"""Input that restarts at 0 with each text of a block, which is how transformers models tell packed texts
-apart."""
+"""Input that restarts at 0 with each text of a block, which is how transformers models tell packed texts apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +80,10 @@ class PackedInputs:
 
 
 def packed(inputs: TokenInputs, longest: int) -> PackedInputs:
-    """Pack texts into blocks of at most `longest` tokens, longest texts first, each into the fullest block it
-    fits (best fit).
+    """Pack texts into blocks of at most `longest` tokens, by best-fit decreasing.
 
-    Deterministic. A text longer than `longest` gets a block of its own.
+    Texts are placed from the longest to the shortest, each into the fullest block it still fits. Deterministic. A text
+    longer than `longest` gets a block of its own.
     """
     blocks: list[list[int]] = []
     open_blocks: dict[int, list[int]] = defaultdict(list)

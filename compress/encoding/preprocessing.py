@@ -1,5 +1,4 @@
-"""Image preprocessing declared in a vision model's folder: its image processor converted, and verified
-numerically."""
+"""Image preprocessing declared in a vision model's folder: its image processor converted, and verified numerically."""
 
 from __future__ import annotations
 
@@ -77,8 +76,7 @@ class DeclaredImages:
         return replace(self, channels=channels)
 
     def complete(self, items: Sequence[Item], channels: int) -> ImageFormat:
-        """Return the format of a model with `channels` channels; undeclared values are computed from the
-        training images."""
+        """Return the format for `channels` channels; undeclared values are computed from the training images."""
         size = self.size or usual_size(items)[0]
         mean, std = self.normalisation or pixel_statistics(items, size, channels, self.framing)
         # If the number of channels differs, every channel uses the mean of the declared values.
@@ -92,11 +90,10 @@ class DeclaredImages:
 def declared_images(
     config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, where: str = "preprocessor_config.json"
 ) -> DeclaredImages:
-    """Return what the parsed `config.json` and `preprocessor_config.json` (None if missing) of transformers
-    declare.
+    """Return what the parsed `config.json` and `preprocessor_config.json` (None if missing) of transformers declare.
 
-    Omitted settings have the defaults of the processor's class. The result is compared with the processor
-    itself on images of unusual sizes: values must agree within 1/255.
+    Omitted settings have the defaults of the processor's class. The result is compared with the processor itself on
+    images of unusual sizes: values must agree within 1/255.
 
     Raises:
         ValueError: the image size in `config` is invalid.
@@ -226,8 +223,7 @@ def _scaled_to(family: str, said: Mapping[str, Any]) -> tuple[Resize, tuple[int,
 
 
 def _normalisation(family: str, said: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Rewrite (value * factor - offset - mean) / std as (value / 255 - mean') / std'; return (mean',
-    std')."""
+    """Rewrite (value * factor - offset - mean) / std as (value / 255 - mean') / std'; return (mean', std')."""
     factor = float(said.get("rescale_factor") or 1 / _BRIGHTEST)
     scale = _BRIGHTEST * factor if said.get("do_rescale") else _BRIGHTEST
     offset = 1.0 if said.get("rescale_offset") and said.get("do_rescale") else 0.0

@@ -29,8 +29,8 @@ class TokenInputs:
     """Token ids of one split, ragged.
 
     Attributes:
-        ids: the ids of each example, int32 (length,), special tokens included, stored contiguously (from 16
-            MiB on in a memory-mapped temporary file); any sequence of id arrays may be passed.
+        ids: the ids of each example, int32 (length,), special tokens included, stored contiguously (from 16 MiB on in a
+            memory-mapped temporary file); any sequence of id arrays may be passed.
         special_tokens: number of special tokens per example that the tokenizer adds (`[CLS]`, `[SEP]`).
     """
 
@@ -55,8 +55,7 @@ class TokenInputs:
         return self.ids
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Return the examples at `indices`, padded to the longest of them: int64 (len(indices), length)
-        each."""
+        """Return the examples at `indices`, padded to the longest of them: int64 (len(indices), length) each."""
         ids, present = self.ragged.padded(indices, self.pad_id)
         every = {
             INPUT_IDS: ids.astype(np.int64),
@@ -66,8 +65,7 @@ class TokenInputs:
         return {name: every[name] for name in self.input_names}
 
     def digest(self) -> str:
-        """Return the sha256 of everything that is fed to a model: ids, lengths, input names and padding
-        id."""
+        """Return the sha256 of everything that is fed to a model: ids, lengths, input names and padding id."""
         digest = hashlib.sha256(repr((self.input_names, self.pad_id, len(self))).encode())
         digest.update(self.lengths.tobytes())
         for block in self.ragged.flat.blocks():
@@ -117,8 +115,7 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
 
 
 def unknown_share(inputs: TokenInputs, unk_id: int) -> float:
-    """Return the fraction of the texts' tokens that are the unknown token, without special tokens; 0 if
-    there are none."""
+    """Return the fraction of unknown tokens in the texts, ignoring special tokens; 0 if there are none."""
     tokens = int(inputs.lengths.sum()) - inputs.special_tokens * len(inputs)
     unknown = sum(int(np.count_nonzero(block == unk_id)) for block in inputs.ragged.flat.blocks())
     return unknown / tokens if tokens > 0 else 0.0

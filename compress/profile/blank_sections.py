@@ -1,5 +1,4 @@
-"""Sections written without a value: an empty section means its defaults, even where the section is
-optional."""
+"""Sections written without a value: an empty section means its defaults, even where the section is optional."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from compress.profile.yaml_lines import Path_, ProfileSource, replaced
 def filled(source: ProfileSource) -> ProfileSource:
     """Return the profile with `{}` for every optional section whose key has no value.
 
-    `augment:` requests augmentation with its defaults, as `- export:` requests a bundle; plain YAML reads
-    both as `null`, which would disable the section.
+    `augment:` requests augmentation with its defaults, as `- export:` requests a bundle; plain YAML reads both as
+    `null`, which would disable the section.
     """
     values = source.values
     for path in sorted(source.blank, key=str):

@@ -1,5 +1,4 @@
-"""Check the order of the passes: each pass must accept the form of the model that the previous one
-produces."""
+"""Check the order of the passes: each pass must accept the form of the model that the previous one produces."""
 
 from __future__ import annotations
 
@@ -60,8 +59,7 @@ def chain_faults(source: ProfileSource, form: Form) -> list[Fault]:
 
 
 def _onnx_targets(source: ProfileSource, index: int, kind: str, never_onnx: str) -> list[Fault]:
-    """Return a fault for each target that cannot run a torch-only model; without targets, one for the
-    default target."""
+    """Return a fault for each target that cannot run a torch-only model; without targets, for the default one."""
     targets = source.values.get("targets")
     if not isinstance(targets, list):
         why = f"needs a target with `runtime: torch`: {never_onnx}"

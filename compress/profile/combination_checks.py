@@ -63,8 +63,7 @@ def key_faults(values: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _written(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Path_]:
-    """Yield the paths at which a profile sets a key; a key of a pass is looked up in every pass of that
-    name."""
+    """Yield the paths at which a profile sets a key; a key of a pass is looked up in every pass of that name."""
     if path[0] != "passes":
         value: Any = values
         for name in path:
@@ -152,8 +151,7 @@ def _training_faults(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> It
 
 
 def why_not_packed(finetune: FinetuneSpec, task: str) -> str | None:
-    """Return why the examples of a task cannot be packed into one sequence; None if they can, or packing
-    is off."""
+    """Return why the examples of a task cannot be packed into one sequence; None if they can, or packing is off."""
     packs = finetune.pack and not task_kind(task).writes
     return f"only texts of language models are packed, not those of {task}" if packs else None
 

@@ -1,5 +1,4 @@
-"""Convert pydantic errors into faults for the user: with the path as written in the file, and "did you
-mean" hints."""
+"""Convert pydantic errors into faults for the user: with the path as written in the file, and "did you mean" hints."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ from compress.tasks.table import task_names
 def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseModel]) -> list[Fault]:
     """Return the faults of a failed validation in file order, one per path.
 
-    Each branch of a union leaves its own error: those with the same path are merged into one fault, and
-    dropped if the same value has a fault at a deeper path.
+    Each branch of a union leaves its own error: those with the same path are merged into one fault, and dropped if the
+    same value has a fault at a deeper path.
     """
     messages: dict[Path_, list[str]] = {}
     shallow: set[Path_] = set()

@@ -1,5 +1,4 @@
-"""Load a YAML file as a `Profile`, or raise one error that lists every fault as `file:line: path: what is
-wrong`."""
+"""Load a YAML file as a `Profile`, or raise one error that lists every fault as `file:line: path: what is wrong`."""
 
 from __future__ import annotations
 
@@ -90,8 +89,7 @@ def read_profile(
 
 
 def named_models(profile: Profile) -> list[tuple[Path_, str, str]]:
-    """Return the models that a valid profile names, its teacher first, as (path in the profile, source,
-    task)."""
+    """Return the models that a valid profile names, its teacher first, as (path in the profile, source, task)."""
     task, generated = profile.task, profile.data.generated
     named: list[tuple[Path_, str, str]] = [(("teacher", "model"), profile.teacher.model, task)]
     for index, spec in enumerate(profile.specs):

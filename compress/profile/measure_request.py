@@ -35,8 +35,7 @@ class MeasureRequest(Spec):
 
 
 def sections(profile: Profile) -> dict[str, Any]:
-    """Return the sections of a profile that measuring needs, without unset defaults, which may not fit the
-    device."""
+    """Return the sections of a profile that measuring needs, without unset defaults, which may not fit the device."""
     return profile.model_dump(
         mode="json", include={"task", "seed", "data", "targets", "measure"}, exclude_unset=True
     )
@@ -68,8 +67,7 @@ def request_of(
 
 
 def name_of(model: Path) -> str:
-    """Derive the name of a run from its model: `runs/x/bundle/model.onnx` -> `bundle`, `mine.onnx` ->
-    `mine`."""
+    """Derive the name of a run from its model: `runs/x/bundle/model.onnx` -> `bundle`, `mine.onnx` -> `mine`."""
     path = model.absolute()
     own = path.name if path.is_dir() else path.parent.name if path.stem == "model" else path.stem
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-.") or "model"

@@ -160,8 +160,7 @@ def _anchor(path: str) -> str:
 
 
 def _asked(body: dict[str, Any]) -> str:
-    """Return the key and value that select this section among the alternatives at one place, such as
-    `bits: 4`."""
+    """Return the key and value that select this section among the alternatives at one place, such as `bits: 4`."""
     first = body.get("anyOf", [{}])[0].get("properties", {})
     named = ((key, body["properties"][key] | first.get(key, {})) for key in body.get("required", ()))
     return next((f"{key}: {value['const']}" for key, value in named if "const" in value), "")
@@ -234,15 +233,13 @@ def _link(body: dict[str, Any], definitions: dict[str, Any], places: dict[int, s
 
 
 def _meaning(value: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """Return the description of a key, else that of the section it refers to: the schema writes equal ones
-    only there."""
+    """Return the description of a key, else of its section: the schema writes a shared one only there."""
     described = [value, *(definitions[name] for name, _ in _references(value))]
     return next((str(each["description"]) for each in described if "description" in each), "")
 
 
 def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """Return the default as a user would write it; the default of a section is described as that of its
-    own keys."""
+    """Return the default as a user would write it; the default of a section is described as that of its own keys."""
     default = value.get("default")
     if default is None:
         return "unset"

@@ -128,13 +128,11 @@ class DataSpec(Spec):
         return {name: said[name] for name in self.SCORED_BY if name in said}
 
     def judging(self, base: Path) -> tuple[Path, ...]:
-        """Return the user's files, other than `code`, that take part in scoring; `base` is the profile's
-        folder."""
+        """Return the user's files, other than `code`, that take part in scoring; `base` is the profile's folder."""
         return ()
 
     def check(self, base: Path, *, allow_code: bool) -> None:
-        """Refuse settings that cannot be scored here, or would run code without permission; nothing of it is
-        run.
+        """Refuse settings that cannot be scored here, or would run code without permission; nothing of it is run.
 
         Raises:
             CompressError: what is refused, and why.
@@ -294,8 +292,7 @@ class MeasureSpec(PassSpecBase):
     disturbed are marked, and no claim about speed is based on them."""
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that identify a measurement, as plain JSON values; `patience_s` is not one
-        of them."""
+        """Return the settings that identify a measurement, as plain JSON values; `patience_s` is not one of them."""
         return self.model_dump(mode="json", exclude={"patience_s"})
 
 

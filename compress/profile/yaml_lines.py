@@ -52,8 +52,8 @@ class ProfileSource:
         return "".join((*said, self.text))
 
     def fault(self, path: Path_, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
-        """Return a fault at `path`, located at the `--set` option that set it, else at the line of the
-        nearest value."""
+        """Return a fault at `path`, located at the `--set` option that set it, else at the line of the closest
+        value."""
         shown = ".".join(str(part) for part in path)
         # A value replaced as a whole is no longer in the file; one created by an assignment below it never
         # was.
@@ -71,8 +71,8 @@ class ProfileSource:
 class _Loader(yaml.SafeLoader):
     """Safe loader that reads as strings what only YAML 1.1 takes for a date or a number.
 
-    `2026-01-01` stays a string, as in JSON, and so do `1:30` (90 in YAML 1.1), `1_000` and `0b1`; `010` is
-    ten (8 in YAML 1.1).
+    `2026-01-01` stays a string, as in JSON, and so do `1:30` (90 in YAML 1.1), `1_000` and `0b1`; `010` is ten (8 in
+    YAML 1.1).
     """
 
     def construct_whole(self, node: yaml.ScalarNode) -> int:
@@ -143,16 +143,14 @@ def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
 def _values_of(
     text: str, shown: str, lines: dict[Path_, int], blank: set[Path_], *, first_line: bool = True
 ) -> Any:
-    """Return the plain values of a YAML text; record the line of each in `lines`, and the paths without a
-    value in `blank`.
+    """Return the plain values of a YAML text; record their lines in `lines`, and paths without a value in `blank`.
 
     Args:
         shown: name of the text in faults.
         first_line: whether faults include line numbers.
 
     Raises:
-        ProfileError: it is not YAML, or has duplicate keys, control characters, or more values than a profile
-            may have.
+        ProfileError: it is not YAML, or has duplicate keys, control characters, or more values than a profile may have.
     """
     try:
         loader = _Loader(text)
@@ -210,8 +208,7 @@ def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSour
 
 
 def replaced(node: Any, path: Path_, value: Any) -> Any:
-    """Return a copy of `node` with the value at `path` replaced; only the last part of the path may be a
-    new key."""
+    """Return a copy of `node` with the value at `path` replaced; only the last part of the path may be a new key."""
     if not path:
         return value
     head, rest = path[0], path[1:]
@@ -240,8 +237,7 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], blank: set[Path
     Faults are duplicate or non-string keys, control characters, and too many or too deeply nested values.
     """
     if len(lines) > _MOST_VALUES or len(path) > _DEEPEST:
-        # Nested aliases multiply: a small file may expand to billions of values, and a self-reference without
-        # end.
+        # Nested aliases multiply: a small file may expand to billions of values, and a self-reference without end.
         much = f"more than {_MOST_VALUES} values" if len(lines) > _MOST_VALUES else "nested too deeply"
         return [Fault(file, _line(node), "", f"{much}: not a profile")]
     faults: list[Fault] = []

@@ -1,5 +1,4 @@
-"""Regression check of a run against an earlier report, for continuous integration: what got worse beyond
-its tolerance."""
+"""Regression check of a run against an earlier report, for continuous integration."""
 
 from __future__ import annotations
 
@@ -35,8 +34,8 @@ _ROUNDING = 1e-9
 class Tolerances:
     """Accepted regressions.
 
-    `score` is a loss in the units of `MetricKind.lost` (0.005: half a point, or half a percent of a
-    perplexity); the others are relative increases (0.10: 10 % more than before).
+    `score` is a loss in the units of `MetricKind.lost` (0.005: half a point, or half a percent of a perplexity); the
+    others are relative increases (0.10: 10 % more than before).
     """
 
     score: float = 0.005
@@ -56,8 +55,7 @@ class Judged:
         tolerance: largest accepted change; negative if a decrease is worse.
         worse: the change exceeds the tolerance.
         note: further information for the user.
-        judged: False if one of the two numbers is unreliable; then `worse` is False too, and the check does
-            not pass.
+        judged: False if one of the two numbers is unreliable; then `worse` is False too, and the check does not pass.
     """
 
     step: str
@@ -122,14 +120,14 @@ class Check:
 def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: bool = False) -> Check:
     """Judge every pipeline row of an earlier report that was measured again, matched by name.
 
-    Scores are compared directly; if both reports contain which examples were predicted correctly, the note
-    gives the result of McNemar's test. Latencies, at the report's first batch size and its lengths, are
-    medians if the machine is the same; otherwise they are speed-ups over the baseline, which was timed in
-    alternation, so that they carry over between machines (the baseline's own row has none). Quantities that
-    the task declares are judged in the same way, at their first batch size and length, unless they are not
-    medians. Because the speed of a machine varies, the baseline's row is not judged if both reports have the
-    same baseline, and a median counts as worse only if the speed-up is worse too. Timings disturbed by other
-    processes are not judged, and if a baseline is no better than chance, only regressions are reported.
+    Scores are compared directly; if both reports contain which examples were predicted correctly, the note gives the
+    result of McNemar's test. Latencies, at the report's first batch size and its lengths, are medians if the machine is
+    the same; otherwise they are speed-ups over the baseline, which was timed in alternation, so that they carry over
+    between machines (the baseline's own row has none). Quantities that the task declares are judged in the same way, at
+    their first batch size and length, unless they are not medians. Because the speed of a machine varies, the
+    baseline's row is not judged if both reports have the same baseline, and a median counts as worse only if the
+    speed-up is worse too. Timings disturbed by other processes are not judged, and if a baseline is no better than
+    chance, only regressions are reported.
 
     Args:
         now: the report to check.
@@ -137,8 +135,8 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
         deployed_only: judge only the deployed models, whatever their rows are called.
 
     Raises:
-        UsageError: a row or target is missing, the scores are of another metric or test split, or latency or
-            memory of another batch size.
+        UsageError: a row or target is missing, the scores are of another metric or test split, or latency or memory of
+            another batch size.
     """
     if (now["task"], now["metric"]) != (then["task"], then["metric"]):
         raise UsageError(
@@ -321,8 +319,7 @@ def _judged(
     called: str | None = None,
     more_is_worse: bool = True,
 ) -> list[Judged]:
-    """Judge one quantity: worse if its change exceeds the tolerance; empty if the earlier report has no
-    value.
+    """Judge one quantity: worse if its change exceeds the tolerance; empty if the earlier report has no value.
 
     Args:
         called: its name in errors.

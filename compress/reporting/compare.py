@@ -1,5 +1,4 @@
-"""Compare runs side by side: their deployed models, whether the rows are comparable, and which differences
-are significant."""
+"""Compare runs side by side: their deployed models, whether rows are comparable, which differences are significant."""
 
 from __future__ import annotations
 
@@ -204,8 +203,7 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
 
 
 def _at_first(name: str, reports: Sequence[Report]) -> list[Cell]:
-    """Return a quantity of the deployed models at the batch size and lengths at which the first model was
-    first timed for it."""
+    """Return a quantity of the deployed models, at the setting at which the first model was first timed for it."""
     found = [first_target_of(report, deployed_row(report)) for report in reports]
     timed = next((one for one in (found[0] or {"latency": ()})["latency"] if name in one), None)
     cells = []
@@ -237,16 +235,14 @@ def _score_cell(values: dict[str, Any]) -> Cell:
 
 
 def _measured(report: Report) -> Mapping[str, Any] | None:
-    """Return the first-target measurement of the deployed model, or of the baseline if nothing is
-    deployed."""
+    """Return the first-target measurement of the deployed model, or of the baseline if nothing is deployed."""
     return first_target_of(report, deployed_row(report)) or first_target_of(report, baseline_row(report))
 
 
 def _values(
     report: Report, found: Mapping[str, Any] | None, timing: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Return a row with the latencies at the batch size and lengths of `timing`; None for those not timed
-    there."""
+    """Return a row with the latencies at the batch size and lengths of `timing`; None for those not timed there."""
     if found is None:
         return None
     measured, values = first_target_of(report, found), {**found, "metric": report["metric"]}

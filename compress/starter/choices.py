@@ -34,8 +34,7 @@ class Student:
 
 
 def choose_student(model: ModelSeen, usual: Student) -> Student:
-    """Return the task's usual student, but narrower than the teacher and with fewer layers than it (at
-    least one)."""
+    """Return the task's usual student, but no wider than the teacher and at least one layer shallower if possible."""
     layers, hidden = usual.layers, usual.hidden
     if model.sizes is None:
         return usual
@@ -44,8 +43,7 @@ def choose_student(model: ModelSeen, usual: Student) -> Student:
 
 
 def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
-    """Return `max_length` and its reason: 95 % of the texts are not truncated, within the limit of the
-    model."""
+    """Return `max_length` and its reason: 95 % of the texts are not truncated, within the limit of the model."""
     if not texts:
         length, why = USUAL_LENGTH, "longer texts are cut to this many tokens"
     else:
@@ -58,8 +56,7 @@ def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
 
 
 def _lengths(texts: Sequence[str], model: ModelSeen) -> list[int]:
-    """Return the number of tokens of each text, with special tokens; estimated from words if there is no
-    `tokenizer.json`."""
+    """Return the tokens of each text, with special ones; estimated from words if there is no `tokenizer.json`."""
     file = None if model.folder is None else model.folder / TOKENIZER
     try:
         if file is not None and file.is_file():

@@ -111,8 +111,8 @@ class _Column:
 def choose_columns(table: Mapping[str, Sequence[object]]) -> Chosen:
     """Detect the columns of texts and labels, or of two texts and their similarity.
 
-    The text column is one with a usual name, else the one with the longest strings. The label column is one
-    with a usual name and few distinct values, else the one with the fewest.
+    The text column is one with a usual name, else the one with the longest strings. The label column is one with a
+    usual name and few distinct values, else the one with the fewest.
 
     Args:
         table: the first rows of each column.
@@ -128,8 +128,7 @@ def choose_columns(table: Mapping[str, Sequence[object]]) -> Chosen:
 
 
 def names_nothing(table: Mapping[str, Sequence[object]], chosen: Chosen) -> bool:
-    """Whether the first line looks like data rather than a header: a column is named like a label, or like
-    a whole text."""
+    """Whether the first line looks like data rather than a header: a column is named like a label, or like a text."""
     label = chosen.label
     if label is not None:
         values = {folded(str(value).strip()) for value in table[label]}
@@ -162,8 +161,10 @@ def _label(columns: Sequence[_Column]) -> _Column | None:
 
 
 def _rank(name: str, usual: Sequence[str]) -> int:
-    """Return the rank of a name among the usual ones: negative if equal, else the index of one that is
-    part of the name, `len(usual)` if none is."""
+    """Return the rank of a name among the usual ones.
+
+    Negative if it equals one, else the index of one that is a part of the name, or `len(usual)` if none is.
+    """
     plain = folded(name)
     if plain in usual:
         return usual.index(plain) - len(usual)

@@ -103,8 +103,7 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
 
 
 def _asks(model: ModelSeen, columns: Chosen, to_write: ToWrite) -> bool:
-    """Whether the model type is unknown, and the data consists of conversations, or of prompts with
-    answers and no labels."""
+    """Whether a model of unknown type has data of conversations, or of prompts with answers and no labels."""
     asked = to_write.messages is not None or (to_write.asked is not None and columns.label is None)
     return model.kind is None and asked
 
@@ -154,8 +153,7 @@ def _holds_images(place: Path | None, table: Mapping[str, Sequence[object]]) -> 
 
 
 def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Yield files at any depth; a link to one of the folders in `above` would recurse forever and is
-    skipped."""
+    """Yield files at any depth; a link to one of the folders in `above` would recurse forever and is skipped."""
     here = above | {os.path.realpath(folder)}
     for entry in _entries(folder):
         if entry.is_dir():
@@ -172,8 +170,7 @@ def _holds_loose_texts(place: Path | None) -> bool:
 
 
 def _table(place: Path) -> Mapping[str, Sequence[object]]:
-    """Return the first rows of a table, or of a folder's training table, by column; empty if there is
-    none."""
+    """Return the first rows of a table, or of a folder's training table, by column; empty if there is none."""
     tables = [place] if place.is_file() else [entry for entry in _entries(place) if entry.is_file()]
     tables = [file for file in tables if is_table(file)]
     if not tables:

@@ -48,8 +48,7 @@ def length_keys(found: Detected) -> Iterator[str]:
 
 
 def head_keys(found: Detected, training: str, shown: str) -> Iterator[str]:
-    """Yield whether the teacher is fine-tuned on the labels first (`training`), and the names of its
-    outputs."""
+    """Yield whether the teacher is fine-tuned on the labels first (`training`), and the names of its outputs."""
     labelling = choose_labelling(found.model, found.splits.labels if found.splits else ())
     if labelling.finetune:
         yield "  # Delete this line if the model already classifies the data's labels.\n"

@@ -29,8 +29,7 @@ _OLD_HEAD = "LMHeadModel"
 
 @dataclass(frozen=True)
 class ModelSeen:
-    """A model as described by its files; `folder` is None if it is not on this machine, or is defined by
-    code."""
+    """A model as described by its files; `folder` is None if it is not on this machine, or is defined by code."""
 
     source: str
     folder: Path | None

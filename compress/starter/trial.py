@@ -11,8 +11,7 @@ from compress.profile.yaml_lines import parse_source
 
 
 def faults_of_starter(text: str, folder: Path, model: str, data: str) -> list[Fault]:
-    """Return the faults of the profile, attributed to the model or the data because the file does not exist
-    yet.
+    """Return the faults of the profile, attributed to the model or the data because the file does not exist yet.
 
     Args:
         text: the profile.

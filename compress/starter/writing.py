@@ -52,19 +52,14 @@ budget:                         # missed: the run says so and exits with 3
 
 
 def starter_profile(model: str, data: str, folder: Path | None = None, task: str | None = None) -> str:
-    """Return the text of a valid profile for a model and data, with explanations of the keys that users
-    change first.
+    """Return the text of a valid profile for a model and data, with explanations of the keys that users change first.
 
-    Comments list what was detected in the files of both; sources that are not on this machine get the default
-    settings.
+    Comments list what was detected in the files of both; sources that are not on this machine get the default settings.
 
     Args:
-        model: a path relative to the working directory, a hub id, `package://name/folder` or
-            `python:module:function`.
-        data: a path relative to the working directory, a hub id, `package://name/folder` or
-            `sklearn://digits`.
-        folder: folder that the profile will be in, to which paths are made relative; None: the working
-            directory.
+        model: a path relative to the working directory, a hub id, `package://name/folder` or `python:module:function`.
+        data: a path relative to the working directory, a hub id, `package://name/folder` or `sklearn://digits`.
+        folder: folder that the profile will be in, to which paths are made relative; None: the working directory.
         task: the task; None: detected.
 
     Raises:
@@ -134,8 +129,7 @@ def _found(found: Detected) -> Iterator[str]:
 
 
 def _seen_from(source: str, folder: Path | None) -> str:
-    """Return a path relative to the profile's folder; sources that are not paths on this machine are
-    unchanged."""
+    """Return a path relative to the profile's folder; sources that are not paths on this machine are unchanged."""
     if source.startswith((PACKAGE, CODE, SKLEARN)) or not os.path.exists(source):
         return source
     path = Path(source)

@@ -1,5 +1,4 @@
-"""Handwritten digits bundled with scikit-learn: 1,797 images of 8 x 8 pixels (Alpaydin and Kaynak 1998,
-UCI)."""
+"""Handwritten digits bundled with scikit-learn: 1,797 images of 8 x 8 pixels (Alpaydin and Kaynak 1998, UCI)."""
 
 from __future__ import annotations
 
@@ -18,8 +17,9 @@ _BRIGHTEST = 16
 
 
 def open_digits(path: str, columns: Columns) -> Source:
-    """Return the digits as a source with one split, `train`: uint8 arrays (8, 8), grey values 0..16 scaled to
-    0..255, and labels "0" to "9".
+    """Return the digits as a source with one split, `train`.
+
+    Images are uint8 arrays (8, 8), with grey values 0..16 scaled to 0..255; labels are "0" to "9".
 
     Raises:
         DataError: a name other than `digits`, or scikit-learn is not installed.

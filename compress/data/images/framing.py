@@ -29,12 +29,12 @@ class Framing:
     """How an image of any size is converted to the model's input size.
 
     Attributes:
-        resize: `squash` to `resize_to` (height, width), or to the model's size if that is empty, ignoring the
-            aspect ratio; `shortest`: the shorter side to `resize_to[0]`, keeping the aspect ratio, with the
-            longer side limited to `resize_to[1]` if given; `within`: as large as fits into `resize_to`
-            (height, width), keeping the aspect ratio; `none`: no resizing.
-        fit: `crop` around the centre, with black borders if the image is too small; or `pad` on the right and
-            at the bottom with values that are 0 after normalisation.
+        resize: `squash` to `resize_to` (height, width), or to the model's size if that is empty, ignoring the aspect
+            ratio; `shortest`: the shorter side to `resize_to[0]`, keeping the aspect ratio, with the longer side
+            limited to `resize_to[1]` if given; `within`: as large as fits into `resize_to` (height, width), keeping the
+            aspect ratio; `none`: no resizing.
+        fit: `crop` around the centre, with black borders if the image is too small; or `pad` on the right and at the
+            bottom with values that are 0 after normalisation.
         order: order of the channels.
         transparency: `white` composites transparent pixels on white; `drop` keeps the colour that they hide.
     """
@@ -67,8 +67,7 @@ class Framing:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
     def sized(self, old: tuple[int, int], new: tuple[int, int]) -> Framing:
-        """Return the framing for a model of another size (height, width): `resize_to` is scaled in
-        proportion."""
+        """Return the framing for a model of another size (height, width): `resize_to` is scaled in proportion."""
         if old == new or not self.resize_to:
             return self
         axes = (
@@ -86,8 +85,7 @@ AS_USUAL = Framing()
 
 
 def framed(pixels: Pixels, size: tuple[int, int], channels: int, framing: Framing = AS_USUAL) -> Pixels:
-    """Return the framed pixels, (height, width, channels): of `size` (height, width), or smaller if they are
-    padded later.
+    """Return the framed pixels, (height, width, channels): of `size` (height, width), or smaller if padded later.
 
     Args:
         pixels: (h, w) or (h, w, 3) in RGB order; converted to one channel as luma (ITU-R 601).
@@ -105,8 +103,7 @@ def framed(pixels: Pixels, size: tuple[int, int], channels: int, framing: Framin
 
 
 def target_size(height: int, width: int, size: tuple[int, int], framing: Framing) -> tuple[int, int]:
-    """Return the (height, width) that an image is resized to before cropping or padding; rounded as
-    transformers does."""
+    """Return the (height, width) that an image is resized to before cropping or padding; rounded like transformers."""
     to = framing.resize_to
     if framing.resize == "none":
         return height, width
@@ -127,8 +124,7 @@ def target_size(height: int, width: int, size: tuple[int, int], framing: Framing
 
 
 def cropped(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return the centre of `size` (height, width) of an image (h, w, channels), on black where the image
-    is smaller."""
+    """Return the centre of `size` (height, width) of an image (h, w, channels), on black where the image is smaller."""
     if pixels.shape[:2] == size:
         return pixels
     out = np.zeros((*size, pixels.shape[2]), np.uint8)

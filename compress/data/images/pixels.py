@@ -1,5 +1,4 @@
-"""Decode images from files, bytes and arrays into uniform pixel arrays, and compute keys that identify equal
-images.
+"""Decode images from files, bytes and arrays into uniform pixel arrays, and compute keys that identify equal images.
 
 Images stay in their file or data set and are decoded on every access; pixels are not cached.
 """
@@ -41,12 +40,11 @@ def is_image(path: Path) -> bool:
 
 
 def pixels_of(item: Item, where: str = "image", transparency: Transparency = "white") -> Pixels:
-    """Return the pixels of an image, uint8: (height, width) if it is greyscale, else (height, width, 3) in
-    RGB order.
+    """Return the pixels of an image, uint8: (height, width) if it is greyscale, else (height, width, 3) in RGB order.
 
-    The first of several frames is used; EXIF orientation is applied; 16-bit values are reduced to 8 bits;
-    palettes and CMYK are converted to RGB; transparent pixels are composited on white. Arrays are returned
-    unchanged, except that a single channel is squeezed.
+    The first of several frames is used; EXIF orientation is applied; 16-bit values are reduced to 8 bits; palettes and
+    CMYK are converted to RGB; transparent pixels are composited on white. Arrays are returned unchanged, except that a
+    single channel is squeezed.
 
     Args:
         where: name of the image in errors, unless it is a file.
@@ -66,8 +64,7 @@ def pixels_of(item: Item, where: str = "image", transparency: Transparency = "wh
 
 
 def image_key(pixels: Pixels) -> bytes:
-    """Return the key of an image that equal images share: hash of size and RGB values, whatever the
-    format; 16 bytes."""
+    """Return the key that equal images share: a hash of size and RGB values, whatever the format; 16 bytes."""
     height, width = pixels.shape[:2]
     coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     digest = hashlib.blake2b(f"{height} {width}\0".encode(), digest_size=_KEY_BYTES)
@@ -93,11 +90,10 @@ def check_images(rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
 def pixel_statistics(
     items: Sequence[Item], size: tuple[int, int], channels: int, framing: Framing = AS_USUAL
 ) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel over all pixels of the framed images, as fractions
-    of 255.
+    """Return mean and standard deviation of each channel over all pixels of the framed images, as fractions of 255.
 
-    Images are read once, one at a time; the sums are integers, so the result does not depend on their order.
-    A constant channel has the standard deviation 1.
+    Images are read once, one at a time; the sums are integers, so the result does not depend on their order. A constant
+    channel has the standard deviation 1.
     """
     count = 0
     total = np.zeros(channels, np.int64)

@@ -69,8 +69,7 @@ def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | 
 
 
 def _item(table: Any, row: int, column: str, folder: Path, where: str) -> Item | object:
-    """Return a handle to the image in a row, the file in `folder` that the row refers to, or None if the
-    row is empty."""
+    """Return a handle to the image in a row, the file in `folder` that the row refers to, or None if it is empty."""
     value = table[row][column]
     if isinstance(value, dict):
         if value.get("bytes") is None:

@@ -1,8 +1,7 @@
 """Decode bytes in the encoding that the profile declares, or one detected from the bytes. Deterministic.
 
-UTF-8 and UTF-16 are verified by decoding the whole file; other encodings are detected by charset-normalizer
-from the lines that are not plain ASCII. Decoding is always strict: invalid bytes are refused with their line
-number.
+UTF-8 and UTF-16 are verified by decoding the whole file; other encodings are detected by charset-normalizer from the
+lines that are not plain ASCII. Decoding is always strict: invalid bytes are refused with their line number.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ _CANDIDATES = (
 """Encodings that can be detected; if two fit equally well, the earlier one is chosen."""
 
 _ANY_BYTE = frozenset(("cp1250", "cp1251", "koi8_r", "cp1253", "cp1254"))
-"""Encodings in which nearly every byte is a letter: accepted only if the letters are coherent as some
-language."""
+"""Encodings in which nearly every byte is a letter: accepted only if the letters are coherent as some language."""
 
 _CORES = {"gb18030": "gb2312", "cp932": "shift_jis", "cp949": "euc_kr"}
 """The subset of an encoding that all but rare texts use."""
@@ -108,8 +106,8 @@ def _unicode(raw: bytes, path: Path) -> str | None:
 def _without_mark(raw: bytes, path: Path) -> str:
     """Detect UTF-16 without a byte order mark.
 
-    The zero bytes of line feeds and separators are all on one side. UTF-8 with a few stray zero bytes is not
-    taken for UTF-16.
+    The zero bytes of line feeds and separators are all on one side. UTF-8 with a few stray zero bytes is not taken for
+    UTF-16.
     """
     for encoding, zeros in (("utf-16-le", raw[1::2]), ("utf-16-be", raw[::2])):
         if len(raw) % 2 == 0 and zeros.count(0) == raw.count(0) and not _is_utf_8_with_strays(raw):
@@ -123,8 +121,7 @@ def _without_mark(raw: bytes, path: Path) -> str:
 
 
 def _is_utf_8_with_strays(raw: bytes) -> bool:
-    """Whether these bytes are UTF-8 with zeros in less than a quarter, fewer than UTF-16 of mostly ASCII
-    text has."""
+    """Whether these bytes are UTF-8 with less than a quarter of zeros; UTF-16 of mostly ASCII letters has more."""
     try:
         raw.decode(UTF_8)
     except UnicodeDecodeError:
@@ -164,8 +161,7 @@ def _told(raws: Sequence[bytes], path: Path) -> str:
 
 
 def _is_rare(sample: bytes, encoding: str) -> bool:
-    """Whether the decoded text has characters only in an encoding's extensions, or kana in a Chinese
-    encoding."""
+    """Whether the decoded text has characters only in an encoding's extensions, or kana in a Chinese encoding."""
     text = sample.decode(encoding, errors="replace")
     try:
         text.encode(_CORES.get(encoding, encoding))

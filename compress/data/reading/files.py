@@ -1,7 +1,7 @@
 """Readers of csv, tsv, json, json lines and parquet files.
 
-Python's own csv and json readers are used because they know the line number of each row, and keep every value
-as written: the label `NA` stays a label, and `007` keeps its zeros.
+Python's own csv and json readers are used because they know the line number of each row, and keep every value as
+written: the label `NA` stays a label, and `007` keeps its zeros.
 """
 
 from __future__ import annotations
@@ -205,8 +205,7 @@ def _json_array(text: str, path: Path) -> list[Any]:
 
 
 def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
-    """Return the objects and their line numbers. Only line feeds end a line: JSON strings may contain
-    other separators."""
+    """Return the objects and their line numbers. Lines end at line feeds only: JSON strings may contain others."""
     objects: list[Any] = []
     lines: list[int] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -249,8 +248,7 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    """Return the `ClassLabel` names in a parquet file's metadata, as `datasets` writes them; None if there
-    are none."""
+    """Return the `ClassLabel` names in a parquet file's metadata, as `datasets` writes them; None if there are none."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])

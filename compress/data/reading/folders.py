@@ -1,13 +1,12 @@
 """Folders of data: one file per split, or one sub-folder per class with one file per example.
 
-clinc/train.csv, validation.csv, test.csv           one file per split (`dev`, `val`, `valid`, `eval`:
-validation)
+clinc/train.csv, validation.csv, test.csv           one file per split (`dev`, `val`, `valid`, `eval`: validation)
 bbc/sport/001.txt, bbc/tech/001.txt, ...            one split, `train`: one sub-folder per class
 bbc/train/sport/001.txt, bbc/test/sport/001.txt     one folder per split, each with one sub-folder per class
 notes/001.txt, notes/old/002.txt, ...               one unlabelled split, if no labels are requested
 
-Names of splits match in any case (`Train`, `TEST`), names of classes in any Unicode form; bytes of a name
-that are not UTF-8 are escaped in its label.
+Names of splits match in any case (`Train`, `TEST`), names of classes in any Unicode form; bytes of a name that are not
+UTF-8 are escaped in its label.
 """
 
 from __future__ import annotations
@@ -103,8 +102,7 @@ def _is_example(entry: Path, kind: ItemKind) -> bool:
 
 
 def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
-    """Return a note on entries of class folders that are not examples: other files, empty files, broken
-    links, folders."""
+    """Return a note on entries of class folders that are not examples: other or empty files, broken links, folders."""
     found: Counter[str] = Counter()
     for entry in entries:
         if entry.is_dir():
@@ -123,8 +121,7 @@ def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
 
 
 def _files_below(folder: Path, kind: ItemKind, above: frozenset[str] = frozenset()) -> list[Path]:
-    """Like `_files`, at any depth; a link to one of the folders in `above` would recurse forever and is
-    skipped."""
+    """Like `_files`, at any depth; a link to one of the folders in `above` would recurse forever and is skipped."""
     here = above | {os.path.realpath(folder)}
     deeper = [
         file

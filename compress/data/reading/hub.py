@@ -67,8 +67,7 @@ def split_rows(dataset: Any, where: str, columns: Columns, items: Callable[[str]
 
 
 def cached_commit(path: str, revision: str | None) -> str | None:
-    """Return the commit that a revision of a data set refers to, according to the local cache; no network
-    access."""
+    """Return the commit that a revision of a data set refers to, according to the local cache; no network access."""
     if revision and _COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -84,8 +83,7 @@ def cached_commit(path: str, revision: str | None) -> str | None:
 
 
 def _load_cached(path: str, name: str | None, commit: str) -> Any:
-    """Return the splits that an earlier download of this exact commit left in the cache; None if there are
-    none.
+    """Return the splits that an earlier download of this exact commit left in the cache; None if there are none.
 
     `datasets` itself would fall back to any cached commit, after retrying for half a minute.
     """

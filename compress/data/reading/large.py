@@ -1,8 +1,7 @@
-"""Large tables and text folders: streamed into a file, whereas the standard readers hold everything in
-memory.
+"""Large tables and text folders: streamed into a file, whereas the standard readers hold everything in memory.
 
-Anything unusual (another encoding, a fault, a value that is not a string) is left to the standard readers,
-which report what is wrong and where.
+Anything unusual (another encoding, a fault, a value that is not a string) is left to the standard readers, which report
+what is wrong and where.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ class _Unusual(Exception):
 
 
 def read_large(path: Path, columns: Columns) -> Rows | None:
-    """Return the rows of a large file, conversations as JSON; None if the standard readers have to read
-    it."""
+    """Return the rows of a large file, conversations as JSON; None if the standard readers have to read it."""
     ending, written, notes = path.suffix.lower(), columns.written, list[str]()
     reader = _READERS.get(ending)
     labelled = columns.label is not None and columns.label_key != _ANSWERS

@@ -1,5 +1,4 @@
-"""Inspect data without opening every file: read all names and tables, but only some of the single-example
-files."""
+"""Inspect data without opening every file: read all names and tables, but only some of the single-example files."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ MOST_TEXTS = 10_000
 
 
 def sampled(kind: ItemKind) -> ItemKind:
-    """Return the kind with only some files opened, evenly spaced; the other files are represented by their
-    names."""
+    """Return the kind with only some files opened, evenly spaced; the other files are represented by their names."""
     if kind.of_images:
         return replace(kind, check=partial(_check_some, kind))
     return replace(kind, read_files=partial(_read_some, kind))

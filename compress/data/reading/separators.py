@@ -39,8 +39,8 @@ def separated_by(text: str, usual: str, declared: str | None = None) -> tuple[st
 def find_separator(text: str, usual: str) -> str:
     """Return the separator of a table, `usual` unless another one fits better.
 
-    It has to divide the header. Among several that do, the one with which most of the first rows have as many
-    fields as the header wins, then `usual`, then the one that yields the most fields.
+    It has to divide the header. Among several that do, the one with which most of the first rows have as many fields as
+    the header wins, then `usual`, then the one that yields the most fields.
     """
     head = text[:HEAD]
     if not any(mark in head for mark in SEPARATORS if mark != usual):
@@ -56,8 +56,7 @@ def find_separator(text: str, usual: str) -> str:
 
 
 def _fields(head: str, mark: str) -> list[int]:
-    """Return the number of fields in the header and in each of the first rows, as far as they can be
-    parsed."""
+    """Return the number of fields in the header and in each of the first rows, as far as they can be parsed."""
     counts: list[int] = []
     try:
         for row in csv.reader(io.StringIO(head, newline=""), delimiter=mark, strict=True):

@@ -40,8 +40,7 @@ def count_of(student: StudentSpec) -> int:
 
 
 def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:
-    """Return the sizes of a student that is cut out of the teacher; None if it is not, or its sizes are
-    unknown."""
+    """Return the sizes of a student that is cut out of the teacher; None if it is not, or its sizes are unknown."""
     if teacher is None or not student.is_cut:
         return None
     hidden = student.hidden_size or teacher.hidden
@@ -51,8 +50,7 @@ def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | 
 
 
 def smaller_decoder(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
-    """Return the decoder that a student becomes, if it is cut out of a decoder of known sizes; None
-    otherwise."""
+    """Return the decoder that a student becomes, if it is cut out of a decoder of known sizes; None otherwise."""
     if not student.is_cut or config is None or config.get("model_type") not in DECODERS:
         return None
     if encoder_sizes(config) is None:
@@ -71,8 +69,8 @@ def student_config(student: StudentSpec, config: Config | None, files: ModelFile
 def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:
     """Return the tokenizer model: `WordPiece`, `BPE`, `Unigram` or `WordLevel`; None if no file shows it.
 
-    Old `tokenizer.json` files have no `type`, so it is inferred from their content; without a
-    `tokenizer.json`, from the names of the files in the folder.
+    Old `tokenizer.json` files have no `type`, so it is inferred from their content; without a `tokenizer.json`, from
+    the names of the files in the folder.
     """
     tokenizer = files.json(source, "tokenizer.json")
     model = tokenizer.get("model") if tokenizer is not None else None

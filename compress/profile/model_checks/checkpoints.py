@@ -1,5 +1,4 @@
-"""Properties of a checkpoint that loading it as a plain model would lose: found from its files, without
-loading anything.
+"""Properties of a checkpoint that would be lost by loading it as a plain model: found without loading anything.
 
 `validate` checks every model that is on this machine; a run checks those of the hub once they are downloaded.
 """
@@ -95,8 +94,7 @@ def several_models() -> Problem:
 
 
 def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
-    """Yield each model of the profile: the path that names it, its source, and whether its own head is
-    used."""
+    """Yield each model of the profile: the path that names it, its source, and whether its own head is used."""
     yield ("teacher", "model"), profile.teacher.model, profile.teacher.finetune is None
     for index, spec in enumerate(profile.specs):
         for named in spec.named_models():
@@ -104,8 +102,7 @@ def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
 
 
 def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[Problem]:
-    """Yield a problem if an image model is used without training and its preprocessing is not declared
-    anywhere."""
+    """Yield a problem if an image model is used without training and its preprocessing is not declared anywhere."""
     if task_kind(profile.task).items != "image" or not head or profile.data.preprocess is not None:
         return
     if not any((folder / name).is_file() for name in _SAY_OF_IMAGES) and (folder / "config.json").is_file():
@@ -155,8 +152,7 @@ def head_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _packed(folder: Path) -> Iterator[Problem]:
-    """Yield a problem at the first integer or 8-bit weight, or weight that no transformers class has, of
-    each file."""
+    """Yield a problem at the first integer or 8-bit weight, or weight that no transformers class has, of each file."""
     for file in sorted(folder.glob("*.safetensors")):
         if file.name.startswith("adapter_"):
             continue

@@ -24,8 +24,7 @@ from compress.tasks.table import task_kind, writing_task
 
 
 def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
-    """Yield what the families of the models in a valid profile cannot do, as far as their configs are
-    known."""
+    """Yield what the families of the models in a valid profile cannot do, as far as their configs are known."""
     config = files.config(profile.teacher.model)
     lowered = _is_lowered(profile, profile.specs)
     yield from _unusable(("teacher", "model"), profile.teacher.model, profile.task, files, lowered=lowered)
@@ -103,8 +102,7 @@ def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
 
 
 def _is_lowered(profile: Profile, further: tuple[PassSpec, ...]) -> bool:
-    """Whether a model followed by these passes is exported to ONNX: for a target that runs it, or by one
-    of the passes."""
+    """Whether a model followed by these passes is exported to ONNX, for a target or by one of the passes."""
     for spec in further:
         if any(student.model is not None for _, student in spec.students()[-1:]):
             break

@@ -66,8 +66,7 @@ class ModelFiles:
         return found
 
     def mapping(self, file: Path) -> dict[str, Any] | None:
-        """Like `parsed`, but None if the file is missing or unreadable, which is reported where it is
-        loaded."""
+        """Like `parsed`, but None if the file is missing or unreadable, which is reported where it is loaded."""
         try:
             return self.parsed(file)
         except (CompressError, OSError):
@@ -79,8 +78,7 @@ class ModelFiles:
         return None if folder is None else self.mapping(folder / name)
 
     def config(self, source: str | None) -> dict[str, Any] | None:
-        """Return the `config.json` of a model; None if the model is not on this machine, or is not of
-        transformers."""
+        """Return the `config.json` of a model; None if the model is not on this machine, or is not of transformers."""
         if source is not None and source.startswith(CONFIG):
             spec = decoder_of(source)
             return dict(spec.fresh.config(positions=spec.positions))

@@ -1,5 +1,4 @@
-"""Whether lengths, students and vocabularies fit the models of a valid profile, as far as their files
-show."""
+"""Whether lengths, students and vocabularies fit the models of a valid profile, as far as their files show."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ _NO_TRIMMING = {
 
 
 def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
-    """Yield the sizes in a profile that exceed what a model allows; models not on this machine are
-    skipped."""
+    """Yield the sizes in a profile that exceed what a model allows; models not on this machine are skipped."""
     if task_kind(profile.task).items != "image":
         yield from _lengths(profile, files)
     model: str | None = profile.teacher.model
@@ -86,8 +84,7 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
 
 
 def too_long(wanted: int, most: int | None, who: str) -> str | None:
-    """Return why a model limited to `most` tokens cannot be timed at lengths that need `wanted`; None if
-    it can."""
+    """Return why a model limited to `most` tokens cannot be timed at lengths that need `wanted`; None if it can."""
     if most is None or wanted <= most:
         return None
     return f"measuring time and memory at these lengths needs {wanted} tokens, but {who} takes {most} at most"

@@ -50,16 +50,14 @@ def header_config(fields: Mapping[str, str]) -> Config | None:
 
 
 def cut_by(fields: Mapping[str, str]) -> str | None:
-    """Return the key in `RULES` of the tokenizer's pre-tokenization; None if it is no byte-level BPE, or
-    the rules are unknown."""
+    """Return the tokenizer's pre-tokenization as a key of `RULES`; None if unknown, or if it is no byte-level BPE."""
     if fields.get("tokenizer.ggml.model") != _BYTES_JOINED:
         return None
     return rules_named(fields.get("tokenizer.ggml.pre", ""))
 
 
 def joins_letters(fields: Mapping[str, str]) -> bool:
-    """Whether the tokenizer is a SentencePiece BPE: it merges characters, in the order of the scores of
-    the merged pieces."""
+    """Whether the tokenizer is a SentencePiece BPE: it merges characters in the order of the merged pieces' scores."""
     return fields.get("tokenizer.ggml.model") == _LETTERS_JOINED
 
 

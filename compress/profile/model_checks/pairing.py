@@ -1,5 +1,4 @@
-"""Compatibility of student and teacher (model type, tokenizer), from their files, before anything is
-loaded."""
+"""Compatibility of student and teacher (model type, tokenizer), from their files, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ class Pairing:
     """Whether the outputs are per token, so that every comparison is token by token."""
 
     def unlike(self, files: ModelFiles) -> str | None:
-        """Return which two of the models are known to have different tokenizers, in words; None if none
-        are."""
+        """Return which two of the models are known to have different tokenizers, in words; None if none are."""
         for one in self.teachers:
             if _unlike(one.source, self.learner.source, files):
                 return f"{self.learner.name} and {one.name} have different tokenizers"
@@ -56,8 +54,8 @@ class Pairing:
 def recovery_faults(
     spec: Spec, model: str | None, teacher: str, files: ModelFiles, *, by_token: bool
 ) -> Iterator[Found]:
-    """Yield the losses of a pass's recovery that cannot compare the changed model with the teacher, at
-    keys below the pass."""
+    """Yield the losses of a pass's recovery that cannot compare the changed model with the teacher, at keys of the
+    pass."""
     recovery = recovery_of(spec)
     if recovery is None:
         return
@@ -112,8 +110,7 @@ def _unlike(first: str | None, second: str | None, files: ModelFiles) -> bool:
 
 
 def _cutting(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """Return what determines how texts are tokenized: the tokens without their ids, which trimming
-    changes, and the rules."""
+    """Return what determines how texts are tokenized: the rules, and the tokens without ids, which trimming changes."""
     found = tokenizer.get("model")
     model = found if isinstance(found, dict) else {}
     if isinstance(model.get("vocab"), dict):

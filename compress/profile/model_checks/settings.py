@@ -1,5 +1,4 @@
-"""Settings in a model's `config.json` that make transformers download or import code: overridden, or
-refused."""
+"""Settings in a model's `config.json` that make transformers download or import code: overridden, or refused."""
 
 from __future__ import annotations
 
@@ -82,16 +81,14 @@ def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the config and model classes in `auto_map`: custom code in the model's folder or in another
-    repository."""
+    """Return the config and model classes in `auto_map`: custom code in the model's folder or in another repository."""
     found = config.get("auto_map")
     named = [found.get(kind) for kind in ("AutoConfig", "AutoModel")] if isinstance(found, Mapping) else []
     return tuple(entry.rpartition(".")[2] for entry in named if isinstance(entry, str))
 
 
 def _settings(value: Any, depth: int) -> Iterator[tuple[str | None, Any]]:
-    """Yield every key and value of the mappings nested in a value; (None, None) where the nesting is too
-    deep."""
+    """Yield every key and value of the mappings nested in a value; (None, None) where the nesting is too deep."""
     if depth > _DEEPEST:
         yield None, None
     elif isinstance(value, Mapping):

@@ -1,5 +1,4 @@
-"""Checks of a model's tokenizer files before they are loaded: whether they are readable, preservable, and
-fit the model."""
+"""Checks of tokenizer files before they are loaded: whether they are readable, preservable, and fit the model."""
 
 from __future__ import annotations
 

@@ -35,8 +35,7 @@ class BudgetSpec(PassSpecBase):
 
 @cache
 def budget_spec(task: str) -> type[BudgetSpec]:
-    """Return the schema of a task's budget: the limits of every task, and one for each quantity that it
-    measures."""
+    """Return the schema of a task's budget: the limits of every task, and one for each quantity that it measures."""
     limits: dict[str, Any] = {
         quantity.name: (
             Annotated[float, Field(gt=0)] | None,

@@ -1,5 +1,4 @@
-"""Whether a model's outputs may be used to train others: the user names and confirms its licence; some are
-known to forbid it."""
+"""Licences of training on model outputs: the user names and confirms them, and some are known to forbid it."""
 
 from __future__ import annotations
 
@@ -80,8 +79,7 @@ FORBIDDING = (
 
 
 def forbidding(license_name: str, model: str) -> Forbids | None:
-    """Return the known terms, by licence or model name, that forbid training other models on a model's
-    outputs."""
+    """Return the known terms, by licence or model name, that forbid training other models on a model's outputs."""
     license_name = re.sub(r"[\s_]+", "-", license_name.strip().lower())
     for one in FORBIDDING:
         if re.fullmatch(one.licenses, license_name) or re.fullmatch(one.models, model.strip().lower()):

@@ -50,8 +50,7 @@ class PreprocessSpec(Spec):
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of pixel values in 0..1, each as one number for all channels or one
-        per channel."""
+        """Mean and standard deviation of pixel values in 0..1, each one number for all channels or one per channel."""
         mean, std = (each if isinstance(each, tuple) else (each,) for each in (self.mean, self.std))
         return tuple(one / self.scale for one in mean), tuple(one / self.scale for one in std)
 

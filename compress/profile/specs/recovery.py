@@ -1,5 +1,4 @@
-"""Recovery training after a pass that damaged the model, against outputs or hidden states of the profile's
-teacher."""
+"""Recovery training after a pass that damaged the model, against outputs or hidden states of the profile's teacher."""
 
 from __future__ import annotations
 
@@ -50,12 +49,11 @@ def recovery_of(spec: Spec) -> tuple[str, RecoverySpec] | None:
 def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list[LossSpec]:
     """Return the losses of recovery training.
 
-    By default the first registered loss that restores the outputs of this task; without a teacher, the task's
-    loss on labels.
+    By default the first registered loss that restores the outputs of this task; without a teacher, the task's loss on
+    labels.
 
     Raises:
-        PassError: there are neither labels nor a teacher, or no registered loss compares outputs of this
-            task.
+        PassError: there are neither labels nor a teacher, or no registered loss compares outputs of this task.
     """
     if spec.losses is not None:
         return [entry.body for entry in spec.losses]

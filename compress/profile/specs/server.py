@@ -137,8 +137,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _is_near(host: str) -> bool:
-    """Whether a host is this machine or has a private address; False for other names, which may resolve to
-    any address."""
+    """Whether a host is this machine or a private address; False for other names, which may resolve to any address."""
     if host == "localhost":
         return True
     try:

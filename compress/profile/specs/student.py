@@ -80,8 +80,7 @@ class StudentSpec(PassSpecBase):
 
     @property
     def is_cut(self) -> bool:
-        """Whether the student is cut out of the model before it; otherwise it is a ready-made or a fresh
-        model."""
+        """Whether the student is cut out of the model before it; otherwise it is a ready-made or a fresh model."""
         return self.model is None and self.architecture is None
 
     @property

@@ -13,11 +13,10 @@ from compress.reporting.sections.calibration import error_of
 
 
 def derived_columns(run: RunRecord) -> list[dict[str, Any]]:
-    """Return, for each step in report order, its calibration error, its changes and what dominates it; None
-    if unknown.
+    """Return, for each step in report order, its calibration error, its changes and what dominates it; None if unknown.
 
-    `answers_*` count test examples whose prediction differs from the baseline's. `dominated_by` lists the
-    steps on the Pareto front that dominate the step; it is empty for a step on the front.
+    `answers_*` count test examples whose prediction differs from the baseline's. `dominated_by` lists the steps on the
+    Pareto front that dominate the step; it is empty for a step on the front.
     """
     baseline, target = baseline_of(run), first_target(run)
     before = accuracy_on(baseline, target)

@@ -31,9 +31,8 @@ _COUNTS = ("parameters", "macs", "answers_fixed", "answers_broken", "answers_oth
 def rows(run: RunRecord) -> pd.DataFrame:
     """Return one row per step, the baseline first and the deployed step last.
 
-    The columns are those of the contract, then intervals and verdicts, then those of further batch sizes,
-    lengths and targets, with the setting in brackets: `latency_p50_ms[phone b8]`, `speedup[phone b8
-    fixed:128]`, `score[phone]`.
+    The columns are those of the contract, then intervals and verdicts, then those of further batch sizes, lengths and
+    targets, with the setting in brackets: `latency_p50_ms[phone b8]`, `speedup[phone b8 fixed:128]`, `score[phone]`.
     """
     frame = pd.DataFrame(
         [
@@ -49,9 +48,9 @@ def rows(run: RunRecord) -> pd.DataFrame:
 def contract(run: RunRecord) -> dict[str, Any]:
     """Return what `compress report --json` prints: plain JSON values, deterministic for the same records.
 
-    `status` is `ok`, `budget_missed`, `not_judged` or `failed`; interrupted and unfinished runs count as
-    failed, and `reason` says so. Each row contains the contract's keys, its status and, under `targets`,
-    every target and batch size.
+    `status` is `ok`, `budget_missed`, `not_judged` or `failed`; interrupted and unfinished runs count as failed, and
+    `reason` says so. Each row contains the contract's keys, its status and, under `targets`, every target and batch
+    size.
     """
     baseline = baseline_of(run)
     useless = no_better_than_chance(baseline, run.labels)
@@ -135,8 +134,10 @@ def _latency_values(latency: Latency) -> dict[str, Any]:
 
 
 def test_split(run: RunRecord, found: TargetMeasurement) -> str:
-    """Return a digest that identifies the test split: that of its label names in order, or of its examples
-    if not scored against labels."""
+    """Return a digest that identifies the test split.
+
+    It covers the labels by name, in order; if the model was not scored against labels, the examples.
+    """
     if found.accuracy.against != "labels" and found.accuracy.examples is not None:
         return found.accuracy.examples
     labels = run.labels

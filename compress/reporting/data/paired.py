@@ -17,8 +17,7 @@ from compress.tasks.table import metric_kind
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Result of a paired test of a second model against a first: `better`, `worse` or `no difference`, and
-    the p value."""
+    """Result of a paired test of a second model against a first: `better`, `worse` or `no difference`; the p value."""
 
     verdict: Verdict
     p_value: float | None
@@ -31,8 +30,8 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Paired:
-    """Counts of examples that two models predict correctly: `both`; `lost`: only the first; `gained`: only
-    the second."""
+    """Counts of examples that `both` models, only the first (`lost`) or only the second (`gained`) predict
+    correctly."""
 
     both: int
     lost: int
@@ -62,9 +61,9 @@ def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
 def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest | None:
     """Test two models of a run on the same examples, by McNemar's test on their predictions.
 
-    Without predictions (embeddings, language models), a comparison with the baseline uses the recorded test.
-    Two other models differ if their retention intervals, or if unknown their score intervals, do not overlap,
-    which is more conservative than a paired test. None if the models were not scored on the same examples.
+    Without predictions (embeddings, language models), a comparison with the baseline uses the recorded test. Two other
+    models differ if their retention intervals, or if unknown their score intervals, do not overlap, which is more
+    conservative than a paired test. None if the models were not scored on the same examples.
     """
     pair = paired(first, second)
     if pair is not None:
@@ -82,8 +81,10 @@ def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest |
 
 
 def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether two reports have scores on the same examples of a target: equal counts and, where recorded,
-    equal digests of labels and examples."""
+    """Whether two reports have scores on the same examples of a target.
+
+    Their counts must be equal and, where both reports contain them, the digests of labels and examples.
+    """
     digests = ([each.get(key) for each in (one, two)] for key in ("test_split", "test_examples"))
     alike = all(None in pair or pair[0] == pair[1] for pair in digests)
     return one["examples"] == two["examples"] and alike
@@ -98,8 +99,7 @@ def other_split(metric: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> 
 
 
 def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> PairedTest | None:
-    """Like `paired_test`, from two reports' values of a target: `test_split`, `hits`, and `metrics` with
-    their intervals."""
+    """Like `paired_test`, but from two reports' values of a target: `test_split`, `hits`, and `metrics`."""
     if None in (first.get("test_split"), second.get("test_split")) or not same_split(first, second):
         return None
     if first.get("hits") is not None and second.get("hits") is not None:
@@ -115,8 +115,7 @@ def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> Paired
 
 
 def _kept(model: Accuracy) -> Metric | None:
-    """Return a model's retention as a metric, for which it was paired with the baseline; None if it has no
-    interval."""
+    """Return a model's retention as a metric, for which it was paired with the baseline; None if it has no interval."""
     if model.retention is None or model.retention_low is None or model.retention_high is None:
         return None
     return Metric(
@@ -144,8 +143,7 @@ def hits_of(accuracy: Accuracy) -> tuple[bool, ...] | None:
 
 
 def packed(hits: Sequence[bool]) -> str:
-    """Encode four examples per hexadecimal digit, the first as the highest bit, padded with zeros: (1, 0,
-    1, 1, 1) -> `b8`."""
+    """Encode four hits per hexadecimal digit, the first as highest bit, padded with zeros: (1, 0, 1, 1, 1) -> `b8`."""
     return np.packbits(np.asarray(hits, bool)).tobytes().hex()[: -(-len(hits) // 4)]
 
 
@@ -162,8 +160,7 @@ def unpacked(text: str, examples: int) -> tuple[bool, ...]:
 
 
 def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tuple[float, float] | None:
-    """Return the 95 % interval of the ratio of the model's score to the baseline's, as recorded or from
-    paired predictions.
+    """Return the 95 % interval of the retention (model score / baseline score), as recorded or from paired predictions.
 
     None if nothing was recorded and the metric is not accuracy, or the examples differ.
     """
@@ -176,12 +173,11 @@ def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tup
 
 
 def ratio_interval(pair: Paired) -> tuple[float, float] | None:
-    """Return the 95 % interval of P(second is right) / P(first is right); valid without discordant examples
-    too.
+    """Return the 95 % interval of P(second is right) / P(first is right); valid without discordant examples too.
 
-    Bonett and Price (2006), "Confidence intervals for a ratio of binomial proportions based on paired data",
-    Statistics in Medicine 25: two Wilson intervals, at a level for which their quotient has the right
-    coverage. None if one of the models is never right.
+    Bonett and Price (2006), "Confidence intervals for a ratio of binomial proportions based on paired data", Statistics
+    in Medicine 25: two Wilson intervals, at a level for which their quotient has the right coverage. None if one of the
+    models is never right.
     """
     n = pair.both + pair.lost + pair.gained
     first, second = pair.both + pair.lost, pair.both + pair.gained

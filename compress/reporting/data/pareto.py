@@ -21,11 +21,10 @@ def dominates(one: Costs, other: Costs) -> bool:
 
 
 def dominators(points: Sequence[Costs | None]) -> list[tuple[int, ...]]:
-    """Return, for each point, the indices of the points on the Pareto front that dominate it; empty for a
-    point without costs.
+    """Return, for each point, the indices of the points on the Pareto front that dominate it.
 
-    The front consists of the points that nothing dominates. Every dominated point is dominated by a point of
-    the front.
+    The front consists of the points that nothing dominates. Every dominated point is dominated by a point of the front.
+    Points without costs have no dominators.
     """
     front = [
         index
@@ -39,8 +38,7 @@ def dominators(points: Sequence[Costs | None]) -> list[tuple[int, ...]]:
 
 
 def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, ...] | None]:
-    """Return, for each step in report order, the steps on the front that dominate it; None if a value is
-    unknown.
+    """Return, for each step in report order, the steps on the front that dominate it; None if a value is unknown.
 
     Args:
         target: where score and latency were measured; None: the first target.
@@ -55,8 +53,7 @@ def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, .
 
 
 def front(run: RunRecord) -> Section:
-    """Build the section of the Pareto front: for each target a bubble plot (area: size) of score against
-    latency, and a table."""
+    """Build the section of the Pareto front: a table and a bubble plot (area: size on disk) for each target."""
     found = [shown for target in run.targets if (shown := _on(run, target)) is not None]
     if not found:
         return Section("front", "Pareto front")

@@ -71,10 +71,9 @@ def baseline_row(report: Report) -> Mapping[str, Any] | None:
 
 
 def same_baseline(one: Report, two: Report) -> bool:
-    """Whether both reports have the same baseline, by model digest (shared by a run and a measurement of its
-    file) or by cache key.
+    """Whether both reports have the same baseline, by model digest or by cache key.
 
-    False for old reports, which contain neither.
+    The digest is shared by a run and a measurement of its file. False for old reports, which contain neither.
     """
     rows = [baseline_row(report) or {} for report in (one, two)]
     names = ([row.get(key) for row in rows] for key in ("model_digest", "key"))
@@ -91,8 +90,8 @@ def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[st
 def same_machine(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     """Whether two models were timed on the same machine, with the same threads and cores.
 
-    Old reports without `machine` have a joint fingerprint of machine, batch sizes and lengths, which is
-    compared instead.
+    Old reports without `machine` have a joint fingerprint of machine, batch sizes and lengths, which is compared
+    instead.
     """
     machines = [each.get("machine") for each in (one, two)]
     if None in machines:
@@ -111,8 +110,7 @@ def timed_words(found: Mapping[str, Any]) -> str:
 
 
 def memory_words(found: Mapping[str, Any]) -> str:
-    """Describe the batch size and lengths at which the peak memory was measured: the first batch size that
-    was timed."""
+    """Describe the batch size and lengths at which the peak memory was measured: the first timed batch size."""
     return timing_words({**found["latency"][0], "lengths": found.get("memory_lengths", "real")})
 
 
@@ -127,8 +125,7 @@ def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether the peak memory of two models was measured at the same batch size and lengths (see
-    `memory_words`).
+    """Whether the peak memory of two models was measured at the same batch size and lengths (see `memory_words`).
 
     Lengths are ignored if one of the reports is too old to contain them.
     """
@@ -140,6 +137,5 @@ def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
 
 
 def same_memory_lengths(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether the peak memory of two models was measured on the same workload; old reports used the real
-    lengths."""
+    """Whether the peak memory of two models was measured on the same workload; old reports used the real lengths."""
     return bool(one.get("memory_lengths", "real") == two.get("memory_lengths", "real"))

@@ -36,13 +36,11 @@ CONTRACT_KEYS = (
     "seconds",
     "artifact",
 )
-"""The stable keys of a row. Latency, score and memory are those of the first target and its first batch
-size."""
+"""The stable keys of a row. Latency, score and memory are those of the first target and its first batch size."""
 
 
 def ordered(run: RunRecord) -> tuple[StepRecord, ...]:
-    """Return the steps with the deployed one last: controls and variants at the end of the run precede its
-    last step."""
+    """Return the steps with the deployed one last: controls and variants at the end of the run precede it."""
     steps = list(run.steps)
     main = [index for index, step in enumerate(steps) if step.role == "step"]
     if main:
@@ -64,11 +62,9 @@ def deployed_of(run: RunRecord) -> StepRecord | None:
 
 
 def beside_of(run: RunRecord, aside: StepRecord) -> StepRecord | None:
-    """Return the step that a control or variant belongs to, whose name is a prefix of its own; else the
-    baseline.
+    """Return the step that a control or variant belongs to, whose name is a prefix of its own; else the baseline.
 
-    The baseline is the partner of variants of a model that no pass produced. None if the run did not get that
-    far.
+    The baseline is the partner of variants of a model that no pass produced. None if the run did not get that far.
     """
     named = [step for step in run.steps if step.role == "step" and aside.step.startswith(step.step)]
     return max(named, key=lambda step: len(step.step)) if named else baseline_of(run)
@@ -117,8 +113,7 @@ def metric_on(step: StepRecord, target: str | None, name: str) -> Metric | None:
 
 
 def examples_of(accuracy: Accuracy) -> int:
-    """Return the number of examples that a model was scored on, or of whatever its metric counts (texts,
-    pairs, tokens)."""
+    """Return the number of examples that a model was scored on, or of whatever its metric counts."""
     return accuracy.metrics[0].n if accuracy.metrics and not accuracy.truth else len(accuracy.truth)
 
 
@@ -129,13 +124,12 @@ def latency_on(step: StepRecord | None, target: str | None) -> Latency | None:
 
 
 def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) -> dict[str, Any]:
-    """Return the flat row of a step: the contract's keys first, then intervals and verdicts; None for missing
-    numbers.
+    """Return the flat row of a step: the contract's keys first, then intervals and verdicts; None for missing numbers.
 
-    `retention` of the baseline is 1, or None if it is no better than chance; its `speedup` is that of the A/A
-    run, which times the same file twice. `baseline_p50_ms` is the baseline's median in the same rounds:
-    divided by `latency_p50_ms` it is the speed-up. If `disturbed` is True, the timings are reported as
-    measured but are not reliable; None: unknown.
+    `retention` of the baseline is 1, or None if it is no better than chance; its `speedup` is that of the A/A run,
+    which times the same file twice. `baseline_p50_ms` is the baseline's median in the same rounds: divided by
+    `latency_p50_ms` it is the speed-up. If `disturbed` is True, the timings are reported as measured but are not
+    reliable; None: unknown.
     """
     found = measured_on(step, target)
     scores = score_values(step, baseline, found)
@@ -187,8 +181,7 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
 
 
 def rows_of(run: RunRecord, target: str | None) -> list[tuple[StepRecord, dict[str, Any]]]:
-    """Return each step in report order with its flat row on a target, including the quantities of its
-    task."""
+    """Return each step in report order with its flat row on a target, including the quantities of its task."""
     baseline = baseline_of(run)
     return [
         (step, row_of(step, baseline, target) | quantity_values(run, step, target)) for step in ordered(run)
@@ -196,8 +189,7 @@ def rows_of(run: RunRecord, target: str | None) -> list[tuple[StepRecord, dict[s
 
 
 def speed_values(run: RunRecord, step: StepRecord, target: str | None) -> tuple[float, float, float] | None:
-    """Return (value, low, high) of the quantity that plots set the score against; None if not measured, or
-    disturbed."""
+    """Return (value, low, high) of the quantity of `speed_of`; None if it was not measured, or was disturbed."""
     found, shown = measured_on(step, target), speed_of(run.task)
     one = next(iter(shown.among(found.latency) if found else ()), None)
     if one is None or one.disturbed or not known(one.p50_ms) or one.p50_ms <= 0:
@@ -208,8 +200,11 @@ def speed_values(run: RunRecord, step: StepRecord, target: str | None) -> tuple[
 
 
 def speed_of(task: str) -> Quantity:
-    """Return the quantity that plots set a task's score against: its first declared quantity that is a
-    median, else the median latency at the first batch size."""
+    """Return the quantity that plots set a task's score against.
+
+    This is the first median among the quantities that the task declares, else the median latency at the first batch
+    size.
+    """
     own = (quantity for quantity in quantities_of(task) if quantity.statistic != "p95_ms")
     return next(own, Quantity("latency_p50_ms", "median latency", "ms", "", "p50_ms", "p50 ms"))
 

@@ -1,5 +1,4 @@
-"""Horizontal bars on a logarithmic axis, one per row, for quantities that span several orders of
-magnitude."""
+"""Horizontal bars on a logarithmic axis, one per row, for quantities that span several orders of magnitude."""
 
 from __future__ import annotations
 

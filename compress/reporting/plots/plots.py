@@ -54,8 +54,7 @@ _LOG_LOSSES = 100.0  # the same for losses, which span a large factor by themsel
 
 
 def draw(plot: Plot, name: str) -> str:
-    """Return the plot as an `<svg>` element; `name` makes its ids distinct from those of other plots on
-    the page."""
+    """Return the plot as an `<svg>` element; `name` makes its ids distinct from those of other plots on the page."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = _DRAWN_BY[type(plot)](plot)
@@ -259,8 +258,7 @@ def _training(plot: Training) -> Figure:
 
 
 def _draw_scores(axes: Axes, plot: Training) -> None:
-    """Draw all scores, and highlight the best one of the last training run with scores, whose weights are
-    kept."""
+    """Draw all scores, and highlight the best one of the last training run with scores, whose weights are kept."""
     for course in plot.courses:
         axes.plot(course.score_steps, course.scores, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
     last = [course for course in plot.courses if course.scores][-1]
@@ -346,8 +344,7 @@ def _colour(point: Point) -> str:
 
 
 def _inline(svg: str) -> str:
-    """Return the bare `<svg>` element, without prolog, metadata and namespaces, in the page's colours and
-    font."""
+    """Return the bare `<svg>` element, without prolog, metadata and namespaces, in the page's colours and font."""
     svg = printable(svg[svg.index("<svg") :].strip())
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)

@@ -34,8 +34,7 @@ def row(*cells: str | Cell, kind: str = "") -> Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `text_columns` are the indices of columns with words instead of numbers (the first always
-    has words)."""
+    """A table; `text_columns` are the indices of columns with words instead of numbers (the first always has words)."""
 
     caption: str
     columns: tuple[str, ...]
@@ -45,8 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Point:
-    """A model in a plot, each coordinate as (value, low, high); `size` and `on_front` are for bubble
-    plots."""
+    """A model in a plot, each coordinate as (value, low, high); `size` and `on_front` are for bubble plots."""
 
     label: str
     role: Role
@@ -58,8 +56,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Scatter plot of models; those of the pipeline are connected in order. Smaller x and larger y are
-    better."""
+    """Scatter plot of models; those of the pipeline are connected in order. Smaller x and larger y are better."""
 
     x_label: str
     y_label: str
@@ -68,14 +65,12 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Plane(Scatter):
-    """Bubble plot of models, with area proportional to their size; those on the Pareto front are filled
-    and connected."""
+    """Bubble plot of models, with area proportional to size; those on the Pareto front are filled and connected."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Change of a quantity by one step, from `before` to `after`, also in words; `differs` if it is
-    significant."""
+    """Change of a quantity by one step, from `before` to `after`, also in words; `differs` if it is significant."""
 
     label: str
     before: float
@@ -86,8 +81,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """A quantity from the first model to the last. `ratio`: on a logarithmic axis, with changes as
-    factors."""
+    """A quantity from the first model to the last. `ratio`: on a logarithmic axis, with changes as factors."""
 
     axis_label: str
     changes: tuple[Change, ...]
@@ -172,8 +166,7 @@ class Section:
 
 
 def section_of(key: str, title: str, *tables: Table, words: tuple[str, ...] = ()) -> Section:
-    """Build a section from the tables that have rows, with explanatory paragraphs; empty if no table has
-    rows."""
+    """Build a section from the tables that have rows, with explanatory paragraphs; empty if no table has rows."""
     full = tuple(table for table in tables if table.rows)
     return Section(key, title, words if full else (), full)
 

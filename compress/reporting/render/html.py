@@ -1,5 +1,4 @@
-"""Render a document as one self-contained HTML page, without scripts or external resources, for light and
-dark mode."""
+"""Render a document as one self-contained HTML page, without scripts or external resources, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def html(document: Document) -> str:
-    """Return the page. Everything from the records is escaped; plots and style sheet are inserted
-    verbatim."""
+    """Return the page. Everything from the records is escaped; plots and style sheet are inserted verbatim."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -37,8 +35,7 @@ def html(document: Document) -> str:
 
 
 def _finalized(value: object) -> object:
-    """Remove control and bidirectional formatting characters from texts; plots and style sheet are
-    unchanged."""
+    """Escape control and bidirectional formatting characters in texts; plots and style sheet are unchanged."""
     return printable(value) if type(value) is str else value
 
 

@@ -60,8 +60,7 @@ class Reading:
         return signed(difference, _DECIMALS) if known(difference) else MISSING
 
     def on_axis(self, value: float) -> str:
-        """Format a value that was multiplied by `factor`, without its unit: 94.12 -> `94.1`, 0.9412 ->
-        `0.941`."""
+        """Format a value that was multiplied by `factor`, without its unit: 94.12 -> `94.1`, 0.9412 -> `0.941`."""
         return f"{value:.1f}" if self.percent else _plain(value)
 
 

@@ -1,5 +1,4 @@
-"""A run in the terminal: one line per step while it runs, then the table and the budget. Narrow terminals
-show fewer columns."""
+"""A run in the terminal: one line per step as it runs, then table and budget. Narrow terminals show fewer columns."""
 
 from __future__ import annotations
 
@@ -125,8 +124,7 @@ def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
 
 @dataclass(frozen=True)
 class RunTable:
-    """The table of a run, the baseline first, the deployed step last and in bold; the width determines the
-    columns."""
+    """The table of a run, the baseline first, the deployed step last and in bold; the width determines the columns."""
 
     run: RunRecord
 
@@ -166,8 +164,7 @@ class RunTable:
 
 
 def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text]:
-    """Return one line per limit: `met`, `MISSED` or `not judged`, the limit and the value; `metric` is the
-    task's metric."""
+    """Return one line per limit: `met`, `MISSED` or `not judged`, the limit and the value; `metric`: of the task."""
     words = {
         True: ("met     ", "green"),
         False: ("MISSED  ", "bold red"),
@@ -177,8 +174,7 @@ def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text
 
 
 def summary_lines(run: RunRecord) -> list[Text]:
-    """Return the outcome below the table: a useless baseline, the status, limits, verdicts, lines of the
-    passes, the bundle."""
+    """Return the lines below the table: a useless baseline, status, limits, verdicts, lines of passes, the bundle."""
     words, tone = status_words(run)
     first = useless_words(run)
     lines = [Text(text, style="bold red") for text in first]
@@ -198,8 +194,8 @@ def summary_lines(run: RunRecord) -> list[Text]:
 def _shown(run: RunRecord, width: int) -> list[_Column]:
     """Return the columns that fit into the width.
 
-    Columns of the task take precedence over those that only wide terminals show: secondary scores before the
-    latency, quantities after it.
+    Columns of the task take precedence over those that only wide terminals show: secondary scores before the latency,
+    quantities after it.
     """
     scores = [_score_column(metric) for metric in metrics_beside(run)]
     own = [_own_column(quantity) for quantity in quantities_of(run.task) if quantity.column]
@@ -213,8 +209,7 @@ def _shown(run: RunRecord, width: int) -> list[_Column]:
 
 
 def _of_run(run: RunRecord, step: StepRecord) -> dict[str, Any]:
-    """Return what columns need beside a row: the metric's name, secondary scores, and which quantities
-    were disturbed."""
+    """Return what columns need beside a row: the metric's name, secondary scores, names of disturbed quantities."""
     target = first_target(run)
     found = measured_on(step, target)
     timed = [(each.name, each.among(found.latency)[:1]) for each in quantities_of(run.task) if found]

@@ -47,11 +47,10 @@ def report_folder(run: RunRecord, working: Path) -> Path:
 
 
 def write_report(run: RunRecord, out: Path) -> ReportPaths:
-    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, which is created
-    if missing.
+    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, created if missing.
 
-    If texts were generated from documents, `samples.jsonl` is written too. An unmodified earlier report is
-    replaced; other files with one of these names are renamed.
+    If texts were generated from documents, `samples.jsonl` is written too. An unmodified earlier report is replaced;
+    other files with one of these names are renamed.
     """
     from compress.reporting.render.html import html  # imports matplotlib, which only the page needs
 

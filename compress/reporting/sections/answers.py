@@ -1,5 +1,4 @@
-"""Sections on individual predictions: which differ from the baseline's, and how well calibrated the models
-are."""
+"""Sections on individual predictions: which differ from the baseline's, and how well calibrated the models are."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class Answers:
 
 
 def changed_answers(baseline: Accuracy | None, model: Accuracy | None) -> Answers | None:
-    """Return the changed predictions of a model; None if it was not scored on the baseline's labelled
-    examples."""
+    """Return the changed predictions of a model; None if it was not scored on the baseline's labelled examples."""
     if baseline is None or model is None or paired(baseline, model) is None:
         return None
     rows = enumerate(zip(model.truth, baseline.predictions, model.predictions, strict=True))
@@ -74,8 +72,7 @@ def answers(run: RunRecord) -> Section:
 
 
 def calibration(run: RunRecord) -> Section:
-    """Build the section with the calibration error before and after each pass, if probabilities were
-    recorded."""
+    """Build the section with the calibration error before and after each pass, if probabilities were recorded."""
     target = first_target(run)
     lines: list[Row] = []
     before: float | None = None
@@ -104,8 +101,7 @@ def calibration(run: RunRecord) -> Section:
 def _examples(
     run: RunRecord, before: Accuracy, after: Accuracy, indices: Sequence[int], caption: str
 ) -> Table:
-    """Return a table of some examples: those with the deployed model's highest confidence if recorded,
-    else the first."""
+    """Return a table of examples: those with the deployed model's highest confidence if recorded, else the first."""
     sure = after.confidence if len(after.confidence) == len(after.truth) else ()
     chosen = sorted(indices, key=lambda index: (-sure[index] if sure else 0.0, index))[:SHOWN]
     shown = any(index in run.excerpts for index in chosen)

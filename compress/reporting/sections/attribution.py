@@ -1,5 +1,4 @@
-"""Attribution of the change from the baseline to the deployed model to the passes; the changes add up to
-the total."""
+"""Attribution of the change from the baseline to the deployed model to the passes; the changes add up to the total."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ QUANTITIES = {"score": "score_change", "latency_p50_ms": "latency_p50_change_ms"
 def changes(run: RunRecord) -> list[dict[str, float | None]]:
     """Return, for each step in report order, the change of each quantity from the step before it.
 
-    None for the baseline, for rows beside the pipeline, and for what was not measured; the next measured step
-    then includes the change.
+    None for the baseline, for rows beside the pipeline, and for what was not measured; the next measured step then
+    includes the change.
     """
     rows = _rows(run)
     made: list[dict[str, float | None]] = [dict.fromkeys(QUANTITIES.values()) for _ in rows]
@@ -35,8 +34,7 @@ def changes(run: RunRecord) -> list[dict[str, float | None]]:
 
 
 def table(run: RunRecord) -> Table:
-    """Return a table of the baseline, the change by each pass with its share of the total, and the
-    deployed model."""
+    """Return a table of the baseline, the change by each pass with its share of the total, and the deployed model."""
     read = reading(run.metric)
     rows = [
         (step, values, change)

@@ -12,12 +12,11 @@ BINS = 15
 
 
 def calibration_error(confidence: Sequence[float], hits: Sequence[bool], bins: int = BINS) -> float:
-    """Return the expected calibration error: Guo et al. (2017), "On Calibration of Modern Neural Networks",
-    eq. 3.
+    """Return the expected calibration error: Guo et al. (2017), "On Calibration of Modern Neural Networks", eq. 3.
 
-    The examples are grouped by the probability of their prediction into `bins` intervals of equal width, open
-    at the lower end and closed at the upper one. The error is the difference between accuracy and mean
-    probability in a bin, averaged over the examples.
+    The examples are grouped by the probability of their prediction into `bins` intervals of equal width, open at the
+    lower end and closed at the upper one. The error is the absolute difference between accuracy and mean probability in
+    a bin, averaged over the examples.
 
     Args:
         confidence: the probability of each prediction (n,), 0..1.

@@ -16,8 +16,7 @@ _SHOWN = 15
 
 
 def classes(run: RunRecord) -> Section:
-    """Build the section of classes that the deployed model gets wrong more often than the baseline, and
-    their confusions."""
+    """Build the section of classes that the deployed model predicts worse than the baseline, and their confusions."""
     title = "Classes that got worse"
     target = first_target(run)
     baseline, deployed = accuracy_on(baseline_of(run), target), accuracy_on(deployed_of(run), target)

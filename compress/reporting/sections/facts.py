@@ -13,8 +13,7 @@ _SCORES = re.compile(r"(validation|train)_score(_|$)|^on_validation$|^score$")
 
 
 def as_measured(facts: Any, read: Reading, *, a_score: bool = False) -> Any:
-    """Convert validation scores in facts, which passes record so that larger is better, to values of the
-    metric."""
+    """Convert validation scores in facts, which passes record so that larger is better, to values of the metric."""
     if isinstance(facts, Mapping):
         return {
             key: as_measured(fact, read, a_score=a_score or _SCORES.search(key) is not None)

@@ -1,5 +1,4 @@
-"""The verdict on a run: how much smaller and faster the model is, its retention, and whether the budget
-was met."""
+"""The verdict on a run: how much smaller and faster the model is, its retention, and whether the budget was met."""
 
 from __future__ import annotations
 
@@ -136,8 +135,7 @@ def is_floor(name: str, metric: str) -> bool:
 
 
 def disturbed_words(run: RunRecord) -> list[str]:
-    """Return sentences on rows that other processes disturbed, and what to do about it; empty if there are
-    none."""
+    """Return sentences on rows that other processes disturbed, and what to do about it; empty if there are none."""
     found = [
         f"{step.step!r}" + ("" if len(run.targets) == 1 else f" on {measured.target}")
         for step in ordered(run)

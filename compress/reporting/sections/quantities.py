@@ -11,8 +11,7 @@ from compress.tasks.table import quantities_of
 
 
 def quantities(run: RunRecord) -> Section:
-    """Build the section of the task's quantities, on each target at every batch size and length they are
-    derived from."""
+    """Build the section of the task's quantities on each target, at every batch size and length that provides them."""
     declared = quantities_of(run.task)
     columns = ("Step", "batch", "timed", *(f"{each.words}, {each.unit}" for each in declared))
     tables = [

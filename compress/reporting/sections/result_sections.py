@@ -140,8 +140,7 @@ def plane(run: RunRecord) -> Section:
 
 
 def passes(run: RunRecord) -> Section:
-    """Build the section that compares each pass with the step before it, and each control with its own
-    step."""
+    """Build the section that compares each pass with the step before it, and each control with its own step."""
     chain = [step for step in ordered(run) if step.role in ("baseline", "step") and step.status != "failed"]
     if len(chain) < 2:
         return Section("passes", "What each pass cost and gained")
@@ -244,8 +243,7 @@ def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
 
 
 def _speed_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether the intervals of the speed-ups over the baseline, which machine drift does not affect, are
-    disjoint."""
+    """Whether the intervals of the speed-ups over the baseline, which machine drift does not affect, are disjoint."""
     ends = [values[key] for values in (old, new) for key in ("speedup_low", "speedup_high")]
     if not all(known(end) for end in ends):
         return False

@@ -55,8 +55,7 @@ def timings(run: RunRecord) -> Section:
 
 
 def targets(run: RunRecord) -> Section:
-    """Build the section of scores and memory on further targets; those of the first one are in the table
-    of steps."""
+    """Build the section of scores and memory on further targets; those of the first one are in the table of steps."""
     columns = ("Step", reading(run.metric).words, "retention", "against its baseline", "peak MB")
     tables = []
     for target in run.targets[1:]:
@@ -263,8 +262,7 @@ def profile(run: RunRecord) -> Section:
 
 
 def length_words(lengths: str) -> str:
-    """Describe the timed lengths: `real` -> `real lengths`, `fixed:128` -> `128 tokens`, `read:128` ->
-    `read, 128 tokens`."""
+    """Describe timed lengths: `real` -> `real lengths`, `fixed:128` -> `128 tokens`, `read:8` -> `read, 8 tokens`."""
     what, _, length = lengths.partition(":")
     if not length:
         return f"{what} lengths"
