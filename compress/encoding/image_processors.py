@@ -87,7 +87,7 @@ def _class(name: str) -> Any:
     for wanted in (f"{name}Pil", name):
         try:
             kind = getattr(transformers, wanted, None)
-        except Exception as error:  # a lazy import fails as what it imports fails
+        except Exception as error:  # a lazy import raises whatever the imported module raises
             raise ValueError(f"{name} cannot be loaded: {first_line(error)}") from error
         if isinstance(kind, type) and issubclass(kind, BaseImageProcessor):
             return kind

@@ -1,4 +1,4 @@
-"""The profile as a JSON schema (draft 2020-12), for editors: completion, descriptions, and faults as one types."""
+"""JSON schema of the profile (draft 2020-12), for completion, descriptions and validation in editors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of a profile: every key with its type, limits, default and description.
+    """Return the schema of a profile: every key with its type, limits, default and description.
 
     A section whose keys all have defaults may be left empty, as the loader allows (`- export:`).
     """
@@ -32,7 +32,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _add_keys_of_tasks(schema: dict[str, Any]) -> None:
-    """The keys of `data` and `budget` that only one task has."""
+    """Add the task-specific keys of `data` and `budget`."""
     for task in task_names():
         for common, made in ((DataSpec, data_spec(task)), (BudgetSpec, budget_spec(task))):
             if made is common:
@@ -50,13 +50,14 @@ def _add_keys_of_tasks(schema: dict[str, Any]) -> None:
 
 
 def _of_task(task: str, description: str) -> str:
-    """`Sentence embedding: the two columns ...`."""
+    """Prefix a description with its task: `Sentence embedding: the two columns ...`."""
     said = f"{task.replace('-', ' ').capitalize()}: {description[:1].lower()}{description[1:]}"
     return said.strip()
 
 
 def _admit_word(definition: dict[str, Any], key: str) -> None:
-    """Let a word alone stand for the body with that key. What the body wants stays: it is asked of objects only."""
+    """Allow a single word in place of the body with that key; the requirements of the body then apply to objects
+    only."""
     kinds = definition["type"]
     definition["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "string"]
     definition["if"] = {"type": "string"}
@@ -64,7 +65,7 @@ def _admit_word(definition: dict[str, Any], key: str) -> None:
 
 
 def _one_line_descriptions(node: Any) -> Any:
-    """A copy whose descriptions have no line breaks: in the source they are wrapped."""
+    """Return a copy without the line breaks of descriptions, which are wrapped in the source."""
     if isinstance(node, list):
         return [_one_line_descriptions(item) for item in node]
     if isinstance(node, dict):

@@ -98,9 +98,9 @@ class DataSpec(Spec):
     are cut into windows of this length."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ()
-    """Keys that say what is measured, and nothing of what a model is made of."""
+    """Keys that affect only what is measured, not the models that are built."""
     SCORED_BY: ClassVar[tuple[str, ...]] = ()
-    """Keys that decide how the test split is scored, beside what is in it."""
+    """Keys that affect how the test split is scored, other than its content."""
 
     @property
     def further(self) -> UnlabeledSpec | None:

@@ -11,9 +11,9 @@ from compress.profile.specs.license import LicensedSpec
 from compress.profile.specs.training import FinetuneSpec, LoraSpec
 
 LABEL = "{label}"
-"""What stands for the label in `ask`."""
+"""Placeholder of the label in `ask`."""
 ASKED = 64
-"""Tokens of `ask` beside which a text has room; behind more of them it is learnt in parts."""
+"""Tokens reserved for `ask` beside a text; if it has more, the text does not fit into one training window."""
 
 
 class TuningSpec(FinetuneSpec):

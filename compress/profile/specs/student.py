@@ -19,7 +19,7 @@ else:
     Decoder = Literal[tuple(DECODERS)]
     Architecture = Literal[("vit", "deit", *DECODERS)]
 WIDTH = 128
-"""Of a fresh student that nobody sized."""
+"""Default hidden size of a fresh student."""
 
 
 class StudentSpec(PassSpecBase):

@@ -13,11 +13,11 @@ from compress.profile.specs.server import ServerSpec
 from compress.profile.specs.validator import REGEX, ValidatorName, pattern_of
 
 PROMPT = "{prompt}"
-"""What stands for the prompt in `ask`."""
+"""Placeholder of the prompt in `ask`."""
 PASSAGE, QUESTION = "{passage}", "{question}"
-"""What stand for a passage and for a question in the texts of `synthetic`."""
+"""Placeholders of a passage and of a question in the texts of `synthetic`."""
 PROMPT_TOKENS = 32
-"""Of a plain text, that are a prompt where nobody says how many."""
+"""Default number of tokens of a plain text that serve as its prompt."""
 
 
 class SequenceSpec(LicensedSpec):

@@ -62,7 +62,8 @@ def deployed_of(run: RunRecord) -> StepRecord | None:
 
 
 def beside_of(run: RunRecord, aside: StepRecord) -> StepRecord | None:
-    """Return the step that a control or variant belongs to, whose name is a prefix of its own; else the baseline.
+    """Return the step that a control or variant belongs to: the one whose name is a prefix of its own, else the
+    baseline.
 
     The baseline is the partner of variants of a model that no pass produced. None if the run did not get that far.
     """

@@ -224,7 +224,7 @@ def _waterfall(plot: Waterfall) -> Figure:
     axes.use_sticky_edges = False
     axes.autoscale_view()
     low, high = axes.get_xlim()
-    room = 0.16  # for the words to the right of the bars
+    room = 0.16  # for the labels to the right of the bars
     if axes.get_xscale() == "log":
         axes.set_xlim(low, high * (high / low) ** room)
     else:
