@@ -55,8 +55,7 @@ class ProfileSource:
         """Return a fault at `path`, located at the `--set` option that set it, else at the line of the closest
         value."""
         shown = ".".join(str(part) for part in path)
-        # A value replaced as a whole is no longer in the file; one created by an assignment below it never
-        # was.
+        # A value replaced as a whole is no longer in the file; one created by an assignment below it never was.
         words = [word for place, word in self.overridden.items() if path[: len(place)] == place]
         if not words and self.lines and path not in self.lines:
             words = [word for place, word in self.overridden.items() if place[: len(path)] == path]

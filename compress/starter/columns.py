@@ -139,8 +139,7 @@ def names_nothing(table: Mapping[str, Sequence[object]], chosen: Chosen) -> bool
 
 
 def _text(columns: Sequence[_Column], *, alone: bool) -> _Column | None:
-    # A column that looks like labels by name and values is not the text, however long its values, if there is
-    # another.
+    # A column that looks like labels by name and values is not the text, however long its values, if there is another.
     likely = [one for one in columns if not (one.few and _rank(one.name, _LABELS) < len(_LABELS))] or columns
     if not likely:
         return None

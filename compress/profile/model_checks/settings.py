@@ -23,8 +23,7 @@ PINNED = frozenset(
         "use_kernels",
         "kernel_config",
         "fusion_config",
-        # The model's own code, which is never run: a model that needs it is refused where its class is looked
-        # up.
+        # The model's own code, which is never run: a model that needs it is refused where its class is looked up.
         "auto_map",
         "trust_remote_code",
         "custom_pipelines",

@@ -69,8 +69,7 @@ class ServerSpec(Spec):
     @field_validator("key_env")
     @classmethod
     def _is_a_name(cls, name: str | None) -> str | None:
-        # API keys have mixed case or hyphens: one pasted here by mistake is detected, and not repeated in the
-        # message.
+        # API keys have mixed case or hyphens: one pasted here by mistake is detected, and not repeated in the message.
         if name is not None and re.fullmatch("[A-Z_][A-Z0-9_]*", name) is None:
             raise ValueError(
                 "expected the name of an environment variable in capitals, such as OPENAI_API_KEY; a key that "

@@ -58,8 +58,7 @@ _COLUMNS = (
         "p50 ms", 7, 0, lambda row: f"{_MARK * bool(row['disturbed'])}{significant(row['latency_p50_ms'])}"
     ),
     _Column("p95 ms", 7, 106, lambda row: significant(row["latency_p95_ms"])),
-    # The baseline's median in the same rounds: divided by the row's median it is the speed-up in the next
-    # column.
+    # The baseline's median in the same rounds: divided by the row's median it is the speed-up in the next column.
     _Column("base ms", 7, 75, lambda row: significant(row["baseline_p50_ms"])),
     _Column("speed-up", 9, 75, lambda row: _speed(row)),
     _Column("size MB", 7, 0, lambda row: significant(row["size_mb"])),
