@@ -22,7 +22,7 @@ from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.teacher.code import call
 from compress.models.teacher.code_files import code_files
-from compress.models.teacher.location import check_teacher, fingerprint
+from compress.models.teacher.location import check_teacher, fingerprint, tokenizer_place
 from compress.models.teacher.materialise import materialise
 from compress.passes.source.step import run
 from compress.profile.schema import TeacherSpec
@@ -123,6 +123,18 @@ def test_an_incomplete_snapshot_is_fetched_again(missing: str, hub: Path, tmp_pa
     with pytest.raises(ModelError, match="cannot fetch this model") as caught:
         check_teacher(spec("owner/name"), LABELS, tmp_path, allow_code=False, task="text-classification")
     assert (caught.value.exit_code, caught.value.where) == (4, "owner/name")
+
+
+def test_a_hub_tokenizer_is_known_by_its_commit_and_fetched_where_only_the_config_is_cached(
+    hub: Path, tmp_path: Path
+):
+    (hub / "model.safetensors").unlink()
+    (hub / "config.json").unlink()
+    assert tokenizer_place("owner/name", tmp_path) == hub
+    assert fingerprint("owner/name", None, tmp_path) == f"hub:owner/name@{COMMIT}"
+    (hub / "tokenizer.json").rename(hub / "config.json")
+    with pytest.raises(ModelError, match="cannot fetch this model"):
+        tokenizer_place("owner/name", tmp_path)
 
 
 def test_code_is_known_by_its_file(tmp_path: Path):

@@ -82,7 +82,15 @@ def test_a_model_that_is_not_here_gets_the_usual_student():
 
 @pytest.mark.parametrize(
     ("words", "positions", "length"),
-    [(10, 512, 16), (30, 512, 32), (33, 512, 40), (300, 130, 130), (300, 0, 304)],
+    [
+        (10, 512, 16),
+        (30, 512, 32),
+        (33, 512, 40),
+        (300, 130, 130),
+        (300, 0, 304),
+        (9000, 0, 8192),
+        (9000, 8500, 8192),
+    ],
 )
 def test_texts_keep_what_19_of_20_of_them_have(words: int, positions: int, length: int, tmp_path: Path):
     # One word is one token here; one text of a hundred is far longer.

@@ -9,7 +9,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from compress.core.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
+from compress.core.artifacts import (
+    ENSEMBLE,
+    MODEL_CONFIG,
+    MODULE,
+    ONNX_MODEL,
+    POOLING,
+    STRUCTURE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.disk.safe_paths import inside
 from compress.core.disk.source_uris import CODE, CONFIG, local_path
@@ -35,7 +44,7 @@ PROCESSOR = "processor_config.json"
 TOKENIZER_FILES = (
     *VOCABULARY_FILES,
     "merges.txt",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -207,8 +216,12 @@ def tokenizer_place(source: str, base: Path) -> Path:
     """
     place, where = local_path(source, base), "teacher.config.tokenizer"
     if place is None:
-        config = _cached_file(source, None)
-        place = _fetch(source, None, TOKENIZER_FILES) if config is None else config.parent
+        cached = _cached_file(source, None)
+        if cached is None or no_tokenizer({file.name for file in cached.parent.iterdir()}) is not None:
+            # With the config, by which the commit is found.
+            place = _fetch(source, None, (MODEL_CONFIG, *TOKENIZER_FILES))
+        else:
+            place = cached.parent
     if place.is_file():
         if place.suffix.lower() not in (GGUF, ".json"):
             raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
@@ -305,7 +318,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
     """Return the snapshot of a hub model in this machine's cache; None if a file of it is missing."""
     config = _cached_file(model, revision)
-    if config is None:
+    if config is None or config.name != MODEL_CONFIG:
         return None
     names = {file.name for file in model_files(config.parent)}
     weights = any(name.endswith(".safetensors") for name in names)
@@ -334,5 +347,9 @@ def _cached_file(model: str, revision: str | None) -> Path | None:
     # Imported here: `compress validate` of a local model does not need it.
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, MODEL_CONFIG, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    # A repository of a tokenizer alone has no config.
+    for name in (MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG):
+        found = try_to_load_from_cache(model, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found)
+    return None
