@@ -1,1 +1,1 @@
-"""Training: one loop for fine-tuning, distillation and recovery; losses, teachers' logits, augmentation."""
+"""Training: one loop for fine-tuning, distillation and recovery; losses, teacher signals, data augmentation."""

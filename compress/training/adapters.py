@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA): put beside the maps of a model's layers, trained alone, and added to the weights."""
+"""Low-rank adapters (LoRA): injected into a model's linear layers, trained alone, then merged into the weights."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _LOOKED_AT = 8
 
 
 def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool = False) -> int:
-    """Put adapters into `model`, in place, and leave everything else of it untrained; how many numbers are trained.
+    """Inject adapters into `model` in place, freeze everything else, and return the number of trainable parameters.
 
-    The adapters change nothing yet. Hu et al.: LoRA, 2021 (arXiv:2106.09685).
+    The adapters start as the identity: outputs do not change. Hu et al.: LoRA, 2021 (arXiv:2106.09685).
 
     Args:
-        seed: draws the adapters.
-        with_head: what stands on the base model is trained as well.
+        seed: for the initialization of the adapters.
+        with_head: also train the parameters outside the base model.
 
     Raises:
-        ModelError: where the layers of the model stand is not known.
+        ModelError: the model's family is unknown, so its layers cannot be located.
     """
     kind = model.config.model_type if isinstance(model, PreTrainedModel) else type(model).__name__
     network = network_of_kind(kind)
@@ -65,14 +65,14 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
 
 
 def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dict[str, Any]:
-    """Add the adapters of `model` to its weights and take them out, in place; the facts.
+    """Merge the adapters of `model` into its weights and remove them, in place; return the facts for the report.
 
     Args:
-        trained: how many numbers were.
-        inputs: of which some are looked at.
+        trained: number of parameters that were trained.
+        inputs: the first few are used to compare outputs before and after merging.
 
     Raises:
-        PassError: the merged model says something else than the adapted one.
+        PassError: the merged model gives different outputs than the adapted one.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -93,7 +93,7 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
 
 
 def _maps(network: Network, layers: str) -> str:
-    """The pattern of the names of the linear maps in the layers that are corrected."""
+    """Return the regular expression that matches the module names of the linear layers that get adapters."""
     linear = {role for role in network.inside if ROLES[role].kind == "linear"}
     wanted = {"all": linear, "attention": linear - _FEED_FORWARD, "feed_forward": linear & _FEED_FORWARD}[
         layers

@@ -1,4 +1,4 @@
-"""Which examples form a batch: shuffled, of like length, the same for the same seed."""
+"""Batching: shuffled, bucketed by length, deterministic for a given seed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from compress.encoding.inputs import Batch
 
 WINDOW = 64
-"""Batches whose examples are sorted by length together: larger pads less, smaller shuffles more."""
+"""Number of batches whose examples are sorted by length together: larger pads less, smaller shuffles more."""
 
 
 def shuffled_batches(
     lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int, window: int = WINDOW
 ) -> list[NDArray[np.int64]]:
-    """The batches of one epoch: every example once, examples of like length together, in random order.
+    """Return the batches of one epoch: every example once, bucketed by length, in random order.
 
     The examples are shuffled, cut into groups of `window` batches, sorted by length inside a group and cut
     into batches, which are shuffled. Equal (seed, epoch) give equal batches.
 
     Args:
-        lengths: (n,) cost of each example.
-        size: examples a batch; only one batch of the epoch may be smaller.
+        lengths: (n,) length of each example.
+        size: batch size; at most one batch of the epoch is smaller.
 
     Returns:
         ceil(n / size) index arrays.
@@ -41,10 +41,11 @@ def shuffled_batches(
 def batches_by_length(
     lengths: NDArray[np.int64], size: int, tokens: int | None = None
 ) -> list[NDArray[np.int64]]:
-    """All examples once, longest first, `size` at a time: the least padding, for prediction.
+    """Return batches of at most `size` over all examples, longest first: minimal padding, for prediction.
 
     Args:
-        tokens: of a batch of several examples, padding included, at most; None: any number.
+        tokens: maximum number of tokens in a batch, padding included (a single longer example is still a
+            batch); None: unlimited.
     """
     order, batches, start = np.argsort(-lengths, kind="stable"), list[NDArray[np.int64]](), 0
     while start < len(order):
@@ -55,5 +56,5 @@ def batches_by_length(
 
 
 def to_tensors(batch: Batch, device: str) -> dict[str, Tensor]:
-    """A batch of arrays as tensors on `device`."""
+    """Convert a batch of arrays to tensors on `device`."""
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}

@@ -1,8 +1,8 @@
 """Training checkpoints: safetensors and one JSON file, safe against a kill at any moment.
 
 A checkpoint is `state-<n>.safetensors` (weights, optimizer, random states), `best-<n>.safetensors` (the best
-weights so far) and `checkpoint.json`, which names the two with their checksums and is renamed into place last: whatever
-it names is complete, whatever it does not name is rubbish.
+weights so far) and `checkpoint.json`, which names the two with their checksums and is renamed into place last:
+files that it names are complete, all others are leftovers.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from compress.training.distributed.sharding import part_of, whole
 from compress.training.distributed.world import current_world
 
 AS_IT_IS = "_as_it_is"
-"""What marks a parameter that is neither trained nor written."""
+"""Attribute that marks a parameter as frozen and excluded from checkpoints."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back: plain values, the running tensors, the best weights (None before a score)."""
+    """A loaded checkpoint: plain values, the tensors of the training state, the best weights (None before the
+    first validation)."""
 
     values: Mapping[str, Any]
     state: Mapping[str, Tensor]
@@ -45,13 +46,14 @@ class Checkpoint:
 
 
 def leave_as_it_is(parameter: nn.Parameter) -> None:
-    """Neither train a parameter nor write it to checkpoints: it is loaded again with the model."""
+    """Freeze a parameter and exclude it from checkpoints: it is restored by loading the model again."""
     parameter.requires_grad_(False)
     setattr(parameter, AS_IT_IS, True)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter once (tied ones under their first name) that may change and every saved buffer, not copied."""
+    """Return the parameters that are not excluded (tied ones once, under their first name) and the persistent
+    buffers, not copied."""
     saved = model.state_dict().keys()
     tensors = {
         name: parameter.detach()
@@ -63,19 +65,20 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of `weights_of(model)` that training does not change."""
+    """Return a copy of `weights_of(model)` that training does not change."""
     return {name: whole(tensor).clone() for name, tensor in weights_of(model).items()}
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Overwrite the weights in place, so that an optimizer that holds them stays valid."""
+    """Overwrite the weights in place, so that an optimizer that references them stays valid."""
     with torch.no_grad():
         for name, tensor in weights_of(model).items():
             tensor.copy_(part_of(weights[name], tensor))
 
 
 def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Everything that the next step depends on, flat: weights, optimizer moments, random states (of all processes)."""
+    """Return everything that the next step depends on, as flat tensors: weights, optimizer moments, random
+    states of all processes."""
     tensors = {f"model/{name}": whole(tensor) for name, tensor in weights_of(model).items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer/{index}/{name}": whole(value) for name, value in moments.items()})
@@ -88,7 +91,7 @@ def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Undo `training_state`: the next step is bit for bit the one that would have followed."""
+    """Restore what `training_state` returned: the next step is bit for bit the one that would have followed."""
     put_weights(
         model, {name.removeprefix("model/"): t for name, t in state.items() if name.startswith("model/")}
     )
@@ -114,11 +117,12 @@ def save_checkpoint(
     best: Mapping[str, Tensor] | None,
     best_step: int | None,
 ) -> None:
-    """Write a checkpoint and remove the one before it; `values` must hold `step`, and `plan` where `best` is given.
+    """Write a checkpoint and remove the previous one; `values` must contain `step`, and `plan` where `best` is given.
 
     Args:
-        state: may be empty, when training is over and only `best` is of use.
-        best_step: the step whose weights `best` are; a file of it that stands already is not written again.
+        state: may be empty once training is over and only `best` is needed.
+        best_step: the step of the `best` weights; if the previous checkpoint already has their file, it is not
+            written again.
     """
     make_folder(folder)
     state_name, best_name = f"state-{values['step']}.safetensors", None
@@ -126,7 +130,7 @@ def save_checkpoint(
     if best is not None:
         best_name = f"best-{best_step}.safetensors"
         before = _index(folder)
-        # A file of that name may be of another training, which stood here before.
+        # A file of that name may belong to an earlier training with another plan in the same folder.
         same = before is not None and before["values"].get("plan") == values.get("plan")
         noted = before["files"].get(best_name) if before is not None and same else None
         files[best_name] = noted or _write(folder / best_name, best)
@@ -139,7 +143,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last whole checkpoint; None where there is none, or where its files were damaged."""
+    """Load the last complete checkpoint; None if there is none or one of its files is damaged."""
     index = _index(folder)
     if index is None or first_damaged(folder, index["files"]) is not None:
         return None
@@ -152,7 +156,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _index(folder: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself; None where there is none, or it was damaged."""
+    """Read the index of a checkpoint; None if there is none or it is damaged."""
     try:
         return read_sealed(folder / INDEX)
     except (FileNotFoundError, Damaged):
@@ -160,7 +164,7 @@ def _index(folder: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write tensors; what is noted of the file."""
+    """Write tensors to `path` and return the file's entry for the index."""
     with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
     return entry_of(path)

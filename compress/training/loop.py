@@ -1,4 +1,4 @@
-"""The one training loop: fine-tuning, distillation and recovery all run it."""
+"""The training loop shared by fine-tuning, distillation and recovery."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ from compress.training.state import TrainingState, TrainResult, evaluation_steps
 CHECKPOINT_SECONDS = 20.0
 
 _STEPS_UNREAD: Mapping[Device, int] = {"cpu": 1, "cuda": 20}
-"""Steps whose losses are read together: reading one waits for the GPU."""
+"""Number of steps whose losses are read back together: each read synchronizes with the GPU."""
 
 
 class Instead(Protocol):
-    """What is shown in the place of the inputs in some steps, whose indices then count its own examples.
+    """A source of examples that replaces the batch of `inputs` in some steps; example indices then refer to its
+    own examples.
 
-    `told`: what is known of it, plain JSON, which checkpoints hold.
+    `told`: its statistics, plain JSON, stored in checkpoints.
     """
 
     told: dict[str, Any]
 
     def at(self, step: int) -> Inputs | None:
-        """The examples of a step, which began with the present weights; None: a batch of the inputs."""
+        """Return the examples for a step, produced with the current weights; None: use a batch of the inputs."""
 
 
 def train(
@@ -77,23 +78,24 @@ def train(
 ) -> TrainResult:
     """Train `model` in place and leave it, in eval mode, with the weights of the best validation score.
 
-    Deterministic: equal arguments give equal weights, also where a training was killed and goes on from its last
-    checkpoint. With several processes each calls this with equal arguments and takes its share of every batch; the
-    result differs from that of one process, and that of a batch in parts from that of a whole one, by the order of sums
-    alone. A loss that compares the examples of a batch sees those of its own process and part.
+    Deterministic: equal arguments give equal weights, also if training was killed and resumes from its last
+    checkpoint. With several processes each calls this with equal arguments and takes its share of every batch.
+    Neither the number of processes nor gradient accumulation changes the result beyond the order of summation,
+    except for losses that compare the examples of a batch: they see only the examples of their own process and
+    part.
 
     Args:
         inputs: the training examples, encoded for this model.
-        loss: called under the autocast of `precision`; gets the indices of its examples in `inputs`.
-        validate: the score of the model, larger is better; called `evaluations_per_epoch` times an epoch
-            and after the last step, in one process.
-        work: folder for the checkpoints of this training alone; written at most every `checkpoint_seconds`.
+        loss: called under the autocast of `precision` with the indices of the batch's examples in `inputs`.
+        validate: returns the score of the model, larger is better; called `evaluations_per_epoch` times an epoch
+            and after the last step, in one process (in all of them under FSDP).
+        work: checkpoint folder of this training alone; checkpoints are written at most every `checkpoint_seconds`.
         name: title of the progress bar and of the curve.
-        metric: what the score is of, for the progress bar.
-        keep: `last` leaves the last weights, for a loss that the score says nothing of.
-        slow: a part of the model that has another learning rate, and that rate over the others'.
-        instead: decides in each step whether it takes the place of the batch.
-        after_step: called after each step of the optimizer.
+        metric: the metric of the score, for the progress bar.
+        keep: `last` keeps the last weights instead, for a loss that the validation score does not reflect.
+        slow: a submodule with its own learning rate, and the ratio of that rate to the base rate.
+        instead: decides in each step whether to replace the batch.
+        after_step: called after each optimizer step.
 
     Raises:
         PassError: the loss is no longer finite.
@@ -121,7 +123,7 @@ def train(
     devices = [torch.cuda.current_device()] if device == "cuda" else []
 
     def step(batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None) -> Tensor:
-        """Add the gradients of a part up; its share of the loss of the batch."""
+        """Run forward and backward on one part, accumulating gradients; return its share of the batch loss."""
         with arithmetic(precision, device):
             value: Tensor = with_loss(batch, indices, factors)
         value.backward()  # type: ignore[no-untyped-call]
@@ -130,7 +132,7 @@ def train(
     def parts_of(
         read: Inputs, chosen: NDArray[np.int64]
     ) -> list[tuple[dict[str, Tensor], NDArray[np.int64], Tensor | None]]:
-        """What this process computes of a batch, part by part, and the factors of the means over each."""
+        """Split a batch into this process's parts, each with the scaling factors of its mean losses."""
         shares = world.shares(chosen, spec.accumulate)
         parts = [(to_tensors(read.batch(indices), device), indices) for indices, _ in shares]
         if len(parts) == world.size == 1:
@@ -184,7 +186,7 @@ def train(
             asked = _read_losses(state, pending, world, late, total)
             if state.step in evaluations:
                 with gathered(with_loss):
-                    # Where weights are spread, all processes gather them layer by layer.
+                    # Under FSDP all processes must validate, since they gather the weights layer by layer.
                     found = validate(model) if world.leads or world.strategy == "fsdp" else 0.0
                 score = float(world.broadcast_object(found))
                 state.evaluate(model, score, spec, total=total, per_epoch=per_epoch, keep=keep)
@@ -205,14 +207,14 @@ def train(
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Give every dropout of the model one rate, but for those of adapters; its config stays as it is."""
+    """Set the rate of every dropout module except those of adapters; the config is not changed."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = rate
 
 
 class _WithLoss(nn.Module):
-    """A model with its loss, as one module: what averages gradients must see all that is done with the weights."""
+    """A model and its loss as one module: DDP must see every use of the weights in one forward."""
 
     def __init__(self, model: nn.Module, loss: Means) -> None:
         super().__init__()
@@ -222,29 +224,29 @@ class _WithLoss(nn.Module):
     def forward(
         self, batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None = None
     ) -> Tensor:
-        """The loss of a part of a batch."""
-        # What joins processes moves tensors that it is given to the GPU: numbers of examples stay on the CPU.
+        """Return the loss of one part of a batch."""
+        # DDP moves tensor arguments to the GPU: indices are passed as an array so that they stay on the CPU.
         return self.loss(outputs_of(self.model(**batch)), batch, torch.from_numpy(indices), factors)
 
 
 def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:
-    """The same, with gradients that are the means over the processes, and the weights of the first in all of them."""
-    # A stage need not use every weight: a head that no loss looks at stays as it is.
+    """Wrap in DDP: gradients are averaged over processes, initial weights are broadcast from the first."""
+    # A stage may leave parameters unused, such as a head that no loss reads.
     devices = [torch.cuda.current_device()] if device == "cuda" else None
     return DistributedDataParallel(with_loss, device_ids=devices, find_unused_parameters=True)
 
 
 def _by_itself(with_loss: nn.Module) -> AbstractContextManager[object]:
-    """Gradients that are added up here meanwhile, to be averaged with the last ones of their step."""
+    """Skip gradient synchronization; the gradients accumulate locally until the last part of the step."""
     return with_loss.no_sync() if isinstance(with_loss, DistributedDataParallel) else nullcontext()
 
 
 def _resume(
     work: Path, plan: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, world: World
 ) -> TrainingState:
-    """The state of the last checkpoint, put into the model and the optimizer of every process.
+    """Load the last checkpoint into the model and optimizer of every process and return its state.
 
-    A fresh state where there is no checkpoint, or where it belongs to another training or number of processes.
+    Returns a fresh state if there is no checkpoint, or if it belongs to another training or number of processes.
     """
     checkpoint = load_checkpoint(work) if world.leads else None
     if checkpoint is not None and checkpoint.values["plan"] != plan:
@@ -261,7 +263,7 @@ def _resume(
 
 
 def _read_losses(state: TrainingState, pending: list[Tensor], world: World, late: bool, total: int) -> bool:
-    """Add the losses of the last steps up; whether the first process asks for a checkpoint.
+    """Add the pending losses to the state; return whether the first process requests a checkpoint.
 
     Raises:
         PassError: one of them is not finite.

@@ -1,4 +1,4 @@
-"""Steps in which a student learns from what it writes itself, with the weights that it has by then.
+"""On-policy steps: a student is trained on text that it generates itself with its current weights.
 
 Agarwal et al.: On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes, 2023
 (arXiv:2306.13649).
@@ -31,23 +31,23 @@ from compress.training.signals.answers import Answers
 from compress.training.signals.capture import Signals
 
 SHOWN = 3
-"""Answers that are kept to be shown, of the first steps and of the last ones."""
+"""Number of sample answers kept for the report, both from the first steps and from the last ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class OwnTexts(TokenInputs):
-    """Prompts with what was written behind them, of which that alone is learnt.
+    """Prompts with generated completions, of which only the completions are trained on.
 
-    `begun`: int64 (n,), where it begins. `written`: int64 (n,), how many tokens of it there are, in whichever process
-    they stand: in the others a row is empty.
+    `begun`: int64 (n,), index of the completion's first token. `written`: int64 (n,), length of the completion,
+    including those of rows that other processes generated and that are empty here.
     """
 
     begun: NDArray[np.int64] = field(kw_only=True)
     written: NDArray[np.int64] = field(kw_only=True)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The rows at `indices`, padded behind; by its place alone a token is known to be learnt, as the one that ends
-        an answer may be the one that pads it."""
+        """Return the rows at `indices`, right-padded; target tokens are found by position, since the end token
+        may double as the padding token."""
         chosen = np.asarray(indices, np.int64)
         batch = super().batch(chosen)
         places = np.arange(batch[INPUT_IDS].shape[1])
@@ -57,8 +57,8 @@ class OwnTexts(TokenInputs):
 
 @dataclass(frozen=True)
 class Writes:
-    """How a student writes: in which `share` of the steps, to which prompts (token ids), so many of them in a step, at
-    most how many tokens to each, up to one of `ends`."""
+    """Generation settings: the `share` of steps that are on-policy, the prompts (token ids), how many prompts a
+    step takes, at most `most` new tokens to each, up to one of the end tokens `ends`."""
 
     share: float
     prompts: Ragged
@@ -70,19 +70,19 @@ class Writes:
 
 
 class OnPolicy:
-    """What a student shows itself in some of the steps of a training.
+    """The on-policy steps of a training: the student's own completions replace the batch.
 
-    An answer hangs on the weights, the seed, the step and the prompt: not on the prompts beside it, nor on the process
-    that writes it, but for the last bits of what a product of several rows comes to.
+    A completion depends on the weights, the seed, the step and the prompt, but not on the other prompts in the
+    batch or on the process that generates it, except for floating-point differences between batch shapes.
 
     Args:
-        student: writes, whatever it is trained on meanwhile.
-        like: its inputs, whose names and padding are those of its own texts.
+        student: the model that generates, also while a larger module that contains it is trained.
+        like: the student's inputs; input names and padding id are taken from them.
         parts: as `TrainingSpec.accumulate`.
-        said: the text of tokens.
+        said: decodes token ids to text.
 
     Attributes:
-        told: what was written so far, and the seconds that it took here, as plain JSON.
+        told: counts of what was generated so far and the seconds spent, as plain JSON.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class OnPolicy:
         self._epoch, self._batches = -1, list[NDArray[np.int64]]()
 
     def at(self, step: int) -> OwnTexts | None:
-        """What is shown in a step; None: a batch of the data.
+        """Return the generated examples for a step; None: use a batch of the data.
 
-        The steps in which it writes are spread evenly: of the first n they are n times the share, rounded down.
+        On-policy steps are spread evenly: among the first n there are floor(n * share).
         """
         before, after = (math.floor(count * self._how.share) for count in (step, step + 1))
         if before == after:
@@ -121,7 +121,7 @@ class OnPolicy:
         return texts
 
     def judged(self, teacher: Answers, otherwise: Answers) -> Answers:
-        """A `teacher` that runs along for what the student wrote, and whoever teaches the rest."""
+        """Return answers from `teacher`, run live, for generated batches and from `otherwise` for all others."""
 
         def answer(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
             if WRITTEN not in shown:
@@ -139,7 +139,8 @@ class OnPolicy:
         return time.monotonic()
 
     def _batch(self, number: int) -> NDArray[np.int64]:
-        """The prompts of a batch of them: all once, of like length together, in another order each time round."""
+        """Return the indices of a batch of prompts: each prompt once an epoch, bucketed by length, reshuffled
+        every epoch."""
         how = self._how
         epoch, place = divmod(number, math.ceil(len(how.prompts) / how.batch_size))
         if epoch != self._epoch:
@@ -148,7 +149,8 @@ class OnPolicy:
         return self._batches[place]
 
     def _write(self, step: int, chosen: NDArray[np.int64]) -> tuple[OwnTexts, int]:
-        """The texts of a step, of which this process writes its share, and how many of all ended by themselves."""
+        """Generate this process's share of a step's completions; return them and how many of all processes'
+        ended with an end token."""
         how, world, count = self._how, self._world, len(chosen)
         shares = world.shares(np.arange(count), self._parts)
         mine = [int(row) for indices, _ in shares for row in indices]
@@ -166,7 +168,7 @@ class OnPolicy:
                 written[mine[number]].append(token)
         lengths, ended = np.zeros(count), np.zeros(count)
         for indices, own in shares:
-            # A process without a share of a part writes a row that is another's.
+            # A process without a share of a part generates a row that another process counts.
             for row in indices if own else ():
                 lengths[row], ended[row] = len(written[row]), written[row][-1] in how.ends
         known = np.array(world.mean([*lengths, *ended])).reshape(2, count) * world.size
@@ -181,7 +183,7 @@ class OnPolicy:
         return texts, round(known[1].sum())
 
     def _sample(self, step: int, prompt: list[int], answer: list[int]) -> None:
-        """Keep an answer of the first steps and of the last ones."""
+        """Keep a sample answer, among the first and the most recent ones."""
         ended = answer[-1] in self._how.ends
         said = {
             "step": step + 1,

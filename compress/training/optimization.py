@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate."""
+"""The optimizer and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from compress.profile.specs.training import TrainingSpec
 
 
 def adamw(model: nn.Module, spec: TrainingSpec, slow: tuple[nn.Module, float] | None = None) -> AdamW:
-    """Fused AdamW; weights of one dimension (biases, norms) and embeddings have no weight decay.
+    """Build a fused AdamW optimizer; one-dimensional parameters (biases, norms) and embeddings get no weight decay.
 
-    Embeddings have none so that the rows of tokens that no example holds stay exactly as they were.
+    Embeddings have none so that the rows of tokens that no example contains stay exactly unchanged.
     Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2019 (arXiv:1711.05101).
 
     Args:
-        slow: a part of the model whose learning rate is the others' times a factor, which each group holds.
+        slow: a submodule and the factor on its learning rate, stored as `factor` in each parameter group.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     slowed = set() if slow is None else {id(parameter) for parameter in slow[0].parameters()}
@@ -38,9 +38,9 @@ def adamw(model: nn.Module, spec: TrainingSpec, slow: tuple[nn.Module, float] | 
 
 
 def learning_rate(step: int, steps: int, spec: TrainingSpec) -> float:
-    """The learning rate of step `step` of `steps`; the first is 0.
+    """Return the learning rate of step `step` of `steps`, counted from 0.
 
-    It rises linearly to its peak over the first `warmup` of the steps and falls linearly to 0 after the last.
+    Linear warmup to the peak over the first `warmup` fraction of the steps, then linear decay to 0 at `steps`.
     """
     rising = spec.warmup * steps
     factor = (step + 1) / rising if step + 1 < rising else (steps - step) / max(steps - rising, 1)

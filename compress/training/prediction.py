@@ -1,4 +1,4 @@
-"""The outputs of a torch model on encoded examples, and its score."""
+"""Outputs and scores of a torch model on encoded examples."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 
 BATCH_SIZE = 64
-"""Examples at once."""
+"""Batch size for inference."""
 WINDOWS = 4
-"""Likewise of texts that are gone on with, of which a model says something of every word at every token."""
+"""Batch size for causal language models, whose outputs are logits over the vocabulary at every token."""
 LOGITS = 2**24
-"""Of several such texts that are scored together, at most."""
+"""Maximum number of logits of one batch when several such texts are scored together."""
 
 
 def arithmetic(precision: Precision, device: Device) -> AbstractContextManager[object]:
-    """bf16 autocast, with float32 attention where a CPU trains; or nothing for fp32."""
+    """Return the context for `precision`: bf16 autocast (on CPUs with float32 attention for training); a null
+    context for fp32."""
     if precision == "fp32":
         return nullcontext()
     if device == "cuda":
@@ -47,12 +48,12 @@ def _bf16_on_cpu() -> Iterator[None]:
 
 
 def examples_at_once(inputs: Inputs) -> int:
-    """How many examples a model is run on together where it is not trained."""
+    """Return the inference batch size for these inputs."""
     return WINDOWS if len(inputs) and LEARNT in inputs.batch([0]) else BATCH_SIZE
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The outputs of one batch, (n, ...), in the type that the arithmetic gave."""
+    """Return the outputs of one batch, (n, ...), in the dtype of the computation."""
     return outputs_of(model(**taken(batch)))
 
 
@@ -63,7 +64,7 @@ def predict(
     precision: Precision,
     device: Device,
 ) -> NDArray[np.float32]:
-    """Outputs (n, ...), float32, in the order of the examples; the model's training flag is left as it was."""
+    """Return outputs (n, ...), float32, in the order of the examples; the model's training mode is restored."""
     size = examples_at_once(inputs)
     return _kept(model, inputs, lambda batch: {"": _outputs(model, batch, device)}, precision, device, size)[
         ""
@@ -71,8 +72,11 @@ def predict(
 
 
 def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precision, device: Device) -> Answers:
-    """What the task keeps of the outputs of a model on encoded examples; those of one batch are held at a time, and
-    of texts that are gone on with no more logits than where a saved model is scored."""
+    """Return what the task keeps of the model's outputs on encoded examples.
+
+    Only one batch of full outputs is in memory at a time; for causal language models its logits are bounded as
+    they are when a saved model is scored.
+    """
     if (made := getattr(task.scorer, "outputs", None)) is None:
         size = examples_at_once(inputs)
         return _kept(
@@ -93,7 +97,7 @@ def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precisio
         precision,
         device,
         BATCH_SIZE,
-        # No more tokens at once than those of some of the longest texts.
+        # At most as many tokens as `WINDOWS` of the longest texts.
         min(LOGITS // words, WINDOWS * int(inputs.lengths.max())),
     )
 
@@ -107,7 +111,7 @@ def score(
     precision: Precision,
     device: Device,
 ) -> float:
-    """The task's metric of the model on encoded examples, as passes compare it: larger is better."""
+    """Return the task's metric of the model on encoded examples, as passes compare it: larger is better."""
     return task.score(answers(model, inputs, task, precision=precision, device=device), truth).rank
 
 
@@ -120,7 +124,8 @@ def _kept(
     size: int,
     tokens: int | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """What is kept of each batch, of `size` examples and `tokens` tokens at most, in the order of the examples."""
+    """Apply `keep` to batches of at most `size` examples and `tokens` tokens; return the arrays in the order of
+    the examples."""
     kept: dict[str, NDArray[Any]] = {}
     with evaluating(model), torch.inference_mode(), arithmetic(precision, device):
         for places in batches_by_length(inputs.lengths, size, tokens):

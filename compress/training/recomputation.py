@@ -1,4 +1,4 @@
-"""Layers that are computed once more for their gradients instead of keeping what they computed: less memory for time.
+"""Gradient checkpointing: layers are recomputed in the backward pass, which trades time for memory.
 
 Chen et al.: Training Deep Nets with Sublinear Memory Cost, 2016 (arXiv:1604.06174).
 """
@@ -18,10 +18,10 @@ from compress.training.attention_precision import Float32Attention
 
 @contextmanager
 def recomputed(model: nn.Module) -> Iterator[None]:
-    """Meanwhile the layers of a model that trains keep what they read alone; gradients stay what they were.
+    """Enable gradient checkpointing of a model's layers inside the context; gradients do not change.
 
     Raises:
-        ModelError: its layers cannot be computed once more.
+        ModelError: the model does not support it.
     """
     found = [
         module
@@ -45,11 +45,11 @@ def recomputed(model: nn.Module) -> Iterator[None]:
 
 
 def _switch(model: PreTrainedModel, what: str) -> Any:
-    # Version 6 of transformers drops the old name, which is the only one that 5.3 has.
+    # transformers 6 drops the old name, which is the only one in 5.3.
     new = getattr(model, f"activation_checkpointing_{what}", None)
     return new or getattr(model, f"gradient_checkpointing_{what}")
 
 
 def _arithmetics() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-    # Autocast is remembered by torch; what else the first pass was computed under is not.
+    # torch restores autocast for the recomputation, but not other modes of the first forward pass.
     return nullcontext(), Float32Attention()

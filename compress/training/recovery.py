@@ -1,4 +1,4 @@
-"""Recovery: training after a pass that damaged the model, by the same losses as distillation."""
+"""Recovery: training after a pass that reduced the model's quality, by the same losses as distillation."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def recover(
     validation: Validation,
     name: str = "recover",
 ) -> Curve:
-    """Train `model` in place, and leave it with its best weights by the validation score.
+    """Train `model` in place and leave it with the weights of the best validation score.
 
     Args:
-        interface: the folder that says how the model reads its inputs.
-        validation: the validation split as the model reads it.
-        name: of the curve and of the folder of its checkpoints.
+        interface: folder with the model's task and tokenizer files.
+        validation: the validation split encoded for the model.
+        name: name of the curve and of the checkpoint folder.
 
     Raises:
         ModelError: a loss cannot compare the model with the step's teacher.
@@ -65,11 +65,11 @@ def trained_by(
     name: str,
     teacher: Artifact | None = None,
 ) -> TrainResult:
-    """Train `model` in place by losses on the training split, as `recover` does.
+    """Train `model` in place with the given losses on the training split; used by `recover`.
 
     Args:
-        read: the folder that says how the model reads its inputs, and the training examples as it reads them.
-        teacher: None: the data alone teach.
+        read: the model's interface folder, and the training examples encoded with it.
+        teacher: None: train on the data alone.
     """
     _, inputs = read
     answers: Answers = nobody
@@ -89,7 +89,7 @@ def trained_by(
         rows = ctx.task.kind.head != "own"
         check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
         if is_kept(ctx.task.kind, losses, spec.epochs):
-            # It need not stay in memory.
+            # All its signals are cached: free its memory.
             del taught
             answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
         else:
@@ -112,12 +112,12 @@ def trained_by(
 
 
 def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None:
-    """What was saved gives the same outputs as the model, bit for bit.
+    """Check that the saved model gives the same outputs as the one in memory, bit for bit.
 
     Raises:
         PassError: it does not.
     """
-    # The model is in memory, so its code was allowed and has run.
+    # The model was loaded already, so its custom code has been allowed.
     saved = load_model(out, allow_code=True)
     batch = to_tensors(inputs.batch(range(min(len(inputs), 4))), "cpu")
     with torch.inference_mode():
@@ -130,6 +130,6 @@ def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None
 
 
 def _two_goals(losses: Sequence[LossSpec]) -> bool:
-    """Whether labels and a teacher pull at the outputs, so that a model with a head for each learns them apart."""
+    """Whether both labels and a teacher supervise the outputs, so that a model with two heads trains one on each."""
     outputs = [loss for loss in losses if loss.reaches_outputs]
     return {loss.compares for loss in outputs} == {True, False}

@@ -1,4 +1,4 @@
-"""Where a training stands: its losses, its scores and its best weights."""
+"""State of a training: its losses, its scores and its best weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compress.training.checkpointing import Checkpoint, copy_weights
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training did. The model holds the weights of `best_step`."""
+    """Result of a training. The model holds the weights of `best_step`."""
 
     curve: Curve
     best_score: float
@@ -30,10 +30,11 @@ class TrainResult:
 
 @dataclass
 class TrainingState:
-    """Where training stands; every field but the last loss, the clock and the tensors goes into the checkpoint's JSON.
+    """Progress of a training; all fields except `last_loss`, `started` and the tensors are stored in the
+    checkpoint's JSON.
 
-    `seconds`: what it took in the processes that were stopped, up to their last checkpoints. `told`: what is known of
-    what was shown in the place of the inputs.
+    `seconds`: training time of earlier, interrupted processes up to their last checkpoints. `told`: statistics
+    of the examples that replaced the inputs (`loop.Instead`).
     """
 
     step: int = 0
@@ -52,11 +53,11 @@ class TrainingState:
 
     @property
     def taken(self) -> float:
-        """Seconds so far, of all processes one after the other."""
+        """Training time in seconds so far, over all runs that were resumed."""
         return self.seconds + time.monotonic() - self.started
 
     def values(self) -> dict[str, Any]:
-        """The plain values."""
+        """Return the JSON values for the checkpoint."""
         plain = ("step", "loss_sum", "loss_steps", "best_step", "worse", "finished", "told")
         return {
             **{name: getattr(self, name) for name in plain},
@@ -67,7 +68,7 @@ class TrainingState:
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> TrainingState:
-        """The state that a checkpoint holds."""
+        """Restore the state from a checkpoint."""
         values = dict(checkpoint.values)
         values.pop("plan")
         score = values.pop("best_score")
@@ -76,10 +77,10 @@ class TrainingState:
         return cls(**values, best_score=-math.inf if score is None else score, points=points, best=best)
 
     def add_losses(self, losses: Sequence[float], total: int, hint: str) -> None:
-        """Add the losses of the last steps up.
+        """Add the losses of the last steps.
 
         Raises:
-            PassError: one of them is not finite; `hint` says what may help.
+            PassError: one of them is not finite; `hint` suggests a remedy.
         """
         for step, value in enumerate(losses, start=self.step - len(losses) + 1):
             if not math.isfinite(value):
@@ -98,11 +99,12 @@ class TrainingState:
         per_epoch: int,
         keep: Literal["best", "last"] = "best",
     ) -> None:
-        """Note a validation score; keep the weights if it is the best one yet, or the last; finished after the last of
-        `total` steps, or once the patience of `spec` is over.
+        """Record a validation score and keep the weights if it is the best so far (or always, for `keep="last"`).
+
+        Training is finished after the last of `total` steps, or when the patience of `spec` is exhausted.
 
         Raises:
-            PassError: the score is not a number, and there is no earlier one.
+            PassError: the first score is NaN.
         """
         if self.best is None and math.isnan(score):
             raise PassError(
@@ -118,7 +120,7 @@ class TrainingState:
             )
         )
         self.loss_sum, self.loss_steps = 0.0, 0
-        # The worst score of all (an infinite perplexity) is still better than none.
+        # Any first score is kept, even the worst possible one (an infinite perplexity).
         if keep == "last" or self.best is None or score > self.best_score:
             self.best_score, self.best_step, self.worse = score, self.step, 0
             self.best = copy_weights(model)
@@ -128,7 +130,8 @@ class TrainingState:
         self.finished = stopped or self.step == total
 
     def note(self, metric: MetricKind | None = None) -> str:
-        """The last loss and the best score, for a progress bar: as a value of `metric`, else as it is compared."""
+        """Return the last loss and the best score for a progress bar, as a value of `metric` if given, else the
+        raw score."""
         score = ""
         if self.best is not None:
             named, value = (
@@ -138,7 +141,7 @@ class TrainingState:
         return f"loss {self.last_loss:.3f}{score}"
 
     def result(self, name: str, per_epoch: int) -> TrainResult:
-        """What training did, once it is over."""
+        """Return the result of the finished training."""
         return TrainResult(
             Curve(name=name, points=tuple(self.points), seconds=self.taken),
             best_score=self.best_score,
@@ -149,12 +152,13 @@ class TrainingState:
 
 
 def training_steps(spec: TrainingSpec, examples: int) -> tuple[int, int]:
-    """The steps of an epoch over so many examples, and of the whole training."""
+    """Return the number of steps in an epoch over `examples` examples, and in the whole training."""
     per_epoch = math.ceil(examples / spec.batch_size)
     return per_epoch, max(1, round(spec.epochs * per_epoch))
 
 
 def evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) -> frozenset[int]:
-    """The steps after which a training of `total` steps is evaluated: so often an epoch, and after the last."""
+    """Return the steps after which to validate: `per_epoch_evaluations` times an epoch, and after the last of
+    `total`."""
     every = per_epoch / per_epoch_evaluations
     return frozenset({max(1, round(k * every)) for k in range(1, math.floor(total / every) + 1)} | {total})

@@ -1,4 +1,4 @@
-"""A model's tokenizer and interface with a trimmed vocabulary."""
+"""Write a student's tokenizer and interface, with a trimmed vocabulary where asked for."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ from compress.step import StepContext
 
 @dataclass(frozen=True)
 class Words:
-    """A trimmed vocabulary: `table` maps an id of the model that it is made from to the student's, `kept` the other way
-    round."""
+    """A trimmed vocabulary: `table` maps token ids of the source model to the student's, `kept` maps them back."""
 
     table: Ids
     kept: Ids
 
 
 def tokens_of(inputs: Inputs) -> TokenInputs:
-    """The inputs as token ids.
+    """Return the inputs as `TokenInputs`.
 
     Raises:
-        ModelError: they are no token ids.
+        ModelError: they are not token ids.
     """
     if not isinstance(inputs, TokenInputs):
         raise ModelError("trimming and augmenting need token ids; this task's inputs are others")
@@ -45,7 +44,7 @@ def tokens_of(inputs: Inputs) -> TokenInputs:
 
 
 def tokens_shown(ctx: StepContext, source: Path) -> Iterator[Ids]:
-    """The token ids of each example that a model may be trained on, as the reader of `source` has them."""
+    """Yield the token ids, by the tokenizer of `source`, of every example that a model may be trained on."""
     for split in ctx.data.shown:
         yield from tokens_of(ctx.task.encode(split, source)).ids
 
@@ -53,16 +52,16 @@ def tokens_shown(ctx: StepContext, source: Path) -> Iterator[Ids]:
 def write_tokenizer(
     source: Path, out: Path, trim: VocabularySpec | None, texts: Iterable[Ids], labels: tuple[str, ...]
 ) -> Words | None:
-    """Write the student's `task.json` into `out`, and its `tokenizer.json` where the model reads texts; its vocabulary
-    where that is trimmed.
+    """Write the student's `task.json` into `out`, and its `tokenizer.json` if the model reads text; return the
+    trimmed vocabulary, or None if it is not trimmed.
 
     Args:
-        source: the artifact directory that the student is made from.
+        source: artifact directory that the student is derived from.
         trim: None keeps the vocabulary.
-        texts: token ids of `source` whose tokens must be kept, where the vocabulary is trimmed.
+        texts: token ids of `source`; all tokens that occur in them are kept when trimming.
 
     Raises:
-        ModelError: the tokenizer is of a kind that cannot be trimmed.
+        ModelError: this type of tokenizer cannot be trimmed.
     """
     declared = read_mapping(source / TASK)
     declared["labels"] = list(labels)

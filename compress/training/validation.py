@@ -1,4 +1,4 @@
-"""How well a model does on the validation split, which is never trained on."""
+"""The score of a model on the validation split, which is never trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.training.signals.teachers import signals_in
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation examples as a model reads them, and what its outputs are scored against."""
+    """The validation examples encoded for a model, and the ground truth that its outputs are scored against."""
 
     ctx: StepContext
     inputs: Inputs
@@ -26,11 +26,11 @@ class Validation:
 
     @classmethod
     def of(cls, ctx: StepContext, interface: Path, reference: Artifact) -> Validation:
-        """The validation split of a step.
+        """Encode the validation split of a step.
 
         Args:
-            interface: the folder that says how the model reads its inputs.
-            reference: the model whose outputs are the truth, where the task has no other.
+            interface: folder with the model's task and tokenizer files.
+            reference: the model whose outputs serve as the truth if the task needs a reference.
         """
         examples, outputs = ctx.data.validation, None
         if ctx.task.needs_reference(examples):
@@ -40,11 +40,11 @@ class Validation:
         return cls(ctx, ctx.task.encode(examples, interface), Truth.of(examples, outputs))
 
     def read_by(self, interface: Path) -> Validation:
-        """The same for a model that reads its inputs otherwise."""
+        """Return the same validation encoded for a model with another interface."""
         return Validation(self.ctx, self.ctx.task.encode(self.ctx.data.validation, interface), self.truth)
 
     def score(self, model: nn.Module) -> float:
-        """The task's metric of a model, a fraction."""
+        """Return the score of a model: the task's metric as passes compare it, larger is better."""
         ctx = self.ctx
         return score(
             model.to(ctx.device),

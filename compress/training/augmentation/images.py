@@ -1,8 +1,9 @@
-"""New images out of a batch: mirrored, shifted, blended in pairs, with patches of each other. Pure, torch.
+"""Image augmentation: flips, shifts, mixup and cutmix. Pure functions of torch tensors.
 
-The teacher labels what comes out, so labels are never mixed. Mixup: Zhang et al. 2018 (arXiv:1710.09412); cutmix: Yun
-et al. 2019 (arXiv:1905.04899); both with a share drawn evenly from 0 to 1, which is Beta(1, 1). That a teacher who
-sees the very image that the student sees teaches best is of Beyer et al. 2022 (arXiv:2106.05237).
+The teacher labels the augmented images, so labels are never mixed. Mixup: Zhang et al. 2018 (arXiv:1710.09412);
+cutmix: Yun et al. 2019 (arXiv:1905.04899); both with a mixing ratio uniform in 0..1, which is Beta(1, 1). Beyer
+et al. 2022 (arXiv:2106.05237): distillation works best if the teacher sees exactly the image that the student
+sees.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from compress.encoding.inputs import Batch
 from compress.profile.specs.examples import AugmentSpec
 
 Box = tuple[int, int, int, int]
-"""Top, bottom, left and right of a patch; bottom and right are past its end."""
+"""Top, bottom, left and right of a patch; bottom and right are exclusive."""
 
 
 def move_images(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator | None) -> Tensor:
-    """A batch mirrored and shifted, as the image keys of `spec` ask for; each image keeps its label.
+    """Flip and shift the images of a batch at random, as `spec` asks; labels stay valid.
 
     Args:
-        pixels: (n, channels, height, width), any float type; it is not changed.
-        generator: where everything is drawn from, on the CPU; None: torch's own. Equal states give equal images.
+        pixels: (n, channels, height, width), any float type; not modified.
+        generator: CPU random generator; None: torch's global one. Equal states give equal images.
     """
     count, _, height, width = pixels.shape
     if spec.flip:
@@ -44,13 +45,13 @@ def move_images(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator | 
 
 
 def blend_images(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator | None) -> Tensor | None:
-    """A batch blended by mixup or cutmix, as their shares have it; None where this batch is left as it is.
+    """Blend a batch by mixup or cutmix with the probabilities of `spec`; return None if this batch is left unchanged.
 
-    Mixup and cutmix never meet in one batch: cutmix has what its share leaves of those without mixup. What is blended
-    is no longer of one class: only a teacher can label it.
+    A batch gets at most one of the two: cutmix with its probability, but no more than mixup leaves. A blended
+    image no longer belongs to one class: only a teacher can label it.
 
     Args:
-        pixels: (n, channels, height, width), any float type; it is not changed.
+        pixels: (n, channels, height, width), any float type; not modified.
         generator: as for `move_images`.
     """
     if not (spec.mixup or spec.cutmix):
@@ -67,25 +68,25 @@ def blend_images(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator |
 
 
 def flip(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """The images (n, c, h, w) with those mirrored left to right where `chosen`, bool (n,), is true."""
+    """Mirror images (n, c, h, w) left to right where `chosen`, bool (n,), is true."""
     return torch.where(chosen.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)
 
 
 def shift(pixels: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """The images (n, c, h, w) moved by whole pixels, int64 (n,) each; what is uncovered repeats the edge.
+    """Shift images (n, c, h, w) by whole pixels, int64 (n,) each; uncovered pixels repeat the edge.
 
-    It is a random crop of the image padded by its edge.
+    Equivalent to a random crop of the edge-padded image.
     """
     height, width = pixels.shape[-2:]
     rows = (torch.arange(height) - down[:, None]).clamp(0, height - 1).to(pixels.device)
     columns = (torch.arange(width) - right[:, None]).clamp(0, width - 1).to(pixels.device)
     which = torch.arange(len(pixels), device=pixels.device)[:, None, None]
-    # Indices that a slice stands between come first: (n, h, w, c).
+    # Advanced indices separated by a slice come first: (n, h, w, c).
     return pixels[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def mixup(pixels: Tensor, partners: Tensor, share: float) -> Tensor:
-    """`share` of each image and the rest of its partner: share * x + (1 - share) * x[partners].
+    """Return share * x + (1 - share) * x[partners].
 
     Args:
         pixels: (n, c, h, w).
@@ -96,12 +97,14 @@ def mixup(pixels: Tensor, partners: Tensor, share: float) -> Tensor:
 
 
 def cut_box(height: int, width: int, share: float, middle_down: float, middle_across: float) -> Box:
-    """The patch that leaves `share` of an image: sides sqrt(1 - share) of the image's, cut off at its edge.
+    """Return the patch to replace so that `share` of the image remains.
+
+    Its sides are sqrt(1 - share) of the image's, clipped at the image's edges.
 
     Args:
         share: 0 to 1; lambda in the paper.
-        middle_down: row of the patch's middle, 0 to height.
-        middle_across: column of it, 0 to width.
+        middle_down: row of the patch's center, 0 to height.
+        middle_across: column of the patch's center, 0 to width.
     """
     side = (1 - share) ** 0.5
     top, bottom = _span(height, side, middle_down)
@@ -110,7 +113,7 @@ def cut_box(height: int, width: int, share: float, middle_down: float, middle_ac
 
 
 def cutmix(pixels: Tensor, partners: Tensor, box: Box) -> Tensor:
-    """The images (n, c, h, w) with the patch at `box` taken from the partner, `partners` int64 (n,)."""
+    """Return images (n, c, h, w) with the patch at `box` taken from the partners, `partners` int64 (n,)."""
     top, bottom, left, right = box
     mixed = pixels.clone()
     mixed[:, :, top:bottom, left:right] = pixels[partners.to(pixels.device), :, top:bottom, left:right]
@@ -119,9 +122,9 @@ def cutmix(pixels: Tensor, partners: Tensor, box: Box) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class AugmentedImages:
-    """Images that come out moved anew each time they are asked for, drawn from torch's own random state.
+    """Image inputs that are flipped and shifted anew at every access, drawn from torch's global random state.
 
-    Training keeps that state in its checkpoints, so that a training that was killed goes on with the same images.
+    Checkpoints hold that state, so a resumed training gets the same images.
     """
 
     inputs: ImageInputs
@@ -129,29 +132,30 @@ class AugmentedImages:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Cost of each example: 1."""
+        """Length of each example: 1."""
         return self.inputs.lengths
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the model."""
+        """Names of the model's inputs."""
         return self.inputs.input_names
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The images at `indices`, moved: `pixel_values` float32 (len(indices), channels, height, width)."""
+        """Return the augmented images at `indices`: `pixel_values` float32 (len(indices), channels, height,
+        width)."""
         pixels = torch.from_numpy(self.inputs.batch(indices)[PIXEL_VALUES])
         return {PIXEL_VALUES: move_images(pixels, self.spec, None).numpy()}
 
     def digest(self) -> str:
-        """sha256 over the images that all are drawn from, and over how they are."""
+        """Return the sha256 over the source images and the augmentation settings."""
         return hashlib.sha256(f"{self.inputs.digest()} {self.spec.model_dump_json()}".encode()).hexdigest()
 
 
 def _whole(count: int, most: int, generator: torch.Generator | None) -> Tensor:
-    """Whole numbers from -most to most, int64 (count,)."""
+    """Return uniform random integers from -most to most, int64 (count,)."""
     return torch.randint(-most, most + 1, (count,), generator=generator)
 
 

@@ -1,7 +1,7 @@
-"""New texts out of the training texts, as token ids: spliced, with tokens deleted and replaced. Pure, numpy.
+"""Text augmentation on token ids: splicing, token deletion and replacement. Pure functions of numpy arrays.
 
-The teacher labels them, so they need not be good sentences: they only have to lie where texts may lie. Jiao et
-al., TinyBERT, 2020 (arXiv:1909.10351) replace words by neighbours in an embedding; Tang et al., Distilling
+The teacher labels the new texts, so they need not be good sentences, only plausible model inputs. Jiao et al.,
+TinyBERT, 2020 (arXiv:1909.10351) replace words by neighbours in an embedding; Tang et al., Distilling
 Task-Specific Knowledge from BERT, 2019 (arXiv:1903.12136) mask, replace and sample n-grams.
 """
 
@@ -20,13 +20,14 @@ _BLOCK = 1024
 
 
 def nearest_neighbours(embeddings: NDArray[np.float32], tokens: Ids, count: int) -> Ids:
-    """For each row of `embeddings` (vocabulary, width) the `count` nearest of `tokens` by cosine, not itself.
+    """Return for each row of `embeddings` (vocabulary, width) the `count` nearest of `tokens` by cosine, itself
+    excluded.
 
     Args:
-        tokens: the ids that have neighbours and are neighbours, int64 (m,), m > 1.
+        tokens: the ids among which neighbours are searched, int64 (m,), m > 1.
 
     Returns:
-        int64 (vocabulary, min(count, m - 1)); the row of an id that is not in `tokens` holds that id alone.
+        int64 (vocabulary, min(count, m - 1)); the row of an id outside `tokens` repeats that id.
     """
     count = min(count, len(tokens) - 1)
     rows = embeddings[tokens].astype(np.float32)
@@ -50,14 +51,15 @@ def augment(
     max_length: int,
     seed: int,
 ) -> Iterator[Ids]:
-    """`spec.copies` new texts for each text, copy after copy, one by one; equal seeds give equal texts.
+    """Yield `spec.copies` augmented texts for each text, one copy of all texts after another; equal seeds give
+    equal texts.
 
     Args:
         texts: token ids of each text, special tokens included.
         neighbours: `nearest_neighbours` of the vocabulary.
-        fixed: special ids; those before the first and after the last other token keep their places, those
-            between are neither replaced nor deleted.
-        max_length: no new text is longer, special tokens included.
+        fixed: special ids; those before the first and after the last ordinary token stay in place, those
+            in between are neither replaced nor deleted.
+        max_length: maximum length of a new text, special tokens included.
     """
     random = np.random.default_rng([seed, len(texts)])
     bounds = np.empty((len(texts), 2), np.int32)
@@ -82,19 +84,19 @@ def augment(
 
 
 def _bounds(text: Ids, fixed: frozenset[int]) -> tuple[int, int]:
-    """Where the leading special tokens of a text end, and where its trailing ones begin."""
+    """Return where the leading special tokens of a text end, and where its trailing ones begin."""
     others = [place for place, token in enumerate(text.tolist()) if token not in fixed]
     return (others[0], others[-1] + 1) if others else (len(text), len(text))
 
 
 def _splice(first: Ids, second: Ids, random: np.random.Generator) -> Ids:
-    """The beginning of one text (a token at least) and the end of another, each cut at random."""
+    """Join a random prefix (at least one token) of one text and a random suffix of another."""
     head, tail = random.integers(1, len(first) + 1), random.integers(len(second) + 1)
     return np.concatenate([first[:head], second[tail:]])
 
 
 def _delete(text: Ids, loose: NDArray[np.bool_], share: float, random: np.random.Generator) -> Ids:
-    """The text without a random share of its tokens; one at least is left."""
+    """Delete a random share of the tokens; at least one is left."""
     keep = (random.random(len(text)) >= share) | ~loose[text]
     return text[keep] if keep.any() else text[:1]
 
@@ -102,7 +104,7 @@ def _delete(text: Ids, loose: NDArray[np.bool_], share: float, random: np.random
 def _replace(
     text: Ids, neighbours: Ids, loose: NDArray[np.bool_], share: float, random: np.random.Generator
 ) -> Ids:
-    """The text with a random share of its tokens replaced by one of their neighbours each."""
+    """Replace a random share of the tokens by one of their neighbours each."""
     chosen = (random.random(len(text)) < share) & loose[text]
     picks = random.integers(neighbours.shape[1], size=len(text))
     return np.where(chosen, neighbours[text, picks], text)

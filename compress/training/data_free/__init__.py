@@ -1,1 +1,1 @@
-"""Teaching without data: images from a generator trained against the teacher, texts sampled from its vocabulary."""
+"""Data-free distillation: images from a generator trained against the teacher, texts sampled from its vocabulary."""

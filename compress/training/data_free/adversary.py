@@ -1,5 +1,4 @@
-"""What the generator is trained for: images on which student and teacher disagree, and that the teacher takes for
-real ones."""
+"""Losses of the image generator: student and teacher disagree, and the teacher sees realistic statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from compress.models.anatomy.observing import hooked
 
 
 def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean absolute difference of two outputs (n, classes), a scalar.
+    """Return the mean absolute difference of two outputs (n, classes), a scalar.
 
     Fang et al., Data-Free Adversarial Distillation, 2019 (arXiv:1912.11006), equation 3.
     """
@@ -22,10 +21,10 @@ def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def imbalance(outputs: Tensor) -> Tensor:
-    """How far the classes of a batch are from equally frequent: log(classes) minus the entropy of the mean
-    probabilities of outputs (n, classes); 0 where all are as frequent.
+    """Return how unbalanced the predicted classes of a batch are; 0 if all are equally frequent.
 
-    The information entropy loss of Chen et al., Data-Free Learning of Student Networks, 2019 (arXiv:1904.01186).
+    log(classes) minus the entropy of the mean probabilities of outputs (n, classes): the information entropy
+    loss of Chen et al., Data-Free Learning of Student Networks, 2019 (arXiv:1904.01186).
     """
     mean = outputs.float().softmax(dim=1).mean(dim=0)
     entropy = -(mean * mean.clamp_min(1e-12).log()).sum()
@@ -33,11 +32,12 @@ def imbalance(outputs: Tensor) -> Tensor:
 
 
 def statistics_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
-    """How unlike the training data a batch is to one BatchNorm: a scalar from four vectors (channels,).
+    """Return the distance of batch statistics from the running statistics of a BatchNorm: a scalar from four
+    vectors (channels,).
 
-    The squared distance of the means and of the standard deviations, in units of the trained variance, so that every
-    layer counts alike whatever its scale. Yin et al., Dreaming to Distill, 2020 (arXiv:1912.08795), compare means
-    and variances by their norms.
+    The squared distance of the means and of the standard deviations, in units of the running variance, so that
+    every layer has the same weight whatever its scale. Yin et al., Dreaming to Distill, 2020
+    (arXiv:1912.08795), compare means and variances by their norms.
     """
     scale = running_var.float().clamp_min(1e-5)
     means = (mean.float() - running_mean.float()).square() / scale
@@ -47,8 +47,10 @@ def statistics_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, ru
 
 @contextmanager
 def batch_statistics(teacher: nn.Module) -> Iterator[Callable[[], Tensor]]:
-    """Watches the BatchNorms of a teacher in eval mode: gives a function that says the distance of the batch that went
-    through it last, with its gradient: the mean over its layers; 0 for a teacher that has none."""
+    """Yield a function that returns the BatchNorm statistics distance of the last batch, differentiable.
+
+    Hooks the BatchNorms of a teacher in eval mode; the distance is the mean over its layers, 0 if it has none.
+    """
     noted: list[Tensor] = []
 
     def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Images out of noise: a small convolutional generator."""
+"""A small convolutional generator of images from noise."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NOISE = 64
-"""Width of the noise that an image is made from."""
+"""Dimension of the noise vector."""
 
 
 class Generator(nn.Module):
-    """Noise (n, NOISE) -> images (n, c, h, w) as a model reads them: (pixel - mean) / std with pixels within 0..1.
+    """Map noise (n, NOISE) to normalized images (n, c, h, w): (pixel - mean) / std with pixels in 0..1.
 
-    A linear layer makes a map a quarter of the side, two upsampled convolutions make it the image. The shape is that
-    of Fang et al. 2019 (arXiv:1912.11006) and of DCGAN (Radford et al. 2016, arXiv:1511.06434) before it.
+    A linear layer produces a map of a quarter of the side, two upsampling convolution blocks the image. The
+    architecture is that of Fang et al. 2019 (arXiv:1912.11006), after DCGAN (Radford et al. 2016,
+    arXiv:1511.06434).
 
     Args:
         shape: channels, height and width of an image; any height and width.
-        mean: of the inputs that the teacher was trained on, for each channel, of pixels within 0..1.
-        std: likewise.
+        mean: per-channel mean of the teacher's input normalization, for pixels in 0..1.
+        std: per-channel standard deviation of the same.
         width: channels of the widest map.
     """
 
@@ -44,7 +45,7 @@ class Generator(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, channels, 1, 1))
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Images (n, c, h, w) of noise (n, NOISE)."""
+        """Return images (n, c, h, w) for noise (n, NOISE)."""
         hidden = self.spread(noise).view(-1, *self.start)
         pixels = torch.sigmoid(self.last(self.second(self.first(hidden))))
         if pixels.shape[2:] != self.size:

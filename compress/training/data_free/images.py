@@ -1,4 +1,5 @@
-"""A student of images that never sees one: its inputs come from a generator trained against the teacher."""
+"""Data-free distillation of image models: the student trains on images from a generator trained against the
+teacher."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from compress.training.prediction import Device, Precision, arithmetic, forward
 from compress.training.state import TrainingState, TrainResult, evaluation_steps, training_steps
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
-"""A scalar from the outputs of student and teacher, (n, classes) each."""
+"""Return a scalar loss from the outputs of student and teacher, (n, classes) each."""
 
 
 def train_data_free_images(
@@ -55,24 +56,24 @@ def train_data_free_images(
 ) -> TrainResult:
     """Train `student` in place on generated images, and leave it in eval mode with its best weights.
 
-    Two players: the student lessens its loss against the teacher on images of the generator, and every
-    `student_steps` of its steps the generator takes one to widen their disagreement, held near the training data by
-    the teacher's BatchNorm statistics and by equally frequent classes. No example is trained on. The validation split
-    is used for one thing alone: its score chooses which weights are kept.
+    Adversarial training: the student minimizes its loss against the teacher on generated images; every
+    `student_steps` of its steps the generator takes one to increase their disagreement, kept close to the
+    training data by the teacher's BatchNorm statistics and by class balance. No real example is trained on; the
+    validation split only selects which weights are kept.
 
     Fang et al., Data-Free Adversarial Distillation, 2019 (arXiv:1912.11006); statistics: Yin et al. 2020
-    (arXiv:1912.08795); classes: Chen et al. 2019 (arXiv:1904.01186).
+    (arXiv:1912.08795); class balance: Chen et al. 2019 (arXiv:1904.01186).
 
-    Equal arguments give equal weights, also after a kill: training goes on from its last checkpoint bit for bit.
+    Equal arguments give equal weights, also after a kill: training resumes from its last checkpoint bit for bit.
 
     Args:
         shape: channels, height and width of an image.
-        mean: how the models' inputs are normalised, a channel each: (pixel - mean) / std, pixels within 0..1.
-        std: likewise.
+        mean: per-channel mean of the models' input normalization, (pixel - mean) / std, for pixels in 0..1.
+        std: per-channel standard deviation of the same.
         free: `examples` images are generated in an epoch.
-        loss: what the student minimises, from its outputs and the teacher's, both (n, classes).
-        validate: the score of the student, larger is better.
-        work: folder for the checkpoints of this training alone.
+        loss: the student's loss from its outputs and the teacher's, both (n, classes).
+        validate: returns the score of the student, larger is better.
+        work: checkpoint folder of this training alone.
 
     Raises:
         PassError: the loss is no longer finite.
@@ -121,7 +122,7 @@ def train_data_free_images(
 
 @dataclass(frozen=True)
 class _Game:
-    """The losses of the two players."""
+    """The losses of student and generator."""
 
     student: nn.Module
     teacher: nn.Module
@@ -134,7 +135,7 @@ class _Game:
     device: Device
 
     def student_loss(self) -> Tensor:
-        """The student against the teacher on new images."""
+        """Return the student's loss against the teacher on new images."""
         self.student.train()
         with arithmetic(self.precision, self.device):
             with torch.no_grad():
@@ -143,7 +144,8 @@ class _Game:
             return self.loss(forward(self.student, batch), goal)
 
     def generator_loss(self) -> Tensor:
-        """Less where student and teacher disagree on new images that look to the teacher like its training data.
+        """Return the generator's loss: low if student and teacher disagree on images that match the teacher's
+        training statistics.
 
         The logarithm keeps the gradient alive when the two agree almost everywhere (Fang et al. 2019, section 3.3).
         """
@@ -157,7 +159,7 @@ class _Game:
         )
 
     def images(self) -> dict[str, Tensor]:
-        """A batch of new images."""
+        """Return a batch of new images."""
         noise = torch.randn(self.spec.batch_size, NOISE).to(self.device)
         return {PIXEL_VALUES: self.generator(noise)}
 
@@ -166,7 +168,7 @@ Player = tuple[nn.Module, Optimizer]
 
 
 def _update(model: nn.Module, optimizer: Optimizer, value: Tensor, rate: float, spec: TrainingSpec) -> float:
-    """One step of a player; gives its loss before it."""
+    """Take one optimizer step of a player; return its loss before the step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
@@ -186,7 +188,8 @@ def _save(work: Path, plan: Mapping[str, Any], state: TrainingState, players: Ma
 
 
 def _resume(work: Path, plan: Mapping[str, Any], players: Mapping[str, Player]) -> TrainingState:
-    """The state of the last checkpoint of this very training, put into the players; else a fresh one."""
+    """Load the last checkpoint of this training into the players and return its state; a fresh one if there is
+    none."""
     checkpoint = load_checkpoint(work)
     if checkpoint is None or checkpoint.values["plan"] != plan:
         return TrainingState()

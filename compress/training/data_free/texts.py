@@ -1,5 +1,5 @@
-"""Texts for a teacher to label where there are none: sampled from its vocabulary, then changed until its answers cover
-all classes."""
+"""Texts without a source for a teacher to label: sampled from its vocabulary, then mutated until its answers
+cover all classes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from compress.training.data_free.words import (
 )
 
 Answer = Callable[[Sequence[Ids]], NDArray[np.float32]]
-"""The teacher's logits (n, classes) on texts, special tokens included, in their order."""
+"""Returns the teacher's logits (n, classes) on texts that include special tokens, in their order."""
 
 
 @dataclass(frozen=True)
 class SampledTexts:
-    """Texts and how the teacher took them.
+    """Sampled texts and how the teacher classifies them.
 
-    `ids`: int64 (length,) each, special tokens included. `words`: the tokens they are made of beside those, int64; the
-    student's vocabulary may be trimmed to them. `answers`: how many of them the teacher puts into each class,
-    int64 (classes,); `drawn`: the same before the first round; both None where nobody was asked.
+    `ids`: int64 (length,) each, special tokens included. `words`: the ordinary tokens that occur in them,
+    int64; the student's vocabulary may be trimmed to them. `answers`: number of texts that the teacher puts
+    into each class, int64 (classes,); `drawn`: the same before the first round; both None if no teacher was
+    asked.
     """
 
     ids: list[Ids]
@@ -57,28 +58,29 @@ def sample_texts(
     work: Path,
     progress: Progress,
 ) -> SampledTexts:
-    """`spec.examples` texts that a teacher can label; no text is read, and no frequency of one.
+    """Sample `spec.examples` texts for a teacher to label; no real text or frequency is used.
 
-    They are made of `spec.words` words: the most frequent ones, and those that the teacher is surest of. Each text is
-    drawn for a class: a random share of its words from those that the teacher, asked about every word alone,
-    holds likely for the class (Bayes' rule), the others by Zipf's law. A text has also a goal: how probable the teacher
-    must hold its class, drawn uniformly, so that clear and doubtful texts are both among them. In each of
-    `spec.rounds` rounds the texts that miss their goal are changed at random, and a change that brings a text nearer
-    to its class is kept: a hill climb that needs the teacher's answers alone.
+    They consist of `spec.words` words: the most frequent ones, and those that the teacher is most confident
+    about. Each text is drawn for a class: a random share of its words from those that the teacher, given each
+    word alone, considers likely for the class (Bayes' rule), the others by Zipf's law. Each text also has a
+    target for the probability that the teacher gives its class, drawn uniformly, so that both clear and
+    ambiguous texts occur. In each of `spec.rounds` rounds the texts that miss their target are mutated at
+    random, and a mutation that raises the probability of the class is kept: hill climbing that needs only the
+    teacher's answers.
 
-    That a model can be copied by its answers on nonsense: Krishna et al., Thieves on Sesame Street, 2020
-    (arXiv:1910.12366), who draw the words from real frequencies. A search by changes of tokens: Ma et al., Adversarial
-    Self-Supervised Data-Free Distillation, 2020 (arXiv:2010.04883), who use gradients.
+    Model extraction by answers on nonsense: Krishna et al., Thieves on Sesame Street, 2020 (arXiv:1910.12366),
+    who draw the words from real frequencies. Search by token changes: Ma et al., Adversarial Self-Supervised
+    Data-Free Distillation, 2020 (arXiv:2010.04883), who use gradients.
 
-    Equal arguments give equal texts, also after a kill: each round is kept in `work`.
+    Equal arguments give equal texts, also after a kill: each round is checkpointed in `work`.
 
     Args:
         words: `spoken_words` of the teacher's vocabulary.
-        frame: the special tokens of a text.
+        frame: the special tokens around a text.
         spec: `length` counts tokens without special ones.
-        answer: None where the outputs are no classes: the texts are then drawn by Zipf's law alone.
-        max_length: no text is longer, special tokens included.
-        work: folder for the rounds of these texts alone.
+        answer: None if the outputs are not classes: the texts are then drawn by Zipf's law alone.
+        max_length: maximum length of a text, special tokens included.
+        work: checkpoint folder of these texts alone.
     """
     room = max_length - len(frame.around(words[:0]))
     lengths = min(spec.length[0], room), min(spec.length[1], room)
@@ -125,7 +127,7 @@ def sample_texts(
 
 @dataclass(frozen=True)
 class _Search:
-    """How texts are drawn and changed; `likely` are the words of each class, (classes, words)."""
+    """Drawing and mutation of texts; `likely` are the word probabilities of each class, (classes, words)."""
 
     words: Ids
     likely: Probabilities
@@ -134,11 +136,11 @@ class _Search:
 
     @property
     def prior(self) -> Probabilities:
-        """How often each word is drawn for no class, (words,)."""
+        """Word probabilities independent of a class, (words,)."""
         return zipf(len(self.words))
 
     def begin(self, count: int) -> list[Ids]:
-        """The first texts, class after class in turn."""
+        """Draw the initial texts, cycling through the classes."""
         random = np.random.default_rng([self.seed, 0])
         plain = draw_texts(self.words, self.prior, self.lengths, count, random)
         telling = self.telling(self.classes(count), random)
@@ -146,7 +148,7 @@ class _Search:
         return [mix(a, b, share, random) for a, b, share in zip(plain, telling, shares, strict=True)]
 
     def telling(self, classes: NDArray[np.int64], random: np.random.Generator) -> list[Ids]:
-        """For each class given, a text of its words alone."""
+        """Draw for each of the given classes a text of words typical of it."""
         texts: list[Ids] = [self.words[:0]] * len(classes)
         for number in np.unique(classes):
             places = np.flatnonzero(classes == number)
@@ -156,13 +158,13 @@ class _Search:
         return texts
 
     def classes(self, count: int) -> NDArray[np.int64]:
-        """The class that each text is drawn for."""
+        """Return the class that each text is drawn for."""
         return np.arange(count) % len(self.likely)
 
     def improve(
         self, number: int, texts: list[Ids], answers: NDArray[np.float32], ask: Answer
     ) -> tuple[list[Ids], NDArray[np.float32]]:
-        """One round: the texts after it and the teacher's log probabilities on them, (n, classes)."""
+        """Run one round; return the texts after it and the teacher's log-probabilities on them, (n, classes)."""
         random = np.random.default_rng([self.seed, 1 + number])
         classes = self.classes(len(texts))
         goals = np.log(np.random.default_rng([self.seed, 0, 0]).uniform(0.1, 1.0, len(texts)))
@@ -187,7 +189,8 @@ class _Search:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a round leaves: the texts without special tokens, the teacher's log probabilities, its first classes."""
+    """State after a round: the texts without special tokens, the teacher's log-probabilities, its initial
+    predictions."""
 
     round: int
     texts: list[Ids]
@@ -211,7 +214,7 @@ def _save(work: Path, plan: dict[str, object], kept: _Kept) -> None:
 
 
 def _load(work: Path, plan: dict[str, object]) -> _Kept | None:
-    """The last round of these very texts; None where there is none."""
+    """Load the last round of the same sampling; None if there is none."""
     checkpoint = load_checkpoint(work)
     if checkpoint is None or checkpoint.values["plan"] != plan:
         return None

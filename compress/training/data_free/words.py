@@ -1,7 +1,7 @@
-"""Which tokens texts without a source are made of, and how they are drawn and changed. Pure, numpy.
+"""Vocabulary and sampling of texts without a source. Pure functions of numpy arrays.
 
-No text is read, not even its frequencies: a trained vocabulary runs from frequent to rare, and Zipf's law (1935) turns
-that order into probabilities.
+No text is read, not even for frequencies: a trained vocabulary is ordered from frequent to rare, and Zipf's law
+(1935) turns that order into probabilities.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 
 _MARKS = ("##", "\u0120", "\u2581")
-"""What tokenizers write before a piece that goes on (WordPiece), or before a word's first (byte-level BPE, Unigram)."""
+"""Prefixes that tokenizers put before a continuation piece (WordPiece) or before a word's first piece
+(byte-level BPE, Unigram)."""
 _COMMONEST = 200
-"""Words that are taken to be more frequent than a full stop or a single letter."""
+"""Number of words assumed to be more frequent than a full stop or a single letter."""
 
 
 def spoken_words(vocabulary: Vocabulary) -> Ids:
-    """Every token that texts are made of, from frequent to rare, int64: words and pieces of words in the order of their
-    ids, the single ASCII characters, whose ids say nothing, after the commonest words. No special token."""
+    """Return every token that texts consist of, from frequent to rare, int64; no special tokens.
+
+    Words and word pieces in the order of their ids; the single ASCII characters, whose ids are not ordered by
+    frequency, follow after the commonest words.
+    """
     bare = {number: _bare(token) for token, number in vocabulary.ids.items()}
     ordinary = sorted(number for number in bare if number not in vocabulary.special)
     words = [number for number in ordinary if _is_word(bare[number])]
@@ -34,8 +38,10 @@ def spoken_words(vocabulary: Vocabulary) -> Ids:
 
 
 def choose_words(count: int, log_probabilities: NDArray[np.float32] | None) -> Ids:
-    """Which of the words to keep, as ascending places int64 (count,): half of them the most frequent ones, half those
-    of the others that the teacher, asked about each alone, is surest of; without a teacher the most frequent alone.
+    """Return the indices of the words to keep, ascending, int64 (count,).
+
+    Half of them are the most frequent words, half those of the others for which the teacher, given each alone,
+    is most confident; without a teacher only the most frequent.
 
     Args:
         log_probabilities: of the classes given each word, (words, classes), from frequent to rare.
@@ -48,9 +54,9 @@ def choose_words(count: int, log_probabilities: NDArray[np.float32] | None) -> I
 
 
 def zipf(count: int) -> Probabilities:
-    """Probabilities of `count` tokens from frequent to rare, (count,).
+    """Return probabilities of `count` tokens from frequent to rare, (count,).
 
-    Zipf's law with Mandelbrot's shift, 1 / (rank + 2.7), and a fifth uniform, so that every token is met.
+    Zipf's law with Mandelbrot's shift, 1 / (rank + 2.7), mixed with a fifth uniform, so that every token occurs.
     """
     falling: Probabilities = 1 / (np.arange(1, count + 1) + 2.7)
     falling *= 0.8 / falling.sum()
@@ -58,10 +64,10 @@ def zipf(count: int) -> Probabilities:
 
 
 def words_of_classes(log_probabilities: NDArray[np.float32], prior: Probabilities) -> Probabilities:
-    """How often each word is drawn for each class: (classes, words), rows sum to 1.
+    """Return the probability of drawing each word for each class: (classes, words), rows sum to 1.
 
-    Bayes' rule with the teacher's answer to the word alone, which is squared: a word that says little of any class is
-    drawn by its frequency already.
+    Bayes' rule with the square of the teacher's answer to the word alone: this sharpens it, since words
+    uninformative of any class are already drawn by their frequency.
 
     Args:
         log_probabilities: of the classes given each word alone, (words, classes).
@@ -81,7 +87,7 @@ class Frame:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Frame:
-        """Those of a tokenizer, seen on a text of one letter."""
+        """Find those of a tokenizer by encoding a text of one letter."""
         encoding = tokenizer.encode("a")
         special = np.array(encoding.special_tokens_mask, dtype=bool)
         ids = np.array(encoding.ids, dtype=np.int64)
@@ -91,17 +97,17 @@ class Frame:
         return cls(ids[: inner[0]], ids[inner[-1] + 1 :])
 
     def around(self, text: Ids) -> Ids:
-        """The text with them."""
+        """Return the text with the special tokens added."""
         return np.concatenate([self.before, text, self.after])
 
 
 def draw_texts(
     words: Ids, chances: Probabilities, lengths: tuple[int, int], count: int, random: np.random.Generator
 ) -> list[Ids]:
-    """Texts of `lengths[0]` to `lengths[1]` independent tokens, uniformly, without special tokens.
+    """Draw texts of independent tokens, without special ones, of length uniform in `lengths[0]` to `lengths[1]`.
 
     Args:
-        chances: of the words, (words,).
+        chances: probabilities of the words, (words,).
     """
     sizes = random.integers(lengths[0], lengths[1] + 1, count)
     drawn = words[random.choice(len(words), size=int(sizes.sum()), p=chances)]
@@ -109,7 +115,8 @@ def draw_texts(
 
 
 def mix(first: Ids, second: Ids, share: float, random: np.random.Generator) -> Ids:
-    """The first text with about `share` of its tokens taken from the second, place by place."""
+    """Return the first text with about `share` of its tokens replaced by those of the second at the same
+    positions."""
     common = min(len(first), len(second))
     taken = random.random(common) < share
     mixed = first.copy()
@@ -118,8 +125,10 @@ def mix(first: Ids, second: Ids, share: float, random: np.random.Generator) -> I
 
 
 def change(text: Ids, source: Ids, lengths: tuple[int, int], random: np.random.Generator) -> Ids:
-    """One change of a text: some tokens replaced by those of `source`, some of `source` inserted, one deleted, or two
-    swapped; its length stays within `lengths`."""
+    """Return a mutated text, of length within `lengths`.
+
+    One mutation of: replace some tokens by those of `source`, insert one of `source`, delete one, swap two.
+    """
     kind = random.integers(4)
     place = int(random.integers(len(text)))
     if kind == 1 and len(text) < lengths[1]:

@@ -1,8 +1,8 @@
-"""Weights, gradients and optimizer states spread over processes: torch's fully sharded data parallelism.
+"""Weights, gradients and optimizer states sharded over processes by torch's fully sharded data parallelism.
 
-Rajbhandari et al.: ZeRO, 2020 (arXiv:1910.02054); Zhao et al.: PyTorch FSDP, 2023 (arXiv:2304.11277). Between steps a
-process holds its part of every weight; a layer is gathered when it is computed and let go of then, and what stands
-around the layers after the backward pass.
+Rajbhandari et al.: ZeRO, 2020 (arXiv:1910.02054); Zhao et al.: PyTorch FSDP, 2023 (arXiv:2304.11277). Between
+steps a process holds its shard of every weight; a layer is gathered while it runs and freed afterwards, and the
+weights outside the layers are freed after the backward pass.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(module: nn.Module, device: str) -> None:
-    """Spread the weights of a module over the processes, in place; from then on only its own forward may run.
+    """Shard the weights of a module over the processes, in place; afterwards only its own forward may be called.
 
-    Layers are gathered one by one: those that their model says must stay in one piece.
+    Layers are gathered one by one: the modules that the model lists in `_no_split_modules`.
     """
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
     whole = {name for one in module.modules() for name in getattr(one, "_no_split_modules", None) or ()}
@@ -33,8 +33,10 @@ def shard(module: nn.Module, device: str) -> None:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """While it stands open, every process holds all weights around the layers, which are gathered as they run: so parts
-    of the module may run by themselves, in all processes together."""
+    """Hold all weights outside the layers in every process inside the context.
+
+    The layers are gathered as they run. Submodules may then be called directly, by all processes together.
+    """
     if not isinstance(module, FSDPModule):
         yield
         return
@@ -46,19 +48,19 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor; of one that is spread, every process must ask."""
+    """Return the full tensor; for a sharded one this is a collective that all processes must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """What this process holds of a whole tensor that is spread as `like` is; equal in all processes."""
+    """Return this process's shard of a full tensor, which is equal in all processes, placed as `like` is."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements)
 
 
 def unshard(model: nn.Module) -> None:
-    """Give a model whose weights are spread all of them back, for good; tied weights stay tied."""
+    """Replace all sharded weights of a model by full ones, permanently; tied weights stay tied."""
     plain: dict[int, nn.Parameter] = {}
     with torch.no_grad():
         for module in model.modules():

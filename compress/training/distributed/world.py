@@ -1,6 +1,6 @@
-"""The processes that train together: who this one is, which share of a batch is its own, what all of them must know.
+"""The processes of a distributed training: rank, share of a batch, collectives.
 
-Nothing here is pickled: values travel as JSON, tensors as they are.
+Nothing is pickled: values are exchanged as JSON, tensors as raw data.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 STRATEGY_VARIABLE = "COMPRESS_STRATEGY"
-"""Environment variable beside those of `torch.distributed.run`."""
+"""Environment variable for the strategy, beside those of `torch.distributed.run`."""
 
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of this process among `size`; rank 0 validates, writes checkpoints and shows progress.
+    """Rank of this process among `size`; rank 0 validates, writes checkpoints and shows progress.
 
-    `strategy`: whole copies of the model in each process, or its weights spread over them.
+    `strategy`: `ddp` replicates the model in each process, `fsdp` shards its weights.
     """
 
     rank: int = 0
@@ -33,15 +33,16 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process does what one process does for all."""
+        """Whether this is the process that validates and writes for all."""
         return self.rank == 0
 
     def shares(self, indices: NDArray[np.int64], parts: int = 1) -> list[tuple[NDArray[np.int64], bool]]:
-        """This process's examples of each part of a batch, and whether they are its own: a process without a share is
-        given an example of another, so that it takes part in the all-reduce.
+        """Return this process's examples of each part of a batch, and whether they are its own.
+
+        A process without a share gets an example of another one, so that it takes part in the all-reduce.
 
         Args:
-            parts: how many the batch is computed in; no part is empty.
+            parts: number of gradient accumulation parts; none is empty.
         """
         split = np.array_split(indices, min(parts, len(indices)))
         own = [part[self.rank :: self.size] for part in split]
@@ -50,17 +51,20 @@ class World:
         ]
 
     def factors(self, counts: Sequence[Tensor]) -> list[Tensor]:
-        """What the means over each part are multiplied by, (k,) each, so that their sum over parts and mean over
-        processes are the means over the batch; 0 of what the batch has nothing of.
+        """Return the factors, (k,) each, by which the means of each part are multiplied.
+
+        With them the sum over parts, averaged over processes, is the mean over the whole batch; a mean over no
+        items gets 0.
 
         Args:
-            counts: over how many things each of k means of a part is, float64 (k,), 0 where they are another's.
+            counts: number of items in each of the k means of a part, float64 (k,), 0 if the part belongs to
+                another process.
         """
         whole = torch.tensor(self.mean(torch.stack(list(counts)).sum(0).tolist()), dtype=torch.float64)
         return [torch.where(whole > 0, count / whole, 0.0) for count in counts]
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """The mean over processes of each value."""
+        """Return the mean over processes of each value."""
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
@@ -68,7 +72,7 @@ class World:
         return [float(value) for value in sums / self.size]
 
     def broadcast_object(self, value: Any) -> Any:
-        """A JSON value of rank 0, in every process."""
+        """Return the JSON value of rank 0 in every process."""
         if self.size == 1:
             return value
         text = json.dumps(value).encode() if self.leads else b""
@@ -81,7 +85,7 @@ class World:
         return json.loads(bytes(body.tolist()))
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of rank 0, on the CPU of every process; what the others pass is not looked at."""
+        """Return the tensors of rank 0 on the CPU of every process; the argument of the others is ignored."""
         if self.size == 1:
             return dict(tensors)
         kinds = {name: (str(one.dtype), list(one.shape)) for name, one in tensors.items()}
@@ -96,7 +100,7 @@ class World:
         return received
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors, of one shape and on the CPU, of all processes by rank."""
+        """Return the tensors of all processes by rank; they must have the same shape and be on the CPU."""
         if self.size == 1:
             return [tensor]
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -105,7 +109,8 @@ class World:
 
 
 def current_world() -> World:
-    """The processes of this training: those that `compress.engine.worker` joined, or this one alone."""
+    """Return the processes of this training: the group that `compress.engine.worker` initialized, or this
+    process alone."""
     if distributed.is_available() and distributed.is_initialized():
         strategy: Literal["ddp", "fsdp"] = "fsdp" if os.environ.get(STRATEGY_VARIABLE) == "fsdp" else "ddp"
         return World(distributed.get_rank(), distributed.get_world_size(), strategy)
