@@ -32,7 +32,7 @@ from compress.training.prediction import Device, Precision, arithmetic, forward
 from compress.training.state import TrainingState, TrainResult, evaluation_steps, training_steps
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
-"""Return a scalar loss from the outputs of student and teacher, (n, classes) each."""
+"""Scalar loss from the outputs of student and teacher, (n, classes) each."""
 
 
 def train_data_free_images(

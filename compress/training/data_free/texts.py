@@ -28,14 +28,14 @@ from compress.training.data_free.words import (
 )
 
 Answer = Callable[[Sequence[Ids]], NDArray[np.float32]]
-"""Returns the teacher's logits (n, classes) on texts that include special tokens, in their order."""
+"""Function from texts, special tokens included, to the teacher's logits (n, classes)."""
 
 
 @dataclass(frozen=True)
 class SampledTexts:
     """Sampled texts and how the teacher classifies them.
 
-    `ids`: int64 (length,) each, special tokens included. `words`: the ordinary tokens that occur in them,
+    `ids`: int64 (length,) each, special tokens included. `words`: the ordinary tokens they are drawn from,
     int64; the student's vocabulary may be trimmed to them. `answers`: number of texts that the teacher puts
     into each class, int64 (classes,); `drawn`: the same before the first round; both None if no teacher was
     asked.

@@ -1,7 +1,7 @@
-"""Attention as a goal: who looks at whom in a transformer, and where a convolution is active.
+"""Attention losses: attention matrices of transformers, spatial attention of convolutions.
 
-Token attention is computed from captured queries and keys, so no model has to run the slow attention that
-returns its matrices.
+Token attention is computed from captured queries and keys, so no model has to run the slow attention
+implementation that returns its matrices.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch.nn import functional
 from compress.training.loss_functions.precision import in_float32
 from compress.training.loss_functions.vectors import masked_mean, unit
 
-# Finite, unlike -inf: the softmax of a row without any real token, and its gradient, stay finite.
+# Finite, unlike -inf, so that the softmax of a fully masked row and its gradient stay finite.
 _NEVER = -1e9
 
 
 @in_float32
 def attention_scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Scaled products of queries and keys, before the softmax: (n, heads, t, t).
+    """Return scaled dot products of queries and keys, before the softmax: (n, heads, t, t).
 
     Vaswani et al., Attention Is All You Need, 2017 (arXiv:1706.03762).
 
     Args:
-        query, key: (n, t, heads * size), the heads side by side, any float type.
+        query, key: (n, t, heads * size), heads concatenated, any float type.
     """
     first, second = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key))
     scores: Tensor = first @ second.transpose(2, 3) / math.sqrt(first.shape[-1])
@@ -35,11 +35,12 @@ def attention_scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
 
 @in_float32
 def log_attention(scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Logarithms of the attention probabilities (n, heads, t, t); real tokens alone are looked at.
+    """Return the logarithms of the attention probabilities (n, heads, t, t), over real tokens only.
 
     Args:
         scores: (n, heads, t, t).
-        mask: bool (n, t), true for real tokens, or (n, t, t), true where the first looks at the second; None: all do.
+        mask: bool (n, t), true for real tokens, or (n, t, t), true where the first attends to the second; None:
+            no mask.
     """
     if mask is not None:
         scores = scores.masked_fill(~(mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]), _NEVER)
@@ -47,48 +48,49 @@ def log_attention(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def averaged_scores(scores: Tensor) -> Tensor:
-    """The mean score over the heads: (n, heads, t, t) -> (n, 1, t, t)."""
+    """Return the mean score over the heads: (n, heads, t, t) -> (n, 1, t, t)."""
     return scores.mean(1, keepdim=True)
 
 
 def averaged_log_attention(logs: Tensor) -> Tensor:
-    """Logarithms of the mean probabilities over the heads: (n, heads, t, t) -> (n, 1, t, t)."""
+    """Return the logarithms of the mean probabilities over the heads: (n, heads, t, t) -> (n, 1, t, t)."""
     return logs.logsumexp(1, keepdim=True) - math.log(logs.shape[1])
 
 
 @in_float32
 def scores_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of attention scores, the mean over heads and pairs of real tokens.
+    """Mean squared error of attention scores over heads and pairs of real tokens.
 
     Jiao et al., TinyBERT, 2020 (arXiv:1909.10351), which compares scores instead of probabilities.
 
     Args:
         student, teacher: (n, heads, t, t); no gradient reaches the teacher's.
-        mask: as of `log_attention`.
+        mask: as in `log_attention`.
     """
     return masked_mean((student - teacher.detach()).square(), looks_between(mask))
 
 
 @in_float32
 def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of attention probabilities, the mean over heads and pairs of real tokens.
+    """Mean squared error of attention probabilities over heads and pairs of real tokens.
 
     Args:
-        student, teacher: logarithms of the probabilities (n, heads, t, t); no gradient reaches the teacher's.
-        mask: as of `log_attention`.
+        student, teacher: log-probabilities (n, heads, t, t); no gradient reaches the teacher's.
+        mask: as in `log_attention`.
     """
     return masked_mean((student.exp() - teacher.detach().exp()).square(), looks_between(mask))
 
 
 @in_float32
 def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """KL divergence from the teacher's attention to the student's, the mean over heads and real tokens that look.
+    """KL divergence from the teacher's attention to the student's, averaged over heads and query tokens that
+    are not masked.
 
     Wang et al., MiniLM, 2020 (arXiv:2002.10957).
 
     Args:
-        student, teacher: logarithms of the probabilities (n, heads, t, t); no gradient reaches the teacher's.
-        mask: as of `log_attention`.
+        student, teacher: log-probabilities (n, heads, t, t); no gradient reaches the teacher's.
+        mask: as in `log_attention`.
     """
     goal = teacher.detach()
     terms = goal.exp() * (goal - student)
@@ -99,13 +101,14 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
 
 @in_float32
 def spatial_attention(feature: Tensor, height: int, width: int) -> Tensor:
-    """Where a feature map is active: sums of squares over the channels, as unit vectors (n, height * width).
+    """Return the spatial attention of a feature map: sums of squares over the channels, as unit vectors (n,
+    height * width).
 
     Zagoruyko and Komodakis, Paying More Attention to Attention, 2017 (arXiv:1612.03928).
 
     Args:
         feature: (n, c, h, w), any float type.
-        height, width: resolution of the result; a finer map is averaged down to it.
+        height, width: resolution of the result; a finer map is average-pooled to it.
     """
     energy = feature.square().sum(1, keepdim=True)
     if energy.shape[2:] != (height, width):
@@ -115,7 +118,7 @@ def spatial_attention(feature: Tensor, height: int, width: int) -> Tensor:
 
 @in_float32
 def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of two spatial attention maps, the mean over the examples; at most 2.
+    """Squared distance of two spatial attention maps, averaged over the examples; at most 2.
 
     Args:
         student, teacher: feature maps (n, c, h, w); channels and resolutions may differ, and are compared at the
@@ -127,7 +130,8 @@ def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def looks_between(mask: Tensor | None) -> Tensor | None:
-    """Which tokens look at which: bool (n, t) -> (n, 1, t, t), true where both are real; or (n, t, t), as it is."""
+    """Return the mask of token pairs: bool (n, t) -> (n, 1, t, t), true where both are real; (n, t, t) -> (n,
+    1, t, t)."""
     if mask is None or mask.ndim == 3:
         return None if mask is None else mask[:, None]
     return mask[:, None, :, None] & mask[:, None, None, :]

@@ -1,4 +1,5 @@
-"""A loss over many rows of logits, some rows at a time: in float32 they would take as much again as the model gave."""
+"""A loss over many rows of logits, computed in chunks: a float32 copy of all logits would need as much memory
+again."""
 
 from __future__ import annotations
 
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 
 NUMBERS = {"cpu": 2**20, "cuda": 2**24}
-"""Logits that are taken to float32 together, by device: 4 MiB, which caches hold while each is read several times; on a
-GPU a launch would take longer than the work on so few."""
+"""Number of logits converted to float32 at a time, by device.
+
+On CPUs 4 MiB, which stay in cache while they are read several times; on a GPU kernel launches would take longer
+than the work on so few.
+"""
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
-"""From some rows of logits and of what they are compared with to the mean over these rows."""
+"""Function from rows of logits and their targets to the mean loss over these rows."""
 
 
 def in_chunks(
@@ -23,17 +27,17 @@ def in_chunks(
     numbers: int | None = None,
     compared: Tensor | None = None,
 ) -> Tensor:
-    """The mean of a loss over the rows that are compared, a float32 scalar; what it needs in float32 exists for a few
-    rows at a time.
+    """Return the mean of a loss over the selected rows, a float32 scalar, with float32 intermediates for a
+    chunk of rows at a time.
 
-    Of no rows it is 0. The gradient is computed along with the value, in the type of the logits. Rows that are not
-    compared are not copied.
+    For no rows it is 0. The gradient is computed in the forward pass, in the dtype of the logits. Rows that are
+    not selected are not copied.
 
     Args:
         logits: (n, classes) or (n, t, classes), any float type.
-        goal: of each row that is compared, in their order, (m, ...), to which no gradient goes.
-        numbers: logits of a chunk, at most; None: by device.
-        compared: bool (n, t) or (n,); None: all rows.
+        goal: targets of the selected rows, in their order, (m, ...); no gradient reaches them.
+        numbers: maximum number of logits in a chunk; None: by device.
+        compared: bool (n, t) or (n,), the selected rows; None: all.
     """
     if not len(goal):
         return logits.float().sum() * 0.0
@@ -73,5 +77,5 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[None, Tensor, None, None, None]:
         gradient, ctx.gradient = ctx.gradient, None
         factor = upstream[0].to(gradient.dtype)
-        # Nobody else holds it.
+        # The gradient is referenced nowhere else, so it is scaled in place.
         return None, gradient if bool(factor == 1) else gradient.mul_(factor), None, None, None

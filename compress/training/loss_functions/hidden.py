@@ -1,4 +1,4 @@
-"""Hidden states, embeddings and feature maps as a goal: one vector a position."""
+"""Losses between hidden states, embeddings and feature maps: one vector per position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.training.loss_functions.vectors import masked_mean, unit
 
 @in_float32
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of two hidden states, the mean over real tokens and dimensions.
+    """Mean squared error of hidden states over real tokens and dimensions.
 
     Romero et al., FitNets, 2015 (arXiv:1412.6550); Jiao et al., TinyBERT, 2020 (arXiv:1909.10351).
 
@@ -25,7 +25,7 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
 
 @in_float32
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """1 - cosine of two hidden states, the mean over real tokens: their directions alone count.
+    """1 - cosine of hidden states, averaged over real tokens: compares directions only.
 
     Sanh et al., DistilBERT, 2019 (arXiv:1910.01108).
 
@@ -37,11 +37,12 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
 
 
 DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
-"""By what profiles call them."""
+"""Distances by their names in profiles."""
 
 
 def map_tokens(feature: Tensor, height: int, width: int) -> Tensor:
-    """A feature map as one vector a place: (n, c, h, w) -> (n, height * width, c), averaged down to that resolution."""
+    """Flatten a feature map to one vector per position: (n, c, h, w) -> (n, height * width, c), average-pooled
+    if finer."""
     if feature.shape[2:] != (height, width):
         feature = functional.adaptive_avg_pool2d(feature, (height, width))
     return feature.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Masked language modelling as a goal."""
+"""Masked language modelling loss."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MASKED, _RANDOM = 0.8, 0.1
 def mask_tokens(
     ids: Tensor, may_change: Tensor, share: float, mask_id: int, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
-    """Hide a random share of the tokens: 80 % become the mask token, 10 % a random token, 10 % stay.
+    """Mask a random share of the tokens: 80 % become the mask token, 10 % a random token, 10 % stay.
 
-    Devlin et al., BERT, 2019 (arXiv:1810.04805). Drawn from torch's global generator of the CPU.
+    Devlin et al., BERT, 2019 (arXiv:1810.04805). Drawn from torch's global CPU generator.
 
     Args:
         ids: int64 (n, t).
@@ -26,7 +26,7 @@ def mask_tokens(
         vocabulary: random tokens are drawn from ids below it.
 
     Returns:
-        The changed ids (n, t), and which tokens are to be guessed: bool (n, t).
+        The masked ids (n, t), and which tokens are to be predicted: bool (n, t).
     """
     chance, fate = torch.rand(2, *ids.shape).to(ids.device)
     random = torch.randint(vocabulary, ids.shape).to(ids.device)
@@ -38,10 +38,10 @@ def mask_tokens(
 
 @in_float32
 def masked_lm_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
-    """Cross-entropy with the hidden tokens, their mean; 0 where none was hidden.
+    """Cross-entropy of the masked tokens, averaged; 0 if none was masked.
 
     Args:
-        logits: (hidden tokens, vocabulary), any float type.
-        ids: int64 (hidden tokens,), the tokens that stood there.
+        logits: (masked tokens, vocabulary), any float type.
+        ids: int64 (masked tokens,), the original tokens.
     """
     return functional.cross_entropy(logits, ids, reduction="sum") / max(len(ids), 1)

@@ -1,4 +1,4 @@
-"""What the models put out, compared as vectors: for embeddings of sentences."""
+"""Losses on model outputs compared as vectors, for sentence embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress.training.loss_functions.vectors import unit
 
 @in_float32
 def output_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared difference of two outputs, the mean over examples and dimensions.
+    """Mean squared error of two outputs over examples and dimensions.
 
     Reimers and Gurevych, Making Monolingual Sentence Embeddings Multilingual, 2020 (arXiv:2004.09813).
 
@@ -22,7 +22,7 @@ def output_mse(student: Tensor, teacher: Tensor) -> Tensor:
 
 @in_float32
 def output_cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cosine of two outputs, the mean over the examples; for uses that read directions alone.
+    """1 - cosine of two outputs, averaged over the examples; for uses that depend only on directions.
 
     Args:
         student, teacher: (n, d), any float type; no gradient reaches the teacher's.

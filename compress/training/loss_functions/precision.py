@@ -1,4 +1,4 @@
-"""Losses are computed in float32, whatever the models' arithmetic."""
+"""Losses are computed in float32, whatever the models' precision."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Parameters = ParamSpec("Parameters")
 
 
 def in_float32(function: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor]:
-    """The same function with autocast off and its positional float tensors as float32.
+    """Decorator: call `function` with autocast off and its positional float tensors cast to float32.
 
-    Sums of squares and softmaxes in bf16 lose what a loss compares, and fp16 overflows.
+    In bf16, sums of squares and softmaxes lose the differences that a loss compares, and fp16 overflows.
     """
 
     @functools.wraps(function)
@@ -28,5 +28,5 @@ def in_float32(function: Callable[Parameters, Tensor]) -> Callable[Parameters, T
 
 
 def float32(value: Any) -> Any:
-    """A floating-point tensor in float32; anything else as it is."""
+    """Cast a floating-point tensor to float32; return anything else unchanged."""
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,4 +1,4 @@
-"""Relations between the examples of a batch as a goal: widths of the two models may differ."""
+"""Losses on relations between the examples of a batch; widths of the two models may differ."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from compress.training.loss_functions.vectors import TINY, masked_mean, unit
 
 @in_float32
 def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber loss of the distances between two examples, the mean over all pairs; 0 for a single example.
+    """Huber loss of the distances between two examples, averaged over all pairs; 0 for a single example.
 
-    Distances of each model are divided by their own mean, so that scales do not count.
+    The distances of each model are divided by their mean, so that scale does not matter.
     Park et al., Relational Knowledge Distillation, 2019 (arXiv:1904.05068), "RKD-D".
 
     Args:
@@ -26,16 +26,17 @@ def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
 
 @in_float32
 def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber loss of the cosines of the angles that three examples form, the mean over all triples of different
-    examples; 0 for fewer than three. Takes memory for n^2 * (n + d) numbers.
+    """Huber loss of the cosines of the angles between three examples, averaged over all triples of different
+    examples.
 
+    0 for fewer than three examples. Needs memory for n^2 * (n + d) numbers.
     Park et al., Relational Knowledge Distillation, 2019 (arXiv:1904.05068), "RKD-A".
 
     Args:
         student: (n, d), any float type. teacher: (n, d'); no gradient reaches it.
     """
     other = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
-    # Corner first: the angle at j between i and k.
+    # [j, i, k]: the angle at j between i and k.
     triples = other[:, :, None] & other[:, None, :] & other[None, :, :]
     losses = functional.smooth_l1_loss(_cosines(student), _cosines(teacher.detach()), reduction="none")
     return masked_mean(losses, triples)
@@ -43,7 +44,7 @@ def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
 
 @in_float32
 def similarity_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared difference of the two matrices of similarities between examples, the mean over their n^2 entries.
+    """Mean squared error of the two similarity matrices between examples, over their n^2 entries.
 
     A matrix is `X X^T` with its rows scaled to length 1.
     Tung and Mori, Similarity-Preserving Knowledge Distillation, 2019 (arXiv:1907.09682).
@@ -57,9 +58,9 @@ def similarity_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 @in_float32
 def cosine_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """The same of unit vectors, the sum over a row and the mean over the rows.
+    """Squared error of the similarity matrices of unit vectors, summed over a row and averaged over the rows.
 
-    The entries of a row of length 1 fall as the batch grows; this does not.
+    Unlike `similarity_matrix_distance`, it does not shrink as the batch grows.
 
     Args:
         student: (n, d), any length and any float type. teacher: (n, d'); no gradient reaches it.
@@ -68,12 +69,12 @@ def cosine_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _relative_distances(rows: Tensor) -> Tensor:
-    """Euclidean distances of all pairs, over their mean: (n, d) -> (n (n - 1) / 2,)."""
+    """Return the Euclidean distances of all pairs divided by their mean: (n, d) -> (n (n - 1) / 2,)."""
     distances = functional.pdist(rows)
     return distances / distances.mean().clamp(min=TINY) if len(distances) else distances
 
 
 def _cosines(rows: Tensor) -> Tensor:
-    """Cosine of the angle at row j between rows i and k, at [j, i, k]: (n, d) -> (n, n, n)."""
+    """Return the cosine of the angle at row j between rows i and k, at [j, i, k]: (n, d) -> (n, n, n)."""
     arms = unit(rows[None, :, :] - rows[:, None, :])
     return arms @ arms.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Parts that several losses share: unit vectors, z-scores, means over real tokens."""
+"""Helpers of several losses: unit vectors, z-scores, masked means."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ TINY = 1e-6
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors (..., d) of length 1; one shorter than 1e-6 stays as it is, so that its gradient stays finite."""
+    """Normalize vectors (..., d) to length 1; one shorter than 1e-6 is unchanged, so that its gradient stays
+    finite."""
     lengths = vectors.square().sum(-1, keepdim=True).clamp(min=TINY**2).sqrt()
     return vectors / torch.where(lengths > TINY, lengths, 1.0)
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """z-scores of each row (n, classes): mean 0 and standard deviation 1; a constant row becomes 0.
+    """Return the z-scores of each row (n, classes): mean 0 and standard deviation 1; a constant row becomes 0.
 
     Sun et al., Logit Standardization in Knowledge Distillation, 2024 (arXiv:2403.01427).
     """
@@ -25,11 +26,11 @@ def standardized(logits: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of the values where `mask` is true; 0 where it is true nowhere.
+    """Return the mean of the values where `mask` is true; 0 if it is true nowhere.
 
     Args:
         values: any shape.
-        mask: bool, expands to that shape; None: everywhere. What stands elsewhere, even nan, changes nothing.
+        mask: bool, broadcastable to that shape; None: everywhere. Masked values, even NaN, have no effect.
     """
     if mask is None:
         return values.mean()
@@ -38,7 +39,8 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def token_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over the real tokens of each example: (n, t, d) -> (n, d); mask bool (n, t), None: all are real."""
+    """Return the mean over the real tokens of each example: (n, t, d) -> (n, d); mask bool (n, t), None: all
+    are real."""
     if mask is None:
         return hidden.mean(1)
     real = mask[..., None]

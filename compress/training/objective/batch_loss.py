@@ -1,4 +1,4 @@
-"""The loss of one batch: what the student computed, compared with what its teacher says."""
+"""The loss of one batch: the student's signals compared with the teacher's."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ def batch_loss(
     chosen: NDArray[np.int64] | None = None,
     mutual: float | None = None,
 ) -> Means:
-    """The objective of a training module on the batch that it has just run on.
+    """Return the objective of a training module as a loss of the batch that it has just run on.
 
     Args:
         module: has just run on the batch.
-        answers: who teaches.
+        answers: source of the teacher's signals.
         labels: int64 (n,) of all examples, `UNLABELLED` where only the teacher labels.
-        chosen: the examples that the indices of a batch count, int64 (m,); None: all. What the student wrote is none
-            of them.
-        mutual: factor of the teacher's own divergence from the student, for a teacher that learns too; its loss is
-            added to the student's.
+        chosen: int64 (m,), maps the indices of a batch to examples; None: they are example indices. Does not apply to
+            on-policy batches.
+        mutual: weight of the teacher's divergence from the student, for a teacher that is trained too (mutual
+            learning);
+            its loss is added to the student's.
     """
     return _BatchLoss(module, answers, torch.from_numpy(np.ascontiguousarray(labels)), chosen, mutual)
 
 
 @dataclass(frozen=True)
 class _BatchLoss(Means):
-    """The means of the objective, and behind them the two of `mutual_loss`."""
+    """The means of the objective, followed by the two means of `mutual_loss`."""
 
     module: TrainingModule
     answers: Answers
@@ -52,7 +53,7 @@ class _BatchLoss(Means):
     mutual: float | None
 
     def counts(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        """How many things of a part each mean is over; labels count though they may turn out not to hold."""
+        """Return the number of items in each mean; labels are counted even if augmentation later invalidates them."""
         objective, numbers = self.module.objective, self._numbers(batch, indices)
         own = self._own(batch, numbers, known=True)
         teacher = {} if objective.trusted is None else self.answers(numbers, batch)
@@ -64,7 +65,7 @@ class _BatchLoss(Means):
     def __call__(
         self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor, factors: Tensor | None = None
     ) -> Tensor:
-        """The loss of what the module has just run on."""
+        """Return the loss of the batch that the module has just run on."""
         shown, student = self.module.seen, self.module.take()
         numbers = self._numbers(shown, indices)
         own = self._own(shown, numbers, known=self.module.labels_hold).to(outputs.device)
@@ -79,12 +80,12 @@ class _BatchLoss(Means):
         return value
 
     def _numbers(self, shown: dict[str, Tensor], indices: Tensor) -> NDArray[np.int64]:
-        """The numbers of the examples of a batch among all."""
+        """Return the example indices of a batch."""
         mine = indices.numpy()
         return mine if self.chosen is None or WRITTEN in shown else self.chosen[mine]
 
     def _own(self, shown: dict[str, Tensor], numbers: NDArray[np.int64], *, known: bool) -> Tensor:
-        """Their labels."""
+        """Return the labels of these examples, `UNLABELLED` where they do not hold."""
         if known and WRITTEN not in shown:
             return self.labels[torch.from_numpy(numbers)]
         return torch.full((len(numbers),), UNLABELLED)
@@ -93,7 +94,7 @@ class _BatchLoss(Means):
 def mutual_loss(
     teacher: Tensor, student: Tensor, labels: Tensor, weight: float, factors: Tensor | None = None
 ) -> Tensor:
-    """What a teacher learns while it teaches: its labels, and the student's answers.
+    """Return the loss of a teacher in mutual learning: cross-entropy with its labels and divergence from the student.
 
     Zhang et al.: Deep Mutual Learning, 2018 (arXiv:1706.00384).
 

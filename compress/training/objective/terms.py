@@ -1,4 +1,4 @@
-"""What the terms of losses have in common: what they see, how widths are bridged, how they refuse."""
+"""What loss terms share: their inputs, projections between widths, pairing of layers, refusals."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from compress.training.signals.capture import Anatomy, Signals
 
 @dataclass(frozen=True)
 class Models:
-    """The two models that a term is made for; `generator` draws the first weights of what the term learns.
+    """The two models that a term is built for; `generator` initializes the term's learned weights.
 
-    `teacher` is the student's own anatomy where nobody teaches. `student_model` is the student, `mask_id` the id of its
-    mask token and `special_ids` those of all its special tokens; None where it has none.
+    `teacher` is the student's own anatomy if there is no teacher. `student_model` is the student, `mask_id` the
+    id of its mask token and `special_ids` the ids of all its special tokens; None where it has none.
     """
 
     student: Anatomy
@@ -38,7 +38,8 @@ class Models:
 
 @dataclass(frozen=True)
 class Seen:
-    """One batch: the signals of both models, labels int64 (n,), real tokens bool (n, t) or None, and the inputs."""
+    """One batch: the signals of both models, labels int64 (n,), real tokens bool (n, t) or None, and the model
+    inputs."""
 
     student: Signals
     teacher: Signals
@@ -48,24 +49,30 @@ class Seen:
 
     @property
     def compared(self) -> Tensor | None:
-        """Which outputs of tokens say something that is learnt, bool (n, t): those before a token that is to be
-        foretold, else those of real tokens; None: all."""
+        """Mask of the token outputs that are trained on, bool (n, t); None: all.
+
+        For causal language models the positions before a target token, else the real tokens.
+        """
         learnt = self.batch.get(LEARNT)
         return self.mask if learnt is None else functional.pad(learnt[:, 1:], (0, 1)).bool()
 
     @property
     def examples(self) -> Tensor:
-        """How many there are."""
+        """Number of examples."""
         return torch.tensor(len(self.labels))
 
     @property
     def tokens(self) -> Tensor:
-        """How many tokens are `compared`; of images, which have equally many places, how many examples there are."""
+        """Number of tokens that are `compared`; for images, which all have the same number of positions, of
+        examples."""
         return self.examples if self.compared is None else self.compared.sum()
 
     def looks(self, window: int | None = None) -> Tensor:
-        """Which tokens look at which in a decoder, bool (n, t, t): those that count, at themselves and at those before
-        them in the same text, at most `window` of them."""
+        """Return the causal attention mask of a decoder, bool (n, t, t).
+
+        Query tokens are those that are `compared`; each attends to itself and to the tokens before it in the
+        same packed text, at most `window` in all.
+        """
         ids = self.batch[INPUT_IDS]
         places = torch.arange(ids.shape[1], device=ids.device)
         back = places[:, None] - places[None, :]
@@ -80,10 +87,10 @@ class Seen:
 
 
 class Term(nn.Module):
-    """One loss; `forward` gives a float32 scalar from the signals that the term needs.
+    """One loss; `forward` returns a float32 scalar from the signals that the term needs.
 
-    It is the mean over what `counts` counts, so that a batch may be computed in parts; or `forward` gives several such
-    means, (means,), of which the loss is the mean.
+    It is the mean over the items that `counts` counts, so that a batch may be computed in parts; or `forward`
+    returns several such means, (means,), of which the loss is the mean.
     """
 
     means = 1
@@ -94,17 +101,20 @@ class Term(nn.Module):
         self.teacher_needs = frozenset(teacher_needs)
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         raise NotImplementedError
 
     def counts(self, seen: Seen) -> Tensor:
-        """How many things of a batch each of its means is over, (means,); the student has not run, `seen` holds none of
-        its signals. Here of texts that are gone on with the tokens that are learnt, of anything else the examples."""
+        """Return the number of items in each mean, (means,), before the student has run: `seen` has none of its
+        signals.
+
+        By default target tokens for causal language models, else examples.
+        """
         return seen.tokens if LEARNT in seen.batch else seen.examples
 
 
 def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
-    """What is compared of outputs: rows (n, k) as they are; of (n, t, k) those of some tokens, (m, k).
+    """Return the compared rows of outputs: (n, k) unchanged; of (n, t, k) those of the selected tokens, (m, k).
 
     Args:
         compared: bool (n, t); None: all tokens.
@@ -115,11 +125,13 @@ def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
 
 
 def attending(seen: Seen, mask: Tensor | None, *, pairs: bool) -> Tensor:
-    """How many tokens look at others, or with `pairs` how many pairs of tokens look; of images, which have equally many
-    places, how many examples there are.
+    """Return the number of query tokens, or with `pairs` of (query, key) pairs, in a mask; without one the
+    number of examples.
+
+    Images have no mask: all have the same number of positions.
 
     Args:
-        mask: as of `log_attention`.
+        mask: as in `log_attention`.
     """
     looks = looks_between(mask)
     if looks is None:
@@ -128,7 +140,7 @@ def attending(seen: Seen, mask: Tensor | None, *, pairs: bool) -> Tensor:
 
 
 def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:
-    """Say why a loss cannot compare two models.
+    """Raise the error that a loss cannot compare two models.
 
     Raises:
         ModelError: always.
@@ -137,7 +149,8 @@ def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:
 
 
 def linear(width: int, goal: int, generator: torch.Generator, *, bias: bool = False) -> nn.Linear:
-    """A linear map whose rows or columns, whichever are fewer, start orthonormal: it keeps lengths as far as it can."""
+    """Return a linear layer initialized with orthonormal rows or columns, whichever are fewer: it preserves
+    lengths as far as possible."""
     made = nn.Linear(width, goal, bias=bias)
     nn.init.orthogonal_(made.weight, generator=generator)
     if bias:
@@ -146,27 +159,28 @@ def linear(width: int, goal: int, generator: torch.Generator, *, bias: bool = Fa
 
 
 def projection(width: int, goal: int, generator: torch.Generator) -> nn.Module:
-    """How vectors of the student reach the teacher's width.
+    """Return the map from the student's width to the teacher's.
 
-    A learned linear map without bias (Romero et al., FitNets, 2015, arXiv:1412.6550); nothing where widths are equal
-    (Sanh et al., DistilBERT, 2019), so that there the student alone can bring the loss down.
+    A learned linear layer without bias (Romero et al., FitNets, 2015, arXiv:1412.6550); the identity if widths
+    are equal (Sanh et al., DistilBERT, 2019), so that only the student can reduce the loss.
     """
     return nn.Identity() if width == goal else linear(width, goal, generator)
 
 
 def layer_pairs(kind: str, wanted: LayerMap, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
-    """Which layer of the student learns from which of the teacher: pairs (student layer, teacher layer), 0 the lowest.
+    """Return which layer of the student learns from which of the teacher: pairs (student layer, teacher layer),
+    counted from 0 at the bottom.
 
-    `uniform` pairs layer i of m with layer (i + 1) * n // m - 1 of n (Jiao et al., TinyBERT, 2020, arXiv:1909.10351):
-    evenly spread, the last with the last. A student with more layers than its teacher is paired the other way round,
-    so that each layer of the teacher teaches one of the student's.
+    `uniform` pairs layer i of m with layer (i + 1) * n // m - 1 of n (Jiao et al., TinyBERT, 2020,
+    arXiv:1909.10351): evenly spaced, the last with the last. If the student has more layers than its teacher,
+    the roles are swapped, so that each teacher layer teaches one student layer.
 
     Args:
-        kind: of the loss that compares them.
-        student, teacher: how many layers each has, at least 1.
+        kind: name of the loss, for the error message.
+        student, teacher: number of layers of each, at least 1.
 
     Raises:
-        ModelError: a given pair names a layer that one of them has not.
+        ModelError: a given pair names a layer that does not exist.
     """
     if wanted == "last":
         return ((student - 1, teacher - 1),)
@@ -186,10 +200,10 @@ def layer_pairs(kind: str, wanted: LayerMap, student: int, teacher: int) -> tupl
 
 
 def check_tokens(kind: str, models: Models) -> None:
-    """Refuse models without layers, or whose tokens stand for different things.
+    """Check that both models have layers and that their tokens correspond.
 
     Raises:
-        ModelError: one has no layers that could be told apart, or they see images in different patches.
+        ModelError: one has no distinguishable layers, or they split images into different patches.
     """
     for anatomy, who in ((models.student, "student"), (models.teacher, "teacher")):
         if not anatomy.layers:
@@ -203,10 +217,10 @@ def check_tokens(kind: str, models: Models) -> None:
 
 
 def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Token signals (n, t, d) of both models without the `extra` tokens before the patches of each.
+    """Return token signals (n, t, d) of both models without the `extra` tokens before the patches of each.
 
     Raises:
-        PassError: what is left differs in length.
+        PassError: the rest differs in length.
     """
     student, teacher = student[:, extra[0] :], teacher[:, extra[1] :]
     if student.shape[:2] != teacher.shape[:2]:
@@ -218,12 +232,13 @@ def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[T
 
 
 def extra_tokens(models: Models) -> tuple[int, int]:
-    """The class and distillation tokens of both models, which are compared with nothing: the other may lack them."""
+    """Return the numbers of class and distillation tokens of both models; these are not compared, since the
+    other model may lack them."""
     return models.student.extra_tokens, models.teacher.extra_tokens
 
 
 def grouped(part: Tensor, width: int, size: int) -> Tensor:
-    """Keys or values (n, t, groups * size) as each of the heads (n, t, width) sees those of its group."""
+    """Expand grouped-query keys or values (n, t, groups * size) to one copy per head, (n, t, width)."""
     if part.shape[-1] == width:
         return part
     heads = part.reshape(*part.shape[:2], -1, size)
@@ -231,7 +246,11 @@ def grouped(part: Tensor, width: int, size: int) -> Tensor:
 
 
 def check_queries(kind: str, models: Models) -> None:
-    """Refuse models whose queries and keys cannot be captured."""
+    """Check that the queries and keys of both models can be captured.
+
+    Raises:
+        ModelError: they cannot.
+    """
     check_tokens(kind, models)
     for anatomy, who in ((models.student, "student"), (models.teacher, "teacher")):
         if not anatomy.heads:
@@ -243,8 +262,8 @@ def check_queries(kind: str, models: Models) -> None:
 
 
 class Pooled:
-    """The representation of an example: the mean of its last hidden state over the real tokens (of an image: over the
-    patches), or of its last feature map over the places."""
+    """Pooled representation of an example: the mean of its last hidden state over the real tokens (for images:
+    over the patches), or of its last feature map over the positions."""
 
     def __init__(self, kind: str, anatomy: Anatomy, who: str) -> None:
         self.extra = anatomy.extra_tokens
@@ -257,6 +276,6 @@ class Pooled:
             refuse(kind, f"the {who} has no layers and no feature maps to average", hint)
 
     def __call__(self, signals: Signals, mask: Tensor | None) -> Tensor:
-        """float32 (n, width)."""
+        """Return float32 (n, width)."""
         signal = signals[self.name].float()
         return signal.mean((2, 3)) if signal.ndim == 4 else token_mean(signal[:, self.extra :], mask)

@@ -1,4 +1,5 @@
-"""What training against a teacher updates: the student, what its losses learn, and a teacher that learns too."""
+"""Everything that training against a teacher updates: student, learned projections of losses, a teacher that is
+trained too."""
 
 from __future__ import annotations
 
@@ -15,22 +16,22 @@ from compress.training.objective.weighted_losses import Objective
 from compress.training.signals.capture import Recorder, Signals
 
 Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
-"""A batch -> the batch that is shown instead, and whether its labels still hold."""
+"""A batch -> the augmented batch, and whether its labels still hold."""
 
 
 class TrainingModule(nn.Module):
-    """The student with everything that is trained or averaged beside it, so that a checkpoint holds all of it.
+    """The student with everything that is trained or averaged beside it, so that a checkpoint contains all of it.
 
-    While it trains, a forward pass changes the batch (`change`) and captures the signals that the losses ask for;
-    `seen` is the batch that was shown and `labels_hold` whether its labels are true of it. In eval mode it is the
-    student alone.
+    In training mode, forward augments the batch (`change`) and captures the signals that the losses need;
+    `seen` is the augmented batch and `labels_hold` whether its labels are valid. In eval mode it is the student
+    alone.
 
     Args:
-        student: what is kept in the end.
+        student: the model to be saved.
         objective: its learned projections are trained too.
-        change: draws from torch's global generator, which checkpoints hold.
-        teacher: learns together with the student (mutual learning); None: nobody does.
-        decay: keeps a moving average of the student: `moving_average`; None: keeps none.
+        change: draws from torch's global generator, whose state checkpoints hold.
+        teacher: trained together with the student (mutual learning); None: no teacher is trained.
+        decay: of the moving average of the student, `moving_average`; None: no average.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class TrainingModule(nn.Module):
         self._change = change
         self._decay = decay
         self._captured: Signals | None = None
-        # Made once: looking for the layers of a model takes longer than a hook.
+        # Built once: finding the layers of a model takes longer than registering hooks.
         self._recorder = Recorder(student, objective.student_needs)
 
     def forward(self, **batch: Tensor) -> Any:
-        """The student's result for a batch."""
+        """Return the student's result for a batch."""
         if not self.training:
             return self.student(**taken(batch))
         self.labels_hold = True
@@ -69,12 +70,12 @@ class TrainingModule(nn.Module):
         return result
 
     def after_step(self) -> None:
-        """Let the moving average follow the student, once a step."""
+        """Update the moving average, once per step."""
         if self.moving_average is not None and self._decay is not None:
             follow(self.moving_average, self.student, self._decay)
 
     def take(self) -> Signals:
-        """The student's signals of the last training pass; it lets go of them."""
+        """Return and release the student's signals of the last training forward pass."""
         if self._captured is None:
             raise PassError("the student's signals were taken before it was run")
         taken, self._captured = self._captured, None
@@ -83,9 +84,9 @@ class TrainingModule(nn.Module):
 
 @torch.no_grad()
 def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move an average of a student's weights, tied ones once: `decay * average + (1 - decay) * student`; whole numbers
-    are copied.
+    """Update an exponential moving average of a student's weights: `decay * average + (1 - decay) * student`.
 
+    Tied weights are updated once; integers are copied.
     Tarvainen, Valpola: Mean teachers are better role models, 2017 (arXiv:1703.01780).
     """
     states = (model.state_dict(keep_vars=True).values() for model in (average, student))

@@ -1,4 +1,4 @@
-"""Of which tokens a teacher can be trusted to say what follows."""
+"""Selection of the target tokens on which the teacher is confident."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.training.signals.top_k import TopK
 
 @dataclass(frozen=True)
 class Counted:
-    """How many tokens are learnt `of` how many, and the highest probability that the teacher gives a word there."""
+    """How many target tokens are `kept` `of` how many, and the highest probability that the teacher assigns there."""
 
     kept: int
     of: int
@@ -25,10 +25,10 @@ class Counted:
 
 @dataclass(frozen=True)
 class TrustedTokens:
-    """Leaves out, batch by batch, what is not to be learnt of texts.
+    """Removes target tokens on which the teacher is not to be trusted, batch by batch.
 
-    A token is learnt where the teacher holds some word at least as likely as `confidence`, at temperature 1, and, with
-    `right`, where that word is the one that follows. `words` are those of the teacher's vocabulary.
+    A token is kept if the teacher's most probable token has at least probability `confidence`, at temperature
+    1, and, with `right`, if it is the actual next token. `words`: size of the teacher's vocabulary.
     """
 
     confidence: float
@@ -37,7 +37,7 @@ class TrustedTokens:
 
     @property
     def name(self) -> str:
-        """The signal that is asked for: the teacher's likeliest word."""
+        """Name of the needed signal: the teacher's top-1 token."""
         return self._top.name
 
     @property
@@ -45,17 +45,17 @@ class TrustedTokens:
         return TopK(1, 1.0, self.words)
 
     def __call__(self, batch: dict[str, Tensor], teacher: Signals) -> dict[str, Tensor]:
-        """The batch, with fewer tokens that are learnt."""
+        """Return the batch with the reduced set of target tokens."""
         word, confidence = self._likeliest(teacher)
         trusted = confidence >= self.confidence
         if self.right:
             trusted &= word == batch[INPUT_IDS].roll(-1, 1)
-        # What is said at a token is of the one behind it.
+        # The prediction at a token is for the next one.
         left = batch[LEARNT].bool() & functional.pad(trusted[:, :-1], (1, 0))
         return {**batch, LEARNT: left.to(batch[LEARNT].dtype)}
 
     def counted(self, seen: Iterable[tuple[dict[str, Tensor], Signals]]) -> Counted:
-        """How many tokens of some batches it leaves."""
+        """Count the target tokens that are kept in some batches."""
         kept, of, highest = 0, 0, 0.0
         for batch, teacher in seen:
             learnt = batch[LEARNT].bool()
@@ -66,7 +66,8 @@ class TrustedTokens:
         return Counted(kept, of, highest)
 
     def _likeliest(self, teacher: Signals) -> tuple[Tensor, Tensor]:
-        """The likeliest word of each token, int64 (n, t), and its probability, float32 (n, t)."""
+        """Return the teacher's most probable next token at each position, int64 (n, t), and its probability,
+        float32 (n, t)."""
         said = teacher[self.name]
         ids, logs = self._top.unpack(said.flatten(0, 1))
         return ids[:, 0].view(said.shape[:2]), logs[:, 0].exp().view(said.shape[:2])

@@ -1,4 +1,4 @@
-"""What a student's training minimises: a weighted sum of losses between its signals and the teacher's."""
+"""The training objective: a weighted sum of losses between the student's signals and the teacher's."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from compress.training.signals.capture import OUTPUTS, Anatomy, Signals, anatomy
 
 
 class Objective(nn.Module):
-    """The weighted sum of the terms; its parameters are what the terms learn, to be trained with the student's.
+    """The weighted sum of the terms; its parameters are the learned projections of the terms, to be trained
+    with the student's.
 
     Attributes:
-        student_needs, teacher_needs: names of the signals to capture of each; nothing of a teacher where no loss
+        student_needs, teacher_needs: names of the signals to capture of each; none of the teacher if no loss
             compares with it.
 
     Args:
-        two_heads: whether a student's class head and distillation head are looked at apart, as a DeiT's are; else
-            what it puts out is.
-        trusted: which tokens are learnt at all; None: those that the batch says.
-        of_data: the terms that compare with nobody: of what a student wrote itself they say nothing.
+        two_heads: whether a student's class head and distillation head are used separately, as those of a DeiT; else
+            both signals are its outputs.
+        trusted: selects the target tokens; None: all target tokens of the batch.
+        of_data: names of the terms that need no teacher; they are skipped for text that the student generated.
     """
 
     def __init__(
@@ -67,13 +68,14 @@ class Objective(nn.Module):
         batch: dict[str, Tensor],
         factors: Tensor | None = None,
     ) -> Tensor:
-        """The loss of one batch, a float32 scalar; no gradient reaches the teacher.
+        """Return the loss of one batch, a float32 scalar; no gradient reaches the teacher.
 
         Args:
-            student, teacher: the signals of `student_needs` and `teacher_needs`, for the same inputs, token by token.
-            labels: int64 (n,); losses that read them leave out those that are `UNLABELLED`.
+            student, teacher: the signals of `student_needs` and `teacher_needs`, for the same inputs, aligned
+                by token.
+            labels: int64 (n,); losses that use them ignore `UNLABELLED`.
             mask: (n, t), nonzero for real tokens; None for images.
-            batch: what the student read, for losses that run it once more.
+            batch: the student's inputs, for losses that run it once more.
             factors: of the means that `counts` counts, in their order, (k,); None: 1 each.
         """
         if not self.two_heads and "outputs" in student:
@@ -89,11 +91,11 @@ class Objective(nn.Module):
     def counts(
         self, teacher: Signals, labels: Tensor, mask: Tensor | None, batch: dict[str, Tensor]
     ) -> Tensor:
-        """How many things of a batch each mean is over, float64 (k,) on the CPU.
+        """Return the number of items in each mean over a batch, float64 (k,) on the CPU.
 
         Args:
-            teacher: the signals that `trusted` looks at; else none are needed.
-            labels, mask, batch: as of `forward`.
+            teacher: the signals that `trusted` needs; otherwise may be empty.
+            labels, mask, batch: as in `forward`.
         """
         seen = self._seen({}, teacher, labels, mask, batch)
         counted = [term.counts(seen).reshape(-1).cpu() for term in self._speaking(batch).values()]
@@ -112,13 +114,13 @@ class Objective(nn.Module):
         return Seen(student, teacher, labels, None if mask is None else mask.bool(), shown)
 
     def _speaking(self, batch: dict[str, Tensor]) -> dict[str, Term]:
-        """The terms that say something of a batch."""
+        """Return the terms that apply to a batch."""
         silent = self.of_data if WRITTEN in batch else ()
         return {name: cast(Term, term) for name, term in self.terms.items() if name not in silent}
 
     @property
     def parts(self) -> dict[str, float]:
-        """The last value of each loss, unweighted; a second loss of a kind is called `hidden-2`."""
+        """The last value of each loss, unweighted; a second loss of the same kind is called `hidden-2`."""
         return {name: float(value) for name, value in self._parts.items()}
 
 
@@ -134,14 +136,14 @@ def build_objective(
     two_heads: bool = True,
     trusted: TrustedTokens | None = None,
 ) -> Objective:
-    """The objective of some losses between two models; equal arguments give equal first weights.
+    """Build the objective of `losses` between two models; equal arguments give equal initial weights.
 
     Args:
-        teacher: None where nobody teaches: only losses that compare with nobody can be asked for.
-        student_model, mask_id, special_ids: as of `Models`; for losses that run the student once more.
+        teacher: None if there is no teacher: then only losses that need none are allowed.
+        student_model, mask_id, special_ids: as in `Models`; for losses that run the student once more.
 
     Raises:
-        ModelError: a loss compares what one of the models has not, or what cannot be compared; the reason is given.
+        ModelError: a loss compares what one of the models lacks, or what is not comparable; the reason is given.
     """
     generator = torch.Generator().manual_seed(seed)
     models = Models(student, teacher or student, generator, student_model, mask_id, special_ids)
@@ -170,12 +172,12 @@ def objective_between(
     two_heads: bool = True,
     trusted: TrustedTokens | None = None,
 ) -> Objective:
-    """The objective of some losses between two models that are at hand, as `build_objective`.
+    """Build the objective of `losses` between two loaded models, by `build_objective`.
 
     Args:
-        read: the folder that says how the student reads its inputs, and examples as it reads them.
-        teacher: with the same examples as it reads them; None: nobody teaches.
-        two_heads, trusted: as of `Objective`.
+        read: the student's interface folder, and examples encoded for it.
+        teacher: the teacher with the same examples encoded for it; None: no teacher.
+        two_heads, trusted: as in `Objective`.
     """
     folder, inputs = read
     mask_id = int(read_mapping(folder / TASK).get("mask_id", -1))

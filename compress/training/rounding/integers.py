@@ -1,7 +1,8 @@
-"""Numbers as 8-bit integers stand for them, with gradients that pass: pure functions of tensors.
+"""Fake quantization to 8-bit integers with straight-through gradients: pure functions of tensors.
 
-The forward value is what a quantized file will multiply, digit for digit; the gradient is that of the identity, the
-straight-through estimator (Bengio, Leonard and Courville 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877).
+The forward value is exactly what a quantized file will multiply; the gradient is that of the identity, the
+straight-through estimator (Bengio, Leonard and Courville 2013, arXiv:1308.3432; Jacob et al. 2018,
+arXiv:1712.05877).
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ _SMALLEST_RANGE = 1e-20
 
 
 def through(values: Tensor, rounded: Tensor) -> Tensor:
-    """`rounded` exactly, with the gradient of `values`."""
-    # The difference is exactly 0; `values + (rounded - values)` would be rounded once more.
+    """Straight-through estimator: return exactly `rounded`, with the gradient of `values`."""
+    # The added difference is exactly 0; `values + (rounded - values)` would have a rounding error.
     return rounded.detach() + (values - values.detach())
 
 
 @torch.no_grad()
 def round_weights(weights: Sequence[Tensor], *, per_channel: bool, limit: int) -> list[Tensor]:
-    """Weights (outputs, ...) as integers from -`limit` to `limit` stand for them: one scale an output.
+    """Quantize and dequantize weights (outputs, ...) to integers in -`limit`..`limit`, one scale per output.
 
     Args:
-        weights: those that are one weight in the file: without `per_channel` all of them have one scale.
+        weights: those that form one weight in the file: without `per_channel` they all share one scale.
     """
     largest = [weight.flatten(1).abs().amax(dim=1) for weight in weights]
     if not per_channel:
@@ -43,12 +44,13 @@ def round_weights(weights: Sequence[Tensor], *, per_channel: bool, limit: int) -
 
 @torch.no_grad()
 def round_table(rows: Tensor, *, bits: int, block: int) -> Tensor:
-    """Rows (rows, width) in blocks of the width, whose furthest value from zero is the lowest of the integers."""
+    """Quantize and dequantize rows (rows, width) blockwise; the value of largest magnitude in a block becomes
+    the lowest integer."""
     middle = 2 ** (bits - 1)
     count = -(-rows.shape[1] // block)
     cut = torch.nn.functional.pad(rows, (0, count * block - rows.shape[1])).view(len(rows), count, block)
     sizes = cut.abs()
-    # The first of equals: its sign decides on which side the lone integer lies.
+    # The first of equal magnitudes: its sign decides on which side the extra integer is.
     places = torch.arange(block, device=rows.device).where(sizes == sizes.amax(dim=2, keepdim=True), block)
     furthest = cut.gather(2, places.amin(dim=2, keepdim=True))
     scales = torch.where(furthest.abs() < _SMALLEST_SCALE * middle, 1.0, furthest / -middle)
@@ -59,7 +61,7 @@ def round_table(rows: Tensor, *, bits: int, block: int) -> Tensor:
 
 @torch.no_grad()
 def round_whole_table(rows: Tensor) -> Tensor:
-    """Rows (rows, width) as integers of 8 bits with one scale in all."""
+    """Quantize and dequantize rows (rows, width) to 8-bit integers with a single scale."""
     scale = (rows.abs().amax().double() / (_MIDDLE - 1)).clamp_min(_SMALLEST_SCALE).float()
     integers = ((rows / scale).round() + _MIDDLE).clamp(0, LEVELS)
     return (integers - _MIDDLE) * scale
@@ -67,17 +69,17 @@ def round_whole_table(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point, scalars, of 256 integers that cover [low, high] and hold 0 exactly."""
+    """Return scale and zero point, scalars, of 256 integers that cover [low, high] and represent 0 exactly."""
     low, high = low.double().clamp_max(0), high.double().clamp_min(0)
     width = high - low
-    empty = width < _SMALLEST_RANGE  # nothing but zeros was seen
+    empty = width < _SMALLEST_RANGE  # all values are zero
     scale = torch.where(empty, 1.0, width / LEVELS)
     zero = (-low / scale).round().clamp(0, LEVELS).where(~empty, 0.0)
     return scale.float(), zero.float()
 
 
 def round_activations(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Values as 256 integers over [low, high] stand for them; what is cut off has no gradient."""
+    """Quantize and dequantize values to 256 integers over [low, high]; clipped values get no gradient."""
     scale, zero = grid(low, high)
     integers = (values.detach() / scale).round() + zero
     kept = integers.clamp(0, LEVELS)

@@ -1,4 +1,5 @@
-"""The operations of a forward pass by name and number: sums, activations and joins that no module makes."""
+"""The torch operations of a forward pass by name and call index: sums, activations and concatenations outside
+modules."""
 
 from __future__ import annotations
 
@@ -12,18 +13,18 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 OnMade = Callable[["Operation", Tensor], Tensor]
-"""An operation and the tensor that it made -> what the model goes on with."""
+"""An operation and its result tensor -> the tensor that the model continues with."""
 
 
 class Operation(NamedTuple):
-    """The `number`-th call of a torch function in a forward pass, from 0."""
+    """The `number`-th call of a torch function in a forward pass, counted from 0."""
 
     name: str
     number: int
 
 
 class Watched(TorchFunctionMode):
-    """While it stands open, every tensor that an operation makes passes through a function."""
+    """Mode in which the result tensor of every torch operation passes through a function."""
 
     def __init__(self, on_made: OnMade) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Watched(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """As torch calls it, once for each function that the model calls."""
+        """Intercept every torch function that the model calls."""
         made = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         operation = Operation(name, self.calls[name])
@@ -43,6 +44,6 @@ class Watched(TorchFunctionMode):
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """What is done here is no operation of the model."""
+    """Exclude the operations inside the context from `Watched`."""
     with torch._C.DisableTorchFunction():
         yield

@@ -1,8 +1,8 @@
-"""A model that runs on the numbers which its quantized file will have, while its own stay as they are.
+"""Quantization-aware training: a model that runs on simulated quantized values while its own weights stay in float.
 
-Weights are rounded before each forward pass and put in by a functional call; what layers read is rounded by forward
-hooks, and what lies between convolutions where it is made. No module of the model is changed, and `release` takes the
-hooks off.
+Weights are rounded before each forward pass and substituted by a functional call; module inputs are rounded by
+forward pre-hooks, and values between convolutions where they are computed. No module of the model is changed,
+and `release` removes the hooks.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from compress.training.rounding.operations import Operation, Watched, unwatched
 from compress.training.rounding.substitution import run_on
 
 MOMENTUM = 0.1
-"""What a batch counts in a running range."""
+"""Weight of a batch in a running range."""
 
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """Parameters, by name, that are one weight of the file, and how they are rounded together.
+    """Parameters, by name, that form one weight of the file, and how they are rounded together.
 
-    `norm` is the BatchNorm that is folded into the weight before it is rounded.
+    `norm` is the BatchNorm that is folded into the weight before rounding.
     """
 
     names: tuple[str, ...]
@@ -40,11 +40,11 @@ class RoundedWeight:
 
 @dataclass(frozen=True)
 class RoundedValue:
-    """What a module, by name, reads, or what an operation makes, is rounded to 256 integers.
+    """An activation that is rounded to 256 integers: the input of a named module, or the result of an operation.
 
-    Their range is a running one, or, unless `running`, that of each batch, as it is found at run time. `symmetric`
-    makes a running range that holds both signs symmetric around zero. `tokens` are those of (batch, tokens, width)
-    that the file computes, whose range alone counts; None: all.
+    The range is a running one, or, unless `running`, that of each batch, as in dynamic quantization.
+    `symmetric` makes a running range with both signs symmetric around zero. `tokens`: indices of the tokens of
+    (batch, tokens, width) that the file computes; the range is taken over them alone; None: all.
     """
 
     place: str | Operation
@@ -54,7 +54,7 @@ class RoundedValue:
 
 
 class RoundedModel(nn.Module):
-    """`model` with rounding simulated. A BatchNorm keeps its statistics, as one that is folded does."""
+    """`model` with simulated quantization. BatchNorms stay in eval mode, since they will be folded."""
 
     def __init__(
         self, model: nn.Module, weights: Sequence[RoundedWeight], values: Sequence[RoundedValue]
@@ -74,13 +74,13 @@ class RoundedModel(nn.Module):
         self.train(model.training)
 
     def forward(self, **batch: Tensor) -> Any:
-        """What the model gives for a batch."""
+        """Return the model's result for a batch."""
         weights = self.rounded_weights()
         with self._rounding():
             return run_on(self.model, weights, batch)
 
     def rounded_weights(self) -> dict[str, Tensor]:
-        """The weights, by name, that the model runs on: where a norm will be folded in, its factor is out again."""
+        """Return the weights, by name, that the model runs on; the factor of a folded norm is divided out again."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         found: dict[str, Tensor] = {}
         for weight in self.weights:
@@ -89,7 +89,7 @@ class RoundedModel(nn.Module):
         return found
 
     def train(self, mode: bool = True) -> RoundedModel:
-        """As of any module, but for the BatchNorms."""
+        """Set the mode as for any module, except that BatchNorms stay in eval mode."""
         super().train(mode)
         for module in self.model.modules():
             if isinstance(module, _BatchNorm):
@@ -97,7 +97,7 @@ class RoundedModel(nn.Module):
         return self
 
     def observe(self, batches: Iterable[dict[str, Tensor]]) -> None:
-        """Set the running ranges to what the model, unrounded, reads and gives on these batches."""
+        """Initialize the running ranges from the unrounded model on these batches."""
         every = self._ranges()
         if not any(ranged.value.running for ranged in every):
             return
@@ -111,13 +111,13 @@ class RoundedModel(nn.Module):
             ranged.observing = False
 
     def release(self) -> nn.Module:
-        """The model alone again."""
+        """Remove the hooks and return the model."""
         for hook in self._hooks:
             hook.remove()
         return self.model
 
     def _rounding(self) -> AbstractContextManager[object]:
-        """Rounds what operations make, in the forward pass that it stands open for."""
+        """Return a context in which the results of operations are rounded, for one forward pass."""
         if not self._made:
             return nullcontext()
         return Watched(
@@ -129,7 +129,7 @@ class RoundedModel(nn.Module):
 
 
 class _Ranged(nn.Module):
-    """Rounds one value; `low` and `high` are its running range."""
+    """Rounds one activation; `low` and `high` are its running range."""
 
     low: Tensor
     high: Tensor
@@ -142,13 +142,13 @@ class _Ranged(nn.Module):
         self.register_buffer("high", torch.zeros(()))
 
     def begin(self) -> None:
-        """Forget the range, and widen it by whatever comes."""
+        """Reset the range and start observing."""
         self.low.zero_()
         self.high.zero_()
         self.observing = True
 
     def forward(self, values: Tensor) -> Tensor:
-        """The values as integers stand for them, or as they are while they are observed."""
+        """Return the values rounded, or unchanged while observing."""
         low, high = self._extremes(values)
         if self.observing:
             self.low.copy_(torch.minimum(self.low, low))
@@ -174,7 +174,7 @@ class _Ranged(nn.Module):
 
 
 def _before(ranged: _Ranged) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    """A hook that rounds what a module reads."""
+    """Return a pre-hook that rounds a module's first input."""
 
     def hook(_: nn.Module, reads: tuple[Any, ...]) -> tuple[Any, ...]:
         with unwatched():
@@ -184,7 +184,7 @@ def _before(ranged: _Ranged) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any
 
 
 def folding_factors(norm: _BatchNorm) -> Tensor:
-    """What folding a norm in multiplies each output of a weight by, (outputs,)."""
+    """Return the factors, (outputs,), by which folding a norm scales each output of a weight."""
     variance = norm.running_var
     assert variance is not None
     scale = torch.rsqrt(variance.detach() + norm.eps)
@@ -193,7 +193,7 @@ def folding_factors(norm: _BatchNorm) -> Tensor:
 
 @torch.no_grad()
 def _rounded(weight: RoundedWeight, own: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The parameters as integers stand for them once the norm is folded in."""
+    """Return the parameters rounded as they will be after folding the norm."""
     if weight.norm is None:
         return weight.rounding(own)
     factors = folding_factors(weight.norm).view(-1, *[1] * (own[0].ndim - 1))

@@ -1,4 +1,4 @@
-"""A model whose weights stay the integers that they are, while the scales of their blocks are trained.
+"""Training of the block scales of a quantized model whose integers stay fixed.
 
 Kim et al., "Memory-Efficient Fine-Tuning of Compressed Large Language Models via sub-4-bit Integer Quantization"
 (PEQA), 2023, arXiv:2305.14152; Chen et al., "EfficientQAT", 2024, arXiv:2407.11062, its second phase.
@@ -16,9 +16,9 @@ from compress.training.rounding.substitution import run_on
 
 
 class ScaledWeight(NamedTuple):
-    """A parameter, by name, whose rows are cut into blocks of `block_size` values that share a scale.
+    """A parameter, by name, whose rows are split into blocks of `block_size` values that share a scale.
 
-    `turned`: the parameter is (inputs, outputs), where its rows are the outputs.
+    `turned`: the parameter is stored as (inputs, outputs), while its rows are the outputs.
     """
 
     name: str
@@ -27,9 +27,9 @@ class ScaledWeight(NamedTuple):
 
 
 class ScaledBlocks(nn.Module):
-    """`model`, whose weights are what the integers of a file stand for, with a factor for each block.
+    """`model`, with the dequantized weights of a file, and a trainable factor for each block.
 
-    The factors, one more than `changes` (rows, blocks) each, are all that is trained.
+    The factors are 1 + `changes`, (rows, blocks) each; nothing else is trained.
     """
 
     def __init__(self, model: nn.Module, weights: Sequence[ScaledWeight]) -> None:
@@ -39,21 +39,21 @@ class ScaledBlocks(nn.Module):
         self.changes = nn.ParameterList(self._unchanged(weight) for weight in weights)
 
     def forward(self, **batch: Tensor) -> Any:
-        """What the model gives for a batch."""
+        """Return the model's result for a batch."""
         return run_on(self.model, self.scaled(), batch)
 
     def scaled(self) -> dict[str, Tensor]:
-        """The weights, by name, that the model runs on."""
+        """Return the weights, by name, that the model runs on."""
         found: dict[str, Tensor] = {}
         for weight, change in zip(self.weights, self.changes, strict=True):
             rows = self._rows(weight)
-            # A last block need not be full.
+            # The last block may be partial.
             factors = (1 + change)[..., None].expand(-1, -1, weight.block_size).flatten(1)[:, : rows.shape[1]]
             found[weight.name] = (rows * factors).T if weight.turned else rows * factors
         return found
 
     def factors(self) -> dict[str, Tensor]:
-        """What the scales of each weight are multiplied with, (rows, blocks), by its name."""
+        """Return the factors on the scales of each weight, (rows, blocks), by its name."""
         return {
             weight.name: 1 + change.detach().cpu()
             for weight, change in zip(self.weights, self.changes, strict=True)

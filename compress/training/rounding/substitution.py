@@ -1,4 +1,4 @@
-"""A model run on other weights than its own."""
+"""Run a model with substituted weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch.func import functional_call
 
 
 def run_on(model: nn.Module, weights: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Any:
-    """What a model gives for a batch, some of its parameters replaced by others, by name, and by all their names.
+    """Run a model on a batch with some of its parameters replaced, by name; tied parameters are replaced under
+    all their names.
 
-    torch ties names itself, but where they are those of one module, as of a factor that several maps share, it leaves
-    the replacement behind as if it had been there before.
+    torch can replace tied parameters itself, but if they belong to one module, such as a factor that several
+    layers share, it leaves the replacement in place afterwards.
     """
     held = dict(model.named_parameters(remove_duplicate=False))
     replaced = {id(held[name]): weight for name, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""Who answers for a batch: a frozen teacher from the cache, models that are run in every step, or nobody."""
+"""Sources of the teacher's signals for a batch: the cache, a model that runs in every step, or none."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from compress.training.signals.teachers import Teaching
 from compress.training.signals.top_k import taken_from, with_top_k
 
 Answers = Callable[[NDArray[np.int64], dict[str, Tensor]], Signals]
-"""Whoever teaches: the indices of the examples of a batch and the batch that was shown -> the teacher's signals of
+"""Function from the example indices of a batch and the batch shown to the student to the teacher's signals of
 these examples, on the device of the batch."""
 
 
 def nobody(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-    """No signals: the labels alone teach."""
+    """Return no signals: there is no teacher."""
     return {}
 
 
 def is_kept(task: TaskKind, losses: Sequence[LossSpec], epochs: float) -> bool:
-    """Whether what a frozen teacher says of the data is kept: where a language model shows some texts once, that is not
-    worth it, and what it says of all words is too much."""
+    """Whether the signals of a frozen teacher are cached.
+
+    For language models that is not worth it if only part of the data is seen once, and a loss that reads the
+    whole vocabulary would need too much space.
+    """
     return not (task.writes and (epochs < 1 or any(loss.reads_all for loss in losses)))
 
 
 def fixed(teacher: Teaching) -> Answers:
-    """A frozen teacher on inputs that do not change: its signals are read from the cache."""
+    """Return answers of a frozen teacher on fixed inputs: its signals are read from the cache."""
     return lambda indices, shown: teacher.take(indices)
 
 
@@ -47,12 +50,12 @@ def live(
     inputs: Inputs | None = None,
     learns: bool = False,
 ) -> Answers:
-    """A teacher that is run in every step: because it changes, or because what is shown does.
+    """Return answers of a teacher that runs in every step, because it is trained or because the inputs change.
 
     Args:
-        model: read at each call, so that it may be trained meanwhile.
-        names: the signals that are asked for.
-        inputs: what the teacher reads at the indices; None: the very batch that was shown to the student.
+        model: called in each step, so it may be trained meanwhile.
+        names: names of the needed signals.
+        inputs: the teacher's inputs at the indices; None: the batch shown to the student.
         learns: keep the graph of its outputs, because it is trained too.
     """
     recorder = Recorder(model, taken_from(names))

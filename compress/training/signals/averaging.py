@@ -1,8 +1,8 @@
-"""Several teachers as one: the mean of what they put out.
+"""Ensembles of teachers: the mean of their outputs.
 
-By `forward` divergence the mean of probabilities teaches what a weighted sum of divergences from each would: the two
-differ by a constant. Ensembles as teachers: Hinton et al. 2015 (arXiv:1503.02531); You et al., Learning from Multiple
-Teacher Networks, 2017 (doi:10.1145/3097983.3098135).
+With the `forward` divergence, the mean of probabilities gives the same gradients as a weighted sum of the
+divergences from each: the two differ by a constant. Ensembles as teachers: Hinton et al. 2015
+(arXiv:1503.02531); You et al., Learning from Multiple Teacher Networks, 2017 (doi:10.1145/3097983.3098135).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from compress.models.io.outputs import outputs_of
 
 Combine = Literal["probabilities", "logits"]
 _AT_ONCE = 2**22
-"""Numbers that are taken to float32 together."""
+"""Number of values converted to float32 at a time."""
 
 
 class MeanOfTeachers(nn.Module):
-    """Models that read the same inputs, run together; it puts out the weighted mean of their outputs, float32."""
+    """Models with the same inputs, run together; returns the weighted mean of their outputs, float32."""
 
     def __init__(self, members: Sequence[nn.Module], weights: Sequence[float], combine: Combine) -> None:
         super().__init__()
@@ -31,24 +31,24 @@ class MeanOfTeachers(nn.Module):
         self.weights, self.combine = tuple(weights), combine
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """The inputs of the members -> (n, ..., k)."""
+        """Map the inputs of the members to (n, ..., k)."""
         said = [outputs_of(member(**inputs)) for member in self.members]
         return mean_outputs(list(zip(said, self.weights, strict=True)), self.combine)
 
 
 def shares(weights: Sequence[float]) -> list[float]:
-    """Weights that add up to 1."""
+    """Normalize weights to sum to 1."""
     return [weight / math.fsum(weights) for weight in weights]
 
 
 def mean_outputs(outputs: Sequence[tuple[Tensor, float]], combine: Combine) -> Tensor:
-    """The weighted mean of outputs (n, ..., k), float32, to which no gradient goes back.
+    """Return the weighted mean of outputs (n, ..., k), float32; no gradient reaches them.
 
-    `logits`: the mean of them; `probabilities`: the logarithm of the mean of their softmaxes, so that the softmax of it
-    is that mean.
+    `logits`: their mean; `probabilities`: the logarithm of the mean of their softmaxes, so that the softmax of
+    the result is that mean.
 
     Raises:
-        ModelError: they are of unlike sizes.
+        ModelError: their sizes differ.
     """
     shapes = {one.shape for one, _ in outputs}
     if len(shapes) > 1:

@@ -1,4 +1,5 @@
-"""One signal of a teacher on fixed inputs, in a file: rows without padding, written in chunks, read memory-mapped."""
+"""One cached teacher signal on fixed inputs: a file of rows without padding, written in chunks, read
+memory-mapped."""
 
 from __future__ import annotations
 
@@ -28,16 +29,16 @@ from compress.store.checking import LAYOUT
 from compress.store.flat import FileArray, FlatArray, Ragged
 
 Digest = Any
-"""What hashlib gives; its type has no name there."""
+"""A hashlib hash object, for which there is no public type."""
 _NOTHING = hashlib.sha256().hexdigest()
 _AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a signal lies on disk.
+    """Layout of a signal on disk.
 
-    `row`: shape of what is stored for one example, or for one token where it is `ragged`.
+    `row`: shape of the values of one example, or of one token if it is `ragged`.
     """
 
     dtype: Literal["float16", "float32", "uint8"]
@@ -45,24 +46,24 @@ class Layout:
     ragged: bool
 
     def shape(self, offsets: NDArray[np.int64]) -> tuple[int, ...]:
-        """Shape of the file of inputs whose tokens begin at `offsets` (n + 1,)."""
+        """Return the shape of the file for inputs whose tokens begin at `offsets` (n + 1,)."""
         return (int(offsets[-1]) if self.ragged else len(offsets) - 1, *self.row)
 
     def bytes(self, offsets: NDArray[np.int64]) -> int:
-        """Bytes of that file."""
+        """Return the size of that file in bytes."""
         return math.prod(self.shape(offsets)) * np.dtype(self.dtype).itemsize
 
 
 class TooLarge(Exception):
-    """A finite value of the signal that is named does not fit into float16."""
+    """A finite value of the named signal overflows float16."""
 
 
 class StoredSignal:
-    """A finished signal.
+    """A complete cached signal.
 
     Args:
-        values: (n, *row), or (tokens, *row) where `offsets` says where the tokens of each example stand.
-        offsets: int64 (n + 1,); None: one row an example.
+        values: (n, *row), or (tokens, *row) where `offsets` delimit the tokens of each example.
+        offsets: int64 (n + 1,); None: one row per example.
     """
 
     def __init__(self, values: FlatArray, offsets: NDArray[np.int64] | None) -> None:
@@ -70,14 +71,14 @@ class StoredSignal:
         self._ragged = None if offsets is None else Ragged(values, offsets)
 
     def take(self, indices: NDArray[np.int64]) -> Tensor:
-        """The rows of the examples at `indices`, in the type they are stored in: (n, *row), or (n, longest, *row) with
-        zeros after the end of an example."""
+        """Return the rows of the examples at `indices` in the stored dtype: (n, *row), or (n, longest, *row)
+        zero-padded at the end."""
         rows = self.values.rows(indices) if self._ragged is None else self._ragged.padded(indices)[0]
         return torch.from_numpy(rows)
 
 
 def open_signal(folder: Path, name: str, offsets: NDArray[np.int64]) -> StoredSignal | None:
-    """The signal of this name, all of it read and its checksum compared; None where it is not finished, or damaged."""
+    """Open the named signal after verifying its checksum; None if it is incomplete or damaged."""
     path, noted = _path(folder, name, "bin"), _read(folder, name)
     if noted is None or not noted.files or first_damaged(folder, noted.files) is not None:
         return None
@@ -89,10 +90,10 @@ def open_signal(folder: Path, name: str, offsets: NDArray[np.int64]) -> StoredSi
 
 
 class SignalWriter:
-    """Fills the file of one signal; what `note` counted survives a kill.
+    """Writes the file of one signal; progress recorded by `note` survives a kill.
 
     Args:
-        layout: how it is to be stored. A float16 signal in which a value did not fit goes on in float32.
+        layout: layout on disk. A float16 signal in which a value overflowed continues in float32.
     """
 
     def __init__(self, folder: Path, name: str, layout: Layout, offsets: NDArray[np.int64]) -> None:
@@ -105,28 +106,28 @@ class SignalWriter:
         if noted is None or there != noted.layout.bytes(offsets):
             noted = _Noted(layout)
         self.layout, self._noted = noted.layout, noted
-        # Of the rows that were written, in the order of the writing.
+        # Over the rows written so far, in writing order.
         self._digest = hashlib.sha256()
         if noted.done == 0:
             self._allocate()
         self._values = FileArray(self._partial, self.layout.dtype, self.layout.shape(offsets), writable=True)
 
     def done(self, order: NDArray[np.int64]) -> int:
-        """How many examples, in this order of the writing, are there as they were written."""
+        """Return how many examples of this writing order are intact on disk."""
         if self._digest_of(order[: self._noted.done]).hexdigest() != self._noted.written:
             return 0
         return self._noted.done
 
     def go_on(self, order: NDArray[np.int64], done: int) -> None:
-        """Take up the writing after so many examples."""
+        """Continue writing after `done` examples."""
         self._digest = self._digest_of(order[:done])
 
     def put(self, indices: NDArray[np.int64], signal: Tensor) -> None:
-        """Write the signal of a batch, (n, *row) or padded (n, longest, *row), of the examples at `indices`.
+        """Write the signal of a batch, (n, *row) or padded (n, longest, *row), for the examples at `indices`.
 
         Raises:
-            TooLarge: a value does not fit into the type; the file has to be written anew, in float32.
-            PassError: the teacher gave a value that is not finite.
+            TooLarge: a value overflows the dtype; the file has to be rewritten in float32.
+            PassError: the teacher returned a value that is not finite.
         """
         kept = signal.detach().to(getattr(torch, self.layout.dtype))
         if self.layout.dtype != "uint8" and not torch.isfinite(kept).all():
@@ -143,7 +144,7 @@ class SignalWriter:
         self._digest.update(np.ascontiguousarray(rows).tobytes())
 
     def widen(self) -> None:
-        """Begin anew in float32."""
+        """Start over in float32."""
         self.layout = Layout("float32", self.layout.row, self.layout.ragged)
         self._allocate()
         self._values = FileArray(
@@ -151,13 +152,13 @@ class SignalWriter:
         )
 
     def note(self, done: int) -> None:
-        """Remember that so many examples, in the order of the writing, are on disk."""
+        """Record that `done` examples, in writing order, are on disk."""
         self._values.flush()
         self._noted = _Noted(self.layout, done, self._digest.hexdigest())
         _write(self._folder, self.name, self._noted)
 
     def finish(self) -> None:
-        """Give the file its final name; all of it is there."""
+        """Rename the complete file to its final name."""
         self._values.flush()
         final = _path(self._folder, self.name, "bin")
         noted = replace(self._noted, files={final.name: entry_of(self._partial)})
@@ -165,7 +166,7 @@ class SignalWriter:
         publish(self._partial, final)
 
     def _digest_of(self, indices: NDArray[np.int64]) -> Digest:
-        """Of the rows of these examples, one after the other."""
+        """Hash the rows of these examples, in order."""
         digest = hashlib.sha256()
         for start in range(0, len(indices), _AT_A_TIME):
             some = indices[start : start + _AT_A_TIME]
@@ -185,9 +186,9 @@ def _path(folder: Path, name: str, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class _Noted:
-    """What is noted of a signal.
+    """The metadata of a signal.
 
-    `written`: sha256 of the rows of the `done` examples, in the order of the writing; `files`: of the finished file.
+    `written`: sha256 of the rows of the `done` examples, in writing order; `files`: checksums of the finished file.
     """
 
     layout: Layout
@@ -197,7 +198,7 @@ class _Noted:
 
 
 def _read(folder: Path, name: str) -> _Noted | None:
-    """What is noted of a signal; None where nothing is, or where the note was damaged."""
+    """Read the metadata of a signal; None if there is none or it is damaged."""
     try:
         body = read_sealed(_path(folder, name, LAYOUT))
         layout = Layout(body["dtype"], tuple(body["row"]), body["ragged"])

@@ -1,15 +1,17 @@
-"""What a model computes on its way to its outputs, captured by forward hooks: the model itself is never edited.
+"""Intermediate values of a model, captured by forward hooks without editing the model.
 
 A signal has a name and is one tensor:
 
 | name | shape | what |
 | --- | --- | --- |
-| `outputs` | (n, outputs) | what `outputs_of` gives |
+| `outputs` | (n, outputs) | result of `outputs_of` |
 | `outputs.labels`, `outputs.teacher` | (n, outputs) | a DeiT's class head and distillation head; else the outputs |
-| `embedding` | (n, t, d) | what the first layer reads: embeddings after their norm and projection |
-| `hidden.L` | (n, t, d) | output of layer L, 0 the lowest |
-| `query.L`, `key.L`, `value.L` | (n, t, heads * head size) | projections of layer L, before they are cut into heads |
-| `turned_query.L`, `turned_key.L` | the same | of decoders, as attention multiplies them: turned by their positions |
+| `embedding` | (n, t, d) | input of the first layer: embeddings after their norm and projection |
+| `hidden.L` | (n, t, d) | output of layer L, counted from 0 at the bottom |
+| `query.L`, `key.L`, `value.L` | (n, t, heads * head size) | projections of layer L, before they are split into
+heads |
+| `turned_query.L`, `turned_key.L` | the same | for decoders, as attention multiplies them: after rotary
+position embedding |
 | `feature.NAME` | (n, c, h, w) | output of the submodule NAME |
 """
 
@@ -37,12 +39,12 @@ Signals = dict[str, Tensor]
 
 _HEADS_OF_OUTPUTS = {"outputs.labels": "cls_logits", "outputs.teacher": "distillation_logits"}
 OUTPUTS = frozenset({"outputs", *_HEADS_OF_OUTPUTS})
-"""The signals of what a model puts out."""
+"""The signals that are model outputs."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature map of convolutions: the submodule that gives it, and its shape for the batch that was looked at."""
+    """A convolutional feature map: name of the submodule that outputs it, and its shape for the probe batch."""
 
     name: str
     channels: int
@@ -52,14 +54,14 @@ class Feature:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a model has that can be compared.
+    """The parts of a model that can be compared.
 
-    `hidden`, `embedding`: widths, None without layers. `heads`: of each layer; empty, and `head_size` None, where
-    queries and keys cannot be captured. `features`: the last map at each resolution above 1 x 1, in the order of
-    the computation; none for a model with attention, whose patches are tokens. `by_token`: outputs are those of tokens,
-    not of examples. `extra_tokens`: class and distillation
-    tokens before the patches, 0 for texts; `patches`: None for texts. `causal`: tokens look at those before them alone;
-    then `windows` says of each layer how far, None: to the beginning, and `cap` bounds the scores, None: nothing does.
+    `hidden`, `embedding`: widths, None without layers. `heads`: number of each layer; empty, and `head_size`
+    None, if queries and keys cannot be captured. `features`: the last map at each resolution above 1 x 1, in
+    the order of computation; none for a model with attention, whose patches are tokens. `by_token`: outputs are
+    per token, not per example. `extra_tokens`: class and distillation tokens before the patches, 0 for texts;
+    `patches`: None for texts. `causal`: tokens attend only to earlier ones; then `windows` is the attention
+    window of each layer, None: unlimited, and `cap` the soft cap of the scores, None: none.
     """
 
     outputs: int
@@ -78,18 +80,18 @@ class Anatomy:
 
 
 class Recorder:
-    """Captures the named signals of a model while it stands open; hooks are removed on exit.
+    """Context manager that captures the named signals of a model; hooks are removed on exit.
 
         with Recorder(model, {"outputs", "hidden.3"}) as recorder:
             model(**batch)
             signals = recorder.take()
 
-    It may be opened any number of times; of several forward passes before a `take()` the last one counts. It works
-    under autocast, in inference mode and inside `DistributedDataParallel`: signals have the type, and the gradient,
-    that the model gave them.
+    It can be entered any number of times; of several forward passes before a `take()` the last one counts. It
+    works under autocast, in inference mode and inside `DistributedDataParallel`: signals keep the dtype and the
+    gradient that the model gave them.
 
     Raises:
-        PassError: the model cannot give one of the signals.
+        PassError: the model does not have one of the signals.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
@@ -113,7 +115,7 @@ class Recorder:
         self._held.clear()
 
     def take(self) -> Signals:
-        """The signals of the last forward pass; the recorder lets go of them.
+        """Return and release the signals of the last forward pass.
 
         Raises:
             PassError: a signal was not computed since the last `take()`.
@@ -126,7 +128,7 @@ class Recorder:
         return taken
 
     def _opener(self, name: str, layers: tuple[Block, ...]) -> Callable[[], RemovableHandle | Hooks]:
-        """What registers the hook of one signal."""
+        """Return a function that registers the hook of one signal."""
         held = self._held
         kind, _, rest = name.partition(".")
 
@@ -156,10 +158,10 @@ class Recorder:
 
 
 def capture(model: nn.Module, batch: dict[str, Tensor], names: Iterable[str]) -> Signals:
-    """The named signals of one forward pass.
+    """Return the named signals of one forward pass.
 
     Raises:
-        PassError: the model cannot give one of them.
+        PassError: the model does not have one of them.
     """
     with Recorder(model, names) as recorder:
         model(**taken(batch))
@@ -167,14 +169,14 @@ def capture(model: nn.Module, batch: dict[str, Tensor], names: Iterable[str]) ->
 
 
 def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
-    """What a model has, found by running it on a batch in eval mode, without gradients."""
+    """Determine a model's anatomy by running it on a batch in eval mode, without gradients."""
     root = model.module if isinstance(model, DistributedDataParallel) else model
     calls = _run(root, batch)
     outputs, by_token = calls[-1].shape[-1], len(calls[-1].shape) == 3
     layers = layers_of(root)
     shapes = [call.shape for layer in layers for call in calls if call.module is layer.module]
     patches = _patches(calls, layers)
-    # Layers that share a module cannot be told apart; stages of falling resolution have no common positions.
+    # Layers that share a module cannot be distinguished; stages of decreasing resolution have no common positions.
     alike = len(shapes) == len(layers) and len(set(shapes)) == 1 and len(shapes[0]) == 3
     if not alike or (patches or 0) > shapes[0][1]:
         features = () if attentions_of(root) else _feature_maps(root, calls)
@@ -202,14 +204,14 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
 
 @dataclass(frozen=True)
 class _Call:
-    """A module that ran, and the shape of the tensor it gave."""
+    """A module that ran, and the shape of the tensor it returned."""
 
     module: nn.Module
     shape: tuple[int, ...]
 
 
 def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
-    """Every module that gave a tensor, in the order in which they ended; the model itself is the last."""
+    """Return every module that returned a tensor, in the order in which they finished; the model itself is last."""
     calls: list[_Call] = []
 
     def note(module: nn.Module, given: Any, result: Any) -> None:
@@ -224,7 +226,7 @@ def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
 
 
 def _of_layer(layers: tuple[Block, ...], kind: str, number: str) -> nn.Module | None:
-    """The module whose output is the signal `kind.number`; None where there is none."""
+    """Return the module whose output is the signal `kind.number`; None if there is none."""
     if not number.isdecimal() or int(number) >= len(layers):
         return None
     layer = layers[int(number)]
@@ -243,7 +245,8 @@ def _what_it_has(layers: tuple[Block, ...]) -> str:
 
 
 def _feature_maps(model: nn.Module, calls: list[_Call]) -> tuple[Feature, ...]:
-    """The last map at each resolution, in the order of the computation; 1 x 1 says nothing about places."""
+    """Return the last map at each resolution, in the order of computation; 1 x 1 maps carry no spatial
+    information."""
     names = {module: name for name, module in model.named_modules()}
     times = Counter(call.module for call in calls)
     last: dict[tuple[int, ...], Feature] = {}
@@ -255,7 +258,8 @@ def _feature_maps(model: nn.Module, calls: list[_Call]) -> tuple[Feature, ...]:
 
 
 def _patches(calls: list[_Call], layers: tuple[Block, ...]) -> int | None:
-    """How many patches an image is cut into: the places of the last map before the first layer; None for texts."""
+    """Return the number of patches of an image: the positions of the last map before the first layer; None for
+    texts."""
     inside = set(layers[0].module.modules()) if layers else set()
     maps: list[tuple[int, ...]] = []
     for call in calls:
@@ -267,5 +271,5 @@ def _patches(calls: list[_Call], layers: tuple[Block, ...]) -> int | None:
 
 
 def _first(result: Any) -> Any:
-    """The tensor in what a module returned: it, or the first of a tuple."""
+    """Return the tensor in a module's result: the result itself, or the first of a tuple."""
     return result[0] if isinstance(result, tuple) else result

@@ -1,4 +1,4 @@
-"""Queries and keys of a decoder as its attention multiplies them, from what its layers show."""
+"""Queries and keys of a decoder as its attention multiplies them, derived from captured projections."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from compress.models.anatomy.blocks import Block
 
 
 class Hooks:
-    """Several hooks that are removed as one."""
+    """Several hooks that are removed together."""
 
     def __init__(self, *handles: RemovableHandle) -> None:
         self._handles = handles
 
     def remove(self) -> None:
-        """Remove them."""
+        """Remove all of them."""
         for handle in self._handles:
             handle.remove()
 
 
 def turned_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -> Hooks:
-    """Keep the queries or keys of a layer as `held[name]`, (n, t, heads * size), whenever it runs.
+    """Register hooks that store the queries or keys of a layer as `held[name]`, (n, t, heads * size), whenever
+    it runs.
 
-    They are normed where the family norms them, turned by their positions, and queries carry the factor of the scores,
-    so that their products over the square root of the size are the scores.
+    They are normalized where the family does so, rotated by position, and queries include the scaling of the
+    scores, so that their products divided by the square root of the head size are the scores.
     """
     seen: dict[str, Tensor] = {}
     size = layer.head_size
@@ -56,9 +57,10 @@ def turned_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -
 
 
 def turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Heads (n, t, heads, size) turned by their positions, as many of their numbers as there are angles for.
+    """Apply rotary position embedding to heads (n, t, heads, size); values beyond the number of angles are unchanged.
 
-    Su et al., RoFormer, 2021 (arXiv:2104.09864), in the layout of transformers: each number with that half a head away.
+    Su et al., RoFormer, 2021 (arXiv:2104.09864), in the layout of transformers: each value is paired with the
+    one half the rotated size away.
 
     Args:
         cosine, sine: (n or 1, t, angles).
@@ -71,7 +73,7 @@ def turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def window_of(attention: nn.Module) -> int | None:
-    """How many tokens, itself included, a token of this layer looks back at; None: all."""
+    """Return the number of tokens, itself included, that a token of this layer attends to; None: unlimited."""
     of_all: int | None = getattr(getattr(attention, "config", None), "sliding_window", None)
     own: int | None = getattr(attention, "sliding_window", of_all)
     return own

@@ -1,4 +1,4 @@
-"""Whether two models cut texts into the same pieces: only then can they be compared token by token."""
+"""Checks that two models split texts into the same tokens: only then can they be compared token by token."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def check_aligned(
     *,
     rows: bool = True,
 ) -> None:
-    """Refuse to compare signals of tokens where student and teacher cut texts into different pieces.
+    """Check that token signals of student and teachers are comparable: both must split texts into the same tokens.
 
     Args:
         signals: the teacher's signals that are compared.
-        rows: whether outputs are one row an example, which can always be compared; else they say something of each
-            word by its id, so that ids must be the same.
-        student: the folder with its tokenizer, and some examples as it reads them.
-        teachers: the name of each, and the same of it.
+        student: the student's tokenizer folder, and some examples encoded for it.
+        teachers: name, tokenizer folder and the same examples encoded for each teacher.
+        rows: whether outputs are one row per example, which can always be compared; else they are per token over the
+            vocabulary, so that ids must be equal.
 
     Raises:
-        ModelError: they do.
+        ModelError: they are not comparable.
     """
     inner, (folder, own) = signals - OUTPUTS if rows else signals, student
     if not inner or not isinstance(own, TokenInputs):
@@ -65,14 +65,14 @@ def check_aligned(
 
 
 def check_same_words(student: Path, teachers: Sequence[tuple[str, Path]]) -> None:
-    """Refuse teachers that read other tokens than a student writes: an id that stands for another one, or for none.
+    """Check that every token id of the student means the same token to all teachers.
 
     Args:
-        student: the folder with its tokenizer.
-        teachers: the name of each, and its folder.
+        student: the student's tokenizer folder.
+        teachers: name and folder of each teacher.
 
     Raises:
-        ModelError: one does.
+        ModelError: an id means a different token to a teacher, or none.
     """
     own = {number: token for token, number in read_vocabulary(student / TOKENIZER).ids.items()}
     for name, folder in teachers:
@@ -88,14 +88,14 @@ def check_same_words(student: Path, teachers: Sequence[tuple[str, Path]]) -> Non
 
 
 def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) -> bool:
-    """Whether two readers cut the same texts into the same pieces, compared as tokens and not as ids.
+    """Whether two tokenizers split the same texts into the same tokens, compared as tokens and not as ids.
 
-    An id stands for every token that bears it: the unknown one of a trimmed vocabulary for all that were dropped.
-    Equal lengths would say nothing of texts that were cut off at the longest length of both. Without tokenizers their
-    ids must be the same.
+    An id matches any of the tokens mapped to it: the unknown id of a trimmed vocabulary matches all dropped
+    tokens. Comparing lengths alone would miss texts truncated at a common maximum length. Without tokenizers
+    the ids must be equal.
 
     Args:
-        one, other: the artifact directory of a reader, and its encoding of the texts.
+        one, other: an artifact directory, and the texts encoded for it.
     """
     (folder, texts), (other_folder, others) = one, other
     if not np.array_equal(texts.lengths, others.lengths):
@@ -108,14 +108,15 @@ def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) ->
 
 
 def same_ids(texts: TokenInputs, others: TokenInputs) -> bool:
-    """Whether two readers read the same ids."""
+    """Whether two encodings have the same ids."""
     return np.array_equal(texts.lengths, others.lengths) and all(map(np.array_equal, texts.ids, others.ids))
 
 
 def counterparts(old: Vocabulary, new: Vocabulary) -> Ids:
-    """For each id of one vocabulary the id of the same token in the other: int64 (old size,); -1 where none has.
+    """Return for each id of one vocabulary the id of the same token in the other: int64 (old size,); -1 if
+    there is none.
 
-    What is unknown to one stays unknown to the other, whatever tokens share that id.
+    The unknown id maps to the unknown id, whatever tokens share it.
     """
     table = np.full(old.size, -1, dtype=np.int64)
     for token, number in old.ids.items():

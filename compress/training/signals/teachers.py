@@ -1,4 +1,4 @@
-"""What frozen teachers say of fixed inputs: computed once for all epochs, steps and runs, and kept on disk."""
+"""Signals of frozen teachers on fixed inputs: computed once for all epochs, steps and runs, and cached on disk."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from compress.training.signals.capture import Recorder, Signals
 from compress.training.signals.top_k import TopK, taken_from, with_top_k
 
 BUDGET = 8 * GIB
-"""Bytes of disk that the signals of one teacher on one set of inputs may take, its outputs not counted."""
+"""Maximum disk bytes for the signals of one teacher on one set of inputs, not counting its outputs."""
 
 CHUNK = 1024
-"""Examples a chunk: a kill loses the work on one chunk at most."""
+"""Examples in a chunk: a kill loses the work on at most one."""
 
 OUTPUTS = "outputs"
 
@@ -48,7 +48,7 @@ _LIBRARIES = ("torch", "transformers", "numpy")
 class TeacherSignals:
     """The signals of one teacher on one set of inputs.
 
-    `stored` is what lies on disk, `outputs` among it; `live` computes the rest, None where there is none.
+    `stored` are the cached ones, including `outputs`; `live` computes the rest, None if there is none.
     """
 
     stored: Mapping[str, StoredSignal]
@@ -61,16 +61,18 @@ class TeacherSignals:
         return self.stored[OUTPUTS].values.values
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """The signals of the examples at `indices`, on the training device in float32, but for packed ones uint8:
-        `outputs` (len(indices), k), token signals (len(indices), longest, d) with padding after the end of an example,
-        others (len(indices), ...)."""
+        """Return the signals of the examples at `indices`, on the training device in float32 (packed ones: uint8).
+
+        `outputs` (len(indices), k), token signals (len(indices), longest, d) padded at the end, others
+        (len(indices), ...).
+        """
         found = {name: _numbers(signal.take(indices).to(self.device)) for name, signal in self.stored.items()}
         return found if self.live is None else {**found, **self.live.take(indices)}
 
 
 @dataclass(frozen=True)
 class LiveSignals:
-    """The signals of a teacher that runs again for every batch."""
+    """The signals of a teacher that runs for every batch."""
 
     model: nn.Module
     inputs: Inputs
@@ -79,7 +81,7 @@ class LiveSignals:
     precision: Precision
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """As `TeacherSignals.take`; padding is what the model gave for it."""
+        """As `TeacherSignals.take`, but padding positions have the values that the model returned."""
         batch = to_tensors(self.inputs.batch(indices), self.device)
         found = observe(self.model, batch, self.names, precision=self.precision, device=self.device)
         return {name: _numbers(signal) for name, signal in found.items()}
@@ -87,7 +89,7 @@ class LiveSignals:
 
 @dataclass(frozen=True)
 class AveragedSignals:
-    """Several teachers as one, each with signals of its own: the weighted mean of their outputs (`mean_outputs`)."""
+    """Several teachers with separate signals as one: the weighted mean of their outputs (`mean_outputs`)."""
 
     teachers: Sequence[tuple[Teaching, float]]
     combine: Combine
@@ -99,17 +101,17 @@ class AveragedSignals:
         return mean_outputs(parts, self.combine).numpy()
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """The mean of their outputs on the examples at `indices`, (len(indices), k)."""
+        """Return the mean of their outputs on the examples at `indices`, (len(indices), k)."""
         said = [(teacher.take(indices)[OUTPUTS], weight) for teacher, weight in self.teachers]
         return {OUTPUTS: mean_outputs(said, self.combine)}
 
 
 Teaching = TeacherSignals | AveragedSignals
-"""A teacher, whatever stands behind it, on one set of inputs."""
+"""One teacher or several averaged ones, on one set of inputs."""
 
 
 def averaged(teachers: Sequence[tuple[Teaching, float]], combine: Combine) -> Teaching:
-    """Several teachers with their weights as one; a single one as it is."""
+    """Combine several weighted teachers into one; a single one is returned unchanged."""
     return teachers[0][0] if len(teachers) == 1 else AveragedSignals(teachers, combine)
 
 
@@ -127,23 +129,24 @@ def cached_signals(
     title: str = "teacher",
     chunk: int = CHUNK,
 ) -> TeacherSignals:
-    """The named signals of a frozen teacher on `inputs`, and always `outputs`, if not as a choice of them (`TopK`).
+    """Return the named signals of a frozen teacher on `inputs`, and always `outputs` unless top-k signals
+    (`TopK`) replace them.
 
-    They lie in `shared/<key>/`, one file each, in float16 (`outputs` in float32); the key is made of the teacher, the
-    inputs, the precision and the libraries, so that no step or run computes them again. What is missing is computed
-    together, under a lock, longest examples first; finished chunks survive a kill. A signal that does not fit into
-    `budget_bytes` beside the others is computed anew for each batch instead.
+    They are stored in `shared/<key>/`, one file each, in float16 (`outputs` in float32); the key covers the
+    teacher, the inputs, the precision and the libraries, so that no step or run computes them again. Missing
+    signals are computed together, under a file lock, longest examples first; finished chunks survive a kill. A
+    signal that does not fit into `budget_bytes` beside the others is recomputed for each batch instead.
 
     Args:
-        load: gives the teacher; called only where something is left to compute.
-        names: as `compress.training.signals.capture` names them.
-        shared: the folder of the cache for all teachers.
-        teacher_digest: what tells this teacher from others: the digest of its artifact.
-        title: what lists of the cache and messages call it.
-        chunk: examples between two notes of what is done.
+        load: loads the teacher; called only if something is left to compute.
+        names: as in `compress.training.signals.capture`.
+        shared: cache folder of all teachers.
+        teacher_digest: identifies the teacher: the digest of its artifact.
+        title: name of the teacher in cache listings and messages.
+        chunk: number of examples between two records of progress.
 
     Raises:
-        PassError: the teacher cannot give a signal, or gives one that is not finite.
+        PassError: the teacher does not have a signal, or returns one that is not finite.
     """
     wanted = sorted(set(names) - {OUTPUTS})
     if OUTPUTS in names or not any(map(TopK.of, wanted)):
@@ -177,7 +180,7 @@ def cached_signals(
             progress.say(f"{title}: {_few(rest)} do not fit into the cache and are computed for each batch")
             live = LiveSignals(model, inputs, rest, device=device, precision=precision)
     with suppress(FileNotFoundError):
-        # Somebody may prune the cache just now; what is mapped stays readable.
+        # The cache may be pruned concurrently; mapped files stay readable.
         os.utime(folder / SIGNALS_NOTE)
     return TeacherSignals(stored, live, device=device)
 
@@ -206,9 +209,9 @@ def signals_of_mean(
     inputs: Inputs,
     names: Iterable[str],
 ) -> TeacherSignals:
-    """`cached_signals` of the mean of several teachers with their weights, which run together and read the same inputs.
+    """`cached_signals` of the weighted mean of several teachers that run together on the same inputs.
 
-    The likeliest words of a mean are not found among those of each: so they are averaged first.
+    The top tokens of the mean cannot be derived from the top tokens of each, so the outputs are averaged first.
     """
     weights = shares([weight for _, weight in teachers])
     paths = [teacher.path for teacher, _ in teachers]
@@ -229,7 +232,7 @@ def signals_of_mean(
 
 
 def signals_key(teacher_digest: str, inputs: Inputs, device: Device, precision: Precision) -> str:
-    """sha256 over all that the signals depend on."""
+    """Return the cache key: sha256 over everything that the signals depend on."""
     parts = {
         "format": _FORMAT,
         "teacher": teacher_digest,
@@ -244,7 +247,7 @@ def signals_key(teacher_digest: str, inputs: Inputs, device: Device, precision: 
 def observe(
     model: nn.Module, batch: dict[str, Tensor], names: Iterable[str], *, precision: Precision, device: Device
 ) -> Signals:
-    """The named signals of one batch, without gradients, in the types that the arithmetic gave."""
+    """Return the named signals of one batch, without gradients, in the dtypes of the computation."""
     names = frozenset(names)
     with torch.no_grad(), arithmetic(precision, device), Recorder(model, taken_from(names)) as recorder:
         model(**taken(batch))
@@ -254,13 +257,13 @@ def observe(
 def _layouts(
     model: nn.Module, inputs: Inputs, names: Sequence[str], *, precision: Precision, device: Device
 ) -> dict[str, Layout]:
-    """How the signals of a model lie on disk, found out on its shortest example."""
+    """Return the disk layouts of a model's signals, determined on its shortest example."""
     arrays = inputs.batch([int(np.argmin(inputs.lengths))])
     signals = observe(model, to_tensors(arrays, device), names, precision=precision, device=device)
     layouts = {}
     for name in names:
         shape = tuple(signals[name].shape)
-        # A text has as many rows as tokens; every image has the same number of patches.
+        # The number of tokens differs between texts; every image has the same number of patches.
         ragged = len(shape) == 3 and ATTENTION_MASK in arrays
         dtype: Literal["float32", "float16", "uint8"] = "float32" if name == OUTPUTS else "float16"
         if TopK.of(name) is not None:
@@ -270,7 +273,7 @@ def _layouts(
 
 
 def _within(layouts: Mapping[str, Layout], offsets: NDArray[np.int64], budget: int) -> list[str]:
-    """The signals that are kept: `outputs` always, the others in their order as far as the budget reaches."""
+    """Return the signals to cache: always `outputs`, the others in order while they fit the budget."""
     kept, used = [], 0
     for name, layout in layouts.items():
         size = 0 if name == OUTPUTS else layout.bytes(offsets)
@@ -291,7 +294,7 @@ def _fill(
     title: str,
     chunk: int,
 ) -> None:
-    """Compute what the writers do not hold yet, longest examples first: batches pad little."""
+    """Compute what the writers lack, longest examples first so that batches need little padding."""
     order, size = np.argsort(-inputs.lengths, kind="stable"), examples_at_once(inputs)
     by_name = {writer.name: writer for writer in writers}
     with progress.bar(title, len(order)) as advance, torch.no_grad(), arithmetic(precision, device):
@@ -324,12 +327,12 @@ def _fill(
 
 
 def _numbers(signal: Tensor) -> Tensor:
-    """Float32, but for what is packed."""
+    """Cast to float32, except for packed signals."""
     return signal if signal.dtype == torch.uint8 else signal.float()
 
 
 def _offsets(inputs: Inputs) -> NDArray[np.int64]:
-    """Where the tokens of each example would begin, end to end: int64 (n + 1,)."""
+    """Return where the tokens of each example begin when concatenated: int64 (n + 1,)."""
     if isinstance(inputs, TokenInputs):
         return inputs.ragged.offsets
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
@@ -342,7 +345,7 @@ def _stored(folder: Path, names: Iterable[str], offsets: NDArray[np.int64]) -> d
 
 @contextmanager
 def _locked(folder: Path, progress: Progress, title: str) -> Iterator[None]:
-    """Hold the folder, which exists then; waits, and says so, while another process fills it."""
+    """Create and lock the folder; wait, with a message, while another process fills it."""
     make_folder(folder.parent)
     busy = f"{title}: waiting for another process that computes its outputs"
     with held(folder.with_suffix(".lock"), lambda: progress.say(busy)):

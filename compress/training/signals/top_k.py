@@ -1,9 +1,10 @@
-"""What a teacher of many words says of a token in few bytes: its likeliest words, how likely, and the mass of the rest.
+"""Compact encoding of a language model's predictions: the top-k tokens, their probabilities, and the mass of
+the rest.
 
-A row is bytes, little-endian: the ids of the k words, likeliest first, each in as many bits as the vocabulary needs;
-their log-probabilities, uint8 steps below the first; then float32 the log-probability of the first, float16 the size of
-a step and float16 the log-probability of all other words together. With k = 64 that is 200 bytes a token at 2^16
-words and 216 at 2^18.
+A row is bytes, little-endian: the ids of the k tokens, most probable first, each in as many bits as the
+vocabulary needs; their log-probabilities, uint8 steps below the first; then float32 the log-probability of the
+first, float16 the size of a step and float16 the total log-probability of all other tokens. With k = 64 that is
+200 bytes per position for a vocabulary of 2^16 and 216 for 2^18.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import torch
 from torch import Tensor
 
 FEW = 1024
-"""Words of a model from which on what is kept of each token is a choice of them."""
+"""Vocabulary size from which on only the top k tokens of each position are stored."""
 KEPT = 64
-"""Words that are kept then, where nobody says how many."""
+"""Default k."""
 _PREFIX = "top"
 _STEPS = 255
 _NOTHING = -30.0
-"""Log-probability of the rest where there is none: float16 knows no smaller probability that matters."""
+"""Log-probability of the rest if it is zero; smaller ones are clamped, since they do not matter."""
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The `k` likeliest of `words` words, of probabilities softened by `temperature`."""
+    """The `k` most probable of `words` tokens, of probabilities softened by `temperature`."""
 
     k: int
     temperature: float
@@ -34,12 +35,12 @@ class TopK:
 
     @property
     def name(self) -> str:
-        """Of the signal."""
+        """Name of the signal."""
         return f"{_PREFIX}.{self.k}.{self.temperature!r}.{self.words}"
 
     @classmethod
     def of(cls, name: str) -> TopK | None:
-        """The one that a signal's name means; None where it is another signal."""
+        """Parse a signal name; None if it is another signal."""
         kind, _, rest = name.partition(".")
         if kind != _PREFIX:
             return None
@@ -49,12 +50,12 @@ class TopK:
 
     @property
     def bits(self) -> int:
-        """Of an id."""
+        """Bits per id."""
         return max(1, (self.words - 1).bit_length())
 
     @property
     def bytes(self) -> int:
-        """Of a row."""
+        """Bytes per row."""
         return self._id_bytes + self.k + 8
 
     @property
@@ -62,9 +63,9 @@ class TopK:
         return -(-self.k * self.bits // 8)
 
     def pack(self, logits: Tensor) -> Tensor:
-        """Logits (..., words) -> uint8 (..., bytes)."""
+        """Encode logits (..., words) -> uint8 (..., bytes)."""
         shape, rows = logits.shape[:-1], logits.reshape(-1, logits.shape[-1])
-        # A few rows at a time: in float32 all of them would take as much again.
+        # In chunks: a float32 copy of all rows would need as much memory again.
         size = max(1, 2**22 // self.words)
         parts = [self._packed(rows[start : start + size]) for start in range(0, len(rows), size)]
         return torch.cat(parts).reshape(*shape, self.bytes)
@@ -80,8 +81,8 @@ class TopK:
         return torch.cat([_to_bits(ids, self.bits), steps, *parts], -1)
 
     def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (n, bytes) -> ids int64 (n, k), and float32 log-probabilities (n, k + 1), those of all other words
-        together last; they add up to 1."""
+        """Decode uint8 (n, bytes) -> ids int64 (n, k), and float32 log-probabilities (n, k + 1), renormalized,
+        the total of all other tokens last."""
         ids = _from_bits(rows[:, : self._id_bytes], self.k, self.bits)
         steps = rows[:, self._id_bytes : self._id_bytes + self.k].float()
         first, step, rest = (
@@ -95,17 +96,17 @@ class TopK:
         return ids, torch.log_softmax(torch.cat([first - steps * step, rest], -1), -1)
 
     def kept_of(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Of a student's logits (n, words) the log-probabilities (n, k + 1) of the words `ids` (n, k) and of all others
-        together, float32."""
+        """Return for a student's logits (n, words) the log-probabilities (n, k + 1) of the tokens `ids` (n, k)
+        and of all others together, float32."""
         together: Tensor = _TopAndRest.apply(logits, ids, self.temperature)  # type: ignore[no-untyped-call]
         said = torch.log_softmax(together, -1)
         return torch.cat([said[:, :-1], said[:, -1:].clamp(min=_NOTHING)], -1)
 
 
 class _TopAndRest(torch.autograd.Function):
-    """Logits (n, words) -> float32 (n, k + 1): those of k words, and the logarithm of the sum of e to all others.
+    """Logits (n, words) -> float32 (n, k + 1): the logits of k tokens, and the logsumexp of all others.
 
-    As autograd would have it, in one copy of the logits instead of five.
+    Equivalent to autograd, with one copy of the logits instead of five.
     """
 
     @staticmethod
@@ -115,7 +116,7 @@ class _TopAndRest(torch.autograd.Function):
             others /= temperature
         top = others.gather(-1, ids)
         others.scatter_(-1, ids, -torch.inf)
-        # Where no word is left there is nothing to take away.
+        # If no token is left, the maximum is -inf and must not be subtracted.
         most = others.amax(-1, keepdim=True).clamp(min=-1e30)
         mass = others.sub_(most).exp_().sum(-1, keepdim=True)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
@@ -131,12 +132,12 @@ class _TopAndRest(torch.autograd.Function):
 
 
 def taken_from(names: frozenset[str]) -> frozenset[str]:
-    """The signals that a model must be asked for to have the named ones."""
+    """Return the model signals from which the named ones are derived."""
     return frozenset("outputs" if TopK.of(name) else name for name in names)
 
 
 def with_top_k(signals: dict[str, Tensor], names: frozenset[str]) -> dict[str, Tensor]:
-    """The named signals out of those of `taken_from`."""
+    """Derive the named signals from those of `taken_from`."""
     found = {}
     for name in names:
         top = TopK.of(name)
@@ -145,12 +146,12 @@ def with_top_k(signals: dict[str, Tensor], names: frozenset[str]) -> dict[str, T
 
 
 def _bytes(values: Tensor) -> Tensor:
-    """(n, 1) of any type as its bytes (n, size)."""
+    """Reinterpret (n, 1) of any dtype as bytes (n, size)."""
     return values.view(torch.uint8).reshape(len(values), -1)
 
 
 def _to_bits(ids: Tensor, bits: int) -> Tensor:
-    """Numbers (n, k) below 2^bits, one behind the other, lowest bits first: uint8 (n, ceil(k * bits / 8))."""
+    """Pack integers (n, k) below 2^bits contiguously, lowest bits first: uint8 (n, ceil(k * bits / 8))."""
     places = torch.arange(bits, device=ids.device)
     each = ((ids[..., None] >> places) & 1).flatten(1)
     padded = torch.nn.functional.pad(each, (0, -each.shape[1] % 8)).reshape(len(ids), -1, 8)
@@ -158,10 +159,10 @@ def _to_bits(ids: Tensor, bits: int) -> Tensor:
 
 
 def _from_bits(rows: Tensor, k: int, bits: int) -> Tensor:
-    """The numbers of `_to_bits`, int64 (n, k)."""
+    """Unpack the integers of `_to_bits`, int64 (n, k)."""
     first = torch.arange(k, device=rows.device) * bits
     wide = torch.nn.functional.pad(rows.long(), (0, 4))
-    # A number of at most 25 bits lies in four bytes that stand together.
+    # An integer of at most 25 bits fits into four consecutive bytes.
     together = torch.stack([wide[:, first // 8 + place] << 8 * place for place in range(4)]).sum(0)
     found: Tensor = (together >> (first % 8)) & (2**bits - 1)
     return found

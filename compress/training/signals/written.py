@@ -1,5 +1,4 @@
-"""A model that is asked for texts: what it wrote before to such a prompt in such a way is not asked again, in whatever
-run."""
+"""Generated answers of a model, cached across runs by prompt and generation settings."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from compress.store.cache import SIGNALS_NOTE
 from compress.store.locks import held
 
 Answers = dict[str, Answer]
-"""By `key_of` their prompts and samples."""
+"""Answers by the `key_of` their prompt and sample."""
 
 
 def answers_to(
@@ -32,15 +31,15 @@ def answers_to(
     together: int = TOGETHER,
     spent: int = 0,
 ) -> tuple[Answers, dict[str, Any]]:
-    """Let a model answer prompts; what that took here and now.
+    """Return a model's answers to the prompts, and statistics of this call.
 
     Args:
-        title: of the bar.
-        together: answers that a model on this machine writes at once.
-        spent: of the tokens that a server may be asked for, those that were used elsewhere.
+        title: of the progress bar.
+        together: generation batch size on this machine.
+        spent: tokens already used of the server's token limit.
 
     Raises:
-        DataError, ModelError, ResourceError: it cannot.
+        DataError, ModelError, ResourceError: generation fails.
     """
     wanted = {key_of(prompt, sample) for prompt in prompts for sample in range(how.samples)}
     key = digest_of(["answers", model.digest])
