@@ -1,4 +1,4 @@
-"""A file of answers, a line each, that grows while they are written and outlives a kill."""
+"""A JSON Lines file of generated answers, appended to during generation and safe against a kill."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _CHECKSUM = "sha256"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote to a prompt.
+    """A model's answer to a prompt.
 
-    `key`: what tells prompt and sample from others. `prompt`: a text, or the messages of a conversation. `tokens`: all
-    that was drawn, with the one that ended it; none where a server wrote, which gives texts. `ended`: by the model's
-    own `end`, by a `stop` string, which `text` is cut before, by the `length`, or by a `filter` of the server; by `key`
-    where the text held that of the server, which is blotted out. `used`: how many tokens `prompt` and `answer` were for
-    a server that counts them.
+    `key`: identifies prompt and sample. `prompt`: a text, or the messages of a conversation. `tokens`: all
+    generated ids, including the end token; empty for a server, which returns text. `ended`: by the model's end
+    token (`end`), by a `stop` string, before which `text` is cut, by the `length` limit, or by a `filter` of
+    the server; `key`: the text contained the server's API key, which is redacted. `used`: token counts of
+    `prompt` and `answer` as reported by a server.
     """
 
     key: str
@@ -35,33 +35,33 @@ class Answer:
 
     @property
     def count(self) -> int | None:
-        """How many tokens it was; None where a server does not tell."""
+        """Number of generated tokens; None if a server does not report it."""
         return len(self.tokens) if self.tokens else (self.used or {}).get("answer")
 
     def line(self) -> bytes:
-        """As a line of the file."""
+        """Serialize as a line of the file, with a checksum."""
         body = asdict(self)
         return json.dumps({**body, _CHECKSUM: checksum_of(body)}, ensure_ascii=False).encode() + b"\n"
 
 
 def tokens_drawn(answers: Sequence[Answer]) -> int | None:
-    """How many tokens answers are together; None where a server does not tell of one."""
+    """Return the total number of generated tokens; None if a server does not report one."""
     counts = [answer.count for answer in answers]
     return None if None in counts else sum(filter(None, counts))
 
 
 def tokens_read(answers: Sequence[Answer]) -> int:
-    """How many tokens of prompts a server counted for them."""
+    """Return the total number of prompt tokens that a server reported."""
     return sum((answer.used or {}).get("prompt", 0) for answer in answers)
 
 
 def read_answers(file: Path) -> Iterator[Answer]:
-    """The answers that stand in a file, in the order in which they were written; none where there is no file."""
+    """Yield the answers in a file, in the order in which they were written; none if there is no file."""
     return (answer for answer, _ in _read(file))
 
 
 def known_answers(file: Path) -> tuple[set[int], int]:
-    """The keys of a file's answers as numbers, and how many bytes of it are whole."""
+    """Return the keys of a file's answers as integers, and the length in bytes of its intact part."""
     keys, whole = set[int](), 0
     for answer, end in _read(file):
         keys.add(int(answer.key, 16))
@@ -70,7 +70,7 @@ def known_answers(file: Path) -> tuple[set[int], int]:
 
 
 def _read(file: Path) -> Iterator[tuple[Answer, int]]:
-    """Each answer with where its line ends, up to the first line that is not as it was written."""
+    """Yield each answer with the byte offset at which its line ends, up to the first damaged line."""
     if not file.exists():
         return
     end = 0

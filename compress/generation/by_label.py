@@ -1,9 +1,9 @@
-"""Texts by their labels: what a model is shown so that it writes further ones, and which of these are kept.
+"""Labelled text generation: training a model to write texts for a label, and filtering what it writes.
 
-Anaby-Tavor et al., "Do Not Have Enough Data? Deep Learning to the Rescue!" (LAMBADA), 2020. Their labels are those
-that were asked for, so they keep the texts that a classifier gives these most surely. Here too a text goes to which the
-teacher gives another label; its student then learns the teacher's probabilities, as in He et al., "Generate, Annotate,
-and Learn", 2022, who keep all texts (`agree: false`).
+Anaby-Tavor et al., "Do Not Have Enough Data? Deep Learning to the Rescue!" (LAMBADA), 2020. They use the
+requested labels, so they keep the texts that a classifier assigns to them most confidently. Here a text to
+which the teacher gives another label is dropped as well; the student then learns the teacher's probabilities,
+as in He et al., "Generate, Annotate, and Learn", 2022, who keep all texts (`agree: false`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from compress.tasks.base import TrainingData, WritingTask, task_of
 from compress.tasks.table import writing_task
 
 TEXTS = "texts.json"
-"""The texts that were kept."""
+"""File of the accepted texts."""
 JUDGED = 256
-"""Validation texts by which the weights of who writes are chosen, at most."""
+"""Maximum number of validation texts for choosing the generator's best weights."""
 KEPT, SPARE = "kept", "more than were wanted"
 CUT, EMPTY, REPEATED = "cut off by the length", "empty", "a near copy of another one"
 HELD_OUT, TRAINED = "a near copy of a validation or test text", "a near copy of a training text"
@@ -37,7 +37,7 @@ REASONS = (KEPT, CUT, EMPTY, REPEATED, TRAINED, HELD_OUT, OTHER, SPARE)
 
 @dataclass(frozen=True)
 class Written:
-    """A text that was written for a label; `whole`: its writer ended it."""
+    """A text generated for a label; `whole`: it was ended by the model, not cut off."""
 
     label: int
     text: str
@@ -45,7 +45,7 @@ class Written:
 
 
 def writing_task_of(data: DataSpec) -> WritingTask:
-    """The task of who writes further texts of this data."""
+    """Return the task of the model that generates texts for this data."""
     spec = data.generated
     assert spec is not None
     name, said = writing_task(), {"path": data.path, "max_length": spec.room(data.max_length)}
@@ -53,7 +53,8 @@ def writing_task_of(data: DataSpec) -> WritingTask:
 
 
 def lessons(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingData:
-    """The training texts as answers to their labels, and `JUDGED` of the validation texts."""
+    """Return the generator's training data: the training texts as answers to their labels, and `JUDGED` of the
+    validation texts."""
     generate = spec.generated
     assert generate is not None
     most = generate.longest(spec.max_length)
@@ -72,12 +73,12 @@ def lessons(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingDa
 
 
 def asked(spec: GenerateSpec, label: str) -> str:
-    """What a text of a label is written behind."""
+    """Return the prompt for a text of a label."""
     return spec.ask.replace(LABEL, re.sub("[_-]+", " ", label).strip())
 
 
 def beginning(text: str, most: int) -> tuple[str, bool]:
-    """So many words of a text, on one line, and whether that is all of it."""
+    """Return the first `most` words of a text, on one line, and whether that is all of it."""
     words = text.split()
     return " ".join(words[:most]), len(words) <= most
 
@@ -91,14 +92,15 @@ def chosen(
     *,
     cut_serves: bool = False,
 ) -> list[str]:
-    """Of each text `KEPT`, or why it goes. The first ones stay: a text more changes nothing for those before it.
+    """Return for each text `KEPT` or the reason why it is dropped. Deterministic in order: a further text
+    changes nothing for earlier ones.
 
     Args:
-        wanted: texts of each label, at most.
+        wanted: maximum number of texts for each label.
         trained: the training texts.
-        copied: of texts, which are near copies of those that are held out.
-        agree: of texts, which of them the teacher gives the label that was asked for; None: that decides nothing.
-        cut_serves: whether a text that did not end is one.
+        copied: returns which of the texts are near-duplicates of held-out ones.
+        agree: returns which of the texts the teacher assigns to the requested label; None: not checked.
+        cut_serves: whether a text that was cut off is acceptable.
     """
     reasons = [
         EMPTY if not re.search(r"\w", one.text) else KEPT if one.whole or cut_serves else CUT
@@ -111,7 +113,7 @@ def chosen(
             reasons[place] = reason or KEPT
 
     drop(lambda left: [HELD_OUT if known else None for known in copied([one.text for one in left])])
-    # Before copies: a text that goes makes none of another label a copy of it.
+    # Before deduplication, so that a dropped text does not make a text of another label a duplicate.
     if agree is not None:
         drop(lambda left: [None if right else OTHER for right in agree(left)])
     drop(
@@ -129,6 +131,6 @@ def chosen(
 
 
 def written_examples(folder: Path) -> Examples:
-    """The texts of an artifact that holds those that were kept, without labels."""
+    """Load the accepted texts of an artifact, without labels."""
     texts = read_mapping(folder / TEXTS)["texts"]
     return Examples.unlabelled(tuple(texts))

@@ -1,7 +1,7 @@
-"""Texts that are nearly copies of others: written twice, or standing in a split that models are judged by.
+"""Near-duplicate detection: among generated texts, and against splits used for evaluation.
 
-MinHash (Broder, "On the Resemblance and Containment of Documents", 1997) with bands finds who may be alike; sets of
-shingles, compared exactly, decide. Fewer lines than calling a library takes, which would leave the second part out.
+MinHash (Broder, "On the Resemblance and Containment of Documents", 1997) with banding finds candidates; an
+exact comparison of shingle sets decides. A library would need more code to call and lacks the second part.
 """
 
 from __future__ import annotations
@@ -16,30 +16,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORDS = 3
-"""Of a shingle; a text of fewer is one shingle."""
+"""Words per shingle; a text of fewer is one shingle."""
 _FEW = 6
-"""Shingles: a text of fewer, of less than eight words, says what others say too (eight words are what PaLM's report,
-Chowdhery et al. 2022, arXiv:2204.02311, counts as overlap)."""
+"""Minimum number of shingles for a distinctive text: one of fewer than eight words may coincide by chance
+(PaLM's report, Chowdhery et al. 2022, arXiv:2204.02311, counts eight words as overlap)."""
 _BANDS, _ROWS = 25, 5
 LEAST = 0.7
-"""Two texts that are so much alike have a band in common with probability 0.99; of 0.8 it is 0.9999."""
+"""Minimum similarity that is detected reliably: two texts with it share a band with probability 0.99; with 0.8,
+0.9999."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """What a text is a copy of: the place among those that were `known`, or among the texts themselves."""
+    """Index of the text that a near-duplicate duplicates, among the `known` texts or among the input texts."""
 
     place: int
     known: bool
 
 
 def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.8) -> list[Original | None]:
-    """Of each text what it is nearly a copy of: one that is known, or an earlier one that is itself no copy.
+    """Return for each text the one it nearly duplicates: a known text, or an earlier input that is no duplicate
+    itself.
 
-    Case, punctuation and spaces count for nothing.
+    Case, punctuation and spaces are ignored.
 
     Args:
-        alike: of all shingles of two texts, the share that they have in common (Jaccard); `LEAST` at least.
+        alike: minimum Jaccard similarity of the shingle sets of duplicates; at least `LEAST`.
 
     Raises:
         ValueError: `alike` is out of range.
@@ -68,19 +70,20 @@ def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.
 
 
 def standing_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) -> list[bool]:
-    """Of each text whether one that is known holds so much of it, or it so much of that one (Broder's containment).
+    """Return for each text whether a known text largely contains it, or is largely contained in it (Broder's
+    containment).
 
-    What is known may be a few words, which many a text holds: such a one must hold the text.
+    A known text of only a few words occurs in many texts by chance: such a one must contain the text.
 
     Args:
-        share: of the shingles of the shorter one, those that the longer one has too.
+        share: minimum share of the shorter text's shingles that the longer one has too.
     """
     written, places = [_hashed(text) for text in texts], defaultdict[int, list[int]](list)
     for place, shingles in enumerate(written):
         for one in shingles:
             places[one].append(place)
     found = [False] * len(texts)
-    # What is known may be much larger than memory.
+    # Streamed, since the known texts may be much larger than memory.
     for text in known:
         shingles = _hashed(text)
         common = Counter(place for one in shingles for place in places.get(one, ()))
@@ -106,7 +109,7 @@ def _alike(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def _bands(shingles: frozenset[str]) -> list[bytes]:
-    """What two texts that are alike have one of in common: the least of each of some hashes, a few at a time."""
+    """Return the MinHash bands of a shingle set, of which similar texts share at least one."""
     hashed = np.array([zlib.crc32(one.encode()) for one in shingles], np.uint64)
     least = ((_FACTORS * hashed + _SHIFTS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
     return [bytes([band]) + rows.tobytes() for band, rows in enumerate(least.reshape(_BANDS, _ROWS))]

@@ -1,7 +1,8 @@
-"""Whether a passage supports what is said of it, by its words. Pure.
+"""Lexical check that a passage supports an answer.
 
-A check of words, not of meaning: it finds what was made up, not what was turned round. It says yes where every number
-and every name that is said stands in the passage, and enough of the other words do. What it knows of words is English.
+It compares words, not meaning: it finds invented facts, not inverted ones. An answer is supported if every
+number and every name in it occurs in the passage, and enough of its other words do. Stop words and negations
+are English.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ _DENIES = re.compile(
     r"\b(no|not|never|none|nobody|nothing|neither|nor|cannot|without)\b|n['’]t\b", re.IGNORECASE
 )
 _LONG = 4
-"""Letters of a word that says something; shorter ones are mostly articles and the like."""
+"""Minimum letters of a content word; shorter ones are mostly articles and the like."""
 _SAYS_NOTHING = re.compile(
     "about|also|been|could|does|from|have|here|into|more|some|such|than|that|their|them|then|there|these|they|this|"
     "those|very|were|what|when|where|which|will|with|would|your"
 )
-"""Those of English that are as long."""
+"""English stop words of at least that length."""
 _STEM = 5
-"""Words are compared by so many first letters: endings count for nothing."""
+"""Words are compared by their first letters, this many, so that endings do not matter."""
 
 
 def supported(said: str, passage: str, least: float, asked: str = "") -> bool:
     """Whether a passage supports an answer.
 
-    Numbers are those of digits; names are words with a capital letter that begin no sentence. Both stand in the passage
-    as they are said, but for commas in numbers and capitals. Of all other words of four letters and more that the
-    answer adds to what was `asked`, a share of `least` stands there, compared by their first five letters. Where the
-    passage denies nothing, neither does the answer.
+    Numbers are written in digits; names are capitalized words that do not begin a sentence. Both must occur in
+    the passage, ignoring case and commas in numbers. Of all other words of four letters and more that the
+    answer adds to `asked`, at least a share of `least` must occur there, compared by their first five letters.
+    If the passage contains no negation, the answer must not either.
     """
     denies = _DENIES.search(said) is not None and _DENIES.search(passage) is None
     added = _stems(said) - _known_stems(asked)
@@ -42,18 +43,18 @@ def supported(said: str, passage: str, least: float, asked: str = "") -> bool:
 
 
 def adds_nothing(said: str, asked: str) -> bool:
-    """Whether an answer says no more than what was asked."""
+    """Whether an answer adds nothing to the question."""
     return names_stand_in(said, asked) and _stems(said) <= _known_stems(asked)
 
 
 def names_stand_in(said: str, passage: str) -> bool:
-    """Whether all numbers and names that are said stand in a passage."""
+    """Whether all numbers and names of an answer occur in a passage."""
     known = {_plain(word) for word in _WORD.findall(passage)}
     return all(_plain(word) in known for word, named in _words(said) if named)
 
 
 def _stems(said: str) -> set[str]:
-    """The beginnings of the words that say something and are no names."""
+    """Return the stems of content words that are not names."""
     words = (word.casefold() for word, named in _words(said) if not named)
     return {word[:_STEM] for word in words if len(word) >= _LONG and not _SAYS_NOTHING.fullmatch(word)}
 
@@ -63,7 +64,7 @@ def _known_stems(text: str) -> set[str]:
 
 
 def _words(said: str) -> Iterator[tuple[str, bool]]:
-    """The words of a text, and whether each is a number or a name."""
+    """Yield the words of a text, and whether each is a number or a name."""
     end = 0
     for found in _WORD.finditer(said):
         between, end = said[end : found.start()], found.end()

@@ -1,4 +1,4 @@
-"""Documents cut into passages that are read by themselves: whole sentences, of so many tokens. Pure."""
+"""Splitting of documents into self-contained passages of whole sentences, bounded in tokens."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from collections.abc import Callable, Iterator
 
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”’)]*|\n\s*\n")
-"""Where a sentence, a headline or a paragraph ends."""
+"""Matches the end of a sentence, a headline or a paragraph."""
 
 
 def passages(text: str, count: Callable[[str], int], fewest: int, most: int) -> list[str]:
-    """The passages of a document, in order; together they hold all of it but what is too short at its end.
+    """Return the passages of a document, in order; together they cover it except for parts that are too short.
 
-    A sentence that has more than `most` tokens is cut between words.
+    A sentence of more than `most` tokens is cut between words.
 
     Args:
-        count: the tokens of a text.
-        fewest: of a passage; what has fewer is left out.
-        most: of a passage.
+        count: returns the number of tokens of a text.
+        fewest: minimum tokens of a passage; shorter ones are dropped.
+        most: maximum tokens of a passage.
     """
     found = list[str]()
     start, end, held = 0, 0, 0
@@ -32,7 +32,7 @@ def passages(text: str, count: Callable[[str], int], fewest: int, most: int) -> 
 
 
 def _sentences(text: str, count: Callable[[str], int], most: int) -> Iterator[tuple[int, int]]:
-    """Where the sentences of a text begin and end, with the white space behind them."""
+    """Yield start and end of the sentences of a text, including trailing white space."""
     start = 0
     for end in [*(found.end() for found in _END.finditer(text)), len(text)]:
         yield from _pieces(text, start, end, count, most)
@@ -42,7 +42,7 @@ def _sentences(text: str, count: Callable[[str], int], most: int) -> Iterator[tu
 def _pieces(
     text: str, start: int, end: int, count: Callable[[str], int], most: int
 ) -> Iterator[tuple[int, int]]:
-    """A part of a text, cut in halves between words until each has few enough tokens."""
+    """Yield start and end of the parts of a span, halved between words until each is short enough."""
     own = text[start:end]
     middle = own.find(" ", len(own) // 2) if count(own) > most else -1
     if middle < 0:

@@ -1,4 +1,4 @@
-"""Prompts as a model takes them: texts, or conversations that its own template writes down."""
+"""Rendering of prompts, texts or conversations, with a model's tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from compress.models.text.tokenizer_files import open_uncut
 
 
 class Writer:
-    """What makes tokens of prompts, and texts of what is written behind them, as the folder of a model says it."""
+    """Encodes prompts to token ids and decodes answers, by the tokenizer and text settings in a model's folder."""
 
     def __init__(self, model: Path) -> None:
-        """Open the tokenizer and the template.
+        """Load the tokenizer and the chat template.
 
         Raises:
-            ModelError: a file is missing or unreadable, or the model is no decoder.
+            ModelError: a file is missing or unreadable, or the model is not a decoder.
         """
         self._where = str(model)
         try:
@@ -41,15 +41,15 @@ class Writer:
 
     @property
     def converses(self) -> bool:
-        """Whether the model takes conversations."""
+        """Whether the model has a chat template."""
         return self._render is not None
 
     def tokens(self, prompt: Prompt) -> list[int]:
-        """A prompt as token ids.
+        """Encode a prompt to token ids.
 
         Raises:
-            DataError: the model takes no conversations, or nothing is left of the prompt.
-            ModelError: its template refuses the conversation.
+            DataError: the model has no chat template for a conversation, or the prompt is empty.
+            ModelError: the template rejects the conversation.
         """
         found = self.encoded(self.written(prompt), begins=isinstance(prompt, str))
         if not found:
@@ -57,21 +57,21 @@ class Writer:
         return found
 
     def written(self, prompt: Prompt) -> str:
-        """A prompt as the text behind which the answer stands.
+        """Render a prompt as the text that the answer continues.
 
         Raises:
-            DataError: the model takes no conversations.
-            ModelError: its template refuses the conversation.
+            DataError: the model has no chat template for a conversation.
+            ModelError: the template rejects the conversation.
         """
         if isinstance(prompt, str):
             return prompt
         return self._rendered(prompt) if "content" in prompt[-1] else self._around(prompt)[0]
 
     def plain(self, prompt: Prompt) -> str:
-        """A prompt as the text whose tokens are those of the prompt, for who puts the begin of texts before it.
+        """Render a prompt without the beginning-of-text token, for a tokenizer that adds it.
 
         Raises:
-            DataError, ModelError: as `written`.
+            DataError, ModelError: as in `written`.
         """
         text = self.written(prompt)
         begin = None if self.format.begin is None else self._tokenizer.id_to_token(self.format.begin)
@@ -87,7 +87,7 @@ class Writer:
         return self._render(prompt, True)
 
     def _around(self, prompt: Conversation) -> tuple[str, str]:
-        """What stands before and behind the words that are to be written."""
+        """Return the text before and after the message content that is to be generated."""
         *before, last = prompt
         start, found, end = self._rendered([*before, {**last, "content": PLACEHOLDER}]).partition(PLACEHOLDER)
         if not found:
@@ -99,10 +99,10 @@ class Writer:
         return start, end
 
     def behind(self, prompt: Conversation) -> tuple[str, ...]:
-        """What ends the words that are to be written: a line, a special token, or both where they follow each other.
+        """Return the stop strings of a generated message: a line, a special token, or both if they follow each other.
 
         Raises:
-            DataError, ModelError: as `written`.
+            DataError, ModelError: as in `written`.
         """
         text = self._around(prompt)[1]
         with understood("the tokenizer", self._where):
@@ -114,10 +114,11 @@ class Writer:
 
     @property
     def nothing(self) -> str:
-        """What a text begins behind: nothing, or of models without a token for the begin, what ends the text before.
+        """The prompt for a text from its beginning: empty, or the end-of-text token for models without a
+        beginning-of-text token.
 
         Raises:
-            ModelError: it has neither; what ends a turn of its conversations ends no text.
+            ModelError: it has neither; a token that only ends the turns of its conversations does not count.
         """
         if self.format.begin is not None:
             return ""
@@ -131,39 +132,40 @@ class Writer:
         return str(end)
 
     def stopping(self, stops: Sequence[str]) -> frozenset[int]:
-        """The tokens that end an answer: the model's own, and the special ones among `stops`, which no text shows."""
+        """Return the tokens that end an answer: the model's own, and the special ones among `stops`, which
+        decoded text omits."""
         return frozenset(self.ends) | (self._special & {self._tokenizer.token_to_id(stop) for stop in stops})
 
     def encoded(self, text: str, *, begins: bool) -> list[int]:
-        """A text as token ids; `begins`: behind the token that stands before every text, if there is one."""
+        """Encode a text to token ids; `begins`: prepend the beginning-of-text token, if there is one."""
         begin = [] if self.format.begin is None or not begins else [self.format.begin]
         with understood("the tokenizer", self._where):
             return begin + list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def beginning(self, text: str, tokens: int) -> str:
-        """What the first tokens of a text say."""
+        """Return the part of a text covered by its first `tokens` tokens."""
         with understood("the tokenizer", self._where):
             offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
     def said(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
-        """What an answer says: what stands before the first token that ends it, and before the first of `stops`."""
+        """Decode an answer up to the first end token, and cut it before the first of `stops`."""
         ends = self.stopping(stops)
         return text_before(self.text(list(takewhile(lambda token: token not in ends, tokens))), stops)
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What tokens say, special ones left out."""
+        """Decode tokens, without special ones."""
         said: str = self._tokenizer.decode(list(tokens))
         return said
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str | None:
-    """What stands before the first of `stops` in a text; None where none of them does."""
+    """Return the text before the first of `stops`; None if none occurs."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else None
 
 
 def text_before(text: str, stops: Sequence[str]) -> str:
-    """What stands before the first of `stops` in a text; all of it where none of them does."""
+    """Return the text before the first of `stops`; all of it if none occurs."""
     cut = cut_at(text, stops)
     return text if cut is None else cut

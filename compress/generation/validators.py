@@ -1,4 +1,4 @@
-"""Whether an answer is right, by what the profile says is right."""
+"""Validation of generated answers by the profile's rule."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from compress.core.errors import DataError, ModelError
 from compress.profile.specs.validator import REGEX
 
 Validator = Callable[[str, str, str], bool]
-"""Prompt, expected answer, answer -> whether it is right."""
+"""(prompt, expected answer, answer) -> whether the answer is right."""
 
 
 def validator_of(said: str, base: Path, *, allow_code: bool, where: str) -> Validator:
-    """What a validator of the profile names; `where` it stands, for errors.
+    """Return the validator that a profile names; `where`: its place in the profile, for errors.
 
     Raises:
         UsageError: it is code, and that is not allowed.
@@ -31,10 +31,10 @@ def validator_of(said: str, base: Path, *, allow_code: bool, where: str) -> Vali
 
 
 def found_alike(pattern: str, expected: str, answer: str, where: str) -> bool:
-    """Whether a pattern finds something in an answer; with a group, the same as in the expected one.
+    """Whether a pattern matches in an answer; with a group, whether it captures the same as in the expected answer.
 
     Raises:
-        DataError: it finds nothing in the expected one, which it is to be compared with.
+        DataError: it does not match in the expected answer.
     """
     found = re.search(pattern, answer)
     if found is None or not found.re.groups:

@@ -1,4 +1,5 @@
-"""The contract of a loss: its spec, which says what it compares and where it fits, and what computes it."""
+"""The contract of a loss: its spec, which defines what it compares and where it is applicable, and the term
+that computes it."""
 
 from __future__ import annotations
 
@@ -24,13 +25,13 @@ LayerMap = Annotated[
 
 
 Divergence = Literal["forward", "reverse", "jsd", "skew", "skew_reverse"]
-"""Of the student's probabilities from the teacher's."""
+"""Divergence of the student's probabilities from the teacher's."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a loss would work on, as far as a profile tells: the task, how many teachers there are, and whether a
-    generator makes the examples."""
+    """The setting in which a loss is used, as far as the profile determines it: the task, the number of
+    teachers, and whether a generator produces the examples."""
 
     task: TaskKind
     teachers: int = 1
@@ -38,27 +39,27 @@ class Lesson:
 
     @property
     def labelled(self) -> bool:
-        """Whether outputs are the logits of labels that the examples have."""
+        """Whether the outputs are logits of the examples' labels."""
         return self.task.head == "classifier"
 
     @property
     def logits(self) -> bool:
-        """Whether outputs are logits along their last axis, of labels or of something else."""
+        """Whether the outputs are logits along their last axis, of labels or of something else."""
         return self.task.logits
 
     @property
     def rows(self) -> bool:
-        """Whether outputs are one row of numbers an example."""
+        """Whether the outputs are one vector per example."""
         return self.task.head != "own"
 
     @property
     def reads(self) -> str:
-        """What the models read: `texts` or `images`."""
+        """Type of the model inputs: `texts` or `images`."""
         return f"{self.task.items}s"
 
     @property
     def no_logits(self) -> str:
-        """Why a loss of logits or labels cannot be used where there are none."""
+        """The reason why a loss on logits or labels cannot be used without them."""
         if self.rows:
             return (
                 "embeddings are not logits and have no labels: use output, similarity, hidden or contrastive"
@@ -72,9 +73,9 @@ class LossSpec(PassSpecBase):
 
     short: ClassVar[str | None] = None
     compares: ClassVar[bool] = True
-    """Whether it compares with a teacher."""
+    """Whether the loss needs a teacher."""
     softens: ClassVar[bool] = False
-    """Whether it learns how much likelier one wrong class is than another, which smoothed labels hide."""
+    """Whether the loss uses the relative probabilities of wrong classes, which label smoothing destroys."""
 
     weight: Weight = 1.0
     """Weight of this loss in the sum."""
@@ -86,35 +87,36 @@ class LossSpec(PassSpecBase):
 
     @property
     def reaches_outputs(self) -> bool:
-        """Whether it reaches the outputs of the student, so that its score says how far it has come."""
+        """Whether the loss acts on the student's outputs, so that the validation score reflects its progress."""
         return False
 
     @property
     def learns_labels(self) -> bool:
-        """Whether the true labels teach it."""
+        """Whether the loss uses the true labels."""
         return self.reaches_outputs and not self.compares
 
     @property
     def reads_all(self) -> bool:
-        """Whether it reads all that a teacher puts out, which of every token of a text is too much to keep."""
+        """Whether the loss needs all of a teacher's outputs, which for every token of a text are too large to
+        cache."""
         return False
 
     @property
     def looks_inside(self) -> bool:
-        """Whether it compares what lies inside the models, and so needs one teacher that reads the same tokens."""
+        """Whether the loss compares hidden states, and so needs a single teacher with the same tokens."""
         return self.compares and not self.reaches_outputs
 
     @property
     def needs(self) -> Literal["layers", "attention", "convolutions"] | None:
-        """What of both models it compares, where not every family has it."""
+        """The part of both models that the loss compares, if not every family has it."""
         return None
 
     def disappoints(self, task: TaskKind) -> str | None:
-        """Why it is likely to disappoint there; None where nothing speaks against it."""
+        """Return why the loss is likely to work badly on this task; None if there is no known reason."""
         return None
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if lesson.teachers > 1 and self.looks_inside:
             return "several teachers can be averaged in their outputs only, not in their layers"
         if lesson.generated:
@@ -124,10 +126,10 @@ class LossSpec(PassSpecBase):
 
 @dataclass(frozen=True)
 class LossKind:
-    """A loss: its spec, and the `module:function` that makes its term of a spec and the models.
+    """A loss: its spec, and the `module:function` that builds its term from a spec and the models.
 
-    `recovers`: what of it brings a damaged model back to the outputs of its teacher where the profile names no losses,
-    by the lesson and the temperature of logits; None: another does.
+    `recovers`: default recovery loss of this kind, from the lesson and the temperature of logits, used where
+    the profile names no losses; None: another kind provides it.
     """
 
     spec: type[LossSpec]

@@ -1,4 +1,4 @@
-"""The table of the losses; installed distributions add theirs through the entry points `compress.losses`."""
+"""Registry of the losses; installed distributions add theirs through the entry point group `compress.losses`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LossEntry = Annotated[Entry[LossSpec], LOSS_ENTRIES]
 
 
 def name_of(loss: LossSpec) -> str:
-    """What the profile calls a loss."""
+    """Return the name of a loss in profiles."""
     return next(name for name, kind in LOSSES.items() if kind.spec is type(loss))
 
 
 def losses_in(value: object) -> Iterator[LossSpec]:
-    """Every loss in a section of a profile, however deep."""
+    """Yield every loss in a section of a profile, at any depth."""
     if isinstance(value, LossSpec):
         yield value
     elif isinstance(value, BaseModel):

@@ -1,5 +1,5 @@
-"""The contract of a pass: its spec, and all else that the rest of the house knows of it. What runs it is named, not
-imported."""
+"""The contract of a pass: its spec, and everything that other packages know of it. Implementations are
+referenced by name, not imported."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from compress.profile.specs.student import StudentSpec
 
 InputRole = Literal["model", "teacher"]
 UNLABELED = "unlabeled"
-"""The role of the step that writes `data.unlabeled`, where a model does: an input of every step that is given them."""
+"""Role of the step that generates `data.unlabeled` with a model; an input of every step that reads unlabeled data."""
 Keys = tuple[str | int, ...]
-"""A place in a profile, below the pass."""
+"""Path of keys in a profile, relative to the pass."""
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that a pass names: where, which, of which commit, and whether it answers with the head that it has."""
+    """A model that a pass names: its place in the profile, source and revision, and whether it keeps its own head."""
 
     key: Keys
     model: str
@@ -31,82 +31,84 @@ class NamedModel:
 
 
 class PassSpec(PassSpecBase):
-    """The body of a pass: what it takes and what it leaves."""
+    """The body of a pass: its settings, the forms it accepts and produces."""
 
     kind: ClassVar[str]
-    """What the profile calls the pass."""
+    """Name of the pass in profiles."""
     accepts: ClassVar[str]
-    """What it can start from, in words."""
+    """Description of the accepted inputs."""
 
     def needs(self) -> str:
-        """What this one can start from, in words."""
+        """Return a description of the inputs that this spec accepts."""
         return self.accepts
 
     def fits(self, form: Form) -> bool:
-        """Whether the pass can start from this form."""
+        """Return whether the pass accepts this form."""
         raise NotImplementedError
 
     def produces(self, form: Form) -> Form:
-        """The form of the result."""
+        """Return the form of the result."""
         raise NotImplementedError
 
     def students(self) -> Sequence[tuple[Keys, StudentSpec]]:
-        """The models that it trains in the place of the one that it is given, each made from the one before it."""
+        """Return the students that it trains to replace the input model, each derived from the previous one."""
         return ()
 
     def named_models(self) -> Sequence[NamedModel]:
-        """The models that it names beside that of the profile."""
+        """Return the models that it names in addition to the profile's model."""
         return ()
 
     def code(self) -> tuple[str, ...]:
-        """The functions of the user's, `python:module:function`, that its step calls."""
+        """Return the user functions, `python:module:function`, that its step calls."""
         return ()
 
     @property
     def makes_up_texts(self) -> bool:
-        """Whether its step makes up texts: it is told which of them stand in splits that models are judged by."""
+        """Whether its step generates texts, so that it needs to know which of them occur in evaluation splits."""
         return False
 
     def trims(self) -> Keys | None:
-        """The key that asks for a smaller vocabulary; None: it stays."""
+        """Return the key that asks for a smaller vocabulary; None: the vocabulary is kept."""
         return None
 
     def takes_apart(self, family: str) -> Sequence[Keys]:
-        """The keys that cut parts out of a model of this family (`bert`), so that these must be known."""
+        """Return the keys that remove parts of a model of this family (`bert`), so that its layout must be known."""
         return ()
 
     def never_onnx(self) -> str | None:
-        """Why what it leaves cannot become ONNX; None where it can."""
+        """Return why its result cannot be exported to ONNX; None if it can."""
         return None
 
     def leaves_average(self) -> bool | None:
-        """Whether it leaves an average of several models; None: as it found it."""
+        """Return whether its result is an average of several models; None: the same as its input."""
         return None
 
     def refuses_average(self) -> tuple[str, str] | None:
-        """The key for which it cannot take an average of several models, and why, with `{}` for who leaves it."""
+        """Return the key that rules out an average of several models as input, and the reason, with `{}` for
+        the pass that produces it."""
         return None
 
     @property
     def timed(self) -> bool:
-        """Whether what is made depends on times measured on the first target that runs onnxruntime."""
+        """Whether the result depends on times measured on the first target that runs onnxruntime."""
         return False
 
     def asked_precision(self) -> Precision:
-        """The precision that its training asks for."""
+        """Return the training precision that is asked for."""
         return "auto"
 
     def of_this_machine(self) -> dict[str, object]:
-        """What of this machine the result depends on, beside the numerics of training, as plain JSON values."""
+        """Return properties of this machine that the result depends on besides the numerics of training, as
+        plain JSON values."""
         return {}
 
     @property
     def asks_processors(self) -> bool:
-        """Whether the processors that will run the model decide something that the profile leaves open."""
+        """Whether the target processors determine something that the profile leaves open."""
         return False
 
     def decided_for(self, processors: Sequence[Processor]) -> Self:
-        """This spec with that decided: one processor that needs it is enough."""
+        """Return this spec with that determined: one processor that needs it is enough."""
         return self
 
 
@@ -114,13 +116,13 @@ class PassSpec(PassSpecBase):
 class StepKind:
     """How the steps of a kind are run, and what their results depend on.
 
-    `run` and `trial` are `module:function`s of a `StepContext`; `trial` finds out on the untrained architecture that
-    the step cannot be done. `libraries` are the distributions whose versions the result depends on; `reads_data` and
-    `trains` say whether data, seed and numerics do, and only a step that `reads_unlabeled` is given `data.unlabeled`,
-    only one that `makes_up_texts` is told which texts are copies of those that are held out.
-    `open_form` names what of the result's form is known only once it is made. `keeps` is the role of the input whose
-    architecture the result has; None: it has one of its own. The training curves of a step that `prepares` another are
-    told with it.
+    `run` and `trial` are `module:function`s of a `StepContext`; `trial` detects on the untrained architecture
+    that the step cannot be done. `libraries` are the distributions whose versions the result depends on;
+    `reads_data` and `trains`: whether it depends on data, on seed and numerics. Only a step that
+    `reads_unlabeled` gets `data.unlabeled`, and only one that `makes_up_texts` learns which texts duplicate
+    held-out ones. `open_form`: fields of the result's form that are known only after the step. `keeps`: role of
+    the input whose architecture the result has; None: its own. The training curves of a step that `prepares`
+    another one are reported with that one.
     """
 
     run: str
@@ -136,29 +138,30 @@ class StepKind:
 
 
 class PlanBuilder(Protocol):
-    """What a pass adds its steps to. Steps are named, and stand for their results."""
+    """Interface to which a pass adds its steps. Steps are identified by name, which also stands for their results."""
 
     @property
     def devices(self) -> Collection[tuple[str, str]]:
         """Device and runtime of each target."""
 
     def form(self, step: str) -> Form:
-        """The form of a step's result."""
+        """Return the form of a step's result."""
 
     def add(self, name: str, kind: str, spec: Spec, inputs: Mapping[str, str], form: Form) -> str:
-        """Add a step, unless one of that name is there; its name."""
+        """Add a step unless one of that name exists; return its name."""
 
     def row(self, name: str, role: Role, step: str, device: str | None = None) -> None:
-        """Report what a step makes, measured on every target or on those of one device."""
+        """Report a step's result, measured on every target or on those of one device."""
 
     def lowered(self, step: str) -> str:
-        """The step that makes the ONNX form of a result: itself, or one that lowers it."""
+        """Return the step whose result is the ONNX form: the step itself, or one that exports its result."""
 
     def in_torch(self, step: str) -> str:
-        """The step whose torch model a result was made of: itself, or the last one before it became ONNX."""
+        """Return the step with the torch model that a result derives from: itself, or the last one before the
+        export to ONNX."""
 
     def fetched(self, name: str, model: str, revision: str | None) -> str:
-        """The step that fetches a model, whose head gives way to one of the data's labels."""
+        """Return the step that fetches a model, whose head is replaced by one for the data's labels."""
 
     def taught(
         self,
@@ -168,51 +171,52 @@ class PlanBuilder(Protocol):
         labels: tuple[str, ...] | None,
         finetune: Spec | None,
     ) -> str:
-        """The step that fetches a further teacher, or the one that trains it after that."""
+        """Return the step that fetches an additional teacher, or the one that fine-tunes it afterwards."""
 
 
 @dataclass(frozen=True)
 class PassKind:
-    """A pass, said to everything that is not its own folder. Code that is not light is named as `module:function`."""
+    """Registration of a pass for the rest of the package. Heavy code is referenced as `module:function`."""
 
     spec: type[PassSpec]
-    """The class of its specs."""
+    """Class of its specs."""
     steps: Mapping[str, StepKind]
-    """The kinds of its steps by name: that of the pass, or `pass.something`."""
+    """Its step kinds by name: that of the pass, or `pass.something`."""
     body: Any = None
-    """What an entry of a profile takes, where that is a union of specs."""
+    """Type of a profile entry, if that is a union of specs."""
     roughly: Callable[[Mapping[str, Any]], PassSpec] | None = None
-    """The spec of a body that is wrong somewhere, with the keys that its place in the order depends on; None: with its
+    """Builds a spec from an invalid body, with the keys that determine its place in the order; None: use the
     defaults."""
     inputs: tuple[InputRole, ...] = ("model",)
-    """What its step is given: the model, lowered where the result is ONNX, and the teacher."""
+    """Inputs of its step: the model, exported if the result is ONNX, and the teacher."""
     plan: Callable[[PlanBuilder, str, PassSpec, str, str], str] | None = None
-    """Adds its steps where they are not just one: from a name, the spec and the steps of the model and the teacher to
-    the step of its result."""
+    """Adds its steps if there are several: from a name, the spec and the steps of the model and the teacher to
+    the step of the result."""
     beside_baseline: Callable[[PlanBuilder, str], None] | None = None
-    """Adds rows that every pass is compared with, from the step of the teacher."""
+    """Adds baseline rows to which every pass is compared, from the step of the teacher."""
     faults: str | None = None
-    """From a `PassCheck` to the keys below the pass that cannot be, each with the reason."""
+    """From a `PassCheck` to the invalid keys below the pass, each with the reason."""
     warnings: str | None = None
-    """From a `PassCheck` to what is likely to disappoint, a sentence each."""
+    """From a `PassCheck` to warnings about likely poor results, one sentence each."""
     target_warnings: str | None = None
-    """From the profile and its resolved targets to what is said before a run, a sentence each."""
+    """From the profile and its resolved targets to warnings shown before a run, one sentence each."""
     predicted: str | None = None
-    """From a spec and the folder of a model to the parameters that will be left; None where only the pass tells."""
+    """From a spec and the folder of a model to the number of parameters after the pass; None if only running it
+    tells."""
     leaves: str | None = None
-    """From a spec and the config of the model that it gets to the config of what it leaves, None where only the pass
-    tells; unset: the sizes stay."""
+    """From a spec and the config of its input model to the config of its result, None if only running it tells;
+    unset: sizes do not change."""
     told: tuple[str, ...] = ()
-    """The facts of its steps that its sections tell."""
+    """The facts of its steps that its report sections cover."""
     sections: tuple[str, ...] = ()
-    """Of the report, each from a `RunRecord` to a section."""
+    """Functions from a `RunRecord` to a section of the report."""
     lines: str | None = None
     """From a `RunRecord` to lines for a terminal."""
     taught: str | None = None
-    """From a `RunRecord` to rows of the table of how models were taught."""
+    """From a `RunRecord` to rows of the report's table of training."""
 
 
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-"""What models in torch depend on."""
+"""Distributions that torch models depend on."""
 ONNX = ("onnx", "onnxruntime", "numpy")
-"""What ONNX files depend on."""
+"""Distributions that ONNX files depend on."""

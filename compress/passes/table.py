@@ -1,5 +1,5 @@
-"""The table of the passes; installed distributions add theirs through the entry points `compress.passes`. Beside it the
-steps that no pass adds."""
+"""Registry of the passes, to which installed distributions add theirs through the entry point group
+`compress.passes`, and the steps that belong to no pass."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ OF_EVERY_PLAN: Mapping[str, StepKind] = {
     LOWER: StepKind("compress.lowering.step:run", (*TORCH, *ONNX, "onnxscript")),
     GENERATE: StepKind("compress.passes.generate.step:run", TORCH, makes_up_texts=True),
 }
-"""The steps that no pass adds: a model is fetched, trained on the data, and lowered to ONNX; one writes texts."""
+"""Steps that belong to no pass: fetch a model, fine-tune it on the data, export it to ONNX; generate texts."""
 
 
 def step_kind(name: str) -> StepKind:
-    """The kind of a step by its name: `prune`, `quantize.half`."""
+    """Return the kind of a step by its name: `prune`, `quantize.half`."""
     return OF_EVERY_PLAN.get(name) or PASSES[name.partition(".")[0]].steps[name]

@@ -1,4 +1,4 @@
-"""Attention, layer by layer."""
+"""Attention loss, layer by layer."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class AttentionLoss(LossSpec):
 
     @property
     def needs(self) -> Literal["attention", "convolutions"]:
-        """What of both models it compares."""
+        """The part of both models that it compares."""
         return "convolutions" if self.of == "spatial" else "attention"
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if self.of == "spatial" and lesson.reads == "texts":
             return "text models have no spatial maps: use `of: scores` or `of: probabilities`"
         return super().fault(lesson)

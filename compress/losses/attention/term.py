@@ -1,4 +1,4 @@
-"""The terms of `attention`: of tokens in transformers, of places in convolutions."""
+"""Terms of `attention`: token attention of transformers, spatial attention of convolutions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from compress.training.signals.capture import Anatomy
 
 
 def attention_term(spec: AttentionLoss, models: Models) -> Term:
-    """The term of `attention`: of places for `spatial`, else of tokens."""
+    """Build the term of `attention`: spatial for `spatial`, else over tokens."""
     return SpatialTerm(spec, models) if spec.of == "spatial" else AttentionTerm(spec, models)
 
 
@@ -65,7 +65,7 @@ class AttentionTerm(Term):
         self.extra = extra_tokens(models)
 
     def forward(self, seen: Seen) -> Tensor:
-        """The losses of the pairs of layers."""
+        """Return the losses of the pairs of layers."""
         losses = []
         for pair, names, heads in zip(self.pairs, self.names, self.heads, strict=True):
             queries, keys = (
@@ -80,12 +80,12 @@ class AttentionTerm(Term):
         return torch.stack(losses)
 
     def counts(self, seen: Seen) -> Tensor:
-        """Of each pair of layers the pairs of tokens, or for `kl` the tokens that look."""
+        """Count for each pair of layers the pairs of tokens, or for `kl` the query tokens."""
         of_pairs = self.spec.distance != "kl"
         return torch.stack([attending(seen, self._mask(seen, pair), pairs=of_pairs) for pair in self.pairs])
 
     def _mask(self, seen: Seen, pair: tuple[int, int]) -> Tensor | None:
-        """Who is looked at by whom; where the windows of two decoders differ, in the narrower one."""
+        """Return the attention mask; if the windows of two decoders differ, that of the narrower one."""
         student, teacher = self.models
         if not teacher.causal:
             return seen.mask
@@ -106,13 +106,13 @@ class AttentionTerm(Term):
 
 
 def _names(model: Anatomy, layer: int) -> tuple[str, str]:
-    """The signals of the queries and keys of a layer: of a decoder those that know their positions."""
+    """Return the signals of the queries and keys of a layer: after position embedding for decoders."""
     turned = "turned_" if model.causal else ""
     return f"{turned}query.{layer}", f"{turned}key.{layer}"
 
 
 def scores_of(model: Anatomy, query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Scores (n, heads, t, t) of a layer's queries (n, t, heads * size) and keys, which heads may share."""
+    """Return the attention scores (n, heads, t, t) of queries (n, t, heads * size) and keys, which may be grouped."""
     scores = attention_scores(query, grouped(key, query.shape[-1], model.head_size or 1), heads)
     return scores if model.cap is None else model.cap * torch.tanh(scores / model.cap)
 
@@ -137,7 +137,7 @@ class SpatialTerm(Term):
         self.names = names
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         losses = [
             spatial_attention_distance(seen.student[mine], seen.teacher[theirs])
             for mine, theirs in self.names

@@ -1,4 +1,4 @@
-"""Contrast between representations."""
+"""Contrastive loss between representations."""
 
 from __future__ import annotations
 

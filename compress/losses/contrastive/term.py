@@ -1,4 +1,4 @@
-"""The term of `contrastive`: the teacher's representation of an example told from those of others."""
+"""Term of `contrastive`: identify the teacher's representation of the same example among those of others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from compress.training.objective.terms import Models, Pooled, Seen, Term, linear
 
 
 class ContrastiveTerm(Term):
-    """The teacher's representation of an example told from those of others: of the batch, and of the last steps.
+    """InfoNCE against the teacher's representations of the batch and of earlier steps.
 
-    The memory holds the teacher's representations as it gave them and projects them anew each time, so that they do
-    not age while the projection learns. It is a buffer: a checkpoint holds it.
+    The memory stores the teacher's unprojected representations and projects them anew in each step, so that
+    they do not become stale while the projection is trained. It is a buffer, so checkpoints include it.
     """
 
     memory: Tensor
@@ -32,7 +32,7 @@ class ContrastiveTerm(Term):
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch; in training mode the batch is remembered then."""
+        """Return the loss of one batch; in training mode the batch is then added to the memory."""
         mine = self.student(seen.student, seen.mask)
         theirs = self.teacher(seen.teacher, seen.mask).detach()
         goals = torch.cat([theirs, self.memory])
@@ -49,11 +49,11 @@ class ContrastiveTerm(Term):
         return loss
 
     def counts(self, seen: Seen) -> Tensor:
-        """Examples."""
+        """Count examples."""
         return seen.examples
 
     def _remember(self, rows: Tensor) -> None:
-        """Write the rows over the oldest ones."""
+        """Overwrite the oldest rows of the memory."""
         size = len(self.memory)
         if size == 0:
             return

@@ -1,4 +1,4 @@
-"""The embedding layer's output."""
+"""Loss on the output of the embedding layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EmbeddingLoss(LossSpec):
 
     @property
     def needs(self) -> Literal["layers"]:
-        """What of both models it compares."""
+        """The part of both models that it compares."""
         return "layers"
 
 

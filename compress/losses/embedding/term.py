@@ -1,4 +1,4 @@
-"""The term of `embedding`: what the embedding layer gives."""
+"""Term of `embedding`: the output of the embedding layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.training.objective.terms import (
 
 
 class EmbeddingTerm(Term):
-    """The output of the embedding layer, the student's projected where widths differ."""
+    """The output of the embedding layer; the student's is projected if widths differ."""
 
     def __init__(self, spec: EmbeddingLoss, models: Models) -> None:
         check_tokens("embedding", models)
@@ -31,10 +31,10 @@ class EmbeddingTerm(Term):
         self.projection = projection(student, teacher, models.generator)
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
         return self.distance(self.projection(student.float()), teacher, seen.compared)
 
     def counts(self, seen: Seen) -> Tensor:
-        """Tokens."""
+        """Count tokens."""
         return seen.tokens

@@ -1,4 +1,4 @@
-"""Hidden states, layer by layer."""
+"""Loss on hidden states, layer by layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HiddenLoss(LossSpec):
 
     @property
     def needs(self) -> Literal["layers"]:
-        """What of both models it compares."""
+        """The part of both models that it compares."""
         return "layers"
 
 

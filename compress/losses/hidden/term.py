@@ -1,4 +1,4 @@
-"""The terms of `hidden`: hidden states of transformers, feature maps of convolutions."""
+"""Terms of `hidden`: hidden states of transformers, feature maps of convolutions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from compress.training.objective.terms import (
 
 
 def hidden_term(spec: HiddenLoss, models: Models) -> Term:
-    """The term of `hidden`: feature maps between two convolutional models, hidden states between all others."""
+    """Build the term of `hidden`: over feature maps if both models are convolutional, else over hidden states."""
     both = models.student.features and models.teacher.features
     return FeatureTerm(spec, models) if both else HiddenTerm(spec, models)
 
 
 class HiddenTerm(Term):
-    """Hidden states of pairs of layers, the mean over the pairs, each with a projection of its own."""
+    """Hidden states of pairs of layers, each pair with its own projection: the mean over the pairs."""
 
     def __init__(self, spec: HiddenLoss, models: Models) -> None:
         check_tokens("hidden", models)
@@ -43,7 +43,7 @@ class HiddenTerm(Term):
         )
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         losses = []
         for (mine, theirs), project in zip(self.pairs, self.projections, strict=True):
             student, teacher = aligned(
@@ -53,13 +53,16 @@ class HiddenTerm(Term):
         return torch.stack(losses).mean()
 
     def counts(self, seen: Seen) -> Tensor:
-        """Tokens."""
+        """Count tokens."""
         return seen.tokens
 
 
 class FeatureTerm(Term):
-    """Feature maps of pairs of convolution stages, place by place at the coarser resolution, the mean over the pairs,
-    each with a projection of its own: a 1 x 1 convolution (FitNets)."""
+    """Feature maps of pairs of convolution stages, compared per position at the coarser resolution: the mean
+    over the pairs.
+
+    Each pair has its own projection, a 1 x 1 convolution (FitNets).
+    """
 
     def __init__(self, spec: HiddenLoss, models: Models) -> None:
         student, teacher = models.student.features, models.teacher.features
@@ -74,7 +77,7 @@ class FeatureTerm(Term):
         )
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         losses = []
         for (mine, theirs), project in zip(self.names, self.projections, strict=True):
             maps = seen.student[mine].float(), seen.teacher[theirs].float()

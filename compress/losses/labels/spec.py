@@ -1,4 +1,4 @@
-"""The true labels."""
+"""Loss on the true labels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class LabelsLoss(LossSpec):
 
     @property
     def reaches_outputs(self) -> bool:
-        """It compares them with the labels."""
+        """Whether the loss acts on the student's outputs."""
         return True
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         return super().fault(lesson) if lesson.labelled else lesson.no_logits
 
 

@@ -1,4 +1,4 @@
-"""The term of `labels`: the true labels."""
+"""Term of `labels`: the true labels."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from compress.training.objective.terms import Models, Seen, Term
 
 
 class LabelsTerm(Term):
-    """The true labels; where the student has a class head and a distillation head, the class head learns them."""
+    """Cross-entropy with the true labels; if the student has a class head and a distillation head, on the class
+    head."""
 
     def __init__(self, spec: LabelsLoss, models: Models) -> None:
         super().__init__({"outputs.labels"})
         self.smoothing = spec.smoothing
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         return label_cross_entropy(seen.student["outputs.labels"], seen.labels, self.smoothing)
 
     def counts(self, seen: Seen) -> Tensor:
-        """Labelled examples."""
+        """Count labelled examples."""
         return (seen.labels != UNLABELLED).sum()

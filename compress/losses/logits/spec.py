@@ -1,4 +1,4 @@
-"""The teacher's predictions."""
+"""Loss on the teacher's predictions."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class LogitsLoss(LossSpec):
 
     @property
     def mixed(self) -> float:
-        """The share of a mixture; of divergences without one any."""
+        """The mixing weight; arbitrary for divergences without one."""
         return self.mix if self.mix is not None else _MIXES.get(self.divergence, 0.5)
 
     @property
     def reaches_outputs(self) -> bool:
-        """It compares them."""
+        """Whether the loss acts on the student's outputs."""
         return True
 
     @property
     def reads_all(self) -> bool:
-        """Whether no choice of words does."""
+        """Whether the loss needs the teacher's logits of the whole vocabulary."""
         return self.top_k == "all" or self.standardize
 
     def disappoints(self, task: TaskKind) -> str | None:
-        """Where most of what the teacher says is lost."""
+        """Return a warning if most of the teacher's probability mass would be dropped."""
         if not task.writes or self.temperature <= 1 or self.reads_all:
             return None
         return (
@@ -73,7 +73,7 @@ class LogitsLoss(LossSpec):
         )
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if not lesson.logits:
             return lesson.no_logits
         if self.top_k is not None and not lesson.task.writes:

@@ -1,4 +1,4 @@
-"""The term of `logits`: the teacher's predictions."""
+"""Term of `logits`: the teacher's predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.training.signals.top_k import FEW, KEPT, TopK
 
 
 class LogitsTerm(Term):
-    """The teacher's predictions; where the student has a distillation head, that head learns them."""
+    """Loss on the teacher's predictions; if the student has a distillation head, on that head."""
 
     def __init__(self, spec: LogitsLoss, models: Models) -> None:
         mine, theirs = models.student.outputs, models.teacher.outputs
@@ -27,7 +27,7 @@ class LogitsTerm(Term):
         self.by_token = models.student.by_token
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         (goal,) = self.teacher_needs
         student, teacher = seen.student["outputs.teacher"], rows_of(seen.teacher[goal], seen.compared)
         compared = seen.compared if student.ndim == 3 else None
@@ -36,12 +36,12 @@ class LogitsTerm(Term):
         return compare_kept(self.spec, self.top, student, teacher, compared)
 
     def counts(self, seen: Seen) -> Tensor:
-        """Rows of outputs."""
+        """Count rows of outputs."""
         return seen.tokens if self.by_token else seen.examples
 
 
 def _kept(spec: LogitsLoss, teacher: Anatomy) -> TopK | None:
-    """What of a teacher's words is kept; None: all."""
+    """Return the top-k encoding of the teacher's predictions; None: all logits are used."""
     if not teacher.by_token or spec.standardize or spec.top_k == "all":
         return None
     if spec.top_k is None and teacher.outputs <= FEW:
@@ -53,11 +53,11 @@ def _kept(spec: LogitsLoss, teacher: Anatomy) -> TopK | None:
 def compare_kept(
     spec: LogitsLoss, top: TopK, student: Tensor, teacher: Tensor, compared: Tensor | None = None
 ) -> Tensor:
-    """`compare_logits` with the likeliest words of a teacher, and one class of all others together.
+    """`compare_logits` on the teacher's top-k tokens, with all others together as one class.
 
     Args:
         student: logits (n, words) or (n, t, words), any float type.
-        teacher: packed rows uint8 (m, bytes) of those that are compared.
+        teacher: packed rows uint8 (m, bytes) of the compared rows.
         compared: bool (n, t); None: all.
     """
 
@@ -74,11 +74,11 @@ def compare_kept(
 def compare_logits(
     spec: LogitsLoss, student: Tensor, teacher: Tensor, compared: Tensor | None = None
 ) -> Tensor:
-    """The loss that a spec asks for between two logits of any float type: a float32 scalar, unweighted.
+    """Return the loss of a spec between two logits of any float type: a float32 scalar, unweighted.
 
     Args:
         student: (n, classes) or (n, t, classes).
-        teacher: (m, classes) of the rows that are compared.
+        teacher: (m, classes) of the compared rows.
         compared: bool (n, t); None: all.
     """
 

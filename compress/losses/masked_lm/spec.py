@@ -1,4 +1,4 @@
-"""Masked language modelling."""
+"""Masked language modelling loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MaskedLmLoss(LossSpec):
     """Fraction of the tokens that are masked and predicted."""
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         return "images have no tokens to mask" if lesson.reads == "images" else super().fault(lesson)
 
 

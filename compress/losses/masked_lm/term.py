@@ -1,4 +1,4 @@
-"""The term of `masked_lm`: the student reads its inputs a second time, with tokens hidden."""
+"""Term of `masked_lm`: the student runs a second time, on masked inputs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from compress.training.signals.capture import Recorder
 
 
 class MaskedLmTerm(Term):
-    """Guess hidden tokens from the student's last hidden state.
+    """Predict masked tokens from the student's last hidden state.
 
-    The head is BERT's: dense, GELU, LayerNorm, then the student's own word embeddings as decoder, with a bias of its
-    own. The student itself is no part of this module: its weights are not listed twice.
+    The head is BERT's: dense, GELU, LayerNorm, then the student's own word embeddings as decoder, with a
+    separate bias. The student is not a submodule, so its weights are not listed twice.
     """
 
     special: Tensor
@@ -33,7 +33,7 @@ class MaskedLmTerm(Term):
             refuse("masked_lm", "the student's tokenizer has no mask token", "Leave `masked_lm` out.")
         super().__init__()
         self.last = f"hidden.{student.layers - 1}"
-        # In a tuple, so that this module does not own them.
+        # In a tuple, so that they are not registered as submodules.
         self._student = (model, words, Recorder(model, {self.last}))
         self.share = spec.share
         self.mask_id = mask_id
@@ -45,7 +45,7 @@ class MaskedLmTerm(Term):
         )
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch; runs the student once more, in the mode that it is in."""
+        """Return the loss of one batch; runs the student once more, in its current mode."""
         model, words, recorder = self._student
         ids, may_change = seen.batch["input_ids"], self._may_change(seen)
         masked, chosen = mask_tokens(ids, may_change, self.share, self.mask_id, words.num_embeddings)
@@ -56,17 +56,17 @@ class MaskedLmTerm(Term):
         return masked_lm_cross_entropy(functional.linear(guesses, words.weight, self.bias), ids[chosen])
 
     def counts(self, seen: Seen) -> Tensor:
-        """Tokens that may be hidden: how many will be is drawn as they are."""
+        """Count the tokens that may be masked: the masked ones are only drawn in `forward`."""
         return self._may_change(seen).sum()
 
     def _may_change(self, seen: Seen) -> Tensor:
-        """Which tokens stand for words, bool (n, t)."""
+        """Return which tokens are real and not special, bool (n, t)."""
         found = ~torch.isin(seen.batch["input_ids"], self.special)
         return found if seen.mask is None else found & seen.mask
 
 
 def _words(model: nn.Module) -> nn.Embedding | None:
-    """The word embeddings of the transformer inside a model; None where there are none."""
+    """Return the word embeddings of the transformer inside a model; None if there are none."""
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             words = module.get_input_embeddings()

@@ -1,4 +1,4 @@
-"""The loss of language models on the texts alone."""
+"""Next-token prediction loss of language models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class NextTokenLoss(LossSpec):
 
     @property
     def reaches_outputs(self) -> bool:
-        """Whether outputs learn from it: they do."""
+        """Whether the loss acts on the student's outputs."""
         return True
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         return None if lesson.task.label_loss == "next_token" else "only language models have a next token"
 
 

@@ -1,4 +1,4 @@
-"""Binds the cross-entropy of the next token to the outputs of a student."""
+"""Term of `next_token`: cross-entropy of the next token."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from compress.training.objective.terms import Models, Seen, Term
 
 
 class NextTokenTerm(Term):
-    """Cross-entropy with the token that follows: the mean over the tokens of a batch that are learnt."""
+    """Cross-entropy with the next token, averaged over the target tokens of a batch."""
 
     def __init__(self, spec: NextTokenLoss, models: Models) -> None:
         super().__init__({"outputs"})
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch: outputs (n, tokens, words), `learnt` int64 (n, tokens)."""
+        """Return the loss of one batch."""
         learnt = seen.compared
         assert learnt is not None
         goal = seen.batch["input_ids"].roll(-1, 1)[learnt]

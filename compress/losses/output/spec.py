@@ -1,4 +1,4 @@
-"""The models' outputs as vectors."""
+"""Loss on the models' outputs as vectors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class OutputLoss(LossSpec):
 
     @property
     def reaches_outputs(self) -> bool:
-        """It compares them."""
+        """Whether the loss acts on the student's outputs."""
         return True
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if lesson.logits:
             return "logits are compared by `logits`; `output` is for embeddings"
         return super().fault(lesson)

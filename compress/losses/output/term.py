@@ -1,4 +1,4 @@
-"""The term of `output`: the outputs as vectors."""
+"""Term of `output`: the outputs as vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress.training.objective.terms import Models, Seen, Term, projection, ro
 
 
 class OutputTerm(Term):
-    """The outputs as vectors, the student's projected where widths differ."""
+    """Distance of the outputs as vectors; the student's are projected if widths differ."""
 
     def __init__(self, spec: OutputLoss, models: Models) -> None:
         super().__init__({"outputs.teacher"}, {"outputs"})
@@ -19,10 +19,10 @@ class OutputTerm(Term):
         self.projection = projection(models.student.outputs, models.teacher.outputs, models.generator)
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         student = self.projection(rows_of(seen.student["outputs.teacher"].float(), seen.compared))
         return self.distance(student, rows_of(seen.teacher["outputs"], seen.compared))
 
     def counts(self, seen: Seen) -> Tensor:
-        """Rows of outputs."""
+        """Count rows of outputs."""
         return seen.tokens if self.by_token else seen.examples

@@ -1,4 +1,4 @@
-"""Self-attention relations."""
+"""Self-attention relation loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RelationLoss(LossSpec):
 
     @property
     def needs(self) -> Literal["attention"]:
-        """What of both models it compares."""
+        """The part of both models that it compares."""
         return "attention"
 
 

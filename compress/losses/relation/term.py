@@ -1,4 +1,4 @@
-"""The term of `relation`: who relates to whom in one layer."""
+"""Term of `relation`: self-attention relations between tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _PARTS = {"q": "query", "k": "key", "v": "value"}
 
 
 class RelationTerm(Term):
-    """Self-attention relations of pairs of layers: summed over the relations, as in MiniLM, the mean over the pairs."""
+    """Self-attention relations of pairs of layers: summed over the relations, as in MiniLM, averaged over the
+    pairs."""
 
     def __init__(self, spec: RelationLoss, models: Models) -> None:
         check_queries("relation", models)
@@ -55,7 +56,7 @@ class RelationTerm(Term):
         self.extra = extra_tokens(models)
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         losses = []
         student, teacher = self.models
         mask = self._mask(seen)
@@ -77,16 +78,16 @@ class RelationTerm(Term):
         return torch.stack(losses).sum() / len(self.pairs)
 
     def counts(self, seen: Seen) -> Tensor:
-        """Tokens that look."""
+        """Count query tokens."""
         return attending(seen, self._mask(seen), pairs=False)
 
     def _mask(self, seen: Seen) -> Tensor | None:
-        """Who looks at whom."""
+        """Return the attention mask."""
         return seen.looks() if self.models[1].causal else seen.mask
 
 
 def common_heads(most: int, student: int, teacher: int) -> int:
-    """The largest number of relation heads up to `most` that divides the attention widths of both models."""
+    """Return the largest number of relation heads up to `most` that divides the attention widths of both models."""
     return next(count for count in range(most, 0, -1) if student % count == 0 and teacher % count == 0)
 
 

@@ -1,4 +1,4 @@
-"""Relations between the examples of a batch."""
+"""Loss on relations between the examples of a batch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class SimilarityLoss(LossSpec):
 
     @property
     def reaches_outputs(self) -> bool:
-        """Whether it compares them."""
+        """Whether the loss acts on the student's outputs."""
         return self.representation == "outputs"
 
     def fault(self, lesson: Lesson) -> str | None:
-        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if self.reaches_outputs and not lesson.rows:
             return (
                 f"outputs of {lesson.task.name} are not one vector per example: use `representation: pooled`"

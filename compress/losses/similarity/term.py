@@ -1,4 +1,4 @@
-"""The term of `similarity`: relations between the examples of a batch."""
+"""Term of `similarity`: relations between the examples of a batch."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class SimilarityTerm(Term):
         self.relation = _RELATIONS[spec.of]
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         mine = self.student(seen.student, seen.mask) if self.student else seen.student["outputs.teacher"]
         theirs = self.teacher(seen.teacher, seen.mask) if self.teacher else seen.teacher["outputs"]
         return self.relation(mine, theirs)
 
     def counts(self, seen: Seen) -> Tensor:
-        """Examples, though those of a part alone are compared with each other."""
+        """Count examples, although only those of the same part are compared with each other."""
         return seen.examples

@@ -1,4 +1,4 @@
-"""finetune: train the teacher on the labels of the data."""
+"""finetune: train the teacher on the labels of the data, or on the data alone for tasks without labels."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from compress.training.validation import Validation
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Put a head for the labels of the data on the model, or keep the one that it has, and train all of it.
+    """Fine-tune the model; a classifier gets a head for the data's labels, unless it has a matching one.
 
-    A model of a task without labels keeps its outputs, and learns by the loss that trains on the data alone.
+    A model of a task without labels keeps its outputs, and is trained with the task's loss that needs no teacher.
     """
     spec, source = ctx.asked(FinetuneSpec), ctx.inputs["model"].path
     if ctx.task.kind.head != "classifier":
@@ -82,7 +82,7 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepResult:
-    """Train a model whose task has no labels."""
+    """Fine-tune a model whose task has no labels."""
     alone = ctx.task.kind.label_loss
     if alone is None:
         raise PassError("there are no labels, so the model cannot be trained without a teacher")

@@ -16,14 +16,14 @@ def run(ctx: StepContext) -> StepResult:
     """Fetch and check the model of a `TeacherSpec` and write it to `ctx.out`.
 
     Raises:
-        ModelError: it cannot be had or used.
+        ModelError: it cannot be fetched or used.
     """
     facts = call(ctx.task.kind.source, ctx, ctx.asked(TeacherSpec))
     return StepResult(TORCH_FLOAT.with_(structure=_structure(ctx.out)), facts)
 
 
 def _structure(folder: Path) -> Structure:
-    """What the files of a model say of its structure."""
+    """Return the structure that a model's files declare."""
     if not (folder / STRUCTURE).exists():
         return Structure.REGULAR
     described = read_mapping(folder / STRUCTURE)
