@@ -1,4 +1,4 @@
-"""Answers of a server that speaks OpenAI's protocol: several requests at once, each asked again until it has one."""
+"""Generation through an OpenAI-compatible server: concurrent requests, retried with backoff."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from compress.generation.writing import Asked, How, cost_of, most_of
 from compress.profile.specs.server import ServerSpec
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-"""Before a request is asked again; each time it is twice as long."""
+"""Initial and maximum delay before a retry; it doubles each time."""
 _LOOKED_AT_S = 0.5
-"""How long a progress bar may not know what is waited for."""
+"""Interval at which the progress bar is told of the server's state."""
 _FEWEST_LETTERS = 16
-"""Of a key that is looked for in answers: shorter ones, which servers on this machine have, stand in them as words."""
+"""Minimum length of a key that is redacted in answers: shorter ones, as of local servers, may occur as ordinary
+words."""
 _LARGEST = 16 * MIB
-"""Of what a server sends for one answer."""
+"""Maximum bytes of a response."""
 _ENDED: dict[str, Ended] = {
     "stop": "end",
     "eos": "end",
@@ -45,9 +46,9 @@ _ENDED: dict[str, Ended] = {
     "max_tokens": "length",
     "content_filter": "filter",
 }
-"""How answers end in the words of servers."""
+"""Our end reasons by servers' `finish_reason`."""
 _NEWER_LIMIT = "max_completion_tokens"
-"""What some servers want instead of `max_tokens`, and say so; most know that alone."""
+"""Name that some servers require instead of `max_tokens`, and name in their error; most know only `max_tokens`."""
 _REFUSED = {
     401: ("rejects the key", "server-key"),
     402: ("requires payment", "server-quota"),
@@ -57,7 +58,10 @@ _REFUSED = {
 
 
 class _Again(Exception):
-    """No answer this time. `busy`: the server does well, but for others; `after`: seconds that it asks to wait."""
+    """The request failed but may be retried.
+
+    `busy`: the server is healthy but overloaded; `after`: seconds that it asks to wait.
+    """
 
     def __init__(self, reason: str, *, busy: bool = False, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -65,7 +69,7 @@ class _Again(Exception):
 
 
 class _Over(Exception):
-    """Another request ended the work."""
+    """Another request has failed for good, so that the work is aborted."""
 
 
 def answers_of(
@@ -76,20 +80,20 @@ def answers_of(
     advance: Advance,
     spent: int = 0,
 ) -> Generator[Answer]:
-    """The answers to what is asked, as they come.
+    """Yield the answers to the requests in order of completion.
 
-    What is in flight when one request fails for good is waited for, and given too.
+    If one request fails for good, those in flight are awaited and their answers yielded before the error is raised.
 
     Args:
-        asked: taken one at a time, here.
-        there: the answers that there are, which count among the tokens that may be used.
-        advance: told what the server is waited for.
-        spent: tokens that were used elsewhere of those that may be.
+        asked: consumed lazily, in this thread.
+        there: existing answers, which count towards the token limit.
+        advance: is told what the server is waited for.
+        spent: tokens already used elsewhere of the token limit.
 
     Raises:
-        DataError: a conversation is asked of `completions`.
-        ModelError: the server refuses, by name, or gave no answer for `patience_s`.
-        ResourceError: `max_tokens_total` or what the key may spend is used up.
+        DataError: a conversation is sent to `completions`.
+        ModelError: the server rejects a request, or gave no answer for `patience_s`.
+        ResourceError: `max_tokens_total` or the quota of the key is exhausted.
     """
     one = next(asked, None)
     if one is None:
@@ -132,7 +136,7 @@ def answers_of(
 
 
 class _Client:
-    """What asks, in the loop of one thread: its clocks and counters need no locks."""
+    """HTTP client, run in the event loop of a single thread: its clocks and counters need no locks."""
 
     def __init__(self, server: ServerSpec, how: How) -> None:
         if how.sampling.top_k:
@@ -148,7 +152,7 @@ class _Client:
         self._every = 60 / server.requests_per_minute if server.requests_per_minute else 0.0
         self._free = self._heard = monotonic()
         self._over = anyio.Event()
-        # What they log holds words of the server, which might repeat the key.
+        # Their log messages quote the server, which might repeat the key.
         for name in ("httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         plain = urlsplit(server.url).scheme == "http"
@@ -158,11 +162,11 @@ class _Client:
                 "User-Agent": "compress",
                 **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             },
-            # A proxy that the environment names would read what is not encrypted.
+            # A proxy from the environment could read unencrypted traffic.
             trust_env=not plain,
-            # What is not encrypted has no certificate, and to read those that are trusted takes a while.
+            # Loading the trusted certificates takes a while and is useless without encryption.
             verify=not plain,
-            # A redirect is an error, and what was sent twice is not taken for the answer to the next request.
+            # Redirects are errors; without keep-alive a duplicate response is not taken for that of the next request.
             follow_redirects=False,
             limits=httpx2.Limits(max_keepalive_connections=0),
             timeout=None,
@@ -177,11 +181,11 @@ class _Client:
         await self._http.aclose()
 
     async def answer(self, one: Asked) -> Answer:
-        """Ask until there is an answer.
+        """Send a request and retry until there is an answer.
 
         Raises:
-            CompressError: there will be none.
-            _Over: another request ended the work meanwhile.
+            CompressError: the request failed for good.
+            _Over: another request failed for good meanwhile.
         """
         try:
             return await self._answer(one)
@@ -227,7 +231,7 @@ class _Client:
             await self._pause(pause)
 
     async def _turn(self) -> float:
-        """Wait until a request may be sent; how long that took."""
+        """Wait until a request may be sent; return the time waited in seconds."""
         began = monotonic()
         await self._pause(0)
         while (early := self._free - monotonic()) > 0:
@@ -242,7 +246,7 @@ class _Client:
             raise _Over
 
     def _body(self, one: Asked, limit: str) -> dict[str, Any]:
-        """A request; `limit`: what the server calls how long an answer may be."""
+        """Return the JSON body of a request; `limit`: the server's name for the maximum number of new tokens."""
         drawn, chat = self._how.sampling, self._server.api == "chat"
         if not chat and not isinstance(one.prompt, str):
             raise DataError(
@@ -262,7 +266,7 @@ class _Client:
         body[limit] = self._how.most
         body |= {"messages": turns} if chat else {"prompt": one.prompt}
         if drawn.temperature:
-            # As here, each answer has its own random numbers; 31 bits are what every server takes.
+            # As for local models, each answer has its own seed; every server accepts 31 bits.
             body |= {"top_p": drawn.top_p, "seed": (int(one.key, 16) + drawn.seed) % 2**31}
         return body | ({"stop": list(self._how.stops)} if self._how.stops else {})
 
@@ -276,11 +280,11 @@ class _Client:
         return response, bytes(content)
 
     def _read(self, one: Asked, limit: str, response: httpx2.Response, content: bytes) -> Answer:
-        """What a server sent, as an answer.
+        """Parse a response into an answer.
 
         Raises:
-            _Again: it is to be asked again.
-            CompressError: that would be no use.
+            _Again: the request should be retried.
+            CompressError: a retry would be useless.
         """
         try:
             body = parse_json(content, self._server.url, finite=False)
@@ -336,17 +340,17 @@ class _Client:
         return Answer(one.key, one.prompt, one.sample, text, [], ended, _counted(used))
 
     def _said(self, body: Any) -> str:
-        """What a server says of an error, the first words of it."""
+        """Return the server's error message, shortened."""
         error = body.get("error", body) if isinstance(body, dict) else None
         message = error.get("message", error.get("detail")) if isinstance(error, dict) else error
         return self._clean(message) if isinstance(message, str) else ""
 
     def _clean(self, text: str) -> str:
-        """Words of a server, for an error."""
+        """Sanitize and shorten text from a server for an error message."""
         return printable(self._without_key(text)[:300])
 
     def _without_key(self, text: str) -> str:
-        """A text of a server, which might repeat the key."""
+        """Redact the key, which a server's text might repeat."""
         return text.replace(self._key, "***") if self._key else text
 
     def _refused(self, what: str, code: str) -> ModelError:
@@ -369,7 +373,7 @@ def _used_up(server: ServerSpec, spent: int, needs: int) -> ResourceError:
 
 
 def _counted(used: Any) -> dict[str, int] | None:
-    """Tokens of the prompt and of the answer, where a server counts them."""
+    """Return the token counts of prompt and answer, if the server reports them."""
     if not isinstance(used, dict):
         return None
     found = [used.get("prompt_tokens"), used.get("completion_tokens")]
@@ -379,7 +383,7 @@ def _counted(used: Any) -> dict[str, int] | None:
 
 
 def _asked_to_wait(headers: httpx2.Headers) -> float:
-    """Seconds of `Retry-After`, which are a number or a date (RFC 9110, 10.2.3); 0 where there are none."""
+    """Return the seconds of `Retry-After`, a number or a date (RFC 9110, 10.2.3); 0 if there is none."""
     said = headers.get("retry-after", "")
     if re.fullmatch(r"\d{1,9}(\.\d+)?", said):
         return float(said)

@@ -1,6 +1,6 @@
-"""Lets a model write: prompts in, answers out, into a file that a killed run goes on with.
+"""Text generation: prompts in, answers out, appended to a file so that a killed run can continue.
 
-A model on this machine writes in batches; one behind a server is asked by `server.py`.
+Local models generate in batches; servers are queried by `server.py`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from compress.runtimes.runner import CachedSession, open_session
 from compress.store.locks import held
 
 TOGETHER = 16
-"""Rows that are written at once: more of them gain little on a CPU."""
+"""Generation batch size: larger ones gain little on a CPU."""
 AHEAD = 16
-"""So many times the rows of prompts are looked at together, so that those of like length are written at once."""
+"""Number of batches whose prompts are read ahead and sorted by length, so that a batch has similar lengths."""
 _KEY_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class How:
-    """How answers are written: `most` tokens each, drawn by `sampling`, ended before the first of `stops`, which may be
-    special tokens too; `samples` of them to each prompt."""
+    """Generation settings: at most `most` new tokens each, sampled by `sampling`, ended before the first of
+    `stops`, which may include special tokens; `samples` answers to each prompt."""
 
     most: int
     sampling: Sampling = GREEDY
@@ -46,7 +46,7 @@ class How:
 
 @dataclass(frozen=True)
 class Asked:
-    """One answer that is wanted."""
+    """A request for one answer."""
 
     key: str
     prompt: Prompt
@@ -54,23 +54,23 @@ class Asked:
 
 
 def most_of(one: Asked | Answer, how: How) -> int:
-    """Tokens that a request may take: no tokenizer makes more of a text than it has bytes."""
+    """Return an upper bound on the tokens of a request: no tokenizer produces more tokens than a text has bytes."""
     return len(str(one.prompt).encode()) + how.most
 
 
 def cost_of(answer: Answer, how: How) -> int:
-    """Tokens that an answer took; where the server does not count them, those that it may have taken."""
+    """Return the tokens that an answer used; an upper bound if the server does not report them."""
     return sum(answer.used.values()) if answer.used else most_of(answer, how)
 
 
 def answers_file(folder: Path, model: Artifact | ServerSpec, how: How) -> Path:
-    """Where the answers of a model that are written this way stand in a folder: there is one file for all prompts."""
+    """Return the path in `folder` of the answers of a model with these settings: one file for all prompts."""
     said = {**asdict(how), "sampling": how.sampling._asdict(), "samples": None}
     return folder / f"{digest_of([model.digest, said])[:32]}.jsonl"
 
 
 def key_of(prompt: Prompt, sample: int) -> str:
-    """What an answer is known by in its file."""
+    """Return the key of an answer in its file."""
     plain = prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
     return digest_of([plain, sample])[:_KEY_DIGITS]
 
@@ -88,26 +88,27 @@ def write_answers(
     advance: Advance = lambda steps=1, note=None: None,
     spent: int = 0,
 ) -> Path:
-    """Let a model answer prompts; those that were answered in this way before are not answered again.
+    """Generate answers to prompts; those already in the file are not generated again.
 
-    An answer hangs on the model, the prompt, `how`, and which of the samples it is: not on the prompts beside it, nor
-    on their order, but for the last bits of what a product of several rows comes to. The memory that it takes does not
-    grow with the prompts, but for some 100 bytes each.
+    An answer depends on the model, the prompt, `how` and its sample number, but not on the other prompts or
+    their order, except for floating-point differences between batch shapes. Memory does not grow with the
+    prompts, except for some 100 bytes each.
 
     Args:
-        model: a decoder, in ONNX or in torch form, or a server, which `threads` to `allow_code` mean nothing to.
-        prompts: taken a few at a time.
-        folder: where the file is, or will be.
-        advance: told of each answer, those included that were there.
-        spent: of the tokens that a server may be asked for, those that were used elsewhere.
+        model: a decoder, in ONNX or torch form, or a server, for which `threads` to `allow_code` are ignored.
+        prompts: consumed lazily.
+        folder: folder of the file.
+        advance: called for each answer, including existing ones.
+        spent: tokens already used elsewhere of the server's token limit.
 
     Returns:
-        The file, for `read_answers`: it may hold answers to other prompts too.
+        The file, for `read_answers`: it may contain answers to other prompts too.
 
     Raises:
-        DataError: a prompt has no token, or is a conversation that the model cannot take.
-        ModelError: the model cannot be loaded, or a prompt is too long for it; of a server, it refuses or is silent.
-        ResourceError: no more may be asked of a server.
+        DataError: a prompt has no tokens, or is a conversation and the model has no chat template.
+        ModelError: the model cannot be loaded, or a prompt is too long for it; a server rejects a request or
+            does not answer.
+        ResourceError: the token limit of a server is exhausted.
     """
     make_folder(folder)
     file = answers_file(folder, model, how)
@@ -130,7 +131,7 @@ def write_answers(
 
 
 def _asked(prompts: Iterable[Prompt], how: How, known: set[int], advance: Advance) -> Iterator[Asked]:
-    """What is not known yet, each once."""
+    """Yield the requests that have no answer yet, each once."""
     for prompt in prompts:
         for sample in range(how.samples):
             key = key_of(prompt, sample)
@@ -144,7 +145,7 @@ def _asked(prompts: Iterable[Prompt], how: How, known: set[int], advance: Advanc
 def _answers(
     model: Artifact, asked: Iterator[Asked], how: How, together: int, load: Callable[[], Any]
 ) -> Generator[Answer]:
-    """The answers of a model on this machine, a block of like lengths after the other."""
+    """Generate with a local model, block by block of prompts sorted by length."""
     writer, rows = Writer(model.path), None
     read = _read(asked, writer)
     while block := list(itertools.islice(read, AHEAD * together)):
@@ -154,7 +155,7 @@ def _answers(
 
 
 def _read(asked: Iterator[Asked], writer: Writer) -> Iterator[tuple[Asked, list[int]]]:
-    """What is asked with its tokens, which are the same for all samples."""
+    """Yield the requests with their token ids, which are shared by all samples of a prompt."""
     for prompt, samples in itertools.groupby(asked, key=lambda one: one.prompt):
         tokens = writer.tokens(prompt)
         for one in samples:
@@ -162,7 +163,7 @@ def _read(asked: Iterator[Asked], writer: Writer) -> Iterator[tuple[Asked, list[
 
 
 def _rows(model: Artifact, threads: int, device: str, allow_code: bool) -> Any:
-    """From the room of a row to what grows rows of tokens."""
+    """Load the model; return a function from a row's maximum length to the decoder for batched generation."""
     if model.form.framework is not Framework.TORCH:
         session = CachedSession(open_session(str(model.model_file), threads, device))
         return lambda room: Decoder(session, room)
@@ -179,7 +180,7 @@ def _rows(model: Artifact, threads: int, device: str, allow_code: bool) -> Any:
     positions = loaded.config.max_position_embeddings
 
     def rows(room: int) -> TorchRows:
-        # An ONNX file says so itself.
+        # An ONNX decoder checks this itself.
         if room > positions:
             raise ModelError(
                 f"a prompt and its answer have {room} tokens, but the model has only {positions} positions",
@@ -199,10 +200,10 @@ def _written(
     together: int,
     where: str,
 ) -> Iterator[Answer]:
-    """The answers to a block, as each ends."""
+    """Yield the answers to a block, in order of completion."""
     tokens: list[list[int]] = [[] for _ in block]
     ends = writer.stopping(how.stops)
-    tail = 4 * max(map(len, how.stops), default=0) + 4  # a letter is four tokens at most
+    tail = 4 * max(map(len, how.stops), default=0) + 4  # a character is at most four tokens
 
     def stopped(row: int, token: int) -> bool:
         return bool(how.stops) and cut_at(writer.text(tokens[row][-tail:]), how.stops) is not None
