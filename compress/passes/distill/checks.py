@@ -1,4 +1,4 @@
-"""Ways of teaching that a profile cannot combine, each with its reason, and what is likely to disappoint."""
+"""Checks of a distillation: combinations that are impossible, with the reasons, and warnings."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _SERVES = {
         "language models": ("most", "temperature", "top_p", "seed"),
     },
 }
-"""The keys of a section that serve one kind of examples, or models that write, alone."""
+"""Keys of a section that apply only to one type of examples, or only to language models."""
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
-    """What excludes each other, what the task has not, and what the files of the models tell, below the pass."""
+    """Yield the keys below the pass that exclude each other, do not fit the task, or contradict the models' files."""
     assert isinstance(check.spec, DistillSpec)
     yield from _distill_faults(check.profile, check.spec)
     yield from lesson_faults(check)
@@ -51,7 +51,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
 
 
 def warnings(check: PassCheck) -> Iterator[str]:
-    """What a valid profile does that is likely to disappoint, a sentence each."""
+    """Yield warnings about a valid profile that is likely to give poor results, one sentence each."""
     spec, finetune = check.spec, check.profile.teacher.finetune
     assert isinstance(spec, DistillSpec)
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
@@ -95,7 +95,7 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 
 def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    """Keys that were written down and that serve others alone."""
+    """Yield keys that are set but apply only to other types of examples."""
     ours = "language models" if task_kind(profile.task).writes else takes(profile)
     for section, keys in _SERVES.items():
         given: Spec | None = getattr(spec, section)
@@ -133,7 +133,7 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 
 def _prompt_faults(profile: Profile, spec: DistillSpec, free: DataFreeSpec) -> Iterator[Found]:
-    """What is wrong about prompts that a teacher writes."""
+    """Yield faults of prompts written by the teacher."""
     if spec.sequence is None:
         yield (
             ("data_free",),
@@ -154,7 +154,7 @@ def _prompt_faults(profile: Profile, spec: DistillSpec, free: DataFreeSpec) -> I
 
 
 def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> Iterator[Found]:
-    """Whether the teacher knows where a user's words begin, as far as its files tell."""
+    """Yield a fault if the teacher's files lack the chat template that is needed to write user messages."""
     teacher = profile.teacher
     if (
         spec.data_free is None
@@ -174,7 +174,7 @@ def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> 
 
 
 def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    """What is wrong about the texts that a teacher writes."""
+    """Yield faults of texts written by the teacher."""
     if spec.sequence is None:
         return
     if not task_kind(profile.task).writes:
@@ -225,7 +225,7 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 
 def _probability_faults(spec: DistillSpec) -> Iterator[Found]:
-    """Losses that compare with who writes, where that is a server."""
+    """Yield the losses that need the probabilities of a generating model that is behind a server."""
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
@@ -254,7 +254,7 @@ def _pair_faults(profile: Profile, how: SequenceSpec, pairs: SyntheticSpec) -> I
 
 
 def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    """What is wrong about the texts that a student writes, stage by stage."""
+    """Yield faults of on-policy steps, stage by stage."""
     for index, stage in enumerate(spec.staged):
         own = spec.stage_training(stage)
         if own.on_policy is None:
@@ -286,7 +286,7 @@ def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 
 def _to_judge(spec: DistillSpec, place: Path_) -> Iterator[Found]:
-    """The losses of a stage, at `place`, that have nothing to learn where a student writes."""
+    """Yield the losses of a stage, at `place`, that have nothing to learn from on-policy steps."""
     assert spec.on_policy is not None
     if not any(entry.body.compares for entry in spec.losses):
         but = ", or set `on_policy: false` here" if place[:-1] else ""

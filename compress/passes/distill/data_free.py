@@ -1,4 +1,4 @@
-"""A student that is shown no training data: what it learns from is sampled or generated, and the teacher labels it."""
+"""Data-free distillation: the student trains on sampled or generated examples, labelled by the teacher."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from compress.training.trimming import tokens_of
 from compress.training.validation import Validation
 
 _PIECE = 8
-"""Words are read as texts of so many, so that none is longer than a model takes."""
+"""Words are passed as texts of this many, so that none exceeds the model's maximum length."""
 
 
 def teach_without_data(ctx: StepContext, spec: DistillSpec, teacher: TeacherAt) -> tuple[Taught, Untrained]:
-    """Make and train a student without a training example; validation only chooses which of its weights are kept."""
+    """Build and train a student without training examples; validation data only selects which weights are kept."""
     assert spec.data_free is not None
     if "image" in teacher.artifact.read_json(TASK):
         return _from_generator(ctx, spec, spec.data_free, teacher)
@@ -50,7 +50,7 @@ def teach_without_data(ctx: StepContext, spec: DistillSpec, teacher: TeacherAt) 
 def _from_vocabulary(
     ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt
 ) -> tuple[Taught, Untrained]:
-    """Sample token sequences, and teach with them as with any unlabelled texts."""
+    """Sample token sequences, and train on them as on any unlabelled texts."""
     folder, source = teacher.artifact.path, ctx.inputs["model"].path
     sampled = sample_texts(
         spoken_words(read_vocabulary(folder / TOKENIZER)),
@@ -62,7 +62,7 @@ def _from_vocabulary(
         work=ctx.work / "sampled",
         progress=ctx.progress,
     )
-    # A trimmed vocabulary keeps every word that could have been drawn.
+    # A trimmed vocabulary keeps every word that could have been sampled.
     words = [sampled.words[start : start + _PIECE] for start in range(0, len(sampled.words), _PIECE)]
     read = translated(chain(sampled.ids, words), folder, source, _inputs_of(ctx, source))
     untrained = untrained_student(ctx, spec, ctx.seed, read)
@@ -74,12 +74,12 @@ def _from_vocabulary(
 
 
 def _inputs_of(ctx: StepContext, folder: Path) -> TokenInputs:
-    """Any encoding of a model's, for what it says of the model's inputs; a validation text serves."""
+    """Return an arbitrary encoding for a model, from which input names and padding id are taken."""
     return tokens_of(ctx.task.encode(ctx.data.validation.take([0]), folder))
 
 
 def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], NDArray[np.float32]]:
-    """The teacher as a function of token sequences."""
+    """Return a function from token sequences to the teacher's outputs."""
     model = load_model(teacher.artifact.path, allow_code=ctx.allow_code).to(ctx.device)
     like = _inputs_of(ctx, teacher.artifact.path)
 
@@ -93,7 +93,7 @@ def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], ND
 def _from_generator(
     ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt
 ) -> tuple[Taught, Untrained]:
-    """Train against a generator of images."""
+    """Train against an image generator."""
     untrained = untrained_student(ctx, spec, ctx.seed)
     warn_of_gap([teacher], untrained.model, ctx.progress)
     image = read_mapping(ctx.out / TASK)["image"]
@@ -126,14 +126,14 @@ def _from_generator(
 
 
 class _OutputLosses:
-    """The losses of a profile as a function of the outputs of both models."""
+    """The profile's losses as a function of the outputs of both models."""
 
     def __init__(self, spec: DistillSpec, labels: int) -> None:
         models = Anatomy(outputs=labels)
         self._objective = build_objective(losses_of(spec.staged[0]), models, models, seed=0)
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The weighted sum."""
+        """Return the weighted sum."""
         unlabelled = torch.full((len(student),), UNLABELLED, device=student.device)
         value: Tensor = self._objective(
             dict.fromkeys(OUTPUTS, student), dict.fromkeys(OUTPUTS, teacher), unlabelled, None, {}

@@ -1,4 +1,4 @@
-"""What is shown to the student and to its teachers: the same examples in one order, as each of them reads them."""
+"""The examples of a distillation, in one order, encoded for the student and for each teacher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ORIGINS: tuple[Origin, ...] = ("train", "unlabeled", "augmented", "sampled", "w
 
 @dataclass(frozen=True)
 class TeacherAt:
-    """A teacher on disk, what reports call it, and its share in the mean."""
+    """A teacher on disk, its name in reports, and its weight in the mean."""
 
     name: str
     artifact: Artifact
@@ -38,9 +38,10 @@ class TeacherAt:
 
 @dataclass(frozen=True)
 class Shown:
-    """Examples as the student and as each teacher reads them.
+    """Examples encoded for the student and for each teacher.
 
-    `labels`: int64 (n,), `UNLABELLED` where only teachers label. `origin`: int8 (n,), where each comes from.
+    `labels`: int64 (n,), `UNLABELLED` where only teachers label. `origin`: int8 (n,), index of each example's
+    source in `_ORIGINS`.
     """
 
     student: Inputs
@@ -49,7 +50,7 @@ class Shown:
     origin: NDArray[np.int8]
 
     def part(self, which: Literal["train", "unlabeled", "all"]) -> NDArray[np.int64]:
-        """Indices of a part; what was made of training examples belongs to `train`."""
+        """Return the indices of a part; augmented and generated examples belong to `train`."""
         if which == "all":
             return np.arange(len(self.labels), dtype=np.int64)
         unlabelled = self.origin == _ORIGINS.index("unlabeled")
@@ -57,20 +58,20 @@ class Shown:
 
     @property
     def of_training(self) -> int:
-        """How many are training examples as they are; they stand first."""
+        """Number of original training examples; for `shown_data` they come first."""
         return int((self.origin == _ORIGINS.index("train")).sum())
 
     def counts(self) -> dict[str, int]:
-        """How many examples come from where."""
+        """Return the number of examples by source."""
         counted = {name: int((self.origin == number).sum()) for number, name in enumerate(_ORIGINS)}
         return {name: count for name, count in counted.items() if count}
 
 
 def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt]) -> Shown:
-    """The training examples, those of `data.unlabeled`, and the texts that `augment` draws of the former.
+    """Encode the training examples, those of `data.unlabeled`, and texts augmented from the former.
 
     Raises:
-        ModelError: new texts are wanted and a reader cuts texts into other pieces than the first teacher.
+        ModelError: `augment` is set and student or teachers tokenize texts differently from the first teacher.
     """
     examples, further = ctx.data.train, ctx.data.unlabeled
     origin = [np.full(len(examples), _ORIGINS.index("train"), np.int8)]
@@ -99,7 +100,7 @@ def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt
 
 
 def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherAt], lessons: Lessons) -> Shown:
-    """What a teacher wrote, and the data's own answers behind it where they are learnt too."""
+    """Encode the teacher's answers, followed by the data's own where those are used too."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     inputs = [lessons.task.encode(lessons.examples, folder) for folder in folders]
     origin = np.full(len(lessons.examples), _ORIGINS.index("written"), np.int8)
@@ -109,7 +110,8 @@ def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherAt], lessons: Less
 
 
 def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence[Ids]) -> Shown:
-    """Token sequences that nobody wrote, in the vocabulary of the first teacher; no example of the data is read."""
+    """Encode sampled token sequences, given in the vocabulary of the first teacher; no example of the data is
+    used."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     nothing = Examples.unlabelled(("",))
     inputs = [
@@ -121,7 +123,7 @@ def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence
 
 
 def together(first: Examples, second: Examples) -> Examples:
-    """The examples of both, one after the other."""
+    """Concatenate two sets of examples."""
     return Examples((*first.items, *second.items), np.concatenate([first.labels, second.labels]))
 
 

@@ -1,4 +1,4 @@
-"""Teachers that do not change, on examples that do not change: each is asked once, and what it says is kept."""
+"""Frozen teachers on fixed examples: their signals are computed once and cached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOTHING_INSIDE = frozenset[str]()
 
 @dataclass(frozen=True)
 class FrozenTeachers:
-    """The teachers of a step with their shares, and all examples as each of them reads them."""
+    """The teachers of a step with their weights, and all examples encoded for each of them."""
 
     ctx: StepContext
     teachers: Sequence[TeacherAt]
@@ -31,7 +31,7 @@ class FrozenTeachers:
     combine: Combine
 
     def say(self, needs: frozenset[str]) -> Teaching:
-        """The outputs and the named signals of all teachers as one."""
+        """Return the outputs and the named signals of all teachers as one."""
         if self.ctx.task.kind.writes and len(self.teachers) > 1:
             entries = [(teacher.artifact, teacher.weight) for teacher in self.teachers]
             return signals_of_mean(self.ctx, entries, self.combine, self.shown.teachers[0], needs)
@@ -39,19 +39,20 @@ class FrozenTeachers:
         return averaged(said, self.combine)
 
     def trusted(self, spec: SelectSpec | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Indices of the examples that they can be trusted with, and how many those are, where `spec` selects."""
+        """Return the indices of the examples on which the teachers are trusted, and their number if `spec`
+        selects."""
         every = np.arange(len(self.shown.labels), dtype=np.int64)
-        # Of texts that are gone on with, tokens are chosen, batch by batch.
+        # For language models tokens are selected instead, batch by batch.
         if spec is None or self.ctx.task.kind.writes:
             return every, {}
         kept = trusted(np.asarray(self.say(_NOTHING_INSIDE).outputs), self.shown.labels, spec)
         return every[kept], {"kept": {"examples": int(kept.sum()), "of": len(every)}}
 
     def training_scores(self) -> list[float] | None:
-        """How well each does on the training examples; None where those were not shown with their labels."""
+        """Return each teacher's score on the training examples; None if those were not shown with their labels."""
         train = self.ctx.data.train
         task, count = self.ctx.task, len(train)
-        # All that a language model says of its training texts would fill the disk.
+        # The full outputs of a language model on the training texts would fill the disk.
         if (
             task.kind.writes
             or task.kind.label_loss is None
@@ -65,7 +66,8 @@ class FrozenTeachers:
         ]
 
     def _answers(self, number: int, count: int) -> Answers:
-        """What the task keeps of what a teacher says of the first examples, those of one batch at a time."""
+        """Return what the task keeps of a teacher's outputs on the first `count` examples, one batch in memory
+        at a time."""
         said, inputs = self._one(number, _NOTHING_INSIDE), self.shown.teachers[number]
         found = []
         for first in range(0, count, BATCH_SIZE):

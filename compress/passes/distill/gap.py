@@ -1,4 +1,4 @@
-"""How much smaller a student is than who teaches it: known, and said, before any of its training is paid for."""
+"""The capacity gap between student and teacher, for a warning before training starts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from compress.models.io.checkpoints import count_parameters
 from compress.passes.distill.examples import TeacherAt
 
 FAR_SMALLER = 50
-"""A student with so many times fewer parameters than its teacher gets a warning (Mirzadeh et al. 2020)."""
+"""Ratio of teacher to student parameters from which on a warning is given (Mirzadeh et al. 2020)."""
 
 
 def times_fewer(teachers: Sequence[TeacherAt], parameters: int) -> float:
-    """The parameters of the largest teacher over those of a student."""
+    """Return the parameters of the largest teacher divided by those of the student."""
     return max(int(teacher.artifact.facts["parameters"]) for teacher in teachers) / parameters
 
 
 def gap_warnings(teachers: Sequence[TeacherAt], parameters: int) -> list[str]:
-    """A warning where the student has very much fewer parameters than its teachers, else nothing.
+    """Return a warning if the student has far fewer parameters than its teachers, else an empty list.
 
     Args:
-        teachers: whose answers the student learns from; none where it has labels or its own average alone.
-        parameters: of the student.
+        teachers: whose outputs the student learns; empty if it learns only from labels or its own average.
+        parameters: number of the student's parameters.
     """
     ratio = times_fewer(teachers, parameters) if teachers else 0
     if ratio < FAR_SMALLER:
@@ -36,6 +36,6 @@ def gap_warnings(teachers: Sequence[TeacherAt], parameters: int) -> list[str]:
 
 
 def warn_of_gap(teachers: Sequence[TeacherAt], student: nn.Module, progress: Progress) -> None:
-    """Say it of a student that is not trained yet."""
+    """Print the warning for an untrained student."""
     for warning in gap_warnings(teachers, count_parameters(student)):
         progress.say(f"warning: {warning}")

@@ -1,8 +1,8 @@
-"""Distillation as the rest of the house knows it.
+"""Registration of the distillation pass.
 
-A distillation takes its inputs by role: `model` is what the student is made from, `teacher` who teaches it,
-`original` the teacher of the profile, `teacher.N` further teachers, `student` a student that stands ready. For the
-control of a student that learns what its teacher writes, `taught` is that student. Assistants are distillations
+Inputs of a distillation step by role: `model` is what the student is derived from, `teacher` its teacher,
+`original` the profile's teacher, `teacher.N` additional teachers, `student` a ready-made student. The control
+of a student that learns its teacher's texts has that student as `taught`. Assistants are distillations
 themselves.
 """
 
@@ -16,24 +16,24 @@ from compress.passes.distill.spec import DistillSpec
 
 
 def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: str) -> str:
-    """The step of the student, those of its control, its further teachers and its assistants."""
+    """Add the steps of the student, its control, its additional teachers and its assistants; return the student's."""
     assert isinstance(spec, DistillSpec)
     form = spec.produces(plan.form(current))
     asked, spec = spec, spec.model_copy(update={"control": False, "assistants": ()})
-    # What stands beside the student is another teaching where `control` names one.
+    # A named `control` is another way of training; otherwise the control has no teacher.
     other = asked.control if isinstance(asked.control, str) else False
     inputs = {"model": current, "teacher": teacher, "original": teacher}
     inputs.update(_further_teachers(plan, name, spec, teacher))
     if asked.control:
         started = {**inputs, **_ready_student(plan, name, spec)}
         if spec.sequence is not None:
-            # How much the teacher wrote says how long the control is trained.
+            # The control trains for a number of steps that depends on how much the teacher wrote.
             started["taught"] = plan.add(name, "distill", spec, {**started}, form)
         beside = spec.model_copy(update={"control": other})
         control = plan.add(f"{name}.control", "distill.control", beside, started, form)
         plan.row(control, "control", control)
     for number, assistant in enumerate(asked.assistants, start=1):
-        # Each is made from the one before it and taught by it; generations are for the student alone.
+        # Each is derived from and taught by the previous one; `generations` applies only to the student.
         own = spec.model_copy(update={"student": assistant, "generations": 1, "keep": "last"})
         taught = {**inputs, **_ready_student(plan, f"{name}.assistant{number}", own)}
         step = plan.add(f"{name}.assistant{number}", "distill", own, taught, form)
@@ -46,7 +46,7 @@ def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: s
 
 
 def _further_teachers(plan: PlanBuilder, name: str, spec: DistillSpec, teacher: str) -> dict[str, str]:
-    """The steps of `teachers` by role: `teacher.1` for the first entry, and so on."""
+    """Return the steps of `teachers` by role: `teacher.1` for the first entry, and so on."""
     roles = {}
     for number, entry in enumerate(spec.teachers, start=1):
         step = teacher
@@ -59,7 +59,7 @@ def _further_teachers(plan: PlanBuilder, name: str, spec: DistillSpec, teacher: 
 
 
 def _ready_student(plan: PlanBuilder, name: str, spec: DistillSpec) -> dict[str, str]:
-    """The step that fetches a student that stands ready; none for one made from the teacher."""
+    """Return the step that fetches a ready-made student; empty for one derived from the teacher."""
     student = spec.student
     if student.model is None:
         return {}
@@ -67,19 +67,19 @@ def _ready_student(plan: PlanBuilder, name: str, spec: DistillSpec) -> dict[str,
 
 
 TAUGHT = ("shown", "teachers", "kept", "stages", "assistants", "generations", "data_free", "warnings")
-"""The facts of a distillation that the table of teaching shows."""
+"""Facts of a distillation shown in the report's table of training."""
 WRITTEN = "written"
-"""The fact that tells of what a teacher wrote."""
+"""Fact with the statistics of the teacher's texts."""
 GENERATED = "generated"
-"""The fact that tells of texts that a model wrote for the teacher to label."""
+"""Fact with the statistics of generated texts that the teacher labelled."""
 HELD_OUT = "held_out"
-"""The fact that tells how well a student foretells the answers of pairs that are held out."""
+"""Fact with a student's perplexity on the answers of held-out pairs."""
 OWN_TEXTS = "own_texts"
-"""The fact of a stage that tells of what the student wrote."""
+"""Fact of a stage with the statistics of the student's own texts."""
 
 
 def _roughly(body: Mapping[str, Any]) -> PassSpec:
-    """Which generation is kept decides whether one model follows."""
+    """Build a spec with only `keep`, which determines whether the result is a single model."""
     return DistillSpec.model_construct(**{key: body[key] for key in ("keep",) if key in body})
 
 

@@ -1,4 +1,4 @@
-"""What teachers and students cannot do together, as far as their files tell before anything is loaded."""
+"""Checks of teacher-student pairs that need only the models' files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.tasks.table import task_kind
 
 
 def lesson_faults(check: PassCheck) -> Iterator[Found]:
-    """What the assistants and the student cannot learn of those who teach them."""
+    """Yield the losses that assistants and student cannot use with their teachers."""
     assert isinstance(check.spec, DistillSpec)
     lessons = _lessons(check.profile, check.spec, check.model)
     found = (fault for lesson in lessons for fault in _faults(check.spec, lesson, check.files))
@@ -23,10 +23,10 @@ def lesson_faults(check: PassCheck) -> Iterator[Found]:
 
 
 def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Pairing]:
-    """What the assistants learn, one from the other, and last the student.
+    """Return the pairings of learners and teachers: assistants in order, then the student.
 
     Args:
-        model: the source of what the first of them is made from, unless it stands ready.
+        model: source of the model that the first of them is derived from, unless it is ready-made.
     """
     named = [entry.model or profile.teacher.model for entry in spec.teachers] or [profile.teacher.model]
     teachers = tuple(Reader("teacher", source) for source in named)
@@ -42,7 +42,7 @@ def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Pai
 
 
 def _faults(spec: DistillSpec, lesson: Pairing, files: ModelFiles) -> Iterator[Found]:
-    # A student that follows its own average is compared with nobody else.
+    # A student that follows its own average (`ema`) is compared only with itself.
     compared = lesson if spec.ema is None else Pairing(lesson.learner, (lesson.learner,), lesson.by_token)
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)

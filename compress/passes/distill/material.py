@@ -1,4 +1,4 @@
-"""What a student is trained on: its vocabulary and tokenizer, its inputs, and the texts that the teacher labels."""
+"""Token-level training material: checks of trimmed tokenizers, augmented texts, translation between vocabularies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from compress.training.trimming import Words, tokens_of
 
 
 def check_segmentation(inputs: Inputs, source: Inputs, words: Words) -> None:
-    """The student's tokenizer must give the ids of the one it was made from, renumbered.
+    """Check that the student's trimmed tokenizer gives the ids of the original one, renumbered.
 
     Raises:
         PassError: it does not.
@@ -46,20 +46,20 @@ def extra_texts(
     max_length: int,
     seed: int,
 ) -> list[TokenInputs]:
-    """Draw new texts out of the training texts, and give them to each reader in its own ids.
+    """Augment the training texts, and return them in the ids of each reader.
 
-    Tokens are replaced by such alone as the last reader knows.
+    Replacement tokens are those that every reader can encode and that the student, the last reader, knows.
 
     Args:
         base: artifact directory whose vocabulary the texts are drawn in, and its encoding of the training texts.
-        readers: directories of whoever reads them, with their encodings of the same texts; the student comes last.
+        readers: directory and encoding of the same texts for each model that reads them; the student comes last.
         embeddings: word embeddings of the base vocabulary (vocabulary, width).
 
     Returns:
-        the same new texts, in one order, for each reader.
+        The same new texts, in one order, for each reader.
 
     Raises:
-        ModelError: a reader cuts the training texts into other pieces than the base.
+        ModelError: a reader tokenizes the training texts differently from the base.
     """
     folder, texts = base
     old = read_vocabulary(folder / TOKENIZER)
@@ -78,10 +78,10 @@ def extra_texts(
 
 
 def translated(ids: Iterable[Ids], old: Path, new: Path, own: TokenInputs) -> TokenInputs:
-    """Token ids of one vocabulary as the reader of another has them; `own` is any encoding of that reader.
+    """Map token ids of one vocabulary to another one; `own` is any encoding in the latter.
 
     Raises:
-        ModelError: the reader has neither some of these tokens nor an unknown one.
+        ModelError: the new vocabulary lacks some of these tokens and has no unknown token.
     """
     words = read_vocabulary(old / TOKENIZER)
     bridge = _bridge(words, read_vocabulary(new / TOKENIZER))
@@ -98,7 +98,7 @@ def translated(ids: Iterable[Ids], old: Path, new: Path, own: TokenInputs) -> To
 
 
 def joined(first: Inputs, second: TokenInputs | None) -> Inputs:
-    """The examples of both, one after the other."""
+    """Concatenate two sets of examples."""
     return (
         first if second is None else replace(second, ids=Ragged.of(chain(tokens_of(first).ids, second.ids)))
     )
@@ -116,7 +116,7 @@ def _checked_bridge(old: Vocabulary, texts: TokenInputs, new: Vocabulary, own: T
 
 
 def _bridge(old: Vocabulary, new: Vocabulary) -> Ids:
-    """For each id of one vocabulary the id that the other's reader sees: int64 (old size,), that of the same token,
-    else of its unknown token; -1 where it has neither."""
+    """Return for each id of one vocabulary the id in the other, int64 (old size,): that of the same token, else
+    of the unknown token; -1 if there is neither."""
     table = counterparts(old, new)
     return table if new.unknown is None else np.where(table < 0, new.unknown, table)

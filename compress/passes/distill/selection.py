@@ -1,4 +1,4 @@
-"""Which examples a teacher can be trusted with. Pure."""
+"""Selection of the examples on which the teacher is trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FEWEST = 2
 
 
 def trusted(outputs: NDArray[np.float32], labels: NDArray[np.int64], spec: SelectSpec) -> NDArray[np.bool_]:
-    """Which examples are kept: the teacher is confident enough, and right where there is a label.
+    """Return which examples are kept: the teacher is confident, and right where there is a label.
 
     Confidence is the highest probability, at temperature 1.
 

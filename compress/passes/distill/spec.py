@@ -109,14 +109,14 @@ class DistillSpec(TrainingSpec, PassSpec):
         return self
 
     def students(self) -> Sequence[tuple[Keys, StudentSpec]]:
-        """Those that learn, one from the other."""
+        """The models that are trained, each taught by the previous one."""
         assistants: list[tuple[Keys, StudentSpec]] = [
             (("assistants", number), one) for number, one in enumerate(self.assistants)
         ]
         return [*assistants, (("student",), self.student)]
 
     def named_models(self) -> Sequence[NamedModel]:
-        """The student, the teachers and the assistants that stand ready."""
+        """The ready-made models among student, teachers and assistants."""
         taught = [
             NamedModel((*key, "model"), one.model, revision=one.revision)
             for key, one in self.students()
@@ -135,62 +135,62 @@ class DistillSpec(TrainingSpec, PassSpec):
         return [*taught, *teachers]
 
     def code(self) -> tuple[str, ...]:
-        """What judges the answers of a teacher, where it is code."""
+        """The user functions that validate the teacher's answers."""
         return tuple(
             code for one in (self.rejection, self.synthetic) if one is not None for code in one.code()
         )
 
     @property
     def makes_up_texts(self) -> bool:
-        """Whether the teacher writes its prompts itself, or questions about documents."""
+        """Whether the teacher writes prompts itself, or questions about documents."""
         return self.sequence is not None and (self.data_free is not None or self.synthetic is not None)
 
     def trims(self) -> Keys | None:
-        """`vocabulary`, unless all of it is kept."""
+        """Return the key `vocabulary`, unless the vocabulary is kept."""
         return None if self.trimmed is None else ("vocabulary",)
 
     def leaves_average(self) -> bool:
-        """Whether all generations are kept."""
+        """Whether the result is an ensemble of all generations."""
         return self.keep == "ensemble"
 
     def fits(self, form: Form) -> bool:
-        """Whether the pass can start from this form."""
+        """Whether the pass accepts this form."""
         return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
 
     def produces(self, form: Form) -> Form:
-        """The form of the result."""
+        """Return the form of the result."""
         return form.with_(structure=Structure.REGULAR)
 
     @property
     def trimmed(self) -> VocabularySpec | None:
-        """The trimming asked for; None: the vocabulary is kept."""
+        """The requested trimming; None: the vocabulary is kept."""
         if isinstance(self.vocabulary, VocabularySpec):
             return self.vocabulary if self.vocabulary.trim else None
         return VocabularySpec() if self.vocabulary == "trim" else None
 
     @property
     def staged(self) -> tuple[StageSpec, ...]:
-        """The stages; without any, the one that the pass itself describes."""
+        """The stages; without any, a single one made of the pass's own settings."""
         return self.stages or (StageSpec(losses=self.losses),)
 
     @property
     def prompt_tokens(self) -> int:
-        """How many tokens of a plain text are the prompt that the student goes on with."""
+        """Number of tokens of a plain text that form the prompt which the student continues."""
         asked = [one.prompt_tokens for one in (self.on_policy, self.sequence) if one is not None]
         return next(filter(None, asked), PROMPT_TOKENS)
 
     def stage_training(self, stage: StageSpec) -> DistillSpec:
-        """This spec with what a stage sets in its place."""
+        """Return this spec with the settings that a stage overrides."""
         own = ("losses", "data", "epochs", "learning_rate", "batch_size", "on_policy")
         changed = {name: value or None for name in own if (value := getattr(stage, name)) is not None}
         return self.model_copy(update={**changed, "stages": ()})
 
 
 def refuse_combinations(spec: DistillSpec) -> None:
-    """Refuse ways of teaching that exclude each other.
+    """Reject settings that exclude each other.
 
     Raises:
-        ValueError: two of them were asked for, or one without what it needs.
+        ValueError: two of them are set, or one without what it requires.
     """
     live = [name for name in ("online", "ema", "data_free") if getattr(spec, name) is not None]
     if len(live) > 1:
@@ -218,7 +218,7 @@ def refuse_combinations(spec: DistillSpec) -> None:
 
 
 def _refuse_written(spec: DistillSpec) -> None:
-    """What cannot be learnt of the texts of a teacher, or not without them."""
+    """Reject what cannot be combined with texts written by the teacher, or requires them."""
     for name in ("rejection", "reasoning", "synthetic"):
         if getattr(spec, name) is not None and spec.sequence is None:
             raise ValueError(
@@ -267,7 +267,7 @@ def _refuse_written(spec: DistillSpec) -> None:
 
 
 def _refuse_pairs(spec: DistillSpec) -> None:
-    """What does not go with pairs that are written from documents."""
+    """Reject what cannot be combined with pairs written from documents."""
     assert spec.sequence is not None
     if spec.data_free is not None:
         raise ValueError("synthetic and data_free exclude each other: documents are data")
@@ -287,7 +287,7 @@ def _refuse_pairs(spec: DistillSpec) -> None:
 
 
 def _refuse_on_policy(spec: DistillSpec) -> None:
-    """What a student cannot learn of its own texts, or not beside them."""
+    """Reject what cannot be combined with on-policy steps."""
     own = [one for stage in spec.staged if (one := spec.stage_training(stage).on_policy) is not None]
     if spec.on_policy is not None and not any(stage.on_policy is None for stage in spec.staged):
         raise ValueError("every stage sets its own `on_policy`: leave the pass's `on_policy` out")
@@ -348,5 +348,5 @@ def _refuse_shown_data(spec: DistillSpec) -> None:
 
 
 def losses_of(stage: StageSpec) -> list[LossSpec]:
-    """The losses of a stage."""
+    """Return the losses of a stage."""
     return [entry.body for entry in stage.losses]

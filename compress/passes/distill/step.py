@@ -1,4 +1,4 @@
-"""distill: make a student and train it on what its teachers say."""
+"""distill: build a student and train it on its teachers' signals."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _OF_TEACHERS = (
     "data_free",
     "on_policy",
 )
-"""The keys of a distillation that a student without a teacher has no use for."""
+"""Keys of a distillation that do not apply to a student without a teacher."""
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Teach a student, generation after generation where the profile asks for several."""
+    """Distil a student, over several generations if the profile asks for them."""
     spec = ctx.asked(DistillSpec)
     if spec.data_free is not None and spec.sequence is None:
         taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec)[0])
@@ -84,11 +84,12 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def run_control(ctx: StepContext) -> StepResult:
-    """The same student without the teacher, to show what the teacher is worth.
+    """Train the same student without the teacher, to measure what the teacher contributes.
 
-    The same shape, first weights, vocabulary and number of steps, those of all stages and generations together; the
-    labels alone, no teacher-labelled examples. A student that saw no data is held against the same teaching with it;
-    one that learns traces, where that is asked for, against the same teaching without them.
+    It has the same shape, initial weights, vocabulary and number of steps, those of all stages and generations
+    together, and learns from labels only, without teacher-labelled examples. The control of data-free
+    distillation is the same distillation with the data; that of a student that learns reasoning traces, if
+    `answers_only`, the same distillation without them.
     """
     asked = ctx.asked(DistillSpec)
     if asked.control == "answers_only":
@@ -102,8 +103,8 @@ def run_control(ctx: StepContext) -> StepResult:
             "losses": (LOSS_ENTRIES.entry(_alone(ctx.task.kind, asked)),),
             "stages": (),
             "data": "train",
-            # Pixels are changed in every step and stay labelled, but for blends; texts that only a teacher labels are
-            # left out.
+            # Labels hold for augmented images except blends; augmented texts are left out, since only a teacher
+            # labels them.
             "augment": augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
             if images and augment
             else None,
@@ -113,7 +114,7 @@ def run_control(ctx: StepContext) -> StepResult:
             "keep": "last",
         }
     )
-    # A student that is cut out by what its teacher wrote has the same first weights here.
+    # The teacher's texts determine how a data-free student is cut, so they are needed for equal initial weights.
     untrained = _untrained(ctx, asked, _lessons(ctx, asked) if asked.data_free else None)
     _check_tokenizer(ctx, untrained)
     exam = Exam.again(ctx, untrained.model) if asked.synthetic is not None else None
@@ -125,7 +126,8 @@ def run_control(ctx: StepContext) -> StepResult:
 
 
 def _steps(ctx: StepContext, spec: DistillSpec) -> int:
-    """How many steps the student takes with its teachers, whose first generation is chosen examples by."""
+    """Return the number of steps that the student takes with its teachers; examples are selected by those of
+    the first generation."""
     if spec.sequence is not None:
         written = sum(ctx.inputs["taught"].facts["shown"].values())
         return sum(training_steps(spec.stage_training(stage), written)[1] for stage in spec.staged)
@@ -134,7 +136,7 @@ def _steps(ctx: StepContext, spec: DistillSpec) -> int:
 
 
 def _lessons(ctx: StepContext, spec: DistillSpec) -> Lessons | None:
-    """What the teacher writes, where that is learnt."""
+    """Return the texts that the teacher writes; None if there are none."""
     if spec.sequence is None:
         return None
     teacher = _teachers(ctx, spec)[0].artifact
@@ -144,7 +146,7 @@ def _lessons(ctx: StepContext, spec: DistillSpec) -> Lessons | None:
 
 
 def _untrained(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> Untrained:
-    """The student before its training; without data it is made by what the teacher wrote."""
+    """Build the untrained student; without data, from the teacher's texts."""
     if spec.data_free is None or lessons is None:
         return untrained_student(ctx, spec, ctx.seed)
     read = tokens_of(lessons.task.encode(lessons.examples, ctx.inputs["model"].path))
@@ -152,7 +154,8 @@ def _untrained(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> 
 
 
 def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
-    """The spec with the data, for as many steps in each stage: there is another number of batches in an epoch."""
+    """Return the spec with data, for the same number of steps in each stage: the batches of an epoch differ in
+    number."""
     every = sum(map(len, ctx.data.shown))
     examples = {"all": every, "train": len(ctx.data.train), "unlabeled": every - len(ctx.data.train)}
 
@@ -166,7 +169,7 @@ def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> Disti
 
 
 def _alone(task: TaskKind, spec: DistillSpec) -> LossSpec:
-    """The loss that trains on the data alone with a weight of 1, as a spec has it, for its control."""
+    """Return the loss that trains on the data alone, with weight 1 and otherwise as in the spec, for its control."""
     assert task.label_loss is not None
     loss = LOSSES[task.label_loss].spec
     found = [one for stage in spec.staged for one in losses_of(stage) if type(one) is loss]
@@ -174,7 +177,7 @@ def _alone(task: TaskKind, spec: DistillSpec) -> LossSpec:
 
 
 def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
-    """Who teaches: the profile's teacher, or the entries of `teachers`."""
+    """Return the teachers: the profile's teacher, or the entries of `teachers`."""
     if not spec.teachers:
         return [TeacherAt("teacher", ctx.inputs["teacher"])]
     return [
@@ -184,7 +187,7 @@ def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
 
 
 def _answering(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
-    """The teachers whose answers the student learns from: none where it has labels or its own average alone."""
+    """Return the teachers whose outputs the student learns; none if it learns only from labels or its own average."""
     asked = any(loss.compares for stage in spec.staged for loss in losses_of(stage))
     return _teachers(ctx, spec) if asked and spec.ema is None else []
 
@@ -196,7 +199,7 @@ def _check_tokenizer(ctx: StepContext, untrained: Untrained) -> None:
 
 
 def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artifact:
-    """A generation as a teacher of the next one."""
+    """Save a generation as the teacher of the next one."""
     folder = ctx.work / f"generation-{number}"
     empty_folder(folder)
     save_model(student.cpu(), folder)
@@ -207,7 +210,7 @@ def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artif
 def _kept(
     ctx: StepContext, spec: DistillSpec, generations: Sequence[Taught], folders: Sequence[Artifact]
 ) -> nn.Module:
-    """The generation that is the result, or all of them as one."""
+    """Return the generation that is the result, or the ensemble of all."""
     if spec.keep == "ensemble":
         return Ensemble([load_model(folder.path, allow_code=ctx.allow_code) for folder in folders])
     if spec.keep == "best":
@@ -224,7 +227,7 @@ def _finish(
     lessons: Lessons | None = None,
     exam: Exam | None = None,
 ) -> StepResult:
-    """Save the student and say what was done."""
+    """Save the student and return the facts of its training."""
     student = student.cpu().eval()
     save_model(student, ctx.out)
     parameters = count_parameters(student)
@@ -270,19 +273,19 @@ def _finish(
 
 
 def _generated(ctx: StepContext, spec: DistillSpec) -> Artifact | None:
-    """The texts of a model that the student learnt the teacher's answers to."""
+    """Return the artifact of generated texts that the student learnt from; None if there are none."""
     learns = spec.data_free is None and any((stage.data or spec.data) != "train" for stage in spec.staged)
     return ctx.inputs.get(UNLABELED) if learns else None
 
 
 def _note_writer(folder: Path, source: Mapping[str, Any]) -> None:
-    """Put beside a student whose texts it learnt."""
+    """Record in the student's `task.json` the model whose texts it learnt from."""
     described = read_mapping(folder / TASK)
     write_json(folder / TASK, {**described, LEARNT_FROM: [*described.get(LEARNT_FROM, ()), source]})
 
 
 def _assistants(ctx: StepContext) -> Mapping[str, Any]:
-    """The assistants that stand between the student and the profile's teacher."""
+    """Return the facts of the assistants between the student and the profile's teacher."""
     teacher, original = ctx.inputs["teacher"], ctx.inputs["original"]
     if teacher.path == original.path:
         return {}

@@ -1,4 +1,4 @@
-"""The untrained student of a step, with its tokenizer and `task.json` in the step's folder."""
+"""The untrained student of a step; its tokenizer and `task.json` are written to the step's folder."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from compress.training.batches import to_tensors
 from compress.training.trimming import Words, tokens_shown, write_tokenizer
 
 LOOKED_AT = 256
-"""Training examples whose hidden states decide which directions and layers a student keeps."""
+"""Number of training examples whose hidden states decide which dimensions and layers a student keeps."""
 LOOK_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Untrained:
-    """A student before its training, and its vocabulary where that is trimmed; `origin` says where its weights come
-    from, `layers` which of the teacher's layers it is made of."""
+    """An untrained student, and its vocabulary if that is trimmed; `origin`: source of its weights, `layers`:
+    the teacher's layers that it was built from."""
 
     model: nn.Module
     words: Words | None
@@ -50,14 +50,14 @@ class Untrained:
 def untrained_student(
     ctx: StepContext, spec: DistillSpec, seed: int, sampled: TokenInputs | None = None
 ) -> Untrained:
-    """Make or fetch the student; equal arguments give equal weights.
+    """Build or fetch the student; equal arguments give equal weights.
 
     Args:
-        sampled: texts that nobody wrote, as the model that the student is made from reads them: they stand for the
-            training texts, where none of those may be looked at.
+        sampled: generated texts, encoded for the model that the student is derived from; they replace the training
+            texts if those must not be used.
 
     Raises:
-        ModelError: the teacher cannot be cut into such a student, or a ready one does not fit the task.
+        ModelError: the teacher cannot be cut into such a student, or a ready-made one does not fit the task.
     """
     if "student" in ctx.inputs:
         return _ready(ctx, seed)
@@ -88,7 +88,7 @@ def untrained_student(
         smaller, layers = cut_decoder(transformer_of(teacher), spec.student, seed, look)
         return Untrained(smaller, words, spec.student.from_, layers)
     shape = spec.student if look is not None else spec.student.model_copy(update={"basis": "embeddings"})
-    # Named, so that a choice that is made by running the teacher is made once.
+    # Fix the layers, so that a choice that requires running the teacher is made only once.
     layers = student_shape(teacher, shape, look).layers
     model = make_student(teacher, shape.model_copy(update={"layers": layers}), seed, look)
     if words is not None:
@@ -97,7 +97,7 @@ def untrained_student(
 
 
 def _decoder(ctx: StepContext, decoder: FreshDecoder, positions: int | None, seed: int) -> Untrained:
-    """A fresh decoder that reads and writes as the model before it."""
+    """Build a randomly initialized decoder with the tokenizer and interface of the source model."""
     source = ctx.inputs["model"].path
     copy_interface(source, ctx.out)
     said = read_mapping(source / TASK)
@@ -113,7 +113,7 @@ def _decoder(ctx: StepContext, decoder: FreshDecoder, positions: int | None, see
 
 
 def _ready(ctx: StepContext, seed: int) -> Untrained:
-    """A student that stands ready: with its own tokenizer, and a fresh head where its labels are others."""
+    """Load a ready-made student: with its own tokenizer, and a new head if its labels differ."""
     source = ctx.inputs["student"].path
     declared = read_mapping(source / TASK)
     write_json(ctx.out / TASK, {**declared, "labels": list(ctx.data.labels)})
@@ -129,7 +129,7 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
 
 
 def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None) -> Iterable[Ids]:
-    """Token ids whose tokens a trimmed vocabulary must keep."""
+    """Return token ids whose tokens a trimmed vocabulary must keep."""
     if spec.trimmed is None:
         return []
     if sampled is not None:
@@ -140,8 +140,8 @@ def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | No
 def _batches(
     ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None, device: str
 ) -> Callable[[], Iterable[dict[str, Tensor]]] | None:
-    """Starts an iteration over some examples, as the model that the student is made from reads them; None where there
-    are none that may be looked at."""
+    """Return a function that iterates over batches of some examples, encoded for the source model; None if no
+    examples may be used."""
     if sampled is None and spec.data_free is not None:
         return None
     available = len(ctx.data.train) if sampled is None else len(sampled)

@@ -1,4 +1,4 @@
-"""What is written of students, and of further teachers, and would not be read or cannot be."""
+"""Checks of students and additional teachers: keys that are invalid or would have no effect."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from compress.tasks.table import task_kind
 
 _OF_A_CUT = ("choose", "basis")
 _OF_A_SHAPE = ("layers", "hidden_size", "heads", "intermediate_size", "from_", *_OF_A_CUT)
-"""The keys of a student that is made; the first are of one that is cut from its teacher."""
+"""Keys of a student that is built; `_OF_A_CUT` are those of one cut from its teacher."""
 
 
 def student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    """What a student, or a further teacher, says that it cannot be or that nothing would read."""
+    """Yield the keys of students and additional teachers that are impossible or would have no effect."""
     if takes(profile) == "images" and spec.vocabulary != "keep":
         yield ("vocabulary",), "images have no vocabulary"
     students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
@@ -54,7 +54,7 @@ def student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 
 def _idle_keys(student: StudentSpec) -> Iterator[tuple[str, str]]:
-    """Keys of a student that were written down and that nothing would read."""
+    """Yield the keys of a student that are set but would have no effect."""
     idle: tuple[str, ...]
     if student.model is not None:
         idle, why = _OF_A_SHAPE, "a ready-made student (`model`) has its own shape and weights: leave it out"

@@ -1,4 +1,4 @@
-"""Teaching a student, stage by stage: who answers, on which examples, and what is compared."""
+"""Training of a student, stage by stage: teachers, examples and losses of each."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ from compress.training.state import TrainResult, training_steps
 from compress.training.validation import Validation
 
 LOOKED_AT = 64
-"""Windows by which it is told how many tokens are learnt, where their teacher runs along."""
+"""Number of examples for estimating how many tokens are selected, if the teacher's signals are not cached."""
 
 
 @dataclass(frozen=True)
 class Taught:
-    """A trained student, how well it does on validation, and what its teaching was."""
+    """A trained student, its validation score, and the facts of its training."""
 
     model: nn.Module
     validation_score: float
@@ -74,9 +74,9 @@ def teach(
     """Train `student` in place through all stages of `spec`.
 
     Args:
-        teachers: none where the labels alone teach, or the student's own average does.
-        shown: all examples, as the student and each teacher reads them.
-        name: of the curve, and of the folders of the stages' checkpoints.
+        teachers: empty if the student learns only from labels or its own average.
+        shown: all examples, encoded for the student and each teacher.
+        name: name of the curve, and prefix of the stages' checkpoint folders.
     """
     validation = Validation.of(ctx, ctx.out, ctx.inputs["original"])
     school = _School(ctx, spec, teachers, shown, validation, seed)
@@ -122,7 +122,7 @@ def teach(
 
 
 def steps_of(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt], shown: Shown) -> int:
-    """How many steps `teach` takes in all stages, where patience does not end one."""
+    """Return the number of steps that `teach` takes in all stages, if patience does not end one early."""
     chosen, _ = FrozenTeachers(ctx, teachers, shown, spec.combine).trusted(spec.select)
     counted = ((spec.stage_training(one), len(_examples(spec, one, shown, chosen))) for one in spec.staged)
     return sum(training_steps(own, examples)[1] for own, examples in counted)
@@ -131,13 +131,13 @@ def steps_of(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt],
 def _examples(
     spec: DistillSpec, stage: StageSpec, shown: Shown, chosen: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Which of the examples that are `chosen` a stage shows."""
+    """Return the indices of the `chosen` examples that a stage shows."""
     return np.intersect1d(shown.part(stage.data or spec.data), chosen)
 
 
 @dataclass(frozen=True)
 class _School:
-    """Everything that the stages of one teaching share."""
+    """What all stages of one training share."""
 
     ctx: StepContext
     spec: DistillSpec
@@ -148,18 +148,18 @@ class _School:
 
     @property
     def frozen(self) -> FrozenTeachers:
-        """The teachers, where they are asked once."""
+        """The teachers, for cached signals."""
         return FrozenTeachers(self.ctx, self.teachers, self.shown, self.spec.combine)
 
     def stage(
         self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str, folder: str
     ) -> tuple[TrainResult, dict[str, Any], tuple[dict[str, str], ...]]:
-        """Train through one stage, with its checkpoints in `folder` of the work; what is worth a fact beside the
-        curve, and some of what the student wrote."""
+        """Train through one stage with checkpoints in `folder`; return its result, facts beyond the curve, and
+        on-policy samples."""
         ctx, own = self.ctx, self.spec.stage_training(stage)
         losses = losses_of(stage)
-        # Weights of a stage that does not train the outputs cannot be told apart by their score, nor those of a student
-        # that learns answers without their traces by answers with them, or its own by the data's.
+        # The validation score cannot choose weights in a stage that does not train the outputs, nor for a student that
+        # learns answers without traces (the data's include them), nor for one that learns from its own texts.
         judged = (
             any(loss.reaches_outputs for loss in losses)
             and self.spec.control != "answers_only"
@@ -220,7 +220,7 @@ class _School:
         return result, facts, wrote
 
     def described(self) -> list[dict[str, Any]]:
-        """Who taught, and how well each frozen teacher that was asked does on the training examples."""
+        """Return the teachers, with each frozen teacher's score on the training examples."""
         if self.spec.ema is not None:
             return [{"name": "the student's moving average", "weight": 1.0}]
         asked = self.spec.online is None and (self._change() is None or self.spec.select is not None)
@@ -258,7 +258,7 @@ class _School:
         return objective.to(self.ctx.device)
 
     def _trusted(self, teacher: nn.Module) -> TrustedTokens | None:
-        """What chooses tokens by the teacher, where `select` asks for it."""
+        """Return the token selection by the teacher, if `select` asks for it."""
         select = self.spec.select
         if select is None or not self.ctx.task.kind.writes:
             return None
@@ -268,10 +268,10 @@ class _School:
     def _kept(
         self, trusted: TrustedTokens, along: Answers | None, examples: NDArray[np.int64], title: str
     ) -> dict[str, int]:
-        """How many tokens of the examples are learnt; of a teacher that runs `along`, of some of them.
+        """Count the selected tokens of the examples; with a live teacher (`along`), of a subset of them.
 
         Raises:
-            PassError: none is.
+            PassError: no token is selected.
         """
         ctx = self.ctx
         answers = along or fixed(self.frozen.say(frozenset({trusted.name})))
@@ -306,7 +306,8 @@ class _School:
         along: bool,
         policy: OnPolicy | None,
     ) -> Answers:
-        """Who answers in this stage: of the data, `along` with it, and of what the student writes, if it does."""
+        """Return the source of teacher signals in this stage, for the data (live with `along`) and for
+        on-policy texts."""
         if not self._asks(losses) and self.spec.online is None:
             return nobody
         device = self.ctx.device
@@ -331,12 +332,12 @@ class _School:
         return fixed(self.frozen.say(needs))
 
     def _asks(self, losses: Sequence[LossSpec]) -> bool:
-        """Whether a teacher is asked: its answers are compared, or choose tokens."""
+        """Whether teacher signals are needed: for losses, or for the selection of tokens."""
         chooses = self.spec.select is not None and self.ctx.task.kind.writes
         return bool(self.teachers) and (chooses or any(loss.compares for loss in losses))
 
     def _live(self, losses: Sequence[LossSpec], own: DistillSpec) -> bool:
-        """Whether a teacher is run in every step: it must be, or what it says is not worth keeping."""
+        """Whether the teacher runs in every step, because it must or because caching does not pay."""
         if self.spec.online is not None:
             return True
         taught = self._asks(losses) and self.spec.ema is None
@@ -345,14 +346,14 @@ class _School:
         return taught and (self._change() is not None or not kept)
 
     def _change(self) -> Change | None:
-        """What is done to a batch of images before it is shown; nothing is done to texts."""
+        """Return the augmentation of image batches; None for texts."""
         spec = self.spec.augment
         if spec is None or PIXEL_VALUES not in self.shown.student.input_names:
             return None
         return lambda batch: changed_pixels(batch, spec)
 
     def _check_pixels(self) -> None:
-        """Teachers that are shown the student's own pixels must read them as it does."""
+        """Check that teachers that label the student's augmented images preprocess images in the same way."""
         own = read_mapping(self.ctx.out / TASK)["image"]
         for teacher in self.teachers:
             if teacher.artifact.read_json(TASK)["image"] != own:
@@ -364,20 +365,21 @@ class _School:
                 )
 
     def _slow(self, module: TrainingModule) -> tuple[nn.Module, float] | None:
-        """What is trained at another rate: a teacher that learns too, and its rate over the student's."""
+        """Return the part with its own learning rate: a teacher that is trained too, and the ratio of its rate
+        to the student's."""
         if module.teacher is None or self.spec.online is None:
             return None
         return module.teacher, self.spec.online.learning_rate / self.spec.learning_rate
 
 
 def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[str, Tensor], bool]:
-    """A batch of images moved, mirrored or blended; whether each is still one image, so that its label holds."""
+    """Augment a batch of images; return it, and whether labels still hold (no images were blended)."""
     moved = move_images(batch[PIXEL_VALUES], spec, torch.default_generator)
     blended = blend_images(moved, spec, torch.default_generator)
     return {**batch, PIXEL_VALUES: moved if blended is None else blended}, blended is None
 
 
 def _kind(entry: Entry[LossSpec]) -> str:
-    """What the profile calls a loss, with its weight."""
+    """Return the profile's name of a loss, with its weight."""
     weight = entry.body.weight
     return entry.key if weight == 1 else f"{weight:g} {entry.key}"

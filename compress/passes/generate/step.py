@@ -1,4 +1,4 @@
-"""generate: a model that learnt the training texts by their labels writes further ones, for the teacher to label."""
+"""generate: a model trained on the labelled training texts writes more of them, for the teacher to label."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from compress.training.prediction import answers
 from compress.training.signals.written import answers_to
 
 MORE = 1.25
-"""Of a label that lacks texts, so many times as many are written."""
+"""Growth factor of the number of texts tried for a label that lacks accepted ones."""
 SHOWN = 40
-"""Texts that were kept of which a record shows some of each label, and letters of a text."""
+"""Number of accepted texts in the record, spread over the labels."""
 _LETTERS = 240
 _OTHER_SAMPLES = 3
 _HINTS = {
@@ -53,13 +53,13 @@ _HINTS = {
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Let the model write until each label has its share of texts or its tries are used up, and keep what serves.
+    """Generate until each label has its share of texts or its tries are exhausted, and save the accepted ones.
 
-    What it wrote before in such a way is not asked again, in whatever run it was.
+    Texts generated before with the same settings are taken from the cache, across runs.
 
     Raises:
-        ModelError: the model cannot write.
-        PassError: nothing that it wrote is kept.
+        ModelError: the model cannot generate.
+        PassError: no text is accepted.
     """
     desk = _Desk(ctx)
     spec, labels = desk.spec, ctx.data.labels
@@ -105,7 +105,7 @@ def run(ctx: StepContext) -> StepResult:
 
 
 class _Desk:
-    """Where texts are asked for, and judged."""
+    """Generation and filtering of texts."""
 
     def __init__(self, ctx: StepContext) -> None:
         self.ctx, self.spec = ctx, ctx.asked(GenerateSpec)
@@ -118,11 +118,11 @@ class _Desk:
 
     @property
     def source(self) -> dict[str, str | None]:
-        """Who writes, and by which licence that may be learnt."""
+        """The generating model, and the licence under which its output may be trained on."""
         return {"model": self.ctx.inputs["writer"].facts.get("source"), "license": self.spec.license}
 
     def write(self, labels: Sequence[int], tried: Sequence[int]) -> None:
-        """Ask for so many texts of some labels."""
+        """Generate `tried[label]` texts for each of `labels`."""
         seed = self.ctx.seed if self.spec.seed is None else self.spec.seed
         how = Sampling(self.spec.temperature, self.spec.top_k, self.spec.top_p, seed)
         for count in sorted({tried[label] for label in labels}):
@@ -139,7 +139,7 @@ class _Desk:
             self.seconds += cost["seconds"]
 
     def written(self, tried: Sequence[int]) -> list[Written]:
-        """What was written, the first text of each label first."""
+        """Return the generated texts, ordered by sample number: the first text of every label first."""
         return [
             Written(label, " ".join(answer.text.split()), answer.ended != "length")
             for sample in range(max(tried))
@@ -149,7 +149,7 @@ class _Desk:
         ]
 
     def judged(self, written: Sequence[Written], wanted: Sequence[int]) -> list[str]:
-        """Why each text stays or goes."""
+        """Return why each text is accepted or rejected."""
         assert self.ctx.data.copied is not None
         return chosen(
             written,
@@ -161,7 +161,7 @@ class _Desk:
         )
 
     def agree(self, written: Sequence[Written]) -> list[bool]:
-        """Whether the teacher gives each text the label that was asked for."""
+        """Return whether the teacher gives each text the requested label."""
         new = list(dict.fromkeys(one.text for one in written if one.text not in self._said))
         if new:
             self._said |= dict(zip(new, self._labels(new).tolist(), strict=True))
@@ -175,7 +175,7 @@ class _Desk:
         return found
 
     def samples(self, written: Sequence[Written], reasons: Sequence[str]) -> list[dict[str, str]]:
-        """Some texts of each label that were kept, and of each reason some that were not, for the report."""
+        """Return some accepted texts of each label, and some rejected ones for each reason, for the report."""
         each = max(1, SHOWN // len(self.prompts))
         first = first_of_each(
             (
@@ -193,7 +193,7 @@ class _Desk:
         return sorted(samples, key=lambda one: (REASONS.index(one["why"]), one["prompt"]))
 
     def cost(self) -> dict[str, Any]:
-        """What was drawn for all texts, and what was spent on it here and now."""
+        """Return the total number of generated tokens, and the time spent in this call."""
         trained = self.ctx.inputs["writer"].facts
         return {
             "tokens": sum(len(answer.tokens) for answer in self.answers.values()),

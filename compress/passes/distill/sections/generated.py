@@ -1,5 +1,5 @@
-"""What a report says of texts that a model wrote for the teacher to label: how many are kept and why, whether they have
-their labels by the teacher, what they cost, and some of them."""
+"""Report section on generated texts labelled by the teacher: acceptance by reason, agreement with the teacher,
+cost, samples."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from compress.reporting.render.document import Row, Section, Table, row, section
 from compress.reporting.render.numbers import MISSING, count, percent, significant
 
 LABELS = 30
-"""Labels that are shown, at most: those whose texts the teacher gives another label most often."""
+"""Maximum number of labels shown: those with the lowest agreement of the teacher."""
 
 
 def generated(run: RunRecord) -> Section:
-    """The shares by reason, the labels, the costs and samples of each distillation that has them."""
+    """Build the section: shares by reason, labels, costs and samples of each distillation with generated texts."""
     found = [(step, step.facts[GENERATED]) for step in ordered(run) if _has_its_own(step)]
     reasons = [
         row(step.step, reason, count(number), percent(number / told["answers"]))
@@ -82,5 +82,5 @@ def _by_label(step: StepRecord, told: Mapping[str, Any]) -> list[Row]:
 
 
 def _has_its_own(step: StepRecord) -> bool:
-    # Later steps keep what is known of the model that they were given.
+    # Later steps inherit the facts of their input model.
     return step.kind == DistillSpec.kind and isinstance(step.facts.get(GENERATED), Mapping)

@@ -1,4 +1,4 @@
-"""What a report says of the texts that a student wrote itself: how many, what they took, and some of them."""
+"""Report section on on-policy steps: number of the student's own texts, their cost, samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from compress.reporting.render.numbers import count, percent
 
 
 def own_texts(run: RunRecord) -> Section:
-    """The answers that students wrote, by stage, what they and their teachers took for them, and samples."""
-    # Later steps keep what is known of the model that they were given.
+    """Build the section: on-policy answers by stage, their cost for student and teacher, and samples."""
+    # Later steps inherit the facts of their input model.
     steps = [step for step in ordered(run) if step.kind == DistillSpec.kind]
     found = [
         row(

@@ -1,4 +1,4 @@
-"""What a report says of a distillation: who taught the student, by what, on which examples."""
+"""Report rows on a distillation: teachers, losses, examples."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LABELS = {"train_score": "on the training split", "validation_score": "on the v
 
 
 def taught(run: RunRecord) -> list[Row]:
-    """How the students were taught: a name and what is known of it, of whatever the facts of each distillation hold."""
-    # Later steps keep what is known of the model that they were given.
+    """Build the rows of all distillations: a name and a description for each known fact."""
+    # Later steps inherit the facts of their input model.
     return [line for step in run.steps if step.kind == DistillSpec.kind for line in _taught(step, run)]
 
 
 def sample_rows(step: StepRecord, samples: Iterable[Sample]) -> list[Row]:
-    """Texts that were written for a student, a row each: why it is shown, the prompt, what was written."""
+    """Build one row per sample text: why it is shown, the prompt, the answer."""
     return [
         row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split())) for one in samples
     ]
@@ -67,7 +67,7 @@ def _say_data_free(data_free: Any, run: RunRecord) -> list[tuple[str, str]]:
 
 
 def _given_up(step: StepRecord, run: RunRecord) -> str:
-    """What a student that saw no training data gives up against the same one that saw it."""
+    """Compare the score of a data-free student with that of its control trained on the data."""
     control = next((other for other in run.steps if other.step == f"{step.step}.control"), None)
     if control is None or not control.measurements or not step.measurements:
         return "not measured; with `control: true` in the profile the same student is also trained on it"
@@ -92,7 +92,7 @@ _SAY: Mapping[str, Callable[[Any, RunRecord], list[tuple[str, str]]]] = {
 
 
 def _each(values: Any, noun: str, run: RunRecord) -> list[tuple[str, str]]:
-    """A row for each of several: numbered, with its name where it has one."""
+    """Return a row for each of several values: numbered, with its name if it has one."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         return [(noun, value_words(values))]
     several = len(values) > 1
@@ -110,7 +110,7 @@ def _each(values: Any, noun: str, run: RunRecord) -> list[tuple[str, str]]:
 
 
 def _further(values: Mapping[str, Any], run: RunRecord) -> list[str]:
-    """Facts as phrases: `6 epochs`, `losses: logits, hidden`, `97.1 % accuracy on the validation split`."""
+    """Format facts as phrases: `6 epochs`, `losses: logits, hidden`, `97.1 % accuracy on the validation split`."""
     read = reading(run.metric)
     said = []
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""What a report says of the texts that a teacher wrote: how many are kept and why, what they cost, and some of them."""
+"""Report section on texts written by a teacher: acceptance by reason, cost, held-out pairs, samples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from compress.reporting.render.document import Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, percent
 
 _SHOWN = 5
-"""Samples of a step that a page shows, for each reason."""
+"""Samples per step and reason on the page."""
 
 
 def written(run: RunRecord) -> Section:
-    """The shares by reason, the right answers by prompt, the costs and samples of each distillation that has them."""
+    """Build the section: shares by reason, right answers per prompt, costs, held-out pairs and samples."""
     every = [*_told(run, WRITTEN)]
-    # A control learns the same texts: of what was written is told once.
+    # A control learns the same texts: report them once.
     found = [(step, told) for step, told in every if step.kind == DistillSpec.kind]
     reasons, asked = (
         [
@@ -132,7 +132,7 @@ def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
 def _own_prompts(
     found: list[tuple[StepRecord, Mapping[str, Any]]],
 ) -> list[tuple[StepRecord, Mapping[str, Any]]]:
-    """The same of the prompts that a teacher wrote itself."""
+    """Return the same statistics for prompts that the teacher wrote itself."""
     who = ("model", "license")
     return [
         (step, {**{name: told[name] for name in who}, **told["own_prompts"]})
@@ -142,7 +142,7 @@ def _own_prompts(
 
 
 def _told(run: RunRecord, fact: str) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
-    # Later steps keep what is known of the model that they were given.
+    # Later steps inherit the facts of their input model.
     kinds = (DistillSpec.kind, f"{DistillSpec.kind}.control")
     for step in ordered(run):
         told = step.facts.get(fact)
@@ -151,8 +151,8 @@ def _told(run: RunRecord, fact: str) -> Iterator[tuple[StepRecord, Mapping[str, 
 
 
 def _shown(step: StepRecord) -> Iterator[Sample]:
-    """The first texts of a teacher of each kind, of a control those that it learnt; a file beside the report has the
-    others."""
+    """Yield the first teacher samples of each reason, for a control only those that it learnt; a file beside
+    the report has all."""
     counts = Counter[str]()
     for one in step.samples:
         counts[one.why] += one.by == "teacher"
@@ -162,5 +162,5 @@ def _shown(step: StepRecord) -> Iterator[Sample]:
 
 
 def _within(value: Sequence[float]) -> str:
-    """A number with its interval."""
+    """Format a value with its interval."""
     return "{:.3g} ({:.3g} to {:.3g})".format(*value)

@@ -1,4 +1,4 @@
-"""What a student learns of documents: the pairs of questions and answers that its teacher writes of their passages."""
+"""Synthetic question-answer pairs that the teacher writes about passages of documents."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ from compress.tasks.base import Task, WritingTask
 from compress.training.signals.written import Answers, answers_to
 
 SHOWN = 50
-"""Pairs that are kept of which the record holds passage, question and answer."""
+"""Number of accepted pairs in the record, with passage, question and answer."""
 _OTHERS = 5
-"""Of those that are left out, for each reason."""
+"""Number of rejected pairs in the record, per reason."""
 _ROOM = 4
-"""Tokens that stand around an answer, at most."""
+"""Upper bound on the tokens of the template around an answer."""
 
 
 @dataclass
 class _Passage:
-    """A passage of a document, and the pairs that were written of it."""
+    """A passage of a document, and the pairs written about it."""
 
     document: int
     text: str
@@ -63,7 +63,7 @@ class _Passage:
 
 @dataclass(frozen=True)
 class _Writing:
-    """Who writes, and who will read it."""
+    """Settings and tokenizers of the teacher that writes and the student that reads."""
 
     ctx: StepContext
     spec: DistillSpec
@@ -74,40 +74,41 @@ class _Writing:
 
     @property
     def converses(self) -> bool:
-        """Whether the teacher is asked in a conversation."""
+        """Whether the teacher is prompted by a conversation."""
         server = self.how.server
         return self.writer.converses if server is None else server.api == "chat"
 
     @property
     def task(self) -> Task:
-        """The task of the pairs, in the chat form of the student where it has one."""
+        """The task of the pairs, in the student's chat format if it has one."""
         task = cast(WritingTask, self.ctx.task)
         return task.conversing if self.reader.converses else task.answered
 
     @property
     def written(self) -> How:
-        """How the teacher writes."""
+        """The teacher's generation settings."""
         how = how_of(self.how, self.spec, self.ctx.seed)
         return How(how.most, how.sampling, (*how.stops, *stops_of(converses=self.converses)), how.samples)
 
     def asked(self, passage: str) -> Prompt:
-        """What the teacher is asked."""
+        """Return the teacher's prompt."""
         return asked_of(self.pairs, passage, converses=self.converses)
 
     def prompt(self, passage: str, question: str) -> Prompt:
-        """What the student is asked."""
+        """Return the student's prompt."""
         text = prompt_of(self.pairs, passage, question)
         return [{"role": "user", "content": text}] if self.reader.converses else f"{text}\n"
 
     def drawn(self, documents: Sequence[str], most: int) -> list[_Passage]:
-        """Passages of documents, drawn by the seed of what is written: other students of it learn the same pairs."""
+        """Draw passages of documents, with the seed of the generation, so that other students learn the same
+        pairs."""
         count = partial(_tokens, self.writer)
         fewest, longest = self.pairs.passage_tokens
         cut = partial(passages, count=count, fewest=fewest, most=longest)
         return drawn(documents, cut, most, self.written.sampling.seed)
 
     def judge(self, passage: _Passage, found: Answers, validator: Validator | None) -> list[Answer]:
-        """Put the pairs that were written of a passage beside it; the answers that they stood in."""
+        """Parse and judge the pairs written about a passage, and add them to it; return the raw answers."""
         prompt = self.asked(passage.text)
         answers = [found[key_of(prompt, sample)] for sample in range(self.written.samples)]
         for answer in answers:
@@ -118,13 +119,13 @@ class _Writing:
         return answers
 
     def is_long(self, passage: str, pair: Pair) -> bool:
-        """Whether a pair does not stand in one window of the student's."""
+        """Whether a pair exceeds the student's context window."""
         prompt = self.prompt(passage, pair.question)
         used = len(self.reader.tokens(prompt)) + _tokens(self.reader, pair.answer)
         return used + _ROOM > self.ctx.task.data.max_length
 
     def leave_out_copies(self, own: Sequence[_Passage], known: Sequence[str]) -> list[str]:
-        """Give each pair that is a copy of an earlier one, or of one that is known, its reason; the others' texts."""
+        """Mark pairs that duplicate an earlier or a known one; return the texts of the others."""
         by_heart = PASSAGE not in self.pairs.prompt
         places = [
             (passage, place)
@@ -142,12 +143,12 @@ class _Writing:
         return [text for text, original in zip(texts, found, strict=True) if original is None]
 
     def copied(self, texts: Sequence[str]) -> Sequence[bool]:
-        """Which texts stand in documents of the validation or the test split."""
+        """Return which texts occur in documents of the validation or the test split."""
         assert self.ctx.data.copied is not None
         return self.ctx.data.copied(texts)
 
     def examples(self, own: Sequence[_Passage]) -> tuple[Examples, list[int]]:
-        """What is learnt or scored of passages, and the document of each."""
+        """Return the accepted pairs of passages as examples, and the document of each."""
         task = cast(WritingTask, self.ctx.task)
         found = [
             (
@@ -163,11 +164,11 @@ class _Writing:
 
 
 def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Lessons:
-    """Let a teacher write pairs of the training and of the validation documents, and keep those that serve.
+    """Let a teacher write pairs about the training and the validation documents, and return the accepted ones.
 
     Raises:
-        DataError, ModelError: the teacher cannot answer, or the validator cannot judge.
-        PassError: no passage can be cut, or too few pairs are kept.
+        DataError, ModelError: the teacher cannot answer, or the validator fails.
+        PassError: no passage can be cut, or too few pairs are accepted.
     """
     assert spec.sequence is not None
     assert spec.synthetic is not None
@@ -176,7 +177,7 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
     validator = _validator(ctx, spec.synthetic)
     held = writing.drawn(ctx.data.validation.texts, spec.synthetic.held_out)
     cut = writing.drawn(ctx.data.train.texts, spec.synthetic.passages)
-    # A passage that stands in two documents is asked about once, and never where it is held out.
+    # A passage that occurs in several documents is used once, and not at all if it is held out.
     texts = [one.text for one in cut]
     copies = zip(originals(texts, (), spec.synthetic.alike), writing.copied(texts), strict=True)
     learnt = [
@@ -215,15 +216,16 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
 
 
 def drawn(documents: Sequence[str], cut: Callable[[str], list[str]], most: int, seed: int) -> list[_Passage]:
-    """So many passages of documents in an order that is drawn: one of each document before any gives a second.
+    """Draw up to `most` passages in random order: one of each of up to `most` documents, then a second of each,
+    and so on.
 
     Args:
-        cut: from a document to its passages.
+        cut: splits a document into passages.
     """
     random = np.random.default_rng(seed)
     own: list[tuple[int, list[str]]] = []
     for place in random.permutation(len(documents)).tolist():
-        # Blank lines part what the teacher is shown.
+        # Blank lines separate the examples in the teacher's prompt.
         if found := [re.sub(r"\s*\n\s*", "\n", one) for one in cut(documents[place])]:
             own.append((place, [found[one] for one in random.permutation(len(found))]))
         if len(own) == most:
@@ -237,10 +239,10 @@ def drawn(documents: Sequence[str], cut: Callable[[str], list[str]], most: int, 
 
 
 def _halves(writing: _Writing, held: Sequence[_Passage], spec: SyntheticSpec) -> HeldOut:
-    """The held-out pairs of one half of their documents, and of the other.
+    """Split the held-out pairs by document: one half selects weights, the other is scored.
 
     Raises:
-        PassError: fewer than two documents are left of one of them.
+        PassError: fewer than two documents are left in the scored half.
     """
     left = [one for one in held if any(pair.reason == KEPT for pair in one.pairs)]
     number = {document: place for place, document in enumerate(dict.fromkeys(one.document for one in left))}
@@ -269,7 +271,7 @@ def _validator(ctx: StepContext, spec: SyntheticSpec) -> Validator | None:
         return lambda question, passage, answer: pattern.search(answer) is not None
     found = validator_of(spec.validator, ctx.base, allow_code=ctx.allow_code, where="synthetic.validator")
     for one in spec.examples[:1]:
-        # Code that cannot judge is known before anything is written.
+        # Detect broken validator code before anything is generated.
         found(one.question, one.passage, one.answer)
     return found
 
@@ -279,7 +281,7 @@ def _counted(own: Sequence[_Passage]) -> dict[str, int]:
 
 
 def _samples(own: Sequence[_Passage]) -> list[dict[str, str]]:
-    """The first ones of each kind, with their passages."""
+    """Return the first pairs for each reason, with their passages."""
     pairs = ((one.text, pair) for one in own for pair in one.pairs)
     first = first_of_each(pairs, lambda found: found[1].reason, lambda why: SHOWN if why == KEPT else _OTHERS)
     return [

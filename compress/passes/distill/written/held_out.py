@@ -1,4 +1,4 @@
-"""Pairs that are held out: how well a student foretells their answers before and after its training, by document."""
+"""Held-out pairs: a student's perplexity on their answers before and after training, by document."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pairs whose answers choose among the weights of a student, and those that are `scored`, with the number of the
-    document of each, int64 (n,)."""
+    """Pairs that select the student's weights (`chooses`), and pairs that are `scored`, with the document index
+    of each, int64 (n,)."""
 
     task: Task
     chooses: Examples
@@ -34,9 +34,11 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Exam:
-    """What a student is scored by, and what was found of it before its training; for a control, what was found of the
-    student `beside` it. Found is of each document minus the log-probability of its answers, and their tokens:
-    (2, documents)."""
+    """The held-out pairs and the scores on them: of the student before training, and for a control those of the
+    trained student (`beside`).
+
+    Scores are (2, documents): negative log-likelihood in nats, and number of tokens, of the answers of each document.
+    """
 
     held_out: HeldOut
     before: Floats
@@ -44,12 +46,12 @@ class Exam:
 
     @classmethod
     def of(cls, ctx: StepContext, held_out: HeldOut, untrained: nn.Module) -> Exam:
-        """The exam of a student that learns pairs."""
+        """Build the exam of a student that learns pairs."""
         return cls(held_out, _found(ctx, held_out, untrained))
 
     @classmethod
     def again(cls, ctx: StepContext, untrained: nn.Module) -> Exam:
-        """The same for its control, which is not told what was written."""
+        """Build the exam of its control from the file that the student's step wrote."""
         body = ctx.inputs["taught"].read_json(FILE)
         items, task = tuple(body["pairs"]), cast(WritingTask, ctx.task)
         pairs = Examples.unlabelled(items)
@@ -58,13 +60,16 @@ class Exam:
         return cls(held_out, _found(ctx, held_out, untrained), np.array(body["found"]))
 
     def learning(self, ctx: StepContext) -> StepContext:
-        """The step with pairs in the place of the validation split."""
+        """Return the step context with pairs in place of the validation split."""
         data = replace(ctx.data, validation=self.held_out.chooses)
         return replace(ctx, task=self.held_out.task, data=data)
 
     def told(self, ctx: StepContext, student: nn.Module) -> Mapping[str, Any]:
-        """Perplexities, how much lower the log perplexity is than before, and how much higher than that of the student
-        beside; each with its interval over the documents. What was found is left for the control."""
+        """Return perplexities, the gain in log perplexity over the untrained student, and the excess over the
+        student `beside`.
+
+        Each has a bootstrap confidence interval over documents. The student's scores are saved for its control.
+        """
         held, after = self.held_out, _found(ctx, self.held_out, student)
         if self.beside is None:
             body = {

@@ -1,4 +1,4 @@
-"""Which of the answers that a teacher wrote to a prompt are learnt, and what of them. Pure."""
+"""Selection of the teacher's answers to a prompt, and of the part that is learnt."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ REASONS = (KEPT, CUT, *WITHHELD.values(), EMPTY, UNANSWERED, WRONG, REPEATED, SP
 
 @dataclass(frozen=True)
 class Judged:
-    """Why an answer is kept or left out, what is learnt of it, what of that is the answer alone, and whether the text
-    ends there."""
+    """A judged answer: the reason why it is accepted or rejected, the text to learn, the final answer in it
+    `alone`, and whether the text is complete."""
 
     reason: str
     lesson: str
@@ -40,20 +40,20 @@ def judged(
     right: Callable[[str], bool] = lambda answer: True,
     most: int | None = None,
 ) -> list[Judged]:
-    """The answers to one prompt, in their order.
+    """Judge the answers to one prompt, in order.
 
     Args:
-        unended: keep those that were cut at the length, too: of texts that go on, there is no end.
-        pattern: finds the answer, its first group; what stands behind it is no part of the lesson.
-        right: whether a lesson is right.
-        most: so many are kept.
+        unended: accept answers that hit the length limit, for plain texts without an end.
+        pattern: finds the final answer, its first group; what follows it is cut off.
+        right: whether a text is right.
+        most: maximum number of accepted answers.
     """
     found, kept = list[Judged](), set[str]()
     for answer in answers:
         match = None if pattern is None else pattern.search(answer.text)
         lesson = answer.text if match is None else answer.text[: match.end()]
         alone = lesson if match is None else match.group()
-        # What was cut off matters only where the lesson reaches it.
+        # Hitting the length limit matters only if the lesson extends to the end of the text.
         cut = answer.ended == "length" and len(lesson) == len(answer.text)
         said = " ".join(lesson.split())
         reason = KEPT

@@ -1,4 +1,4 @@
-"""What a student learns in the place of the training split: what its teacher writes to the prompts of it."""
+"""Sequence-level distillation: the teacher's answers to the training prompts replace the training split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from compress.tasks.base import Task, WritingTask
 from compress.training.signals.written import answers_to
 
 SHOWN = 240
-"""Letters of a prompt or an answer that a record keeps, at most."""
+"""Maximum characters of a prompt or an answer in the record."""
 _SAMPLES = 5
 _OTHER_SAMPLES = 2
 _HINTS = {
@@ -52,9 +52,11 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Lessons:
-    """Prompts with answers, those that were written first, the data's `own` last; the task that encodes them, whose
-    texts they are, and what is told of them, with some `samples`; of those that were written from documents, what is
-    held out."""
+    """Prompts with answers: generated ones first, the data's `own` last.
+
+    `task` encodes them; `source`: model and licence; `told`: statistics for the report, with some `samples`;
+    `held_out`: held-out pairs if they were written from documents.
+    """
 
     task: Task
     examples: Examples
@@ -67,7 +69,7 @@ class Lessons:
 
 @dataclass
 class _Question:
-    """A prompt of the data, what the teacher is asked in its place, and what the data answers, in all its examples."""
+    """A prompt, the request sent to the teacher in its place, and the data's answers to it over all examples."""
 
     prompt: Prompt
     asked: Prompt
@@ -77,7 +79,7 @@ class _Question:
 
 @dataclass(frozen=True)
 class _Asking:
-    """Who is asked, and how."""
+    """Context and settings of the generation."""
 
     ctx: StepContext
     spec: DistillSpec
@@ -90,17 +92,17 @@ class _Asking:
         return cast(WritingTask, self.ctx.task)
 
     def read(self, item: Item) -> tuple[Prompt, str]:
-        """The prompt of an example, and the data's own answer."""
+        """Return the prompt of an example, and the data's own answer."""
         return self.task.question(item, lambda text: self.writer.beginning(text, self.how.prompt_tokens))
 
     @property
     def room(self) -> int:
-        """Tokens of a prompt beside which an answer has room."""
+        """Maximum tokens of a prompt that leave room for an answer."""
         return self.ctx.task.data.max_length - self.how.most
 
     def questions(self, written: Prompts | None) -> tuple[list[_Question], int]:
-        """The prompts of the training split, or those that were written, each once, and how many have no room for an
-        answer."""
+        """Return the prompts of the training split, or the generated ones, each once, and the number of those
+        that are too long."""
         found, long = dict[str, _Question](), set[str]()
         asked_by: Iterable[tuple[Prompt, str | None]] = (
             map(self.read, self.ctx.data.train.items)
@@ -120,21 +122,22 @@ class _Asking:
         return list(found.values()), len(long)
 
     def asked(self, prompt: Prompt) -> Prompt:
-        """What is asked in the place of a prompt."""
+        """Return the request sent to the teacher in place of a prompt."""
         asked = instead(self.how.ask, prompt)
         if self.how.server is None or self.how.server.template is None:
             return asked
         return self.writer.plain([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
 
     def item(self, question: _Question, answer: str, *, ends: bool) -> str:
-        """What is learnt of an answer: of a text that the teacher began itself, all of it."""
+        """Return the training item of an answer: for a plain text that the teacher began itself, all of it is
+        learnt."""
         prompt = question.prompt
         if self.spec.data_free is not None and isinstance(prompt, str) and self.task.data.goes_on:
             prompt, answer = "", prompt + answer
         return self.task.answered_item(prompt, answer, ends=ends)
 
     def validator(self, questions: Sequence[_Question]) -> Validator | None:
-        """What judges, tried before anything is written on answers that the data itself gives.
+        """Return the validator, after testing it on the data's own answers before anything is generated.
 
         Raises:
             DataError, ModelError, UsageError: it cannot judge.
@@ -151,7 +154,7 @@ class _Asking:
         return found
 
     def judge(self, question: _Question, validator: Validator | None) -> list[Judged]:
-        """What is kept of the answers to a prompt."""
+        """Judge the answers to a prompt."""
         prompt = self.writer.written(question.prompt)
 
         def right(answer: str) -> bool:
@@ -170,16 +173,16 @@ class _Asking:
 def written_lessons(
     ctx: StepContext, spec: DistillSpec, teacher: Artifact, *, alone: bool = False
 ) -> Lessons:
-    """Let a teacher write answers to the training prompts, and keep those that serve.
+    """Let a teacher answer the training prompts, and return the accepted answers.
 
-    What it wrote before to such a prompt in such a way is not asked again, in whatever run it was.
+    Answers generated before with the same settings are taken from the cache, across runs.
 
     Args:
-        alone: of each answer that is kept, what `reasoning` finds is learnt alone.
+        alone: learn only the part of each accepted answer that `reasoning` matches.
 
     Raises:
-        DataError, ModelError: the teacher cannot answer the prompts, or the validator cannot judge the answers.
-        PassError: nothing that it wrote is kept.
+        DataError, ModelError: the teacher cannot answer the prompts, or the validator fails.
+        PassError: no answer is accepted.
     """
     assert spec.sequence is not None
     asking = _Asking(ctx, spec, spec.sequence, Writer(teacher.path))
@@ -203,7 +206,7 @@ def written_lessons(
         ((one.reason, _last(question.asked), answer) for question, one, answer in found),
     )
     first = first_of_each(shown, lambda one: one[0], lambda why: _SAMPLES if why == KEPT else _OTHER_SAMPLES)
-    # Of a prompt the end is what is asked.
+    # The question is usually at the end of a prompt.
     samples = [
         {"why": why, "prompt": prompt[-SHOWN:], "answer": answer[:SHOWN]} for why, prompt, answer in first
     ]
@@ -230,7 +233,7 @@ def written_lessons(
 
 
 def instead(ask: str, prompt: Prompt) -> Prompt:
-    """What is asked in the place of a prompt: of a conversation, of its last message."""
+    """Apply the template `ask` to a prompt; in a conversation, to its last message."""
     if isinstance(prompt, str):
         return ask.replace(PROMPT, prompt)
     *before, last = prompt
@@ -238,7 +241,7 @@ def instead(ask: str, prompt: Prompt) -> Prompt:
 
 
 def _prompts(asking: _Asking, teacher: Artifact) -> Prompts | None:
-    """What the teacher asks itself; None where the data asks."""
+    """Return prompts written by the teacher; None if they come from the data."""
     free = asking.spec.data_free
     if free is None:
         return None
@@ -247,7 +250,7 @@ def _prompts(asking: _Asking, teacher: Artifact) -> Prompts | None:
 
 
 def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question], spent: int) -> dict[str, Any]:
-    """Let the teacher write, and put its answers beside their questions; what that took here and now."""
+    """Generate the answers and store them with their questions; return statistics of this call."""
     how, model = how_of(asking.how, asking.spec, asking.ctx.seed), asking.how.server or teacher
     prompts = [question.asked for question in questions]
     found, cost = answers_to(asking.ctx, model, prompts, how, "the teacher writes", spent=spent)
@@ -258,7 +261,7 @@ def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question], 
 
 
 def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
-    """How a teacher writes; `seed`: where the profile names none for it."""
+    """Return a teacher's generation settings; `seed`: default if the profile sets none."""
     drawn = Sampling(
         sequence.temperature,
         sequence.top_k,
@@ -270,13 +273,13 @@ def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
 
 
 def source_of(how: SequenceSpec, teacher: Artifact) -> dict[str, str | None]:
-    """Who writes, and by which licence that may be learnt."""
+    """Return the generating model, and the licence under which its output may be trained on."""
     name = teacher.facts.get("source") if how.server is None else how.server.model
     return {"model": name, "license": how.license}
 
 
 def _own(asking: _Asking) -> Iterator[str]:
-    """The data's own answers."""
+    """Yield training items of the data's own answers."""
     for item in asking.ctx.data.train.items:
         prompt, answer = asking.read(item)
         if answer:
@@ -284,18 +287,18 @@ def _own(asking: _Asking) -> Iterator[str]:
 
 
 def _right(by_prompt: Iterable[Sequence[Judged]]) -> dict[str, int]:
-    """To how many prompts so many answers are right."""
+    """Return a histogram: number of prompts by number of right answers."""
     counts = Counter(sum(one.reason in (KEPT, REPEATED, SPARE) for one in each) for each in by_prompt)
     return {str(right): counts[right] for right in sorted(counts)}
 
 
 def _last(prompt: Prompt) -> str:
-    """What is asked: of a conversation, its last message."""
+    """Return the text of a prompt; of a conversation, its last message."""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def no_room(prompts: int, most: str) -> PassError:
-    """The error of prompts that are all too long; `most`: the key that says how long an answer may be."""
+    """Return the error that all prompts are too long; `most`: the key that limits the length of an answer."""
     return PassError(
         f"none of the {prompts} prompts leaves room for an answer",
         where=most,

@@ -1,4 +1,4 @@
-"""Questions with their answers that a teacher wrote of a passage: how it is asked, and which of them serve. Pure."""
+"""Question-answer pairs about a passage: the teacher's prompt, parsing, and acceptance."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PAIR_REASONS = (
 )
 _LABELS = re.compile(r"^[ \t]*(Question|Answer):[ \t]*", re.MULTILINE | re.IGNORECASE)
 _BETWEEN = "\n\n"
-"""Stands between the examples of a text, and ends what is written behind them."""
+"""Separates few-shot examples in a text prompt, and stops generation after one."""
 _REFUSAL = re.compile(
     r"\b(i(['’]m| am) (sorry|unable|not able)|i (cannot|can['’]?t|do(n['’]t| not) (know|have))"
     r"|as an ai|ai (language )?model"
@@ -55,7 +55,7 @@ _FEWEST_WORDS = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """A question with its answer, and why it is kept or left out."""
+    """A question with its answer, and the reason why it is accepted or rejected."""
 
     reason: str
     question: str
@@ -63,7 +63,7 @@ class Pair:
 
 
 def asked_of(spec: SyntheticSpec, passage: str, *, converses: bool) -> Prompt:
-    """What a teacher is asked of a passage behind the examples: a conversation, or a text to go on with."""
+    """Return the few-shot prompt about a passage: a conversation, or a text to continue."""
 
     def said(example: PairSpec) -> str:
         return f"Question: {example.question}\nAnswer: {example.answer}"
@@ -77,19 +77,19 @@ def asked_of(spec: SyntheticSpec, passage: str, *, converses: bool) -> Prompt:
 
 
 def stops_of(*, converses: bool) -> tuple[str, ...]:
-    """What ends what is written; a model that converses ends it itself."""
+    """Return the stop strings; a chat model ends its turn itself."""
     return () if converses else (_BETWEEN,)
 
 
 def prompt_of(spec: SyntheticSpec, passage: str, question: str) -> str:
-    """What the student is asked."""
-    # A passage may hold what stands for the question.
+    """Return the student's prompt."""
+    # A passage may contain the placeholder of the question, so it is inserted after splitting.
     parts = (part.replace(PASSAGE, passage) for part in spec.prompt.split(QUESTION))
     return question.join(parts)
 
 
 def pair_of(answer: Answer, passage: str, spec: SyntheticSpec, validator: Validator | None) -> Pair:
-    """The first question and the first answer that were written of a passage, judged by themselves."""
+    """Parse the first question and answer of a generated text, and judge the pair by itself."""
     parts = _LABELS.split(answer.text)
     found: dict[str, str] = {}
     for label, said in zip(parts[1::2], parts[2::2], strict=True):

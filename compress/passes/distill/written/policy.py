@@ -1,4 +1,4 @@
-"""What a student writes itself while it learns: to which prompts, and what is told of it."""
+"""Set-up of on-policy generation: the prompts that the student answers, and the facts afterwards."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from compress.training.trimming import tokens_of
 def policy_of(
     ctx: StepContext, spec: DistillSpec, student: nn.Module, inputs: Inputs, seed: int
 ) -> OnPolicy | None:
-    """What a student writes in a stage of `spec`; None where it does not.
+    """Build the on-policy generation of a stage; None if the stage has none.
 
     Args:
-        inputs: the examples of the data as it reads them.
+        inputs: the data encoded for the student.
 
     Raises:
-        DataError: a prompt has no token, or is a conversation that the student cannot take.
+        DataError: a prompt has no tokens, or is a conversation and the student has no chat template.
         PassError: no prompt leaves room for an answer.
     """
     how = spec.on_policy
@@ -63,7 +63,7 @@ def policy_of(
 
 
 def _prompts(ctx: StepContext, how: OnPolicySpec, writer: Writer, beginning: int) -> Ragged:
-    """The prompts of the training split that leave room for an answer, each once, as tokens."""
+    """Return the prompts of the training split that leave room for an answer, each once, as tokens."""
     task, room = cast(WritingTask, ctx.task), ctx.task.data.max_length - how.most
     found, known, long = RaggedWriter(), set[bytes](), 0
     for item in ctx.data.train.items:
@@ -80,13 +80,13 @@ def _prompts(ctx: StepContext, how: OnPolicySpec, writer: Writer, beginning: int
 
 
 def told(policy: OnPolicy) -> tuple[dict[str, Any], tuple[dict[str, str], ...]]:
-    """What was written, as facts, and some of it."""
+    """Return the statistics of the student's texts, and samples."""
     facts = dict(policy.told)
     samples = tuple(
         {
             "by": "student",
             "why": f"step {one['step']}" + ("" if one["ended"] else ", cut at the length"),
-            # Of a prompt the end is what is asked.
+            # The question is usually at the end of a prompt.
             "prompt": one["prompt"][-SHOWN:],
             "answer": one["answer"][:SHOWN],
         }

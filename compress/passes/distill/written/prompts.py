@@ -1,7 +1,8 @@
-"""Prompts that nobody asked: the teacher writes them itself.
+"""Prompts written by the teacher itself.
 
-An instruct model that is given the part of its chat template before a user's words writes what a user would say (Xu et
-al., Magpie, 2024, arXiv:2406.08464). Plain texts begin behind the token that begins texts (Liu et al., LLM-QAT, 2023).
+An instruct model that is given its chat template up to the user message writes what a user would say (Xu et
+al., Magpie, 2024, arXiv:2406.08464). Plain texts begin after the beginning-of-text token (Liu et al., LLM-QAT,
+2023).
 """
 
 from __future__ import annotations
@@ -34,8 +35,7 @@ REASONS = (KEPT, CUT, ENDED, *WITHHELD.values(), EMPTY, ALIKE, COPIED)
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts of those that are kept; each with why it is or is not; what is told of them all; tokens that a server
-    was `spent` on them."""
+    """The accepted prompts; the reason and text of all; their statistics; tokens that a server `spent` on them."""
 
     kept: list[str]
     judged: list[tuple[str, str]]
@@ -52,16 +52,16 @@ def written_prompts(
     room: int,
     goes_on: bool,
 ) -> Prompts:
-    """Let a teacher write prompts, and keep those that serve.
+    """Let a teacher write prompts, and return the accepted ones.
 
     Args:
-        writer: how the model takes texts.
-        room: tokens that a prompt has room for.
-        goes_on: plain texts are to begin; else users to ask.
+        writer: tokenizer and template of the model.
+        room: maximum tokens of a prompt.
+        goes_on: write beginnings of plain texts; else user messages.
 
     Raises:
-        DataError: the model has no chat template, which says where a user speaks.
-        ModelError: no token begins its texts, or what is behind the server is not what the template is of.
+        DataError: the model has no chat template, which marks the user's turn.
+        ModelError: it has no beginning-of-text token, or the server's model does not match the template's tokenizer.
     """
     prompt: Prompt = writer.nothing if goes_on else UNWRITTEN
     stops = () if goes_on else writer.behind(UNWRITTEN)
@@ -85,10 +85,10 @@ def written_prompts(
 
 
 def check_tokenizer(answer: Answer, writer: Writer, server: ServerSpec) -> None:
-    """Refuse a server whose model cuts the prompt of an answer into another number of tokens.
+    """Check that a server's model tokenizes the prompt of an answer to the same number of tokens.
 
     Raises:
-        ModelError: it does (`server-tokenizer`).
+        ModelError: it does not (`server-tokenizer`).
     """
     read, own = (answer.used or {}).get("prompt"), len(writer.tokens(answer.prompt))
     if read is not None and read != own:
@@ -102,8 +102,8 @@ def check_tokenizer(answer: Answer, writer: Writer, server: ServerSpec) -> None:
 
 
 def _judged(ctx: StepContext, written: list[Answer], goes_on: bool) -> list[tuple[str, str]]:
-    """Why each is kept or left out, and its text."""
-    # What a text begins with is kept as it is: it is gone on with.
+    """Return the reason why each is accepted or rejected, and its text."""
+    # The beginning of a plain text is kept unstripped, since it will be continued.
     judged = [(_reason(one, goes_on), one.text if goes_on else one.text.strip()) for one in written]
     texts = [text for reason, text in judged if reason == KEPT]
     assert ctx.data.copied is not None
