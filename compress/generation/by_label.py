@@ -53,8 +53,7 @@ def writing_task_of(data: DataSpec) -> WritingTask:
 
 
 def lessons(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingData:
-    """Return the generator's training data: the training texts as answers to their labels, and `JUDGED` of the
-    validation texts."""
+    """Return the generator's training data: training texts as answers to their labels, some validation texts."""
     generate = spec.generated
     assert generate is not None
     most = generate.longest(spec.max_length)
@@ -92,8 +91,7 @@ def chosen(
     *,
     cut_serves: bool = False,
 ) -> list[str]:
-    """Return for each text `KEPT` or the reason why it is dropped. Deterministic in order: a further text
-    changes nothing for earlier ones.
+    """Return for each text `KEPT` or why it is dropped; a further text changes nothing for earlier ones.
 
     Args:
         wanted: maximum number of texts for each label.

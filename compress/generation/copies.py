@@ -35,8 +35,7 @@ class Original:
 
 
 def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.8) -> list[Original | None]:
-    """Return for each text the one it nearly duplicates: a known text, or an earlier input that is no duplicate
-    itself.
+    """Return for each text the one it nearly duplicates: a known text, or an earlier one that is no duplicate.
 
     Case, punctuation and spaces are ignored.
 
@@ -70,8 +69,9 @@ def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.
 
 
 def standing_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) -> list[bool]:
-    """Return for each text whether a known text largely contains it, or is largely contained in it (Broder's
-    containment).
+    """Return for each text whether a known text largely contains it or the other way round.
+
+    Containment is Broder's: the share of one text's shingles that occur in the other.
 
     A known text of only a few words occurs in many texts by chance: such a one must contain the text.
 

@@ -114,8 +114,9 @@ class Writer:
 
     @property
     def nothing(self) -> str:
-        """The prompt for a text from its beginning: empty, or the end-of-text token for models without a
-        beginning-of-text token.
+        """The prompt for a text from its beginning.
+
+        Empty, or the end-of-text token for models without a beginning-of-text token.
 
         Raises:
             ModelError: it has neither; a token that only ends the turns of its conversations does not count.
@@ -132,8 +133,10 @@ class Writer:
         return str(end)
 
     def stopping(self, stops: Sequence[str]) -> frozenset[int]:
-        """Return the tokens that end an answer: the model's own, and the special ones among `stops`, which
-        decoded text omits."""
+        """Return the tokens that end an answer: the model's own, and the special tokens among `stops`.
+
+        The latter do not appear in decoded text.
+        """
         return frozenset(self.ends) | (self._special & {self._tokenizer.token_to_id(stop) for stop in stops})
 
     def encoded(self, text: str, *, begins: bool) -> list[int]:

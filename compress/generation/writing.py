@@ -35,8 +35,11 @@ _KEY_DIGITS = 16
 
 @dataclass(frozen=True)
 class How:
-    """Generation settings: at most `most` new tokens each, sampled by `sampling`, ended before the first of
-    `stops`, which may include special tokens; `samples` answers to each prompt."""
+    """Generation settings.
+
+    `most`: maximum new tokens; `stops`: strings, or special tokens, before which an answer is cut; `samples`:
+    answers per prompt.
+    """
 
     most: int
     sampling: Sampling = GREEDY

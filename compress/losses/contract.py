@@ -1,5 +1,4 @@
-"""The contract of a loss: its spec, which defines what it compares and where it is applicable, and the term
-that computes it."""
+"""The contract of a loss: a spec, which defines what is compared and where, and the term that computes it."""
 
 from __future__ import annotations
 
@@ -30,8 +29,10 @@ Divergence = Literal["forward", "reverse", "jsd", "skew", "skew_reverse"]
 
 @dataclass(frozen=True)
 class Lesson:
-    """The setting in which a loss is used, as far as the profile determines it: the task, the number of
-    teachers, and whether a generator produces the examples."""
+    """The setting in which a loss is used, as far as the profile determines it.
+
+    `generated`: an image generator produces the examples.
+    """
 
     task: TaskKind
     teachers: int = 1
@@ -97,8 +98,7 @@ class LossSpec(PassSpecBase):
 
     @property
     def reads_all(self) -> bool:
-        """Whether the loss needs all of a teacher's outputs, which for every token of a text are too large to
-        cache."""
+        """Whether the loss needs all of a teacher's outputs, too many to cache for every token of a text."""
         return False
 
     @property

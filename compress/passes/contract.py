@@ -1,5 +1,7 @@
-"""The contract of a pass: its spec, and everything that other packages know of it. Implementations are
-referenced by name, not imported."""
+"""The contract of a pass: its spec, and all that other packages know of it.
+
+Implementations are referenced by name, not imported.
+"""
 
 from __future__ import annotations
 
@@ -84,8 +86,7 @@ class PassSpec(PassSpecBase):
         return None
 
     def refuses_average(self) -> tuple[str, str] | None:
-        """Return the key that rules out an average of several models as input, and the reason, with `{}` for
-        the pass that produces it."""
+        """Return the key that rules out an average of models as input, and why, with `{}` for its origin."""
         return None
 
     @property
@@ -98,8 +99,7 @@ class PassSpec(PassSpecBase):
         return "auto"
 
     def of_this_machine(self) -> dict[str, object]:
-        """Return properties of this machine that the result depends on besides the numerics of training, as
-        plain JSON values."""
+        """Return what the result depends on of this machine, besides training numerics, as plain JSON values."""
         return {}
 
     @property
@@ -157,8 +157,7 @@ class PlanBuilder(Protocol):
         """Return the step whose result is the ONNX form: the step itself, or one that exports its result."""
 
     def in_torch(self, step: str) -> str:
-        """Return the step with the torch model that a result derives from: itself, or the last one before the
-        export to ONNX."""
+        """Return the step with the torch model of a result: itself, or the last one before the export to ONNX."""
 
     def fetched(self, name: str, model: str, revision: str | None) -> str:
         """Return the step that fetches a model, whose head is replaced by one for the data's labels."""

@@ -1,5 +1,7 @@
-"""Registry of the passes, to which installed distributions add theirs through the entry point group
-`compress.passes`, and the steps that belong to no pass."""
+"""Registry of the passes, and the steps that belong to no pass.
+
+Installed distributions add passes through the entry point group `compress.passes`.
+"""
 
 from __future__ import annotations
 

@@ -37,8 +37,7 @@ AS_IT_IS = "_as_it_is"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: plain values, the tensors of the training state, the best weights (None before the
-    first validation)."""
+    """A loaded checkpoint: plain values, tensors of the training state, best weights (None before a validation)."""
 
     values: Mapping[str, Any]
     state: Mapping[str, Tensor]
@@ -52,8 +51,10 @@ def leave_as_it_is(parameter: nn.Parameter) -> None:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are not excluded (tied ones once, under their first name) and the persistent
-    buffers, not copied."""
+    """Return the parameters and persistent buffers that checkpoints store, not copied.
+
+    Tied parameters appear once, under their first name; those marked `AS_IT_IS` are excluded.
+    """
     saved = model.state_dict().keys()
     tensors = {
         name: parameter.detach()
@@ -77,8 +78,10 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return everything that the next step depends on, as flat tensors: weights, optimizer moments, random
-    states of all processes."""
+    """Return all that the next step depends on as flat tensors: weights, optimizer moments, random states.
+
+    The random states are those of all processes.
+    """
     tensors = {f"model/{name}": whole(tensor) for name, tensor in weights_of(model).items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer/{index}/{name}": whole(value) for name, value in moments.items()})

@@ -44,8 +44,7 @@ _STEPS_UNREAD: Mapping[Device, int] = {"cpu": 1, "cuda": 20}
 
 
 class Instead(Protocol):
-    """A source of examples that replaces the batch of `inputs` in some steps; example indices then refer to its
-    own examples.
+    """A source of examples that replaces the batch in some steps; indices then refer to its own examples.
 
     `told`: its statistics, plain JSON, stored in checkpoints.
     """

@@ -46,8 +46,10 @@ class OwnTexts(TokenInputs):
     written: NDArray[np.int64] = field(kw_only=True)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Return the rows at `indices`, right-padded; target tokens are found by position, since the end token
-        may double as the padding token."""
+        """Return the rows at `indices`, right-padded.
+
+        Target tokens are found by position, since the end token may double as the padding token.
+        """
         chosen = np.asarray(indices, np.int64)
         batch = super().batch(chosen)
         places = np.arange(batch[INPUT_IDS].shape[1])
@@ -57,8 +59,11 @@ class OwnTexts(TokenInputs):
 
 @dataclass(frozen=True)
 class Writes:
-    """Generation settings: the `share` of steps that are on-policy, the prompts (token ids), how many prompts a
-    step takes, at most `most` new tokens to each, up to one of the end tokens `ends`."""
+    """Generation settings of on-policy steps.
+
+    `share`: fraction of the steps that are on-policy; `prompts`: token ids; `batch_size`: prompts per step;
+    `most`: maximum new tokens; `ends`: end tokens.
+    """
 
     share: float
     prompts: Ragged
@@ -139,8 +144,7 @@ class OnPolicy:
         return time.monotonic()
 
     def _batch(self, number: int) -> NDArray[np.int64]:
-        """Return the indices of a batch of prompts: each prompt once an epoch, bucketed by length, reshuffled
-        every epoch."""
+        """Return the indices of a batch of prompts: each once an epoch, bucketed by length, reshuffled."""
         how = self._how
         epoch, place = divmod(number, math.ceil(len(how.prompts) / how.batch_size))
         if epoch != self._epoch:
@@ -149,8 +153,7 @@ class OnPolicy:
         return self._batches[place]
 
     def _write(self, step: int, chosen: NDArray[np.int64]) -> tuple[OwnTexts, int]:
-        """Generate this process's share of a step's completions; return them and how many of all processes'
-        ended with an end token."""
+        """Generate this process's share of the completions; return all rows, and how many ended with an end token."""
         how, world, count = self._how, self._world, len(chosen)
         shares = world.shares(np.arange(count), self._parts)
         mine = [int(row) for indices, _ in shares for row in indices]

@@ -32,8 +32,7 @@ LOGITS = 2**24
 
 
 def arithmetic(precision: Precision, device: Device) -> AbstractContextManager[object]:
-    """Return the context for `precision`: bf16 autocast (on CPUs with float32 attention for training); a null
-    context for fp32."""
+    """Return the context for `precision`: bf16 autocast (on CPUs with float32 attention), or none for fp32."""
     if precision == "fp32":
         return nullcontext()
     if device == "cuda":
@@ -124,8 +123,7 @@ def _kept(
     size: int,
     tokens: int | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Apply `keep` to batches of at most `size` examples and `tokens` tokens; return the arrays in the order of
-    the examples."""
+    """Apply `keep` to batches of at most `size` examples and `tokens` tokens; return arrays in example order."""
     kept: dict[str, NDArray[Any]] = {}
     with evaluating(model), torch.inference_mode(), arithmetic(precision, device):
         for places in batches_by_length(inputs.lengths, size, tokens):

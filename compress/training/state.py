@@ -30,8 +30,7 @@ class TrainResult:
 
 @dataclass
 class TrainingState:
-    """Progress of a training; all fields except `last_loss`, `started` and the tensors are stored in the
-    checkpoint's JSON.
+    """Progress of a training, stored in checkpoints except for `last_loss` and `started`.
 
     `seconds`: training time of earlier, interrupted processes up to their last checkpoints. `told`: statistics
     of the examples that replaced the inputs (`loop.Instead`).
@@ -130,8 +129,7 @@ class TrainingState:
         self.finished = stopped or self.step == total
 
     def note(self, metric: MetricKind | None = None) -> str:
-        """Return the last loss and the best score for a progress bar, as a value of `metric` if given, else the
-        raw score."""
+        """Return the last loss and the best score, as a value of `metric` if given, for a progress bar."""
         score = ""
         if self.best is not None:
             named, value = (
@@ -158,7 +156,6 @@ def training_steps(spec: TrainingSpec, examples: int) -> tuple[int, int]:
 
 
 def evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) -> frozenset[int]:
-    """Return the steps after which to validate: `per_epoch_evaluations` times an epoch, and after the last of
-    `total`."""
+    """Return the steps to validate after: `per_epoch_evaluations` times an epoch, and the last of `total`."""
     every = per_epoch / per_epoch_evaluations
     return frozenset({max(1, round(k * every)) for k in range(1, math.floor(total / every) + 1)} | {total})

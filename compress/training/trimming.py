@@ -52,8 +52,7 @@ def tokens_shown(ctx: StepContext, source: Path) -> Iterator[Ids]:
 def write_tokenizer(
     source: Path, out: Path, trim: VocabularySpec | None, texts: Iterable[Ids], labels: tuple[str, ...]
 ) -> Words | None:
-    """Write the student's `task.json` into `out`, and its `tokenizer.json` if the model reads text; return the
-    trimmed vocabulary, or None if it is not trimmed.
+    """Write the student's `task.json` and, if it reads text, `tokenizer.json`; return a trimmed vocabulary or None.
 
     Args:
         source: artifact directory that the student is derived from.

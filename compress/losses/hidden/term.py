@@ -58,8 +58,7 @@ class HiddenTerm(Term):
 
 
 class FeatureTerm(Term):
-    """Feature maps of pairs of convolution stages, compared per position at the coarser resolution: the mean
-    over the pairs.
+    """Feature maps of pairs of convolution stages, per position at the coarser resolution: the mean over the pairs.
 
     Each pair has its own projection, a 1 x 1 convolution (FitNets).
     """

@@ -11,8 +11,7 @@ from compress.training.objective.terms import Models, Seen, Term
 
 
 class LabelsTerm(Term):
-    """Cross-entropy with the true labels; if the student has a class head and a distillation head, on the class
-    head."""
+    """Cross-entropy with the true labels, on the class head of a student with a distillation head."""
 
     def __init__(self, spec: LabelsLoss, models: Models) -> None:
         super().__init__({"outputs.labels"})

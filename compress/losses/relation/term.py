@@ -25,8 +25,7 @@ _PARTS = {"q": "query", "k": "key", "v": "value"}
 
 
 class RelationTerm(Term):
-    """Self-attention relations of pairs of layers: summed over the relations, as in MiniLM, averaged over the
-    pairs."""
+    """Self-attention relations: summed over the relations, as in MiniLM, averaged over the pairs of layers."""
 
     def __init__(self, spec: RelationLoss, models: Models) -> None:
         check_queries("relation", models)

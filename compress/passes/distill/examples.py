@@ -110,8 +110,7 @@ def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherAt], lessons: Less
 
 
 def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence[Ids]) -> Shown:
-    """Encode sampled token sequences, given in the vocabulary of the first teacher; no example of the data is
-    used."""
+    """Encode sampled token sequences, given in the vocabulary of the first teacher; no data is used."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     nothing = Examples.unlabelled(("",))
     inputs = [

@@ -39,8 +39,7 @@ class FrozenTeachers:
         return averaged(said, self.combine)
 
     def trusted(self, spec: SelectSpec | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return the indices of the examples on which the teachers are trusted, and their number if `spec`
-        selects."""
+        """Return the indices of the examples that `spec` selects by the teachers, and the facts."""
         every = np.arange(len(self.shown.labels), dtype=np.int64)
         # For language models tokens are selected instead, batch by batch.
         if spec is None or self.ctx.task.kind.writes:
@@ -66,8 +65,7 @@ class FrozenTeachers:
         ]
 
     def _answers(self, number: int, count: int) -> Answers:
-        """Return what the task keeps of a teacher's outputs on the first `count` examples, one batch in memory
-        at a time."""
+        """Return what the task keeps of a teacher's outputs on the first `count` examples, batch by batch."""
         said, inputs = self._one(number, _NOTHING_INSIDE), self.shown.teachers[number]
         found = []
         for first in range(0, count, BATCH_SIZE):

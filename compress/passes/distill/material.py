@@ -116,7 +116,9 @@ def _checked_bridge(old: Vocabulary, texts: TokenInputs, new: Vocabulary, own: T
 
 
 def _bridge(old: Vocabulary, new: Vocabulary) -> Ids:
-    """Return for each id of one vocabulary the id in the other, int64 (old size,): that of the same token, else
-    of the unknown token; -1 if there is neither."""
+    """Return for each id of one vocabulary the id in the other, int64 (old size,).
+
+    That of the same token, else of the unknown token; -1 if there is neither.
+    """
     table = counterparts(old, new)
     return table if new.unknown is None else np.where(table < 0, new.unknown, table)

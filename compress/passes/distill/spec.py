@@ -1,4 +1,4 @@
-"""distill: who teaches whom, what is compared, on which examples."""
+"""Settings of the distill pass: student, teachers, losses, examples."""
 
 from __future__ import annotations
 

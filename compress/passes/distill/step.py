@@ -126,8 +126,10 @@ def run_control(ctx: StepContext) -> StepResult:
 
 
 def _steps(ctx: StepContext, spec: DistillSpec) -> int:
-    """Return the number of steps that the student takes with its teachers; examples are selected by those of
-    the first generation."""
+    """Return the number of steps of the student with its teachers.
+
+    Examples are selected by the teachers of the first generation.
+    """
     if spec.sequence is not None:
         written = sum(ctx.inputs["taught"].facts["shown"].values())
         return sum(training_steps(spec.stage_training(stage), written)[1] for stage in spec.staged)
@@ -154,8 +156,7 @@ def _untrained(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> 
 
 
 def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
-    """Return the spec with data, for the same number of steps in each stage: the batches of an epoch differ in
-    number."""
+    """Return the spec with data, with as many steps in each stage: an epoch has another number of batches."""
     every = sum(map(len, ctx.data.shown))
     examples = {"all": every, "train": len(ctx.data.train), "unlabeled": every - len(ctx.data.train)}
 

@@ -38,8 +38,10 @@ LOOK_BATCH = 32
 
 @dataclass(frozen=True)
 class Untrained:
-    """An untrained student, and its vocabulary if that is trimmed; `origin`: source of its weights, `layers`:
-    the teacher's layers that it was built from."""
+    """An untrained student, and its vocabulary if that is trimmed.
+
+    `origin`: where its weights come from; `layers`: the teacher's layers that it is built from.
+    """
 
     model: nn.Module
     words: Words | None
@@ -140,8 +142,10 @@ def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | No
 def _batches(
     ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None, device: str
 ) -> Callable[[], Iterable[dict[str, Tensor]]] | None:
-    """Return a function that iterates over batches of some examples, encoded for the source model; None if no
-    examples may be used."""
+    """Return a function that iterates over batches of some examples; None if no examples may be used.
+
+    They are encoded for the model that the student is derived from.
+    """
     if sampled is None and spec.data_free is not None:
         return None
     available = len(ctx.data.train) if sampled is None else len(sampled)

@@ -154,8 +154,7 @@ class _School:
     def stage(
         self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str, folder: str
     ) -> tuple[TrainResult, dict[str, Any], tuple[dict[str, str], ...]]:
-        """Train through one stage with checkpoints in `folder`; return its result, facts beyond the curve, and
-        on-policy samples."""
+        """Train through one stage, with checkpoints in `folder`; return the result, facts and on-policy samples."""
         ctx, own = self.ctx, self.spec.stage_training(stage)
         losses = losses_of(stage)
         # The validation score cannot choose weights in a stage that does not train the outputs, nor for a student that
@@ -306,8 +305,7 @@ class _School:
         along: bool,
         policy: OnPolicy | None,
     ) -> Answers:
-        """Return the source of teacher signals in this stage, for the data (live with `along`) and for
-        on-policy texts."""
+        """Return the source of teacher signals: for the data (live with `along`), and for on-policy texts."""
         if not self._asks(losses) and self.spec.online is None:
             return nobody
         device = self.ctx.device
@@ -365,8 +363,7 @@ class _School:
                 )
 
     def _slow(self, module: TrainingModule) -> tuple[nn.Module, float] | None:
-        """Return the part with its own learning rate: a teacher that is trained too, and the ratio of its rate
-        to the student's."""
+        """Return a teacher that is trained too, and the ratio of its learning rate to the student's."""
         if module.teacher is None or self.spec.online is None:
             return None
         return module.teacher, self.spec.online.learning_rate / self.spec.learning_rate

@@ -1,4 +1,4 @@
-"""The first step of every plan: the model that the profile names, in torch form."""
+"""source: the first step of every plan, which fetches the profile's model in torch form."""
 
 from __future__ import annotations
 

@@ -144,8 +144,7 @@ class AugmentedImages:
         return len(self.inputs)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Return the augmented images at `indices`: `pixel_values` float32 (len(indices), channels, height,
-        width)."""
+        """Return the augmented images at `indices`: `pixel_values` float32 (n, channels, height, width)."""
         pixels = torch.from_numpy(self.inputs.batch(indices)[PIXEL_VALUES])
         return {PIXEL_VALUES: move_images(pixels, self.spec, None).numpy()}
 

@@ -20,8 +20,7 @@ _BLOCK = 1024
 
 
 def nearest_neighbours(embeddings: NDArray[np.float32], tokens: Ids, count: int) -> Ids:
-    """Return for each row of `embeddings` (vocabulary, width) the `count` nearest of `tokens` by cosine, itself
-    excluded.
+    """Return the `count` nearest `tokens` by cosine of each row of `embeddings` (vocabulary, width).
 
     Args:
         tokens: the ids among which neighbours are searched, int64 (m,), m > 1.
@@ -51,8 +50,7 @@ def augment(
     max_length: int,
     seed: int,
 ) -> Iterator[Ids]:
-    """Yield `spec.copies` augmented texts for each text, one copy of all texts after another; equal seeds give
-    equal texts.
+    """Yield `spec.copies` augmented texts for each text, copy by copy; equal seeds give equal texts.
 
     Args:
         texts: token ids of each text, special tokens included.

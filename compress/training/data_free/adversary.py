@@ -32,8 +32,7 @@ def imbalance(outputs: Tensor) -> Tensor:
 
 
 def statistics_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
-    """Return the distance of batch statistics from the running statistics of a BatchNorm: a scalar from four
-    vectors (channels,).
+    """Return the distance of batch from running BatchNorm statistics: a scalar from four vectors (channels,).
 
     The squared distance of the means and of the standard deviations, in units of the running variance, so that
     every layer has the same weight whatever its scale. Yin et al., Dreaming to Distill, 2020

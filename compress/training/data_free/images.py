@@ -1,5 +1,4 @@
-"""Data-free distillation of image models: the student trains on images from a generator trained against the
-teacher."""
+"""Data-free distillation of image models: training images come from a generator trained against the teacher."""
 
 from __future__ import annotations
 
@@ -144,8 +143,7 @@ class _Game:
             return self.loss(forward(self.student, batch), goal)
 
     def generator_loss(self) -> Tensor:
-        """Return the generator's loss: low if student and teacher disagree on images that match the teacher's
-        training statistics.
+        """Return the generator's loss: low where the models disagree on images that fit the teacher's statistics.
 
         The logarithm keeps the gradient alive when the two agree almost everywhere (Fang et al. 2019, section 3.3).
         """
@@ -188,8 +186,7 @@ def _save(work: Path, plan: Mapping[str, Any], state: TrainingState, players: Ma
 
 
 def _resume(work: Path, plan: Mapping[str, Any], players: Mapping[str, Player]) -> TrainingState:
-    """Load the last checkpoint of this training into the players and return its state; a fresh one if there is
-    none."""
+    """Load the last checkpoint of this training into the players; return its state, or a fresh one."""
     checkpoint = load_checkpoint(work)
     if checkpoint is None or checkpoint.values["plan"] != plan:
         return TrainingState()

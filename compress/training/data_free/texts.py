@@ -1,5 +1,4 @@
-"""Texts without a source for a teacher to label: sampled from its vocabulary, then mutated until its answers
-cover all classes."""
+"""Synthetic texts for a teacher to label: sampled from its vocabulary, then mutated to cover all classes."""
 
 from __future__ import annotations
 
@@ -189,8 +188,7 @@ class _Search:
 
 @dataclass(frozen=True)
 class _Kept:
-    """State after a round: the texts without special tokens, the teacher's log-probabilities, its initial
-    predictions."""
+    """State after a round; texts are without special tokens, `first` are the teacher's initial predictions."""
 
     round: int
     texts: list[Ids]

@@ -115,8 +115,7 @@ def draw_texts(
 
 
 def mix(first: Ids, second: Ids, share: float, random: np.random.Generator) -> Ids:
-    """Return the first text with about `share` of its tokens replaced by those of the second at the same
-    positions."""
+    """Return the first text with about `share` of its tokens taken from the second, position by position."""
     common = min(len(first), len(second))
     taken = random.random(common) < share
     mixed = first.copy()

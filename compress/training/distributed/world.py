@@ -109,8 +109,7 @@ class World:
 
 
 def current_world() -> World:
-    """Return the processes of this training: the group that `compress.engine.worker` initialized, or this
-    process alone."""
+    """Return the process group that `compress.engine.worker` initialized, or this process alone."""
     if distributed.is_available() and distributed.is_initialized():
         strategy: Literal["ddp", "fsdp"] = "fsdp" if os.environ.get(STRATEGY_VARIABLE) == "fsdp" else "ddp"
         return World(distributed.get_rank(), distributed.get_world_size(), strategy)

@@ -83,8 +83,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
 
 @in_float32
 def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """KL divergence from the teacher's attention to the student's, averaged over heads and query tokens that
-    are not masked.
+    """KL divergence from the teacher's attention to the student's, averaged over heads and unmasked query tokens.
 
     Wang et al., MiniLM, 2020 (arXiv:2002.10957).
 
@@ -101,8 +100,9 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
 
 @in_float32
 def spatial_attention(feature: Tensor, height: int, width: int) -> Tensor:
-    """Return the spatial attention of a feature map: sums of squares over the channels, as unit vectors (n,
-    height * width).
+    """Return the spatial attention of a feature map, as unit vectors (n, height * width).
+
+    Sums of squares over the channels.
 
     Zagoruyko and Komodakis, Paying More Attention to Attention, 2017 (arXiv:1612.03928).
 
@@ -130,8 +130,7 @@ def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def looks_between(mask: Tensor | None) -> Tensor | None:
-    """Return the mask of token pairs: bool (n, t) -> (n, 1, t, t), true where both are real; (n, t, t) -> (n,
-    1, t, t)."""
+    """Return the mask of token pairs, (n, 1, t, t), of a bool mask (n, t), true for real tokens, or (n, t, t)."""
     if mask is None or mask.ndim == 3:
         return None if mask is None else mask[:, None]
     return mask[:, None, :, None] & mask[:, None, None, :]

@@ -1,5 +1,4 @@
-"""A loss over many rows of logits, computed in chunks: a float32 copy of all logits would need as much memory
-again."""
+"""A loss over many rows of logits, computed in chunks to save a float32 copy of all logits."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ def in_chunks(
     numbers: int | None = None,
     compared: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean of a loss over the selected rows, a float32 scalar, with float32 intermediates for a
-    chunk of rows at a time.
+    """Return the mean of a loss over the selected rows, a float32 scalar, computed in chunks.
 
     For no rows it is 0. The gradient is computed in the forward pass, in the dtype of the logits. Rows that are
     not selected are not copied.

@@ -11,8 +11,7 @@ from compress.training.loss_functions.vectors import unit
 
 @in_float32
 def info_nce(student: Tensor, teacher: Tensor, negative: Tensor, temperature: float) -> Tensor:
-    """InfoNCE: cross-entropy of identifying the teacher's representation of the same example, averaged over the
-    examples.
+    """InfoNCE: cross-entropy of identifying the teacher's representation of the same example, the mean over examples.
 
     `-log(exp(s_i t_i / T) / sum_k exp(s_i t_k / T))` over k = i and the negatives of i, with unit vectors.
     Tian, Krishnan, Isola: Contrastive Representation Distillation, 2020 (arXiv:1910.10699), for the memory of

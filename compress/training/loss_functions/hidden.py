@@ -41,8 +41,7 @@ DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
 
 
 def map_tokens(feature: Tensor, height: int, width: int) -> Tensor:
-    """Flatten a feature map to one vector per position: (n, c, h, w) -> (n, height * width, c), average-pooled
-    if finer."""
+    """Flatten a feature map to one vector per position, pooled down: (n, c, h, w) -> (n, height * width, c)."""
     if feature.shape[2:] != (height, width):
         feature = functional.adaptive_avg_pool2d(feature, (height, width))
     return feature.flatten(2).transpose(1, 2)

@@ -31,8 +31,9 @@ def label_cross_entropy(
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """Return class weights that give each class the same total weight, float32 (classes,): n / (classes that
-    occur * its examples).
+    """Return class weights that give each class the same total weight, float32 (classes,).
+
+    n / (number of classes that occur * number of the class's examples).
 
     As scikit-learn's `class_weight="balanced"` (King and Zeng 2001). Classes that do not occur get 1.
 

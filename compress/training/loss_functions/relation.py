@@ -15,8 +15,7 @@ def relation_kl(
     heads: int,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """KL divergence from the teacher's token relations to the student's, averaged over relation heads and real
-    tokens.
+    """KL divergence from the teacher's token relations to the student's, the mean over heads and real tokens.
 
     A relation is `softmax(A B^T / sqrt(size))`, with A and B among the queries, keys and values of a layer.
     Their concatenated heads are split anew into `heads` relation heads, the same number for both models.

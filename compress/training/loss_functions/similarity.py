@@ -26,8 +26,7 @@ def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
 
 @in_float32
 def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber loss of the cosines of the angles between three examples, averaged over all triples of different
-    examples.
+    """Huber loss of the cosines of the angles in triples of examples, averaged over all distinct triples.
 
     0 for fewer than three examples. Needs memory for n^2 * (n + d) numbers.
     Park et al., Relational Knowledge Distillation, 2019 (arXiv:1904.05068), "RKD-A".

@@ -9,8 +9,7 @@ TINY = 1e-6
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Normalize vectors (..., d) to length 1; one shorter than 1e-6 is unchanged, so that its gradient stays
-    finite."""
+    """Normalize vectors (..., d) to length 1; shorter than 1e-6 they are unchanged, for a finite gradient."""
     lengths = vectors.square().sum(-1, keepdim=True).clamp(min=TINY**2).sqrt()
     return vectors / torch.where(lengths > TINY, lengths, 1.0)
 
@@ -39,8 +38,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def token_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean over the real tokens of each example: (n, t, d) -> (n, d); mask bool (n, t), None: all
-    are real."""
+    """Return the mean over real tokens: (n, t, d) -> (n, d); mask bool (n, t), None: all are real."""
     if mask is None:
         return hidden.mean(1)
     real = mask[..., None]

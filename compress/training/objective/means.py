@@ -24,8 +24,7 @@ class Means(ABC):
 
     @abstractmethod
     def counts(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        """Return the number of items in each mean of a part, float64 (k,) on the CPU; the model has not run on
-        it yet."""
+        """Return the number of items in each mean of a part, float64 (k,) on the CPU, before the model has run."""
 
     @abstractmethod
     def __call__(

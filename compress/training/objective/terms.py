@@ -38,8 +38,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Seen:
-    """One batch: the signals of both models, labels int64 (n,), real tokens bool (n, t) or None, and the model
-    inputs."""
+    """One batch: the signals of both models, labels int64 (n,), real tokens bool (n, t) or None, model inputs."""
 
     student: Signals
     teacher: Signals
@@ -63,8 +62,7 @@ class Seen:
 
     @property
     def tokens(self) -> Tensor:
-        """Number of tokens that are `compared`; for images, which all have the same number of positions, of
-        examples."""
+        """Number of tokens that are `compared`; for images, whose number of positions is constant, of examples."""
         return self.examples if self.compared is None else self.compared.sum()
 
     def looks(self, window: int | None = None) -> Tensor:
@@ -105,8 +103,7 @@ class Term(nn.Module):
         raise NotImplementedError
 
     def counts(self, seen: Seen) -> Tensor:
-        """Return the number of items in each mean, (means,), before the student has run: `seen` has none of its
-        signals.
+        """Return the number of items in each mean, (means,); the student's signals are not available yet.
 
         By default target tokens for causal language models, else examples.
         """
@@ -125,8 +122,7 @@ def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
 
 
 def attending(seen: Seen, mask: Tensor | None, *, pairs: bool) -> Tensor:
-    """Return the number of query tokens, or with `pairs` of (query, key) pairs, in a mask; without one the
-    number of examples.
+    """Return the number of unmasked query tokens, or with `pairs` of pairs; without a mask, of examples.
 
     Images have no mask: all have the same number of positions.
 
@@ -149,8 +145,10 @@ def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:
 
 
 def linear(width: int, goal: int, generator: torch.Generator, *, bias: bool = False) -> nn.Linear:
-    """Return a linear layer initialized with orthonormal rows or columns, whichever are fewer: it preserves
-    lengths as far as possible."""
+    """Return a linear layer initialized with orthonormal rows or columns, whichever are fewer.
+
+    This preserves lengths as far as possible.
+    """
     made = nn.Linear(width, goal, bias=bias)
     nn.init.orthogonal_(made.weight, generator=generator)
     if bias:
@@ -168,8 +166,7 @@ def projection(width: int, goal: int, generator: torch.Generator) -> nn.Module:
 
 
 def layer_pairs(kind: str, wanted: LayerMap, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
-    """Return which layer of the student learns from which of the teacher: pairs (student layer, teacher layer),
-    counted from 0 at the bottom.
+    """Return the pairs (student layer, teacher layer) to compare, counted from 0 at the bottom.
 
     `uniform` pairs layer i of m with layer (i + 1) * n // m - 1 of n (Jiao et al., TinyBERT, 2020,
     arXiv:1909.10351): evenly spaced, the last with the last. If the student has more layers than its teacher,
@@ -232,8 +229,10 @@ def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[T
 
 
 def extra_tokens(models: Models) -> tuple[int, int]:
-    """Return the numbers of class and distillation tokens of both models; these are not compared, since the
-    other model may lack them."""
+    """Return the numbers of class and distillation tokens of both models.
+
+    They are not compared, since the other model may lack them.
+    """
     return models.student.extra_tokens, models.teacher.extra_tokens
 
 
@@ -262,8 +261,11 @@ def check_queries(kind: str, models: Models) -> None:
 
 
 class Pooled:
-    """Pooled representation of an example: the mean of its last hidden state over the real tokens (for images:
-    over the patches), or of its last feature map over the positions."""
+    """Pooled representation of an example.
+
+    The mean of its last hidden state over the real tokens (for images: over the patches), or of its last
+    feature map over the positions.
+    """
 
     def __init__(self, kind: str, anatomy: Anatomy, who: str) -> None:
         self.extra = anatomy.extra_tokens

@@ -1,5 +1,4 @@
-"""Everything that training against a teacher updates: student, learned projections of losses, a teacher that is
-trained too."""
+"""All modules that training against a teacher updates: student, projections of the losses, trained teacher."""
 
 from __future__ import annotations
 

@@ -66,8 +66,7 @@ class TrustedTokens:
         return Counted(kept, of, highest)
 
     def _likeliest(self, teacher: Signals) -> tuple[Tensor, Tensor]:
-        """Return the teacher's most probable next token at each position, int64 (n, t), and its probability,
-        float32 (n, t)."""
+        """Return the teacher's top next token at each position, int64 (n, t), and its probability, float32."""
         said = teacher[self.name]
         ids, logs = self._top.unpack(said.flatten(0, 1))
         return ids[:, 0].view(said.shape[:2]), logs[:, 0].exp().view(said.shape[:2])

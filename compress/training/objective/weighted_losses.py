@@ -23,8 +23,7 @@ from compress.training.signals.capture import OUTPUTS, Anatomy, Signals, anatomy
 
 
 class Objective(nn.Module):
-    """The weighted sum of the terms; its parameters are the learned projections of the terms, to be trained
-    with the student's.
+    """The weighted sum of the terms; its parameters are the terms' learned projections, trained with the student.
 
     Attributes:
         student_needs, teacher_needs: names of the signals to capture of each; none of the teacher if no loss

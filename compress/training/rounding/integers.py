@@ -44,8 +44,7 @@ def round_weights(weights: Sequence[Tensor], *, per_channel: bool, limit: int) -
 
 @torch.no_grad()
 def round_table(rows: Tensor, *, bits: int, block: int) -> Tensor:
-    """Quantize and dequantize rows (rows, width) blockwise; the value of largest magnitude in a block becomes
-    the lowest integer."""
+    """Quantize and dequantize rows (rows, width) blockwise; a block's largest magnitude gets the lowest integer."""
     middle = 2 ** (bits - 1)
     count = -(-rows.shape[1] // block)
     cut = torch.nn.functional.pad(rows, (0, count * block - rows.shape[1])).view(len(rows), count, block)

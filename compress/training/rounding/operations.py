@@ -1,5 +1,4 @@
-"""The torch operations of a forward pass by name and call index: sums, activations and concatenations outside
-modules."""
+"""The torch operations of a forward pass by name and call index: sums, activations, concatenations."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from torch.func import functional_call
 
 
 def run_on(model: nn.Module, weights: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Any:
-    """Run a model on a batch with some of its parameters replaced, by name; tied parameters are replaced under
-    all their names.
+    """Run a model on a batch with some parameters replaced, by name; tied ones are replaced under all names.
 
     torch can replace tied parameters itself, but if they belong to one module, such as a factor that several
     layers share, it leaves the replacement in place afterwards.

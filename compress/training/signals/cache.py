@@ -1,5 +1,4 @@
-"""One cached teacher signal on fixed inputs: a file of rows without padding, written in chunks, read
-memory-mapped."""
+"""A cached teacher signal on fixed inputs: a memory-mapped file of rows without padding, written in chunks."""
 
 from __future__ import annotations
 
@@ -71,8 +70,7 @@ class StoredSignal:
         self._ragged = None if offsets is None else Ragged(values, offsets)
 
     def take(self, indices: NDArray[np.int64]) -> Tensor:
-        """Return the rows of the examples at `indices` in the stored dtype: (n, *row), or (n, longest, *row)
-        zero-padded at the end."""
+        """Return the rows at `indices` in the stored dtype, (n, *row) or zero-padded (n, longest, *row)."""
         rows = self.values.rows(indices) if self._ragged is None else self._ragged.padded(indices)[0]
         return torch.from_numpy(rows)
 

@@ -8,10 +8,8 @@ A signal has a name and is one tensor:
 | `outputs.labels`, `outputs.teacher` | (n, outputs) | a DeiT's class head and distillation head; else the outputs |
 | `embedding` | (n, t, d) | input of the first layer: embeddings after their norm and projection |
 | `hidden.L` | (n, t, d) | output of layer L, counted from 0 at the bottom |
-| `query.L`, `key.L`, `value.L` | (n, t, heads * head size) | projections of layer L, before they are split into
-heads |
-| `turned_query.L`, `turned_key.L` | the same | for decoders, as attention multiplies them: after rotary
-position embedding |
+| `query.L`, `key.L`, `value.L` | (n, t, heads * head size) | projections of layer L, not split into heads |
+| `turned_query.L`, `turned_key.L` | the same | of decoders, after rotary position embedding and scaling |
 | `feature.NAME` | (n, c, h, w) | output of the submodule NAME |
 """
 
@@ -245,8 +243,7 @@ def _what_it_has(layers: tuple[Block, ...]) -> str:
 
 
 def _feature_maps(model: nn.Module, calls: list[_Call]) -> tuple[Feature, ...]:
-    """Return the last map at each resolution, in the order of computation; 1 x 1 maps carry no spatial
-    information."""
+    """Return the last map at each resolution, in order of computation; 1 x 1 maps have no positions."""
     names = {module: name for name, module in model.named_modules()}
     times = Counter(call.module for call in calls)
     last: dict[tuple[int, ...], Feature] = {}
@@ -258,8 +255,7 @@ def _feature_maps(model: nn.Module, calls: list[_Call]) -> tuple[Feature, ...]:
 
 
 def _patches(calls: list[_Call], layers: tuple[Block, ...]) -> int | None:
-    """Return the number of patches of an image: the positions of the last map before the first layer; None for
-    texts."""
+    """Return the number of patches of an image: positions of the last map before the first layer; None for texts."""
     inside = set(layers[0].module.modules()) if layers else set()
     maps: list[tuple[int, ...]] = []
     for call in calls:

@@ -25,8 +25,7 @@ class Hooks:
 
 
 def turned_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -> Hooks:
-    """Register hooks that store the queries or keys of a layer as `held[name]`, (n, t, heads * size), whenever
-    it runs.
+    """Register hooks that store the queries or keys of a layer as `held[name]`, (n, t, heads * size).
 
     They are normalized where the family does so, rotated by position, and queries include the scaling of the
     scores, so that their products divided by the square root of the head size are the scores.

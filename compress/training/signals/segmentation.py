@@ -113,8 +113,7 @@ def same_ids(texts: TokenInputs, others: TokenInputs) -> bool:
 
 
 def counterparts(old: Vocabulary, new: Vocabulary) -> Ids:
-    """Return for each id of one vocabulary the id of the same token in the other: int64 (old size,); -1 if
-    there is none.
+    """Return for each id of one vocabulary the id of the same token in the other, or -1: int64 (old size,).
 
     The unknown id maps to the unknown id, whatever tokens share it.
     """

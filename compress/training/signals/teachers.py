@@ -129,8 +129,7 @@ def cached_signals(
     title: str = "teacher",
     chunk: int = CHUNK,
 ) -> TeacherSignals:
-    """Return the named signals of a frozen teacher on `inputs`, and always `outputs` unless top-k signals
-    (`TopK`) replace them.
+    """Return the named signals of a frozen teacher on `inputs`, and `outputs` unless `TopK` signals replace them.
 
     They are stored in `shared/<key>/`, one file each, in float16 (`outputs` in float32); the key covers the
     teacher, the inputs, the precision and the libraries, so that no step or run computes them again. Missing

@@ -1,5 +1,4 @@
-"""Compact encoding of a language model's predictions: the top-k tokens, their probabilities, and the mass of
-the rest.
+"""Compact encoding of a language model's predictions: top-k tokens, their probabilities, the mass of the rest.
 
 A row is bytes, little-endian: the ids of the k tokens, most probable first, each in as many bits as the
 vocabulary needs; their log-probabilities, uint8 steps below the first; then float32 the log-probability of the
@@ -81,8 +80,10 @@ class TopK:
         return torch.cat([_to_bits(ids, self.bits), steps, *parts], -1)
 
     def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode uint8 (n, bytes) -> ids int64 (n, k), and float32 log-probabilities (n, k + 1), renormalized,
-        the total of all other tokens last."""
+        """Decode uint8 (n, bytes) -> ids int64 (n, k), and float32 log-probabilities (n, k + 1).
+
+        The last one is that of all other tokens; they are normalized.
+        """
         ids = _from_bits(rows[:, : self._id_bytes], self.k, self.bits)
         steps = rows[:, self._id_bytes : self._id_bytes + self.k].float()
         first, step, rest = (
@@ -96,8 +97,11 @@ class TopK:
         return ids, torch.log_softmax(torch.cat([first - steps * step, rest], -1), -1)
 
     def kept_of(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Return for a student's logits (n, words) the log-probabilities (n, k + 1) of the tokens `ids` (n, k)
-        and of all others together, float32."""
+        """Return log-probabilities (n, k + 1) of the tokens `ids` (n, k) and of all others together, float32.
+
+        Args:
+            logits: of a student, (n, words).
+        """
         together: Tensor = _TopAndRest.apply(logits, ids, self.temperature)  # type: ignore[no-untyped-call]
         said = torch.log_softmax(together, -1)
         return torch.cat([said[:, :-1], said[:, -1:].clamp(min=_NOTHING)], -1)

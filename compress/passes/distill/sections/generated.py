@@ -1,5 +1,4 @@
-"""Report section on generated texts labelled by the teacher: acceptance by reason, agreement with the teacher,
-cost, samples."""
+"""Report section on generated texts that the teacher labels: acceptance, agreement, cost, samples."""
 
 from __future__ import annotations
 

@@ -151,8 +151,10 @@ def _told(run: RunRecord, fact: str) -> Iterator[tuple[StepRecord, Mapping[str, 
 
 
 def _shown(step: StepRecord) -> Iterator[Sample]:
-    """Yield the first teacher samples of each reason, for a control only those that it learnt; a file beside
-    the report has all."""
+    """Yield the first teacher samples of each reason, for a control those that it learnt.
+
+    A file beside the report has all of them.
+    """
     counts = Counter[str]()
     for one in step.samples:
         counts[one.why] += one.by == "teacher"

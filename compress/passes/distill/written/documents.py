@@ -100,8 +100,7 @@ class _Writing:
         return [{"role": "user", "content": text}] if self.reader.converses else f"{text}\n"
 
     def drawn(self, documents: Sequence[str], most: int) -> list[_Passage]:
-        """Draw passages of documents, with the seed of the generation, so that other students learn the same
-        pairs."""
+        """Draw passages by the generation's seed, so that other students learn the same pairs."""
         count = partial(_tokens, self.writer)
         fewest, longest = self.pairs.passage_tokens
         cut = partial(passages, count=count, fewest=fewest, most=longest)
@@ -216,8 +215,7 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
 
 
 def drawn(documents: Sequence[str], cut: Callable[[str], list[str]], most: int, seed: int) -> list[_Passage]:
-    """Draw up to `most` passages in random order: one of each of up to `most` documents, then a second of each,
-    and so on.
+    """Draw up to `most` passages in random order: one of each document, then a second of each, and so on.
 
     Args:
         cut: splits a document into passages.

@@ -23,8 +23,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pairs that select the student's weights (`chooses`), and pairs that are `scored`, with the document index
-    of each, int64 (n,)."""
+    """Held-out pairs: `chooses` select the student's weights, `scored` are evaluated.
+
+    `documents`: document index of each scored pair, int64 (n,).
+    """
 
     task: Task
     chooses: Examples
@@ -34,8 +36,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Exam:
-    """The held-out pairs and the scores on them: of the student before training, and for a control those of the
-    trained student (`beside`).
+    """Held-out pairs, with the scores of the untrained student and, for a control, of the trained one (`beside`).
 
     Scores are (2, documents): negative log-likelihood in nats, and number of tokens, of the answers of each document.
     """
@@ -65,8 +66,9 @@ class Exam:
         return replace(ctx, task=self.held_out.task, data=data)
 
     def told(self, ctx: StepContext, student: nn.Module) -> Mapping[str, Any]:
-        """Return perplexities, the gain in log perplexity over the untrained student, and the excess over the
-        student `beside`.
+        """Return perplexities, the gain over the untrained student, and the excess over the student `beside`.
+
+        Both are differences of log perplexity.
 
         Each has a bootstrap confidence interval over documents. The student's scores are saved for its control.
         """

@@ -23,8 +23,11 @@ REASONS = (KEPT, CUT, *WITHHELD.values(), EMPTY, UNANSWERED, WRONG, REPEATED, SP
 
 @dataclass(frozen=True)
 class Judged:
-    """A judged answer: the reason why it is accepted or rejected, the text to learn, the final answer in it
-    `alone`, and whether the text is complete."""
+    """A judged answer.
+
+    `reason`: why it is accepted or rejected; `lesson`: the text to learn; `alone`: the final answer in it;
+    `ends`: the text is complete.
+    """
 
     reason: str
     lesson: str

@@ -101,8 +101,7 @@ class _Asking:
         return self.ctx.task.data.max_length - self.how.most
 
     def questions(self, written: Prompts | None) -> tuple[list[_Question], int]:
-        """Return the prompts of the training split, or the generated ones, each once, and the number of those
-        that are too long."""
+        """Return the prompts of the training split, or the generated ones, each once, and how many are too long."""
         found, long = dict[str, _Question](), set[str]()
         asked_by: Iterable[tuple[Prompt, str | None]] = (
             map(self.read, self.ctx.data.train.items)
@@ -129,8 +128,7 @@ class _Asking:
         return self.writer.plain([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
 
     def item(self, question: _Question, answer: str, *, ends: bool) -> str:
-        """Return the training item of an answer: for a plain text that the teacher began itself, all of it is
-        learnt."""
+        """Return the training item of an answer; of a plain text that the teacher began, all of it is learnt."""
         prompt = question.prompt
         if self.spec.data_free is not None and isinstance(prompt, str) and self.task.data.goes_on:
             prompt, answer = "", prompt + answer
