@@ -26,7 +26,8 @@ def nearest_neighbours(embeddings: NDArray[np.float32], tokens: Ids, count: int)
         tokens: the ids among which neighbours are searched, int64 (m,), m > 1.
 
     Returns:
-        int64 (vocabulary, min(count, m - 1)); the row of an id outside `tokens` repeats that id.
+        int64 (vocabulary, min(count, m - 1)), no token being its own neighbour; the row of an id outside `tokens`
+        repeats that id.
     """
     count = min(count, len(tokens) - 1)
     rows = embeddings[tokens].astype(np.float32)
