@@ -1,4 +1,4 @@
-"""A directory on disk with hashes and bytes: the only thing that is ever measured or handed on."""
+"""Sealed model directories with the hash and size of every file: the unit that steps pass on and that is measured."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from compress.core.forms import Form
 from compress.core.units import megabytes
 
 SEAL = "artifact.json"
-"""The file that makes a directory an artifact; it is written last."""
+"""Manifest that makes a directory an artifact; written last."""
 
 TORCH_WEIGHTS = "model.safetensors"
 MODEL_CONFIG = "config.json"
 STRUCTURE = "structure.json"
 POOLING = "pooling.json"
-"""How a sentence encoder makes one vector of its tokens'."""
+"""How a sentence encoder pools token vectors into one vector."""
 MODULE = "module.json"
-"""Which function builds a model that is no transformers model."""
+"""The function that builds a model that is not a transformers model."""
 BITSANDBYTES = "bitsandbytes.json"
 """Which linear layers are stored in 8 or 4 bits, and how."""
 ENSEMBLE = "ensemble.json"
-"""The folders of the models that are averaged."""
+"""The folders of the models whose outputs are averaged."""
 TOKENIZER = "tokenizer.json"
 TASK = "task.json"
 LEARNT_FROM = "learnt_from"
-"""In `task.json`: the models whose texts a model learnt, each with the licence that allows it."""
+"""Key of `task.json`: the models whose generated texts a model was trained on, each with the licence that allows it."""
 ONNX_MODEL = "model.onnx"
 ORT_MODEL = "model.ort"
 GGUF_MODEL = "model.gguf"
 GENAI_MODEL = "genai.onnx"
-"""A second graph on the weights of the first."""
+"""A second graph that shares the weights of `model.onnx`."""
 GENAI_CONFIG = "genai_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 SAMPLES = "samples.json"
-"""Some of the texts that were written for a model to learn: they go no further than its own step."""
+"""Sample of the texts generated for training a model; kept in the artifact of that step only."""
 
 _MODEL_SUFFIXES = (".onnx", ".onnx.data", ".safetensors")
 
@@ -51,8 +51,8 @@ _MODEL_SUFFIXES = (".onnx", ".onnx.data", ".safetensors")
 class Artifact:
     """A sealed directory.
 
-    `form` says what the model is, `files` maps each relative path to its sha256 and bytes, `facts` holds what
-    the step that made it found out (always `parameters`; `macs` once it is lowered).
+    `form` describes the model, `files` maps each relative path to its sha256 and size in bytes, `facts` holds values
+    recorded by the step that made it (always `parameters`; `macs` once it is lowered).
     """
 
     path: Path
@@ -62,12 +62,12 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """sha256 over the names and hashes of all files: equal digests, equal artifacts."""
+        """sha256 over the names and hashes of all files; equal for identical artifacts."""
         return self._digest_of(set(self.files))
 
     @property
     def runtime_digest(self) -> str:
-        """sha256 over the files that are loaded to run the model: equal ones measure alike, whatever lies beside."""
+        """sha256 over the files that are loaded to run the model; other files of the directory do not affect it."""
         loaded = set(self.model_files)
         beside = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE, BITSANDBYTES}
         return self._digest_of(loaded | {name for name in self.files if Path(name).name in beside})
@@ -78,38 +78,38 @@ class Artifact:
 
     @property
     def model_file(self) -> Path:
-        """The file that the runtime of this form loads."""
+        """The model file that the runtime for this form loads."""
         return self.path / (ONNX_MODEL if self.form.framework.value == "onnx" else TORCH_WEIGHTS)
 
     @property
     def model_files(self) -> tuple[str, ...]:
-        """Names of the model's file or files with external data."""
+        """Names of the model file and of its external data files."""
         return tuple(name for name in self.files if name.endswith(_MODEL_SUFFIXES) and name != GENAI_MODEL)
 
     @property
     def size_mb(self) -> float:
-        """The bytes of `model_files`, in MB of 10^6 bytes."""
+        """Total size of `model_files`, in MB of 10^6 bytes."""
         return megabytes(sum(self.files[name][1] for name in self.model_files))
 
     @property
     def total_mb(self) -> float:
-        """Everything in the directory, in MB of 10^6 bytes."""
+        """Total size of the directory, in MB of 10^6 bytes."""
         return megabytes(sum(size for _, size in self.files.values()))
 
     def read_json(self, name: str) -> Any:
-        """The parsed JSON file `name` of the artifact."""
+        """Parse the JSON file `name` of the artifact."""
         return reading.read_json(self.path / name, finite=False)
 
 
 def copy_interface(source: Path, out: Path) -> None:
-    """Copy what says how a model reads its inputs: its `task.json`, and its `tokenizer.json` where it has one."""
+    """Copy the files that define a model's inputs: `task.json` and, if present, `tokenizer.json`."""
     for name in (TOKENIZER, TASK):
         if (source / name).is_file():
             copy_file(source / name, out / name)
 
 
 def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:
-    """Hash every file of `path` and write its seal; from then on the directory is an artifact."""
+    """Hash every file in `path` and write the seal, which makes the directory an artifact."""
     entries = {
         str(file.relative_to(path)): entry_of(file)
         for file in sorted(path.rglob("*"))
@@ -120,10 +120,10 @@ def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:
 
 
 def open_artifact(path: Path, *, hashed: bool = False) -> Artifact:
-    """Read a sealed directory; `hashed`: also read every file and compare its hash.
+    """Open a sealed directory; with `hashed`, also read every file and verify its hash.
 
     Raises:
-        ModelError: the seal is missing or damaged, or a file is missing, has another size or another hash.
+        ModelError: the seal is missing or damaged, or a file is missing or has a different size or hash.
     """
     try:
         body = read_sealed(path / SEAL)

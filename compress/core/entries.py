@@ -1,4 +1,4 @@
-"""Entries of a list with one key each, `- name: {...}`: the name says which spec the body follows."""
+"""List entries with a single key, `- name: {...}`, where the name selects the spec of the body."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Entry(Spec, Generic[Body]):
 
     @property
     def key(self) -> str:
-        """What names the body."""
+        """The name in front of the body."""
         return str(type(self).model_fields["body"].alias)
 
 
 class OneKey(Generic[Body]):
-    """The entries that a list takes, for `Annotated[Entry[...], OneKey(table)]`: a union that the key tells apart.
+    """Annotation for the entries of a list, `Annotated[Entry[...], OneKey(table)]`: a union discriminated by the key.
 
     Args:
-        base: the class of every entry.
-        table: the spec of each name, or a union of several, in the order in which users are told the names.
+        base: base class of every entry.
+        table: the spec, or union of specs, for each name, in the order in which names are listed to users.
     """
 
     def __init__(self, base: type[Entry[Body]], table: Mapping[str, Any]) -> None:
@@ -40,15 +40,15 @@ class OneKey(Generic[Body]):
         self.models = {name: _entry(base, name, spec) for name, spec in table.items()}
 
     def entry(self, body: Body) -> Entry[Body]:
-        """The entry that holds a body."""
+        """Wrap a body in its entry."""
         name = next(name for name, spec in self.table.items() if type(body) in models_in(spec))
         return self.models[name](**{name: body})
 
     def parse(self, key: str, body: object) -> Body:
-        """The body under a key.
+        """Parse the body under a key.
 
         Raises:
-            ValidationError: it is wrong.
+            ValidationError: the body is invalid.
         """
         written: Any = {key: body}
         return self.models[key](**written).body
@@ -59,14 +59,14 @@ class OneKey(Generic[Body]):
 
 
 def single_key(value: Any) -> str | None:
-    """The tag of a one-key mapping (`{prune: ...}` -> `prune`) or of its parsed entry; None if it is neither."""
+    """Return the tag of a one-key mapping (`{prune: ...}` -> `prune`) or of its parsed entry; None if it is neither."""
     if isinstance(value, dict):
         return str(next(iter(value))) if len(value) == 1 else None
     return value.key if isinstance(value, Entry) else None
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every model class in an annotation, through unions, tuples, entries and `Annotated`."""
+    """Yield every model class in an annotation, descending into unions, tuples, lists, entries and `Annotated`."""
     origin = get_origin(annotation)
     if origin is Annotated:
         held, *metadata = get_args(annotation)
@@ -83,7 +83,7 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _entry(base: type[Entry[Body]], name: str, spec: Any) -> type[Entry[Body]]:
-    """The class of `- name: {...}`."""
+    """Create the entry class for `- name: {...}`."""
     one = isinstance(spec, type)
     field: Any = Field(alias=name, description=spec.__doc__) if one else Field(alias=name)
     title = spec.__name__.removesuffix("Spec") if one else name.title().replace("_", "")

@@ -1,16 +1,16 @@
-"""The error tree. Every error a user can meet is one of these, and each has the exit code of its kind.
+"""Exception hierarchy. Every error shown to a user is one of these, and each kind has its exit code.
 
 CompressError            1  something inside `compress` went wrong
-├── ProfileError         2  the profile is wrong (all its faults at once); 4 if only data or models are
-├── UsageError           2  a command was called wrongly
-├── BudgetMissed         3  the run is complete, and a limit of `budget` was missed
-│   └── NotJudged        3  the run is complete, and a limit could not be judged
+├── ProfileError         2  the profile is wrong (reports all faults at once); 4 if only its data or models are
+├── UsageError           2  a command was called incorrectly
+├── BudgetMissed         3  the run is complete, but a limit of `budget` was missed
+│   └── NotJudged        3  the run is complete, but a limit could not be judged
 ├── DataError            4  the data cannot be used as declared
-│   └── DataErrors       4  in several ways at once
+│   └── DataErrors       4  several faults of the data at once
 ├── ModelError           4  a model cannot be found, loaded or used as declared
 ├── TargetError          5  a target is missing, or failed while it was measured
-├── PassError            6  a pass broke its promise
-├── ResourceError        7  the disk is full, memory ran out, or a server may be asked no more
+├── PassError            6  a pass violated its contract
+├── ResourceError        7  the disk is full, memory ran out, or a request limit of a server is reached
 └── RunInterrupted     130  the user stopped the run
 """
 
@@ -21,13 +21,13 @@ from dataclasses import dataclass
 
 
 class CompressError(Exception):
-    """An error for a user: what is wrong, where, what was expected and what to do next.
+    """Base of all errors shown to users.
 
     Args:
-        message: what is wrong and what was expected, one sentence.
-        where: `file:line`, a key of the profile, or a path; None where there is none.
-        hint: what to do next; None where the message says it.
-        code: the fault's short name, as `tokenizer-setting`: what scripts and tests match, whatever the sentence says.
+        message: what is wrong and what was expected, in one sentence.
+        where: location of the fault: `file:line`, a profile key or a path.
+        hint: what to do next; None if the message already says it.
+        code: stable identifier of the fault, such as `tokenizer-setting`, for scripts and tests to match.
     """
 
     exit_code = 1
@@ -57,7 +57,7 @@ class Fault:
     message: str
     code: str | None = None
     exit_code: int = 2
-    """That of a run which this fault alone ends: 2 where the profile is wrong, 4 where the data or a model is."""
+    """Exit code if this is the only fault: 2 for an error in the profile, 4 for an error in the data or a model."""
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -66,7 +66,7 @@ class Fault:
 
 
 class ProfileError(CompressError):
-    """The profile is wrong, or what it names; `faults` holds every fault that was found, in the order of the file."""
+    """The profile, or data or a model that it names, is wrong; `faults` holds every fault in the order of the file."""
 
     exit_code = 2
 
@@ -77,19 +77,19 @@ class ProfileError(CompressError):
 
 
 class UsageError(CompressError):
-    """A command was called wrongly."""
+    """A command was called incorrectly."""
 
     exit_code = 2
 
 
 class BudgetMissed(CompressError):
-    """The run is complete, and a limit of its budget was missed."""
+    """The run is complete, but a limit of its budget was missed."""
 
     exit_code = 3
 
 
 class NotJudged(BudgetMissed):
-    """The run is complete, and a limit could not be judged: a busy machine, or a baseline that is of no use."""
+    """The run is complete, but a limit could not be judged, because of a busy machine or an unusable baseline."""
 
     def __init__(self, message: str, *, where: str | None = None) -> None:
         hint = "If no better machine is available, `--allow-unjudged` accepts this."
@@ -106,8 +106,8 @@ class DataErrors(DataError):
     """Several faults of the data at once.
 
     Args:
-        faults: each of them, in the order in which they were found.
-        shown: those that are told, and how many more there are.
+        faults: all faults, in the order in which they were found.
+        shown: the faults that the message lists, with the rest summarized by number.
     """
 
     def __init__(self, faults: Sequence[DataError], shown: Sequence[DataError]) -> None:
@@ -129,28 +129,28 @@ class TargetError(CompressError):
 
 
 class PassError(CompressError):
-    """A pass broke its promise: its result is not what its spec says it produces."""
+    """A pass violated its contract: its result is not what its spec declares."""
 
     exit_code = 6
 
 
 class ResourceError(CompressError):
-    """The disk is full, memory ran out, or a server may be asked no more; with more, the same command goes on."""
+    """Disk, memory or the request limit of a server is exhausted; with more of it, the same command resumes."""
 
     exit_code = 7
 
 
 class RunInterrupted(CompressError):
-    """The user stopped the run; started again, it goes on from its last checkpoint."""
+    """The user stopped the run; when started again it resumes from its last checkpoint."""
 
     exit_code = 130
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; its kind where it says nothing."""
+    """Return the first line of an error's message, or its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def in_words(error: BaseException) -> str:
-    """What a record keeps of an error: the message of one of ours, else its kind too."""
+    """Return the text of an error for records: the message, with the class name unless it is a `CompressError`."""
     return str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What a model is at a point of a pipeline: its framework, its structure, its number format."""
+"""The form of a model at a point of the pipeline: framework, structure and number format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Framework(StrEnum):
-    """What loads the model; texts that one wrote are none."""
+    """The framework that loads the model; `TEXTS` is for generated texts, which are not a model."""
 
     TORCH = "torch"
     ONNX = "onnx"
@@ -17,8 +17,8 @@ class Framework(StrEnum):
 
 
 class Structure(StrEnum):
-    """Whether the shapes follow from the config alone (regular), differ by layer (pruned), or belong to products of two
-    maps where the config says one (factored, whatever else was pruned)."""
+    """Layer shapes: as in the config (regular), differing by layer (pruned), or with some matrices replaced by products
+    of two (factored, whether or not also pruned)."""
 
     REGULAR = "regular"
     PRUNED = "pruned"
@@ -26,7 +26,7 @@ class Structure(StrEnum):
 
 
 class Numbers(StrEnum):
-    """How the weights and the arithmetic are stored."""
+    """Number format of the weights and the arithmetic."""
 
     FLOAT = "float"
     QDQ = "qdq"
@@ -38,7 +38,7 @@ class Numbers(StrEnum):
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a model. `bundled` is true once it is packaged for deployment; nothing follows that."""
+    """The form of a model. `bundled` is true once it is packaged for deployment; no step may follow that."""
 
     framework: Framework
     structure: Structure = Structure.REGULAR
@@ -56,11 +56,11 @@ class Form:
         return " ".join(words)
 
     def with_(self, **changes: object) -> Form:
-        """The same form with some of its fields replaced."""
+        """Return a copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
     def as_dict(self) -> dict[str, str | bool]:
-        """The form as plain JSON values."""
+        """Return the form as JSON values."""
         return {
             "framework": self.framework.value,
             "structure": self.structure.value,
@@ -70,7 +70,7 @@ class Form:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Form:
-        """The form that `as_dict` gave."""
+        """Rebuild the form from the result of `as_dict`."""
         return cls(
             Framework(values["framework"]),
             Structure(values["structure"]),

@@ -1,4 +1,4 @@
-"""One option for each place, the least loss within a budget: a multiple-choice knapsack. Pure."""
+"""Multiple-choice knapsack: one option for each place, with the least total loss within a budget."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESOLUTION = 20_000
-"""Steps that a budget is cut into: costs are rounded up to them, so that a budget is never exceeded."""
+"""Number of discrete steps of a budget; costs are rounded up to a step, so that the budget is never exceeded."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a place could be: `size` units left, what that costs, and how much is lost with the others."""
+    """One option of a place: the number of units kept, their cost, and the loss from removing the other units."""
 
     size: int
     cost: float
@@ -22,11 +22,11 @@ class Option:
 
 
 def choose_options(places: Sequence[Sequence[Option]], budget: float) -> list[Option] | None:
-    """The options, one of each place, of the least total loss whose costs are within the budget; None if none are.
+    """Choose one option for each place with the least total loss within the budget; None if no choice fits.
 
-    Dynamic programming over places and the budget spent (Kellerer et al., Knapsack Problems, 2004, chapter 11), as the
-    structures of ZipLM are chosen (Kurtic et al. 2023, arXiv:2302.04089). Exact but for the rounding of costs up to
-    1 / 20,000 of the budget; whole costs with a whole budget up to that are not rounded.
+    Dynamic programming over places and spent budget (Kellerer et al., Knapsack Problems, 2004, chapter 11), as in ZipLM
+    (Kurtic et al. 2023, arXiv:2302.04089). Exact except that costs are rounded up to 1 / `RESOLUTION` of the budget;
+    integer costs are not rounded if the budget is at most `RESOLUTION`.
     """
     whole = budget <= RESOLUTION and all(float(one.cost).is_integer() for place in places for one in place)
     scale = 1.0 if whole else RESOLUTION / budget if budget > 0 else 0.0
@@ -58,5 +58,5 @@ def choose_options(places: Sequence[Sequence[Option]], budget: float) -> list[Op
 
 
 def cheapest(places: Sequence[Sequence[Option]]) -> float:
-    """The least that one option of each place costs together."""
+    """Return the least total cost of one option for each place."""
     return sum(min(option.cost for option in place) for place in places)

@@ -1,4 +1,4 @@
-"""What of this machine changes the numbers that training gives: processor, threads, precision. Imports no torch."""
+"""Properties of this machine that change the results of training: device, threads, precision. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Precision = Literal["auto", "fp32", "bf16"]
 Processor = tuple[Collection[str], str]
 """The flags of a processor (`avx512_vnni`) and its architecture."""
 _AMPERE = 8
-"""Compute capability from which GPUs multiply bfloat16; older ones do it in many steps."""
+"""First major compute capability with bfloat16 multiplication in hardware; older GPUs emulate it."""
 _CAPABILITY_MAJOR = 75
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR of cuda.h."""
 
 
 @dataclass(frozen=True)
 class Numerics:
-    """How this machine trains: `bf16` says whether what trains there multiplies bfloat16 in hardware."""
+    """How this machine trains; `bf16`: the training device multiplies bfloat16 in hardware."""
 
     device: Literal["cpu", "cuda"]
     threads: int
     bf16: bool
 
     def precision(self, asked: Precision) -> Literal["fp32", "bf16"]:
-        """The precision that `auto` stands for here."""
+        """Resolve `auto` to the precision used on this machine."""
         if asked == "auto":
             return "bf16" if self.bf16 else "fp32"
         return asked
@@ -39,7 +39,7 @@ class Numerics:
 
 @cache
 def local_numerics() -> Numerics:
-    """This machine's numerics, read from the operating system."""
+    """Return the numerics of this machine, read from the operating system."""
     threads, gpu = core_count(), visible_gpu() if _torch_has_cuda() else None
     if gpu is not None:
         return Numerics("cuda", threads, gpu[1] >= _AMPERE)
@@ -47,18 +47,18 @@ def local_numerics() -> Numerics:
 
 
 def core_count() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def processor_flags() -> frozenset[str]:
-    """The instruction sets that Linux reports for the first processor; empty elsewhere."""
+    """Return the instruction sets that Linux reports for the first processor; empty on other systems."""
     return flags_in(local_processor())
 
 
 def local_processor() -> dict[str, str]:
-    """What Linux reports of the first processor, by its own names; empty elsewhere."""
+    """Return the /proc/cpuinfo fields of the first processor; empty on other systems."""
     try:
         return first_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -66,35 +66,35 @@ def local_processor() -> dict[str, str]:
 
 
 def first_processor(cpuinfo: str) -> dict[str, str]:
-    """What the text of /proc/cpuinfo says of the first processor, by its own names."""
+    """Parse the fields of the first processor from the text of /proc/cpuinfo."""
     pairs = (line.partition(":") for line in cpuinfo.strip().split("\n\n")[0].splitlines() if ":" in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def flags_in(processor: Mapping[str, str]) -> frozenset[str]:
-    """The instruction sets of a processor of `first_processor`."""
+    """Return the instruction sets among the fields that `first_processor` returned."""
     return frozenset((processor.get("flags") or processor.get("Features") or "").split())
 
 
 def bytes_overflow(flags: Collection[str], architecture: str) -> bool:
-    """Whether a processor adds two products of bytes in 16 bits, where full 8-bit weights overflow.
+    """Whether a processor sums two int8 products in 16 bits, which saturates with full-range 8-bit weights.
 
-    That is x86 without VNNI or AMX, one whose instruction sets nobody knows included.
+    True for x86 without VNNI or AMX, including x86 with unknown instruction sets.
     """
     x86 = architecture.lower() in ("x86_64", "amd64", "i386", "i686", "x86")
     return x86 and not {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(flags)
 
 
 def reduced_range(asked: bool | Literal["auto"]) -> bool:
-    """Whether 8-bit weights use 7 bits: as asked, or as this processor needs it."""
+    """Whether 8-bit weights are limited to 7 bits; `auto` decides by this processor."""
     return bytes_overflow(processor_flags(), platform.machine()) if asked == "auto" else asked
 
 
 def visible_gpu() -> tuple[str, int] | None:
-    """Name and major compute capability of the GPU that programs are given here as their first; None: they get none.
+    """Return the name and major compute capability of the first GPU visible to programs; None without one.
 
-    The driver is asked, which looks at CUDA_VISIBLE_DEVICES and counts the cards as they are given to programs, where
-    nvidia-smi does neither; it makes no context, so this holds no memory of the card.
+    Asks the driver, which respects CUDA_VISIBLE_DEVICES and numbers the cards as programs see them; nvidia-smi does
+    neither. No CUDA context is created, so no GPU memory is used.
     """
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -111,7 +111,7 @@ def visible_gpu() -> tuple[str, int] | None:
 
 
 def _torch_has_cuda() -> bool:
-    """Whether the torch that is installed was not built for CPUs alone."""
+    """Whether the installed torch is not a CPU-only build."""
     try:
         return "+cpu" not in metadata.version("torch")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Tables that installed distributions add to: built-in names, and the entry points of a group, imported when used.
+"""Tables of built-in names that installed distributions extend through entry points; entries are imported when used.
 
 A distribution adds a pass with
 
@@ -22,7 +22,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a distribution adds: the name in the table, `module:attribute`, and whose it is in which version."""
+    """An entry point: its group, its name in the table, its `module:attribute`, and its distribution and version."""
 
     group: str
     name: str
@@ -36,7 +36,7 @@ class Plugin:
 
 @cache
 def plugins(group: str) -> tuple[Plugin, ...]:
-    """What the installed distributions add to a group, by name; nothing of it is imported."""
+    """Return the entry points that installed distributions add to a group, sorted by name, without importing them."""
     found = {
         Plugin(group, point.name, point.value, point.dist.name, point.dist.version)
         for point in metadata.entry_points(group=group)
@@ -46,15 +46,15 @@ def plugins(group: str) -> tuple[Plugin, ...]:
 
 
 class Table(Mapping[str, Kind], Generic[Kind]):
-    """Descriptors by name, each imported when it is asked for: the built-in ones first, then those of plugins.
+    """Lazily imported descriptors by name: first the built-in ones, then those of plugins.
 
     Args:
-        group: the entry points that add to it.
+        group: the entry point group that extends the table.
         kind: the class of a descriptor.
-        built_in: `module:attribute` of each name.
+        built_in: `module:attribute` of each built-in name.
 
     Raises:
-        UsageError: of every access, where two distributions add the same name, or one adds a built-in name.
+        UsageError: on access, if two distributions add the same name, or one adds a built-in name.
     """
 
     def __init__(self, group: str, kind: type[Kind], built_in: Mapping[str, str]) -> None:
@@ -103,7 +103,7 @@ class Table(Mapping[str, Kind], Generic[Kind]):
         plugin = self.added[name]
         try:
             found = named(plugin.target)
-        # Whatever the code of somebody else raises while it is imported is told as theirs.
+        # Any exception raised while importing third-party code is attributed to the plugin.
         except Exception as error:
             raise UsageError(
                 f"the plugin {plugin} cannot be loaded: {type(error).__name__}: {error}",
@@ -120,12 +120,12 @@ class Table(Mapping[str, Kind], Generic[Kind]):
 
 
 def call(target: str, *given: object) -> Any:
-    """What the function that `module:function` names makes of what it is given."""
+    """Import the function named by `module:function` and call it."""
     function: Any = named(target)
     return function(*given)
 
 
 def named(target: str) -> object:
-    """What `module:attribute` names, imported."""
+    """Import and return the object named by `module:attribute`."""
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""How llama.cpp cuts texts into words before their bytes are joined: its names, in the terms of `tokenizer.json`."""
+"""llama.cpp's pre-tokenizers for byte-level BPE, by name, as `pre_tokenizer` parts of a `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 Parts = tuple[dict[str, Any], ...]
 SPACE = "\u2581"
-"""How SentencePiece writes a space."""
+"""The character that SentencePiece substitutes for a space."""
 
 
 def _by_regex(digits: str) -> Parts:
@@ -23,7 +23,7 @@ def _by_regex(digits: str) -> Parts:
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
 WHOLE_WORDS = "llama-bpe"
-"""Of these rules llama.cpp knows that a word which is a token is not merged (`ignore_merges`)."""
+"""With these rules llama.cpp sets `ignore_merges`: a word that is itself a token is not built by merges."""
 RULES: Mapping[str, Parts] = MappingProxyType(
     {
         "gpt-2": (_BYTES,),
@@ -44,13 +44,13 @@ _ALSO = {
 
 
 def rules_named(name: str) -> str | None:
-    """The key of `RULES` that a GGUF file means by this `tokenizer.ggml.pre`; None of rules that are not here."""
+    """Return the key of `RULES` for a GGUF file's `tokenizer.ggml.pre`; None if the rules are not supported."""
     known = _ALSO.get(name, name)
     return known if known in RULES else None
 
 
 def rules_of(parts: list[Any]) -> str | None:
-    """The key of `RULES` that these parts of a `pre_tokenizer` follow; None of others."""
+    """Return the key of `RULES` that matches these parts of a `pre_tokenizer`; None if none does."""
     for name, rules in RULES.items():
         if len(rules) == len(parts) and all(
             rule.items() <= part.items() for rule, part in zip(rules, parts, strict=True)
@@ -60,6 +60,6 @@ def rules_of(parts: list[Any]) -> str | None:
 
 
 def pre_tokenizer(name: str) -> dict[str, Any]:
-    """The `pre_tokenizer` of a `tokenizer.json` that follows these rules."""
+    """Return the `pre_tokenizer` section of a `tokenizer.json` for the rules `name`."""
     parts = [part | {"trim_offsets": True} if part["type"] == "ByteLevel" else part for part in RULES[name]]
     return {"type": "Sequence", "pretokenizers": parts}

@@ -1,4 +1,4 @@
-"""What a run leaves behind as plain data: measurements, one record a step, the run itself. JSON in, JSON out."""
+"""Records of a run as plain data that round-trips through JSON: measurements, steps and the run itself."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pydantic import BaseModel, ConfigDict
 Role = Literal["baseline", "step", "control", "variant"]
 StepStatus = Literal["ok", "cached", "failed"]
 RunStatus = Literal["running", "ok", "budget_missed", "not_judged", "failed", "interrupted"]
-"""`not_judged`: complete, no limit was missed, and one could not be judged."""
+"""`not_judged`: complete, no limit was missed, but at least one could not be judged."""
 COMPLETE = ("ok", "budget_missed", "not_judged")
-"""How a run may end that deploys a model."""
+"""Statuses of a run that deploys a model."""
 Verdict = Literal["better", "worse", "no difference"]
 
 
 class Record(BaseModel):
-    """Plain frozen data that survives the round trip through JSON."""
+    """Frozen plain data that round-trips through JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Metric(Record):
-    """One number of a task's score with its 95 % interval. A share is a fraction, not a percentage."""
+    """One metric with its 95 % confidence interval. Shares are fractions, not percentages."""
 
     name: str
     value: float
@@ -33,11 +33,11 @@ class Metric(Record):
 
 
 class Written(Record):
-    """What a model wrote to prompts of the split, and which of it is right.
+    """Answers that a model generated to prompts of the split, and which of them are correct.
 
-    `examples`: their places in the split; `prompts`, `expected`, `answers`: the texts, cut where they are long, and
-    none where the report shows none. `p_value` and `verdict` are those of the exact McNemar test against the
-    baseline's answers.
+    `examples`: indices of the prompts in the split; `prompts`, `expected`, `answers`: the texts, truncated if long, and
+    empty if the report shows no texts. `p_value` and `verdict` are from the exact McNemar test against the baseline's
+    answers.
     """
 
     validator: str
@@ -51,10 +51,10 @@ class Written(Record):
 
 
 class TaskScore(Record):
-    """What a model reached in one task of a harness, `harness` with its version.
+    """Score of a model in one task of an evaluation harness; `harness` includes the version.
 
-    `metrics`: shares of its documents; `right`: for each document, by the first of them; `documents`: the sha256 of
-    what was asked. `p_value` and `verdict` are those of the exact McNemar test against the baseline.
+    `metrics`: shares of the documents; `right`: whether each document is correct by the first metric; `documents`: the
+    sha256 of the requests. `p_value` and `verdict` are from the exact McNemar test against the baseline.
     """
 
     task: str
@@ -69,19 +69,20 @@ class TaskScore(Record):
 
 
 class Accuracy(Record):
-    """Scores on one split; `metrics[0]` is the task's primary one.
+    """Scores on one split; `metrics[0]` is the primary metric of the task.
 
     `p_value` and `verdict` come from the exact McNemar test against the baseline's predictions on the same
-    examples; both are None for the baseline itself. `predictions` and `truth` are label indices, one an example.
+    examples; both are None for the baseline itself. `predictions` and `truth` are label indices, one per example.
 
-    Embeddings have none of these. They are scored `against` given scores of pairs, where the test is a paired
-    bootstrap over the pairs, or against the baseline's similarities, where there is no test: the verdict says whether
-    the interval of the correlation stays below 1. What the `examples` say themselves is right needs no truth either:
-    the test is that of the metric. `retention_low` and `retention_high` are given where they cannot be had of the
-    predictions. `examples` is the sha256 of what was scored, labels left out; records of classifiers of before it was
-    kept have none. `confidence` is the probability of each prediction, rounded to four decimals; records of before it
-    was kept have none. `written`: where the model was asked
-    to answer in words; `tasks`: where it was scored in those of a harness.
+    `against` names the reference. Embeddings have no predictions or truth: they are scored against given `scores` of
+    pairs, with a paired bootstrap test over the pairs, or against the similarities of the `baseline`, without a test:
+    the verdict then says whether the confidence interval of the correlation stays below 1. With `examples`, the
+    examples contain the expected output themselves; there is no truth either, and the test is that of the metric.
+
+    `retention_low` and `retention_high` are set if they cannot be computed from the predictions. `examples` is the
+    sha256 of the scored examples without labels (missing in older records of classifiers). `confidence` is the
+    probability of each prediction, rounded to four decimals (missing in older records). `written`: generated answers,
+    if the model was asked for them; `tasks`: scores in tasks of an evaluation harness, if any.
     """
 
     split: str
@@ -103,15 +104,15 @@ class Accuracy(Record):
 
 
 class Disturbance(Record):
-    """What else the machine did while a pair of models was timed.
+    """Interference by other processes while a pair of models was timed.
 
-    `disturbed`: too many rounds in which threads had to wait for a core, also after they were taken again; None: nobody
-    knows. `told_by`: what counted the waiting, `schedstat` (the kernel, for each thread), `processor time` or
-    `unknown`. `waited` and `baseline_waited`: the time that the threads waited, all added up, as a share of the time
-    of the rounds of each model. `rounds`: all that were timed; `disturbed_rounds` of them do not count, unless the
-    row is disturbed. `pressure`: share of the time in which any thread of the machine waited for a core (Linux' PSI);
-    `stolen`: time that the hypervisor took from its cores, as a share; `switches`: how often the process had to leave
-    its core, a round; None where nobody counts them. `patient_s`: seconds spent on rounds that were taken again.
+    `disturbed`: in too many rounds threads had to wait for a core, even after those rounds were repeated; None if
+    unknown. `told_by`: source of the waiting times, `schedstat` (the kernel, per thread), `processor time` or
+    `unknown`. `waited` and `baseline_waited`: waiting time summed over the threads, as a share of the time of the
+    rounds of each model. `rounds`: number of timed rounds; `disturbed_rounds` of them are excluded, unless the row is
+    disturbed. `pressure`: share of the time in which any thread of the machine waited for a core (Linux PSI);
+    `stolen`: share of the core time taken by the hypervisor; `switches`: involuntary context switches of the process
+    per round; each is None if not available. `patient_s`: seconds spent on repeated rounds.
     """
 
     disturbed: bool | None
@@ -127,13 +128,13 @@ class Disturbance(Record):
 
 
 class Latency(Record):
-    """Timings of a model in alternation with the baseline, at one batch size; tokenization is left out.
+    """Timings of a model in alternation with the baseline, at one batch size, without tokenization.
 
-    Times are milliseconds a batch. `lengths` says what was timed: `real` (examples of the data) or `fixed:128`.
-    `speedup` = baseline p50 / p50 with its 95 % bootstrap interval; for the baseline itself the pair is the
-    same file twice (the A/A run), so its interval shows the noise. `throughput` is examples a second.
-    `verdict` is None where the row is disturbed: its numbers are those of all rounds, and say nothing of the model
-    alone. Records of before disturbance was measured have none.
+    Times are milliseconds per batch. `lengths` names the workload: `real` (examples of the data) or `fixed:128`.
+    `speedup` = baseline p50 / p50 with its 95 % bootstrap interval; the baseline itself is timed against a second
+    instance of the same file (A/A run), so its interval shows the noise. `throughput` is examples per second.
+    `verdict` is None if the row is disturbed: its numbers then include all rounds and do not describe the model alone.
+    `disturbance` is missing in older records.
     """
 
     batch_size: int
@@ -156,17 +157,17 @@ class Latency(Record):
 
     @property
     def disturbed(self) -> bool:
-        """Whether other processes disturbed the timing beyond use, as far as anybody knows."""
+        """Whether the timing is known to be unusable because of other processes."""
         return self.disturbance is not None and self.disturbance.disturbed is True
 
 
 class Memory(Record):
     """Memory of a process that imports only numpy and the runtime, in MB of 10^6 bytes.
 
-    `peak_mb`: resident peak (its counter reset after the imports) above the resident size before the model is
-    loaded; `absolute_peak_mb`: that peak itself; `gpu_peak_mb`: None without a GPU; `method`: the counter read;
-    `limit_mb`: what the target allows at the absolute peak, None where it allows any. `lengths`: what was run, as in a
-    timing; `read:128 write:32`: a prompt was read and an answer written.
+    `peak_mb`: peak resident size (counter reset after the imports) minus the resident size before the model is
+    loaded; `absolute_peak_mb`: the peak itself; `gpu_peak_mb`: None without a GPU; `method`: the counter that was read;
+    `limit_mb`: the target's limit on the absolute peak, None without one. `lengths`: the workload, as in `Latency`;
+    `read:128 write:32` is a prompt of 128 tokens and 32 generated ones.
     """
 
     peak_mb: float
@@ -179,16 +180,16 @@ class Memory(Record):
 
     @property
     def over_limit(self) -> bool:
-        """Whether the process held more than the target allows."""
+        """Whether the absolute peak exceeds the target's limit."""
         return self.limit_mb is not None and self.absolute_peak_mb > self.limit_mb
 
 
 class TargetMeasurement(Record):
-    """Everything measured of one artifact on one target.
+    """All measurements of one artifact on one target.
 
-    `fingerprint` is that of the target with its batch sizes and lengths; `machine` leaves out what does not change a
-    timing, and records of before it was kept have none. `load_ms`: the time to load the model, its file in the
-    system's cache, the median of the processes that timed it; records of before it was taken have none.
+    `fingerprint` identifies the target with its batch sizes and lengths; `machine` omits what does not affect timings
+    (missing in older records). `load_ms`: time to load the model with its file in the page cache, median over the
+    processes that timed it (missing in older records).
     """
 
     key: str
@@ -205,12 +206,12 @@ class TargetMeasurement(Record):
 
     @property
     def disturbed(self) -> bool:
-        """Whether any of its timings is."""
+        """Whether any of the timings is disturbed."""
         return any(one.disturbed for one in self.latency)
 
 
 class CurvePoint(Record):
-    """One evaluation while training."""
+    """One evaluation during training."""
 
     step: int
     epoch: float
@@ -219,8 +220,8 @@ class CurvePoint(Record):
 
 
 class Curve(Record):
-    """A training run: which one, its points, and how many seconds its steps and evaluations took, also before it was
-    stopped and gone on with; records of before that was kept have none."""
+    """Learning curve of a training run. `seconds` covers steps and evaluations, including those before a resume
+    (missing in older records)."""
 
     name: str
     points: tuple[CurvePoint, ...]
@@ -228,7 +229,7 @@ class Curve(Record):
 
 
 class Size(Record):
-    """Bytes on disk in MB of 10^6 bytes: the model as the target runs it, its tokenizer, the whole directory."""
+    """Sizes on disk in MB of 10^6 bytes: the model as the target runs it, its tokenizer, the whole directory."""
 
     model_mb: float
     tokenizer_mb: float
@@ -236,9 +237,9 @@ class Size(Record):
 
 
 class Sample(Record):
-    """What a teacher wrote for a student: the beginning of it, the end of its prompt, and why it was kept or not; or
-    what the student wrote itself, and when. Of documents a question is the prompt, and `passage` is what it was written
-    from."""
+    """Excerpt of a generated training text. From a teacher: the end of the prompt, the beginning of the answer and why
+    it was kept or dropped; from the student itself: `why` says when it was generated. For documents the prompt is a
+    question, and `passage` is the text that it was generated from."""
 
     by: Literal["teacher", "student"] = "teacher"
     why: str
@@ -248,11 +249,14 @@ class Sample(Record):
 
 
 class StepRecord(Record):
-    """One step of a run. `artifact` is the path of what the step made, `measured` of what was measured of it
-    (the lowered ONNX of a torch model); both are relative to the cache. `model_digest` is the same wherever the same
-    model is measured, also as a file alone; records of before it was kept have none. `seconds` is the time of the work
-    when it was done, `measure_seconds` that of the measuring, also where both came from the cache this time.
-    `samples`: of the texts that were written for it, unless the report shows none."""
+    """One step of a run.
+
+    `artifact` is the path of the step's artifact, `measured` that of the measured one (the lowered ONNX of a torch
+    model); both are relative to the cache. `model_digest` is the same wherever the same model is measured, even as a
+    standalone file (missing in older records). `seconds` and `measure_seconds` are the times that the work and the
+    measuring originally took, even if this run took both from the cache. `samples`: texts generated for the step,
+    empty if the report shows no texts.
+    """
 
     step: str
     kind: str
@@ -277,15 +281,15 @@ class StepRecord(Record):
 
     @property
     def training_seconds(self) -> float | None:
-        """The time that its models were trained, all trainings together, which is a part of `seconds`; None where it
-        trained none, or nobody noted it."""
+        """Total time of all trainings of the step, a part of `seconds`; None if it trained nothing or no time was
+        recorded."""
         found = [curve.seconds for curve in self.curves if curve.seconds is not None]
         return sum(found) if found else None
 
 
 class Limit(Record):
-    """One limit of the budget. `held` is None where it cannot be judged, and `reason` says why; the value is None
-    where there is none to compare."""
+    """One limit of the budget. `held` is None if it cannot be judged, and `reason` says why; `value` is None if there
+    is nothing to compare."""
 
     step: str
     name: str
@@ -296,11 +300,11 @@ class Limit(Record):
 
 
 class RunRecord(Record):
-    """A whole run as the report reads it. `steps[0]` is the baseline, `steps[-1]` what is deployed.
+    """A whole run as the report reads it. `steps[0]` is the baseline, `steps[-1]` the deployed model.
 
-    `seconds` is the time of all training, conversion and measuring, whenever it was done; `wall_seconds` the time of
-    the command that finished the run. `notes` says what loading did to the data. `excerpts` are the beginnings of test
-    texts whose answer changed, by their place in the split.
+    `seconds` is the total time of training, conversion and measuring, including cached work; `wall_seconds` the time
+    of the command that finished the run. `notes` describes changes made to the data while loading. `excerpts` are the
+    beginnings of test texts whose prediction changed, by index in the split.
     """
 
     run: str

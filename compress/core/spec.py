@@ -26,7 +26,7 @@ from compress.core.disk.safe_paths import name_fault
 
 
 def _name_of_the_hub(name: str) -> str:
-    """Refuse what would lead out of the folder of its cache where this name is looked for."""
+    """Reject names that would escape the hub's cache folder."""
     fault = name_fault(name)
     if fault is not None:
         raise ValueError(f"{name!a} {fault}")
@@ -37,9 +37,9 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=1, le=8192)]
-"""Of an image, in pixels."""
+"""Side of an image in pixels."""
 HubName = Annotated[str, AfterValidator(_name_of_the_hub)]
-"""A configuration, commit or tag of the hub."""
+"""Name of a configuration, commit or tag on the hub."""
 
 
 class Spec(BaseModel):
@@ -50,7 +50,7 @@ class Spec(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic takes `true` for 1, so that `epochs: yes` would train for one epoch.
+        # pydantic coerces `true` to 1, so `epochs: yes` would train for one epoch.
         listed = value if isinstance(value, list | tuple) else (value,)
         truths = [one for one in listed if isinstance(one, bool)]
         if truths and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
@@ -61,7 +61,7 @@ class Spec(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        # Only a schema shows the meanings: pydantic's `use_attribute_docstrings` parses every class at each start.
+        # Only schemas need descriptions; pydantic's `use_attribute_docstrings` would parse every class at each start.
         schema = handler(core_schema)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, field in cls.model_fields.items():
@@ -74,7 +74,7 @@ class Spec(BaseModel):
 
 @cache
 def _meanings(module: str) -> dict[str, dict[str, str]]:
-    """The text below each field of each class of a module, from its source; none where that is not at hand."""
+    """Return the attribute docstrings of each class of a module, parsed from its source; empty without the source."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except OSError:
@@ -102,5 +102,5 @@ class PassSpecBase(Spec):
 
 
 def one_of(*names: str) -> ConfigDict:
-    """The config of a section that wants exactly one of some keys, as its JSON schema says."""
+    """Return a model config whose JSON schema requires exactly one of the keys `names`."""
     return ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in names]})

@@ -1,4 +1,4 @@
-"""What a misspelt word was meant to be."""
+"""Suggestions for misspelled words."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?` for the nearest known word, else the list of them."""
+    """Return `; did you mean ...?` with the nearest known word, else the list of known words."""
     return nearest(word, known, "`") or (f"; known: {', '.join(known)}" if known else "")
 
 
 def nearest(word: str, known: Sequence[str], quote: str = "'") -> str:
-    """`; did you mean 'x'?`, or nothing where no known word is near."""
+    """Return `; did you mean 'x'?` with the nearest known word, or an empty string if none is close."""
     close = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.55)
     found = next((name for name in known if [name.lower()] == close), None)
     return "" if found is None else f"; did you mean {quote}{found}{quote}?"

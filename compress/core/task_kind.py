@@ -1,4 +1,4 @@
-"""What a kind of problem is, said to everything that is not its own folder."""
+"""Descriptors of task types: everything that code outside a task's own package needs to know about it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetricKind:
-    """A metric: what records call it, what readers call it, and how its values are written.
+    """A metric: its name in records, its name for readers (`words`), and the format of its values.
 
-    `percent`: values are shares of 1, shown as percentages; else they are shown with three decimals. `test`: the paired
-    test that tells two models apart, in words.
-    `smaller_is_better`: as of an error or a perplexity; retention is then the baseline's value over the model's.
-    `meanings`: what its values mean, for readers, by what records hold them `against`. `column`: the title under which
-    it stands beside the primary metric wherever a run has it; empty: among all metrics alone. `counts`: what the `n` of
-    its records counts, as `tokens`; empty: examples.
+    `percent`: values are fractions of 1, shown as percentages; else they are shown with three decimals. `test`: name of
+    the paired test that compares two models. `smaller_is_better`: as for an error or a perplexity; retention is then
+    the baseline's value over the model's. `meanings`: explanation of the values for readers, by the `against` of the
+    record. `column`: title of its column beside the primary metric in runs that have it; if empty, it is shown only in
+    the list of all metrics. `counts`: unit of the `n` in its records, such as `tokens`; if empty, examples.
     """
 
     name: str
@@ -36,41 +35,44 @@ class MetricKind:
 
     @property
     def relative(self) -> bool:
-        """Whether a change of it means something beside its size alone: of a perplexity, and not of a share or of a
+        """Whether changes are meaningful only relative to the value, as for a perplexity but not a share or a
         correlation."""
         return self.smaller_is_better and not self.percent
 
     @property
     def loss_unit(self) -> str:
-        """What a hundredth of `lost` is called."""
+        """Unit of one hundredth of `lost`."""
         return "%" if self.relative else "points"
 
     def rank(self, value: float) -> float:
-        """A value as passes compare and note it, larger is better; and the value of such a rank."""
+        """Convert a value to a rank, for which larger is better, or a rank back to its value."""
         return -value if self.smaller_is_better else value
 
     def lost(self, before: float, after: float) -> float:
-        """How much worse a rank is than one before, below 0 where it is better: their difference, and where that says
-        nothing without their size, its share of the worse one, so that it is what is missing from `retention` to 1."""
+        """Return how much worse the rank `after` is than `before`; negative if it is better.
+
+        This is the difference of the two; for a `relative` metric it is divided by the larger absolute value of the
+        two, so that a loss equals 1 - `retention`.
+        """
         if not self.relative:
             return before - after
         small, large = sorted((abs(before), abs(after)))
         return 0.0 if small == large else math.copysign(1 - small / large, before - after)
 
     def retention(self, value: float, baseline: float) -> float | None:
-        """What is kept of the baseline: 1 where both are alike, below 1 where the value is worse; None over nothing."""
+        """Return the share of the baseline's score that is kept: 1 if equal, below 1 if worse; None if undefined."""
         above, below = (baseline, value) if self.smaller_is_better else (value, baseline)
         return above / below if below else None
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a task's models are measured by beside what all are: a number that is read off a timing.
+    """A task-specific performance measure that is derived from a timing.
 
-    `name`: what records, budgets and columns call it; `words`: what readers do. `workload`: which timings have it, by
-    their `lengths` or by what stands there before the colon, as `read` of `read:128`; empty: all. `statistic`: the
-    median or 95th percentile of the time of a batch, or how many examples or tokens that median makes a second.
-    `column`: its title where there is little room; empty: it is not shown there.
+    `name`: its name in records, budgets and columns; `words`: its name for readers. `workload`: the timings that have
+    it, by their `lengths` or the part before the colon, as `read` of `read:128`; if empty, all. `statistic`: the
+    median or 95th percentile of the time per batch, or the examples or tokens per second at the median. `column`: short
+    title for narrow tables; if empty, it is not shown there.
     """
 
     name: str
@@ -82,19 +84,19 @@ class Quantity:
 
     @property
     def smaller_is_better(self) -> bool:
-        """As of a time; of more a second there cannot be enough."""
+        """Whether smaller is better: true for times, false for throughputs."""
         return self.statistic.endswith("_ms")
 
     def among(self, timings: Iterable[Latency]) -> list[Latency]:
-        """The timings that it is read off."""
+        """Return the timings that have this quantity."""
         return [one for one in timings if self.workload in ("", one.lengths, one.lengths.partition(":")[0])]
 
     def first(self, timings: Iterable[Latency]) -> float | None:
-        """Its value at the first batch size and length; None where it was not timed."""
+        """Return the value at the first batch size and length; None if it was not timed."""
         return next(map(self.of, self.among(timings)), None)
 
     def of(self, timing: Latency, ms: float | None = None) -> float:
-        """Its value; `ms`: where the time of a batch were another one, as an end of an interval."""
+        """Return the value for a timing; `ms` replaces the time per batch, for example by the end of an interval."""
         if ms is None:
             ms = timing.p95_ms if self.statistic == "p95_ms" else timing.p50_ms
         if self.smaller_is_better:
@@ -105,8 +107,8 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model and data look like, for telling what they are for: whether the examples are images, whether they are
-    pairs with a score, whether they have labels, whether the model embeds sentences, and whether it writes texts."""
+    """Observed properties of a model and data, for guessing the task: the examples are images, are pairs with a score,
+    have labels; the model embeds sentences, generates texts."""
 
     images: bool
     pairs: bool
@@ -117,75 +119,74 @@ class Seen:
 
 @dataclass(frozen=True)
 class TaskKind:
-    """A kind of problem. What stands for code is named as `module:name`, and imported when it is needed."""
+    """A task type. References to code are `module:name` strings that are imported when needed."""
 
     name: str
-    """What profiles, records and a model's `task.json` call it."""
+    """Name of the task in profiles, records and a model's `task.json`."""
     items: str
-    """What an example is: `text` or `image`."""
+    """Type of the examples: `text` or `image`."""
     head: str
-    """What of a torch model is read: `classifier`, one output a label; `pooled`, a vector a text; `own`, as it is."""
+    """Output of the torch model: `classifier`, one logit per label; `pooled`, one vector per text; `own`, unchanged."""
     source: str
-    """From the `StepContext` of a `TeacherSpec`, and that, to the facts of a model: it writes its torch form and its
-    `task.json`, or refuses it."""
+    """Function of a `StepContext` and a `TeacherSpec` that writes the torch form of a model and its `task.json`, or
+    rejects the model; returns the facts of the model."""
     data: str
-    """The module that reads the rows: `load` and `columns`."""
+    """Module that reads the rows: `load` and `columns`."""
     task: str
-    """From the profile's `data` section to the `Task` that encodes examples and scores answers."""
+    """Factory of the `Task`, which encodes examples and scores outputs, from the profile's `data` section."""
     record: str
-    """From a `Scored` to its scores, with intervals and the paired test against the baseline."""
+    """Function that computes the scores of a `Scored`, with intervals and the paired test against the baseline."""
     metrics: tuple[MetricKind, ...]
-    """The primary one first."""
+    """Metrics, the primary one first."""
     label_loss: str | None
-    """The loss that trains on what the data says alone, by its name in the table of losses; None: only a teacher says
-    what is right."""
+    """Name, in the table of losses, of the loss that needs only the data; None if training needs a teacher."""
     bundle: str
-    """What a bundle predicts with, and what it is proved by."""
+    """The `BundleAnswers` of the task: how a bundle predicts and how its predictions are verified."""
     starter: str
-    """What `compress init` writes of it."""
+    """The `Outline` of the profile that `compress init` writes for the task."""
     likely: Callable[[Seen], int] = lambda seen: 1
-    """How much a model and data look like it: `compress init` takes the largest."""
+    """Score of how well a model and data fit the task; `compress init` chooses the task with the largest."""
     logits: bool = False
     """Whether outputs are logits along their last axis, so that predictions can be compared."""
     asks: str | None = None
-    """From a `Task`, examples, the folder of a model and a seed to what the model is asked to answer in words, an
-    `Asked`, or to None; no place where its models write nothing."""
+    """Function of a `Task`, examples, a model folder and a seed that returns the prompts to generate answers to, an
+    `Asked`, or None; None for tasks whose models do not generate text."""
     scored_in: str | None = None
-    """From a `Task`, the folder of a model, what keeps the task's answers to inputs there, what writes answers to
-    prompts there, and the folder of a profile to scores in further tasks, `TaskScore`; None where there are none."""
+    """Function that scores a model in tasks of an evaluation harness: from a `Task`, a model folder, the store of the
+    model's outputs there, a text generator, and the profile's folder to `TaskScore`s; None without such tasks."""
     against_baseline: bool = False
-    """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
+    """Whether recording a model's scores needs the baseline's outputs on the same examples, not just its scores."""
     writes: bool = False
-    """Whether its models are decoders, which go on with texts."""
+    """Whether its models are autoregressive decoders, which generate text."""
     keys: str = "compress.profile.schema:DataSpec"
-    """The class of the profile's `data` section: `DataSpec`, or one that adds keys to it."""
+    """Class of the profile's `data` section: `DataSpec` or a subclass that adds keys."""
     workloads: str = "compress.measuring.timing.feeds:scenarios"
-    """What is timed of the drawn examples."""
+    """Function that builds the workloads for timing from the sampled examples."""
     weighed: str = "compress.measuring.timing.feeds:scenarios"
-    """What is run of them where memory is measured: the first of it, at the first batch size."""
+    """Function that builds the workloads for measuring memory; the first one, at the first batch size, is run."""
     positions: Callable[[Sequence[int]], int] = lambda lengths: max(lengths, default=0)
-    """How many tokens a model must take at once to be timed and weighed at the fixed lengths that a target names."""
+    """Number of tokens that a model must accept at once to be measured at the fixed lengths of a target."""
     judges_all: bool = False
-    """Whether budgets and checks judge all of that, the worst of each, and not the first alone."""
+    """Whether budgets and checks judge the worst of all workloads rather than the first one only."""
     quantities: tuple[Quantity, ...] = ()
-    """What is read off those timings, for budgets, columns and plots. The first one that is no percentile is what plots
-    set scores against, in place of the median latency."""
+    """Performance measures derived from the timings, for budgets, columns and plots. Plots show scores against the
+    first one that is not a percentile, instead of the median latency."""
     uses: Mapping[str, str] = field(default_factory=dict)
-    """Keys of a profile that not every task knows, with what this one does with them, as a verb."""
+    """Optional profile keys that this task supports, each with a verb phrase for what it does with the key."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Keys of a profile that mean nothing here, with the reason: `data.labels`, or of a pass `passes.distill.augment`,
-    or a whole pass, `passes.prune`."""
+    """Profile keys that this task rejects, each with the reason: `data.labels`, a key of a pass such as
+    `passes.distill.augment`, or a whole pass such as `passes.prune`."""
     sections: tuple[str, ...] = ()
-    """Of the report, each from a run to a section."""
+    """Functions that build task-specific report sections from a run."""
 
     def positions_unset(self, max_length: int) -> int:
-        """How many tokens a model takes that is made here, where nobody says it: the longest text of the data, and what
-        is timed of it where a target names no lengths."""
+        """Return the default number of positions of a model created here: enough for the longest text of the data and
+        for the default lengths of measuring."""
         return max(max_length, self.positions(()))
 
     @property
     def metric(self) -> MetricKind:
-        """The primary one."""
+        """The primary metric."""
         return self.metrics[0]
 
 
@@ -196,4 +197,4 @@ LABEL_SECTIONS = (
     "compress.reporting.sections.answers:answers",
     "compress.reporting.sections.answers:calibration",
 )
-"""What a report says of models that answer each example with a label."""
+"""Report sections for models that predict one label for each example."""

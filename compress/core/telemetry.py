@@ -1,17 +1,17 @@
-"""What libraries would tell their makers is turned off in every process, before any of them is imported."""
+"""Environment variables that disable the telemetry of libraries, set in every process before they are imported."""
 
 from __future__ import annotations
 
 OFF = {
-    # onnxruntime calls its maker's collector, and keeps a database with a device's id and the names of models.
+    # onnxruntime sends telemetry to its vendor and keeps a database with a device id and the names of models.
     "ORT_DISABLE_TELEMETRY": "1",
-    # Of huggingface_hub, and so of transformers and datasets.
+    # huggingface_hub, and through it transformers and datasets.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    # datasets counts what is opened.
+    # datasets counts the data sets that are opened.
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-    # What others have agreed on (donottrack.sh).
+    # The convention of donottrack.sh.
     "DO_NOT_TRACK": "1",
 }
-"""Variables of the environment. `compress` sets them when it is imported, and in whatever it starts; the files that run
-without this package (`runner.py`, `agent.py`) set that of onnxruntime themselves."""
+"""Environment variables that `compress` sets on import and in the processes that it starts; the files that run without
+this package (`runner.py`, `agent.py`) set the one for onnxruntime themselves."""

@@ -1,11 +1,11 @@
-"""Units: the only place where 10**6, 2**20 and 10**3 are written, but for the two files that devices run alone."""
+"""Units: the only place that defines 10**6, 2**20 and 10**3, except for the two files that devices run standalone."""
 
 from __future__ import annotations
 
 BYTES_PER_MB = 10**6
 MB_PER_GB = 10**3
 FLOAT_BYTES = 4
-"""Of a number in FP32."""
+"""Bytes of an FP32 number."""
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
@@ -14,12 +14,12 @@ NS_PER_MS = 10**6
 
 
 def megabytes(size_bytes: float) -> float:
-    """Bytes as MB of 10^6 bytes."""
+    """Convert bytes to MB of 10^6 bytes."""
     return size_bytes / BYTES_PER_MB
 
 
 def format_count(value: float) -> str:
-    """A count with its suffix: 22713216 -> `22.7 M`."""
+    """Format a count with an SI suffix: 22713216 -> `22.7 M`."""
     for limit, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.1f} {suffix}"
@@ -27,12 +27,12 @@ def format_count(value: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: `1 text`, `3 texts`."""
+    """Format a number with its noun in singular or plural: `1 text`, `3 texts`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration: 0.31 -> `0.3 s`, 75 -> `1 min 15 s`, 3700 -> `1 h 1 min`."""
+    """Format a duration: 0.31 -> `0.3 s`, 75 -> `1 min 15 s`, 3700 -> `1 h 1 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

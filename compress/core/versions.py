@@ -1,4 +1,4 @@
-"""Which version of a library is installed, in whatever build."""
+"""Installed versions of libraries, CPU or GPU build."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import metadata
 
 
 def installed_version(library: str) -> str | None:
-    """The version of the distribution that holds a library: its own, or its GPU build's; None where there is none."""
+    """Return the version of a library's installed distribution, preferring its `-gpu` build; None if not installed."""
     for name in (f"{library}-gpu", library):
         try:
             return metadata.version(name)

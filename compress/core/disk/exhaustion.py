@@ -1,4 +1,4 @@
-"""Running out of disk or memory: every library says it in its own way, and here it becomes one error for the user."""
+"""Detection of exhausted disk or memory across libraries, converted to `ResourceError`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.core.units import megabytes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
 _FULL_WORDS = re.compile(
-    # The C library's words, which others quote; those of Rust's; numpy's, which names no reason.
+    # Messages of the C library, of Rust's standard library, and of numpy, which gives no reason.
     r"No space left on device|Disk quota exceeded|\(os error (28|122)\)|\d+ requested and \d+ written"
 )
 _REFUSED = (
@@ -32,7 +32,7 @@ _REFUSED_WORDS = re.compile(
     r"Input/output error|Permission denied|Too many open files|Read-only file system|\(os error (5|13|23|24|30)\)"
 )
 _GPU_MEMORY_WORDS = re.compile(
-    # torch's words, those of CUDA, its driver and its libraries, NCCL's, and onnxruntime's of an arena.
+    # Messages of torch, of CUDA with its driver and libraries, of NCCL, and of onnxruntime's arena allocator.
     r"CUDA out of memory|CUDA (driver )?(error|failure)[ 0-9]*: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED"
     r"|Cuda failure[ 0-9]* 'out of memory'"
     r"|Failed to allocate memory for requested buffer"
@@ -48,10 +48,10 @@ DEVICE_FULL = "Free some space there, or set `folder` to one on another disk of 
 
 @contextmanager
 def resource_errors(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
-    """Turn the errors of a full disk, of memory that ran out and of a system that refuses into one that tells.
+    """Convert errors of a full disk, exhausted memory or refused I/O into `ResourceError`.
 
     Args:
-        places: the folders that are written to; looked at only where an error does not name its file.
+        places: returns the folders that are written to; called only if an error does not name its file.
 
     Raises:
         ResourceError: the disk is full, memory ran out, or the system refused to read or write.
@@ -85,14 +85,14 @@ def resource_errors(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error is of a full disk or of memory that ran out, told as such already or not yet."""
+    """Whether an error means exhausted disk or memory or refused I/O, converted to `ResourceError` or not."""
     return isinstance(error, ResourceError) or any(
         judged(error) for judged in (is_full, is_too_large, _is_memory, is_refused)
     )
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or the one that it was raised from, says that a disk is full."""
+    """Whether an error or one of its causes means that a disk is full."""
     return any(
         (isinstance(one, OSError) and one.errno in _FULL) or says_full(str(one))
         for one in _with_causes(error)
@@ -100,7 +100,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Whether an error, or the one that it was raised from, says that a file would exceed a limit of its size."""
+    """Whether an error or one of its causes means that a file would exceed a size limit."""
     return any(
         (isinstance(one, OSError) and one.errno == errno.EFBIG) or _TOO_LARGE.search(str(one))
         for one in _with_causes(error)
@@ -108,7 +108,7 @@ def is_too_large(error: BaseException) -> bool:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether an error, or the one that it was raised from, says that the system cannot or will not read or write."""
+    """Whether an error or one of its causes means that the system failed or refused to read or write."""
     return any(
         (isinstance(one, OSError) and one.errno in _REFUSED) or _REFUSED_WORDS.search(str(one))
         for one in _with_causes(error)
@@ -116,22 +116,22 @@ def is_refused(error: BaseException) -> bool:
 
 
 def says_full(text: str) -> bool:
-    """Whether what a process printed says that a disk is full."""
+    """Whether the output of a process reports a full disk."""
     return _FULL_WORDS.search(text) is not None
 
 
 def says_gpu_full(text: str) -> bool:
-    """Whether what a process printed says that the memory of a GPU ran out."""
+    """Whether the output of a process reports that GPU memory ran out."""
     return _GPU_MEMORY_WORDS.search(text) is not None
 
 
 def full_gpu(doing: str, where: str) -> ResourceError:
-    """The error of a process that found no memory on the GPU."""
+    """Return the error for a process that ran out of GPU memory."""
     return ResourceError(f"{doing}: the GPU's memory ran out", where=where, hint=_MEMORY_HINT + GOES_ON)
 
 
 def full_disk(place: Path) -> ResourceError:
-    """The error of a full disk, by a folder on it."""
+    """Return the error for a full disk, given a folder on it."""
     usage = shutil.disk_usage(place)
     return ResourceError(
         f"the disk is full: {megabytes(usage.free):.1f} MB of {megabytes(usage.total):.1f} MB are free here",
@@ -142,7 +142,7 @@ def full_disk(place: Path) -> ResourceError:
 
 
 def _full_disk(error: BaseException, places: Iterable[Path]) -> ResourceError:
-    """Of the disk that the error names, else of the one that has the least space."""
+    """Return the error for the disk of the file that the error names, else for the one with the least free space."""
     named = [
         Path(one.filename)
         for one in _with_causes(error)
@@ -162,7 +162,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it was raised from, without our own: their words may be of another machine's disk."""
+    """Yield an error and its causes, except `CompressError`s, whose text may describe another machine's disk."""
     found: BaseException | None = error
     while found is not None:
         if not isinstance(found, CompressError):
@@ -171,5 +171,5 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _existing(place: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """Return the folder itself or its nearest existing parent."""
     return next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())

@@ -1,10 +1,10 @@
-"""Every write, rename and removal of what must last. Written, forced to the disk, renamed, and the folder forced too.
+"""Durable writes, renames and removals: data is written, fsynced and renamed, then the folder is fsynced.
 
-A name never stands for a part of a file or folder: what is being made has a hidden temporary name until all of it is on
-the disk, so neither a kill nor a power cut leaves a name on nothing. Only `os` is called here, so that a test can let
-any single call fail, or record their order.
+A name never refers to a partial file or folder: content gets a hidden temporary name until all of it is on the disk, so
+neither a kill nor a power failure leaves an incomplete file under its final name. Only functions of `os` are called
+here, so that tests can make any single call fail or record the order of calls.
 
-What is read back carries a checksum: `write_sealed` and `read_sealed` for JSON, `sha256_file` for everything else.
+Files that are read back have a checksum: `write_sealed` and `read_sealed` for JSON, `sha256_file` for everything else.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
 _FULL = (errno.ENOTEMPTY, errno.EEXIST)
 _OTHER_KIND = (errno.ENOTDIR, errno.EISDIR)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""What file systems say that cannot force a folder to the disk; they order renames themselves."""
+"""Errors of file systems that cannot fsync a folder; these order renames themselves."""
 
 
 class Damaged(ValueError):
-    """What was read is not what was written."""
+    """The content of a file is not what was written."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all."""
+    """Write a text file atomically."""
     write_texts({path: text})
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write text files that belong together: all lie on the disk under temporary names before the first is renamed."""
+    """Write text files that belong together; all are on the disk under temporary names before the first is renamed."""
     temporary = {path: _temporary(path) for path in texts}
     try:
         for path, text in texts.items():
@@ -59,29 +59,29 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_sealed(path: Path, body: Mapping[str, object]) -> str:
-    """Write a JSON object with the checksum of what it says, under the key `sha256`; the checksum."""
+    """Write a JSON object with the checksum of its content under the key `sha256`; return the checksum."""
     checksum = checksum_of(body)
     write_json(path, {**body, _CHECKSUM: checksum})
     return checksum
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file atomically."""
     with replacing(path) as temporary:
         _fill(temporary, content)
 
 
 def allocate(path: Path, size: int) -> None:
-    """A file of so many zero bytes, to be filled in place; what stood there is gone."""
+    """Create a file of `size` zero bytes, to be filled in place; an existing file is overwritten."""
     with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         os.ftruncate(descriptor, size)
 
 
 @contextmanager
 def appending(path: Path, size: int) -> Iterator[Callable[[bytes], None]]:
-    """Cut a file to its first `size` bytes, and give what adds to it; what was added is on the disk then.
+    """Truncate a file to its first `size` bytes and yield a function that appends to it durably.
 
-    The one file that grows under its name: whoever reads it must know a piece that was cut off.
+    Unlike all other writes this is not atomic: readers must recognize a truncated last piece.
     """
     with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
         os.ftruncate(descriptor, size)
@@ -98,7 +98,7 @@ def appending(path: Path, size: int) -> Iterator[Callable[[bytes], None]]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with its suffix, for a library to write to; then it is on the disk as `path`."""
+    """Yield a temporary name beside `path`, with its suffix, for a library to write to; then sync and rename it."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
@@ -109,15 +109,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the bytes of a file."""
+    """Copy the content of a file atomically."""
     with replacing(target) as temporary:
         _copy(source, temporary)
 
 
 def copy_tree(source: Path, target: Path, *, without: Collection[str] = ()) -> None:
-    """Copy a folder, but files of the names `without`, as a whole or not at all; what stood at `target` goes.
+    """Copy a folder atomically, except files and folders with the names `without`, replacing `target`.
 
-    Another process may do the same at the same time: the last one stays, and both are whole.
+    If two processes do this at the same time, both copies are complete and the last one stays.
     """
     temporary = _temporary(target)
     try:
@@ -128,10 +128,10 @@ def copy_tree(source: Path, target: Path, *, without: Collection[str] = ()) -> N
 
 
 def publish(source: Path, target: Path) -> None:
-    """Give a finished file or folder its name, with all that is in it on the disk; what stood there goes.
+    """Sync a finished file or folder with its content and move it to `target`, replacing what is there.
 
     Raises:
-        OSError: it cannot be done; the source stays.
+        OSError: the move failed; the source stays.
     """
     _force_all(source)
     while True:
@@ -139,24 +139,24 @@ def publish(source: Path, target: Path) -> None:
             move(source, target)
             return
         except OSError as error:
-            # A folder cannot replace a full one, nor a file a folder. Each further turn means that another process
-            # published here meanwhile.
+            # A folder cannot replace a non-empty folder, nor a file a folder. Each further iteration means that
+            # another process has published here in the meantime.
             if error.errno not in _FULL and not (error.errno in _OTHER_KIND and os.path.lexists(target)):
                 raise
         remove(target)
 
 
 def move(source: Path, target: Path) -> None:
-    """Give what stands somewhere another name on the same disk, in place of a file of that name."""
+    """Rename a file or folder on the same disk, replacing a file of that name."""
     os.replace(source, target)
     _force(target.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; it may be there already.
+    """Create a folder and its parents; existing ones are accepted.
 
     Raises:
-        OSError: it cannot be made, or something else has its name.
+        OSError: the folder cannot be created, or its name is taken by something else.
     """
     if path.is_dir():
         return
@@ -172,13 +172,13 @@ def make_folder(path: Path) -> None:
 
 
 def empty_folder(path: Path) -> None:
-    """Make a folder with nothing in it; what stood there goes."""
+    """Create an empty folder, removing what exists at `path`."""
     remove(path)
     make_folder(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder of ours; it need not be there. It loses its name before anything of it goes.
+    """Remove a file or folder, if it exists. It is renamed to a temporary name before any of its content is removed.
 
     Raises:
         OSError: it cannot be removed.
@@ -187,7 +187,7 @@ def remove(path: Path) -> None:
         return
     doomed = path
     if not is_temporary(path):
-        # Under a name of its own nobody else touches it: what it is does not change between looking and removing.
+        # No other process uses the random name, so the type cannot change between the check and the removal.
         doomed = _temporary(path)
         if not _without(FileNotFoundError, os.rename, path, doomed):
             return
@@ -199,7 +199,7 @@ def remove(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove what was given up, if it can be: what stays under a temporary name is never taken for something."""
+    """Remove a file or folder, ignoring errors; leftovers under a temporary name are never mistaken for results."""
     try:
         remove(path)
     except OSError:
@@ -207,21 +207,21 @@ def discard(path: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether this is a name that something has here while it is made or removed; a kill leaves it behind."""
+    """Whether a path has a temporary name, used during creation and removal and left behind by a kill."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a file."""
+    """Return the content of a file."""
     return b"".join(_chunks(path))
 
 
 def read_json(path: Path) -> Any:
-    """A parsed JSON file.
+    """Parse a JSON file.
 
     Raises:
         OSError: it cannot be read.
-        Damaged: it is no JSON.
+        Damaged: it is not JSON.
     """
     try:
         return json.loads(read_bytes(path))
@@ -230,11 +230,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote.
+    """Read a file that `write_sealed` wrote.
 
     Raises:
         OSError: it cannot be read.
-        Damaged: it says something else than what was written.
+        Damaged: its content does not match its checksum.
     """
     body = read_json(path)
     try:
@@ -248,7 +248,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
+    """Return the sha256 of a file's content, in hex."""
     digest = hashlib.sha256()
     for chunk in _chunks(path):
         digest.update(chunk)
@@ -256,18 +256,18 @@ def sha256_file(path: Path) -> str:
 
 
 def entry_of(path: Path) -> dict[str, Any]:
-    """What is noted of a file, for `first_damaged`: its sha256 and bytes."""
+    """Return the entry of a file for `first_damaged`: its sha256 and size in bytes."""
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
 
 
 def first_damaged(
     folder: Path, entries: Mapping[str, Mapping[str, Any]], *, hashed: bool = True
 ) -> Path | None:
-    """The first of the noted files that is missing or was changed; None: all are as they were written.
+    """Return the first listed file that is missing or changed; None if all are intact.
 
     Args:
-        entries: what `entry_of` said, by the name in the folder.
-        hashed: read every file; else sizes alone are compared.
+        entries: results of `entry_of` by file name in the folder.
+        hashed: read every file and compare hashes; else only sizes are compared.
     """
     for name, entry in entries.items():
         file = folder / name
@@ -279,12 +279,12 @@ def first_damaged(
 
 
 def digest_of(value: object) -> str:
-    """sha256 of plain JSON values: what equal ones are known by."""
+    """Return the sha256 of a JSON value, equal for equal values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def checksum_of(body: Mapping[str, object]) -> str:
-    """sha256 of what a JSON object says, however it is written."""
+    """Return the sha256 of the content of a JSON object, independent of formatting and key order."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -324,13 +324,13 @@ def _write(descriptor: int, content: bytes, path: Path) -> None:
         while left:
             left = left[os.write(descriptor, left) :]
     except OSError as error:
-        # A write that fails does not say where; a full disk is told by its place.
+        # A failed write does not name its file, which is needed to report which disk is full.
         error.filename = error.filename or str(path)
         raise
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    # A pipe that nobody writes to would hold this up for ever.
+    # Opening a named pipe without a writer would block forever.
     with _opened(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)) as descriptor:
         while chunk := os.read(descriptor, MIB):
             yield chunk
@@ -346,7 +346,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _force(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Fsync a file or a folder."""
     with _opened(path, os.O_RDONLY) as descriptor:
         try:
             os.fsync(descriptor)
@@ -375,7 +375,7 @@ def _remove_tree(path: Path) -> None:
 
 
 def _without(expected: type[OSError], call: Callable[..., object], *arguments: object) -> bool:
-    """Make a call; False where another process was faster."""
+    """Call a function and return False if it raised `expected`, because another process was faster."""
     try:
         call(*arguments)
     except expected:

@@ -1,4 +1,4 @@
-"""Which files of a folder are as this package wrote them: nothing else is ever replaced or removed."""
+"""Tracking of the files that this package wrote into a folder, so that no others are replaced or removed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from compress.core.disk.safe_paths import name_fault
 from compress.core.errors import CompressError, UsageError
 
 MARKER = ".compress.json"
-"""The file of a folder that names what was written there: its kind, and the sha256 of each file."""
+"""Marker file of a folder with the kind of the written content and the sha256 of each file."""
 
 
 def sign(folder: Path, kind: str, names: Iterable[str] | None = None) -> None:
-    """Note that files of a folder (all of them, unless `names` says which) are ours, as they are now."""
+    """Record the current files of a folder, all or those in `names`, as written by this package."""
     found = _files(folder) if names is None else names
     written = {name: sha256_file(folder / name) for name in found if name != MARKER}
     write_json(folder / MARKER, {"made_by": "compress", "kind": kind, "files": written})
 
 
 def not_ours(folder: Path, kind: str, names: Iterable[str] | None = None) -> list[str]:
-    """What of a folder (all of it, or those of `names` that are there) was not written by us as a part of `kind`, or
-    was changed since; by name, sorted."""
+    """Return the sorted names of files in a folder, all or those in `names` that exist, that this package did not write
+    as part of `kind` or that were changed since."""
     written = _written(folder, kind)
     found = _files(folder) if names is None else [name for name in names if lexists(folder / name)]
     return sorted(name for name in found if name != MARKER and not _is_as_written(folder, name, written))
 
 
 def set_aside(folder: Path, kind: str, names: Iterable[str]) -> list[Path]:
-    """Give what stands under names that will be written, and is not ours, other names beside; the new paths."""
+    """Rename foreign files whose names are about to be written; return the new paths."""
     moved = []
     for name in not_ours(folder, kind, names):
         moved.append(free_name(folder / name))
@@ -41,7 +41,7 @@ def set_aside(folder: Path, kind: str, names: Iterable[str]) -> list[Path]:
 
 
 def free_name(path: Path) -> Path:
-    """A name beside a file or folder that nothing has yet: `report.kept-1.html`."""
+    """Return an unused name beside a file or folder: `report.kept-1.html`."""
     names = (path.with_name(f"{path.stem}.kept-{number}{path.suffix}") for number in count(1))
     return next(name for name in names if not lexists(name))
 
@@ -63,7 +63,7 @@ def _is_as_written(folder: Path, name: str, written: dict[str, object]) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
-    """Everything below a folder that is no folder itself; links are not followed."""
+    """Return all non-folders below a folder, recursively; links are not followed."""
     return sorted(
         str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
     )

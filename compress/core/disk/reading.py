@@ -1,4 +1,4 @@
-"""JSON and small text files that somebody else may have written, read within limits of size, depth and numbers."""
+"""Reading of untrusted JSON and small text files, with limits on size, nesting depth and numbers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from compress.core.errors import CompressError, ModelError
 from compress.core.units import MIB
 
 LARGEST = 256 * MIB
-"""Bytes of a file that is read whole; vocabularies with their merges are the largest."""
+"""Maximum bytes of a file that is read as a whole; vocabularies with merges are the largest."""
 DEEPEST = 100
-"""Levels of mappings and lists."""
+"""Maximum nesting depth of mappings and lists."""
 _LONGEST_NUMBER = 40
-"""Characters of a number; what floats and 64 bits hold needs 25."""
+"""Maximum characters of a number; floats and 64-bit integers need 25."""
 _CONTRADICTIONS = (
     ArithmeticError,
     AssertionError,
@@ -39,7 +39,7 @@ def read_json(
     error: type[CompressError] = ModelError,
     finite: bool = True,
 ) -> Any:
-    """The parsed JSON of a file; `finite` as in `parse_json`.
+    """Parse a JSON file; `finite` as in `parse_json`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,11 +53,11 @@ def read_mapping(
     *,
     error: type[CompressError] = ModelError,
 ) -> dict[str, Any]:
-    """As `read_json`, of a file that holds one mapping.
+    """Parse a JSON file that contains a mapping.
 
     Raises:
         FileNotFoundError: there is no such file.
-        error: as `read_json`, or it holds something else (`not-json`).
+        error: as `read_json`, or the value is not a mapping (`not-json`).
     """
     found = read_json(path, error=error)
     if not isinstance(found, dict):
@@ -68,16 +68,16 @@ def read_mapping(
 def parse_json(
     raw: bytes | str, where: str, *, error: type[CompressError] = ModelError, finite: bool = True
 ) -> Any:
-    """The value that a JSON text stands for.
+    """Parse a JSON text.
 
     Args:
-        raw: the text; bytes are UTF-8.
-        where: where it comes from, for the error.
-        finite: refuse `NaN` and `Infinity`, which JSON has not, and Python writes.
+        raw: the text; bytes are decoded as UTF-8.
+        where: the source of the text, for the error.
+        finite: reject `NaN` and `Infinity`, which are not JSON but which Python writes.
 
     Raises:
-        error: with the code `not-json`: it is no JSON, nested too deeply, or holds a number that is not finite or
-            longer than 64 bits, or a text that is not valid Unicode.
+        error: with the code `not-json`: the text is not JSON, is nested too deeply, or contains a number that is not
+            finite or does not fit 64 bits, or a string that is not valid Unicode.
     """
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
@@ -97,14 +97,14 @@ def parse_json(
 
 
 def read_whole(path: Path, *, error: type[CompressError] = ModelError, largest: int = LARGEST) -> bytes:
-    """The bytes of a file that is one: not of a pipe, which may never end, nor of a device.
+    """Return the content of a regular file; pipes, which may never end, and devices are rejected.
 
     Raises:
         FileNotFoundError: there is no such file.
-        error: with the code `unreadable`: it cannot be read, is no regular file or larger than `largest` bytes.
+        error: with the code `unreadable`: it cannot be read, is not a regular file or is larger than `largest` bytes.
     """
     try:
-        # A pipe that nobody writes to would hold this up for ever.
+        # Opening a named pipe without a writer would block forever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as stream:
             found = os.fstat(descriptor)
@@ -161,15 +161,16 @@ def _not_json(reason: str, where: str, error: type[CompressError]) -> CompressEr
 
 @contextmanager
 def understood(what: str, where: str, error: type[CompressError] = ModelError) -> Iterator[None]:
-    """Around what works with values that others wrote: these may contradict each other in ways that no check foresees.
+    """Convert unforeseen exceptions caused by inconsistent untrusted values into an error for the user.
 
-    The libraries of Rust raise what is no `Exception` where their own checks fail; that counts too.
+    This includes panics of libraries written in Rust, which are not subclasses of `Exception`.
 
     Args:
-        what: whose values they are, for the error.
+        what: the source of the values, for the message.
+        where: its location, for the error.
 
     Raises:
-        error: with the code `not-understood`; errors for users, of full disks and of memory go through as they are.
+        error: with the code `not-understood`; `CompressError`, `OSError` and `MemoryError` pass through unchanged.
     """
     try:
         yield
@@ -184,7 +185,7 @@ def understood(what: str, where: str, error: type[CompressError] = ModelError) -
             code="not-understood",
         ) from fault
     except BaseException as fault:
-        # A bare `Exception` is what the tokenizers library raises; onnxruntime's own errors are nothing else either.
+        # The tokenizers library raises bare `Exception`s; onnxruntime's error classes derive directly from it.
         of_library = type(fault) is Exception or type(fault).__module__.startswith("onnxruntime.")
         if not is_panic(fault) and not of_library:
             raise
@@ -193,5 +194,5 @@ def understood(what: str, where: str, error: type[CompressError] = ModelError) -
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether this is what a library written in Rust raises where it would else end the process."""
+    """Whether an exception is a panic of a library written in Rust."""
     return type(error).__name__ == "PanicException"

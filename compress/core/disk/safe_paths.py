@@ -1,4 +1,4 @@
-"""A name inside a folder: what a file, an archive, a device or a record names never leads out of where it belongs."""
+"""Path traversal checks for file names read from files, archives, devices or records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress.core.errors import CompressError, ModelError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST_NAME = 255
-"""Bytes of one part of a path, which is what file systems take."""
+"""Maximum bytes of one path component on common file systems."""
 _LONGEST_PATH = 2048
 
 
@@ -21,17 +21,17 @@ def inside(
     where: str,
     error: type[CompressError] = ModelError,
 ) -> Path:
-    """The path that `name`, which somebody else wrote, stands for below `folder`; it need not exist.
+    """Return the path of an untrusted `name` inside `folder`; it need not exist.
 
     Args:
-        folder: where the name belongs.
-        name: parts with `/` between them.
-        where: who names it (the file that it was read from, the device), for the error.
-        error: the kind of the error.
+        folder: the folder that the path must stay in.
+        name: relative path with `/` as separator.
+        where: source of the name (the file that it was read from, the device), for the error.
+        error: class of the error.
 
     Raises:
-        error: with the code `outside-folder`, where the name is none or leads out of the folder: an absolute path,
-            `..`, a drive letter, a backslash, a zero byte, an empty name, a symbolic link that points out of it.
+        error: with the code `outside-folder`, if the name is invalid or leads out of the folder: an absolute path,
+            `..`, a drive letter, a backslash, a null byte, an empty name, a symbolic link that points out of it.
     """
     fault = name_fault(name)
     if fault is None:
@@ -43,7 +43,7 @@ def inside(
 
 
 def name_fault(name: object) -> str | None:
-    """Why a name can stand for nothing inside any folder, as the end of a sentence; None where it can."""
+    """Return why a name is not a valid path inside a folder, as the end of a sentence; None if it is valid."""
     if not isinstance(name, str):
         return "is not a file name"
     if not _parts(name):
@@ -64,12 +64,12 @@ def name_fault(name: object) -> str | None:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """The parts of a name, without the `.` that says nothing."""
+    """Return the components of a name, without `.`."""
     return PurePosixPath(name).parts
 
 
 def _link_fault(folder: Path, path: Path) -> str | None:
-    """Why what stands at a path is not inside the folder, links followed; None where it is, or nothing stands there."""
+    """Return why the resolved path is not inside the folder; None if it is inside or does not exist."""
     try:
         real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(root) for root in _roots(folder)):
@@ -82,7 +82,7 @@ def _link_fault(folder: Path, path: Path) -> str | None:
 
 
 def _roots(folder: Path) -> tuple[Path, ...]:
-    """Where links of a folder may lead: into itself; and those of a snapshot in the cache of the hub into its blobs."""
+    """Return where links of a folder may point: into itself and, for a snapshot in the hub cache, into its blobs."""
     real = Path(os.path.realpath(folder))
     snapshots = next((parent for parent in (real, *real.parents) if parent.parent.name == "snapshots"), None)
     return (real,) if snapshots is None else (real, snapshots.parent.parent / "blobs")

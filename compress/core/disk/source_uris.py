@@ -1,4 +1,4 @@
-"""Where a source named in a profile stands on this machine. Nothing is imported, nothing is fetched."""
+"""Resolution of the sources named in a profile to local paths, without imports or downloads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PACKAGE = "package://"
 CODE = "python:"
 SKLEARN = "sklearn://"
 CONFIG = "config:"
-"""Before the JSON of a model that a profile describes instead of naming one."""
+"""Prefix of the JSON of a model that a profile describes by its configuration instead of naming one."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".gguf", ".safetensors", ".onnx", ".bin", ".txt")
 
 
 def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
-    """The file or folder that `package://name/sub/folder` names, found without importing the package.
+    """Return the file or folder of `package://name/sub/folder`, without importing the package.
 
     `name` is the name of an installed module or of an installed distribution.
 
     Raises:
-        error: the package is not installed, holds no such path, or the path leads out of it (`outside-folder`).
+        error: the package is not installed, has no such path, or the path leads out of it (`outside-folder`).
     """
     name, _, below = uri.removeprefix(PACKAGE).partition("/")
     fault = name_fault(below) if below else None
@@ -52,20 +52,20 @@ def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
 
 
 def local_path(source: str, base: Path, error: type[CompressError] = ModelError) -> Path | None:
-    """Where `source` stands on disk; None for a hub id, for `python:module:function` and for what is made here.
+    """Return the local path of `source`; None for a hub id, `python:module:function` or `config:`.
 
-    A path is resolved against `base`, the profile's folder. A text that could be both, such as `bert/tiny`,
-    is a path if it exists.
+    A path is resolved against `base`, the profile's folder. A text that could be a path or a hub id, such as
+    `bert/tiny`, is a path if it exists.
 
     Raises:
-        error: it is a `package://` or a path, and there is nothing.
+        error: a `package://` source or a path does not exist.
     """
     if source.startswith(PACKAGE):
         return locate_package(source, error)
     if source.startswith((CODE, CONFIG)):
         return None
     path = base / at_home(source)
-    # Unlike Path.exists, this answers for texts that cannot be a path at all (too long).
+    # Unlike Path.exists, this does not raise for texts that are too long for a path.
     if os.path.exists(path):
         return path.resolve()
     if is_hub_id(source):
@@ -74,7 +74,7 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
 
 
 def at_home(path: str) -> Path:
-    """A path with the `~` of somebody's home in place; a `~` of nobody stays as it is written."""
+    """Expand `~` in a path; a `~` of an unknown user is left unchanged."""
     try:
         return Path(path).expanduser()
     except (RuntimeError, ValueError):
@@ -82,12 +82,12 @@ def at_home(path: str) -> Path:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether the text can name a repository of the hub: `name` or `owner/name`."""
+    """Whether the text has the form of a hub repository id: `name` or `owner/name`."""
     return _HUB_ID.fullmatch(source) is not None and not source.lower().endswith(_FILE_SUFFIXES)
 
 
 def missing_source(source: str, base: Path) -> str | None:
-    """What is wrong with a source as far as this disk can tell; None if nothing is, or if a library holds it."""
+    """Return what is wrong with a source, checking only the local disk; None if nothing was found."""
     if source.startswith(CODE):
         well_formed = re.fullmatch(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source)
         return None if well_formed else "expected `python:module:function`"
@@ -103,7 +103,7 @@ def missing_source(source: str, base: Path) -> str | None:
 
 
 def _module_folders(name: str) -> list[Path]:
-    """The folders of an importable top-level package."""
+    """Return the folders of an importable top-level package."""
     if not name.isidentifier():
         return []
     spec = importlib.util.find_spec(name)
@@ -111,7 +111,7 @@ def _module_folders(name: str) -> list[Path]:
 
 
 def _distribution_folders(name: str) -> list[Path]:
-    """The folders of the top-level packages of an installed distribution."""
+    """Return the folders of the top-level packages of an installed distribution."""
     try:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:

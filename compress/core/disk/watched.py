@@ -1,4 +1,4 @@
-"""The files of the user that a run reads: their digests, found again cheaply, so that a change is noticed."""
+"""Digests of the user's files that a run reads, cached by stat, to detect changes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from compress.core.disk.files import sha256_file
 
 _SETTLED_S = 2.0
-"""A file that was changed so shortly before it was read may be changed again within one tick of its clock."""
+"""A file modified less than this before it was read may change again within the resolution of its timestamps."""
 
 _Stat = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A file as it was when it was read; `settled`: whether its stat would tell of a later change."""
+    """State of a file when it was read; `settled`: whether a later change would be visible in its stat."""
 
     sha256: str
     stat: _Stat
@@ -25,13 +25,13 @@ class _Read:
 
 
 class Watched:
-    """Digests of files. One that is as it was, by size, times and inode, is not read again."""
+    """Cache of file digests; a file is read again only if its size, times or inode changed."""
 
     def __init__(self) -> None:
         self._read: dict[Path, _Read] = {}
 
     def sha256(self, path: Path) -> str:
-        """The sha256 of a file's bytes as they are now.
+        """Return the sha256 of a file's current content.
 
         Raises:
             OSError: it cannot be read.
@@ -45,7 +45,7 @@ class Watched:
         return before.sha256
 
     def changed(self) -> list[Path]:
-        """The files whose bytes are not those that were found before, or that are gone; from now on these count."""
+        """Return the files that changed or vanished since they were last read, and update their digests."""
         return [path for path, before in sorted(self._read.items()) if self._now(path) != before.sha256]
 
     def _now(self, path: Path) -> str | None:

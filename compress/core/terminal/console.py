@@ -1,4 +1,4 @@
-"""What verbs print to, by rich: a terminal, and progress on it; plain lines where the output is none."""
+"""Rich console and progress bars for the commands; plain lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 
 class Terminal(Console):
-    """The standard output or error; names that others gave are neither markup nor steer it."""
+    """Console on standard output or error, without markup and with control characters of printed text escaped."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         stream = cast("IO[str]", Stream(err=stderr))
         super().__init__(file=stream, markup=False, emoji=False, highlight=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does it; what rich itself has the terminal do stands in segments of its own."""
+        """Render as rich does, escaping text; rich's own control sequences are separate segments and stay."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 class TerminalProgress:
-    """Bars with the time left, on stderr; the report's rows go to stdout."""
+    """Progress bars with the remaining time, on stderr; the report's rows go to stdout."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar of `total` steps."""
+        """Show a bar of `total` steps."""
         if self.console.is_terminal:
             with self._rich_bar(title, total) as advance:
                 yield advance

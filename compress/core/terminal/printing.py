@@ -1,4 +1,4 @@
-"""What is printed: what others wrote never steers the terminal, and an output that nobody reads ends no work."""
+"""Safe printing: foreign text cannot control the terminal, and a closed output does not stop the work."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import IO, Any
 from compress.core.errors import ResourceError
 
 _STEERING = re.compile(
-    # Controls but tab and line feed; marks, embeddings, overrides and isolates of writing directions; separators of
-    # lines and paragraphs; halves of surrogate pairs, which no encoding takes.
+    # Control characters except tab and line feed; bidirectional marks, embeddings, overrides and isolates; line and
+    # paragraph separators; lone surrogates, which cannot be encoded.
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _NOBODY_READS = (errno.EPIPE, errno.EIO)
-"""What writing to a closed pipe ends with, and to a terminal that hung up."""
+"""Errors of writing to a closed pipe (EPIPE) or to a terminal that hung up (EIO)."""
 
 
 def printable(text: object) -> str:
-    """A text that others wrote, with what would steer a terminal (escape sequences, other controls, writing directions)
-    spelled out: `\\u001b[31m`. Tabs and line feeds stay."""
+    """Escape the characters that control a terminal (escape sequences, other controls, text direction), as in
+    `\\u001b[31m`. Tabs and line feeds stay."""
     return _STEERING.sub(_spelled, str(text))
 
 
 def echo(text: object = "", *, err: bool = False, newline: bool = True) -> None:
-    """Print a text, whoever wrote it, to the standard output or error.
+    """Print an untrusted text to standard output or error.
 
     Raises:
         ResourceError: the standard output cannot be written to.
@@ -38,17 +38,16 @@ def echo(text: object = "", *, err: bool = False, newline: bool = True) -> None:
 
 
 def echo_json(value: object) -> None:
-    """Print plain values as JSON."""
+    """Print a value as JSON."""
     import json
 
     echo(json.dumps(value, indent=2))
 
 
 class Stream:
-    """The standard output or error of this process, as it is when it is written to.
+    """The current standard output or error of this process, looked up at each write.
 
-    Where nobody reads any more, what is written is dropped. A standard error that cannot be written to is told of
-    nowhere.
+    Output to a closed pipe or terminal is dropped. Failures to write to standard error are ignored.
     """
 
     def __init__(self, *, err: bool = False) -> None:
@@ -72,7 +71,7 @@ class Stream:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is still held back.
+        """Flush the buffer.
 
         Raises:
             ResourceError: the standard output cannot be written to.
@@ -85,7 +84,7 @@ class Stream:
                 self._failed(stream, error)
 
     def _failed(self, stream: IO[str], error: OSError | ValueError) -> None:
-        # Where it led is of no use any more; Python itself writes there once more when it ends.
+        # Redirect the dead stream to the null device, because Python flushes it once more at exit.
         with suppress(OSError, ValueError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, stream.fileno())
@@ -103,5 +102,5 @@ class Stream:
 
 
 def _spelled(found: re.Match[str]) -> str:
-    # As JSON spells it, so that a report in JSON stays what it is.
+    # JSON's escape syntax, so that JSON output stays valid and unchanged in meaning.
     return f"\\u{ord(found.group()):04x}"

@@ -1,4 +1,4 @@
-"""Progress for whatever takes more than a second; passes report to it without knowing where it is shown."""
+"""Interface for reporting progress, independent of where it is shown."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Moves one bar on by `steps`; `note` replaces the text beside it (a loss, a score)."""
+    """Advances one bar by `steps`; `note` replaces the text beside it (a loss, a score)."""
 
     def __call__(self, steps: int = 1, note: str | None = None) -> None:
-        """Move on."""
+        """Advance the bar."""
 
 
 class Progress(Protocol):
-    """Where progress and one-line messages go."""
+    """Receiver of progress and one-line messages."""
 
     def bar(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        """A context that shows a bar with the time left and gives the function that moves it on."""
+        """Return a context that shows a bar with the remaining time and yields the function that advances it."""
 
     def say(self, message: str) -> None:
         """Show one line."""
 
 
 class Silent:
-    """Shows nothing: for tests and for quiet commands."""
+    """Progress that shows nothing, for tests and quiet commands."""
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar that is not shown."""
+        """Return a bar that is not shown."""
 
         def advance(steps: int = 1, note: str | None = None) -> None:
             return None
@@ -37,4 +37,4 @@ class Silent:
         yield advance
 
     def say(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore the message."""
