@@ -1,14 +1,14 @@
-"""The shared, locked store of artifacts and measurements. What stands in it under its key is finished.
+"""Shared, locked store of artifacts and measurements. An entry that exists under its key is complete.
 
 artifacts/<key>/        sealed directories
-steps/<key>.json        what their making found out: seconds, facts, curves
+steps/<key>.json        records of how artifacts were made: seconds, curves, parts of the key
 measurements/<key>.json
-contents/<key>.json     what steps read of data whose files did not change since, as digests
-references/<key>.npz    answers of baselines on the test split, where a task compares with them
-signals/<key>/          what a teacher says of some inputs, for every step and run that asks for it
-using/                  what the runs that go on now have use for (`in_use.py`)
-work/<key>/             checkpoints of steps that are not finished
-locks/<key>.lock        held while a step is made; the system frees it when its process dies
+contents/<key>.json     digests of the data that steps read, valid while its files do not change
+references/<key>.npz    outputs of baselines on the test split, for tasks that compare with them
+signals/<key>/          teacher outputs for a set of inputs, shared by all steps and runs
+using/                  keys that running runs use (`in_use.py`)
+work/<key>/             checkpoints of unfinished steps
+locks/<key>.lock        held while a step is made; released by the system when its process dies
 making/<key>/           directories that are being filled
 """
 
@@ -48,7 +48,7 @@ from compress.store.locks import held
 
 ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
 SIGNALS_NOTE = "teacher.json"
-"""The file of a folder of signals that says whose they are; its time is when a run last asked for them."""
+"""File of a signals folder with the title of the teacher; its modification time is the last use by a run."""
 _FOLDERS = (
     "artifacts",
     "steps",
@@ -64,7 +64,7 @@ _FOLDERS = (
 
 @dataclass(frozen=True)
 class MadeStep:
-    """A finished step: its artifact, and what its making found out."""
+    """A finished step: its artifact, the seconds that it took and its learning curves."""
 
     artifact: Artifact
     seconds: float
@@ -73,7 +73,7 @@ class MadeStep:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One artifact of the cache, for listing: `used` is when a run last asked for it, seconds since 1970."""
+    """An artifact of the cache, for listings; `used` is its last use by a run, in seconds since 1970."""
 
     key: str
     step: str
@@ -85,7 +85,7 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class SignalsEntry:
-    """What one teacher says of one set of inputs: the names of its signals, finished or not; `used` as above."""
+    """Outputs of a teacher for a set of inputs: names of the signals, complete or not; `used` as in `CacheEntry`."""
 
     key: str
     title: str
@@ -95,22 +95,22 @@ class SignalsEntry:
 
 
 class Cache:
-    """The store below one root directory; two runs may use it at once."""
+    """The store below one root directory; runs may use it concurrently."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @classmethod
     def default(cls) -> Cache:
-        """`.compress/` in the working directory, unless `COMPRESS_CACHE` names another place."""
+        """Return the cache in the directory `COMPRESS_CACHE`, by default `.compress/` in the working directory."""
         named = os.environ.get(ENVIRONMENT_VARIABLE)
         return cls(at_home(named).absolute() if named else Path.cwd() / ".compress")
 
     def prepare(self) -> None:
-        """Make the folders.
+        """Create the folders.
 
         Raises:
-            ResourceError: the place cannot be written.
+            ResourceError: the root directory is not writable.
         """
         try:
             for folder in _FOLDERS:
@@ -126,10 +126,10 @@ class Cache:
             ) from error
 
     def find(self, key: str, *, hashed: bool = False) -> MadeStep | None:
-        """The finished step of this key; None: it is not made yet, or a file of it is missing or damaged.
+        """Return the finished step of a key; None if it does not exist or a file of it is missing or damaged.
 
         Args:
-            hashed: read every file and compare its hash; else their sizes alone are looked at.
+            hashed: read every file and compare its hash; else only sizes are compared.
         """
         folder = self.root / "artifacts" / key
         note = self.root / "steps" / f"{key}.json"
@@ -142,19 +142,19 @@ class Cache:
             whole = body["digest"] == artifact.digest
             return MadeStep(artifact, float(body["seconds"]), curves) if whole else None
         except (CompressError, FileNotFoundError, ValueError, KeyError, TypeError):
-            # Somebody changed or removed a file: what is left is not what the key promises.
+            # A file was changed or removed, so the content no longer matches the key.
             return None
 
     def use(self, key: str) -> None:
-        """Note that a run asked for this finished step now, and remove the checkpoints that one left which was killed
-        just after it had published it."""
+        """Record the current time as the last use of a finished step, and remove checkpoints left by a process that was
+        killed just after publishing it."""
         with suppress(FileNotFoundError):
             os.utime(self.root / "steps" / f"{key}.json")
         if (left := self.root / "work" / key).is_dir():
             discard(left)
 
     def lock(self, key: str, progress: Progress, title: str) -> AbstractContextManager[None]:
-        """Hold the step of this key; waits, and says so, while another process makes it."""
+        """Hold the lock of a step; waits, with a message, while another process makes the step."""
         return held(
             self.root / "locks" / f"{key}.lock",
             lambda: progress.say(f"{title}: another run is making it; waiting"),
@@ -162,23 +162,23 @@ class Cache:
 
     @property
     def references(self) -> Path:
-        """Where the outputs of baselines are kept that every rival is compared with."""
+        """Folder of the baseline outputs that other models are compared with."""
         return self.root / "references"
 
     @property
     def signals(self) -> Path:
-        """The folder of what teachers say; `compress.training.signals.teachers` fills it under locks of its own."""
+        """Folder of teacher outputs, filled by `compress.training.signals.teachers` under its own locks."""
         return self.root / "signals"
 
     def work(self, key: str) -> Path:
-        """The directory of a step's checkpoints; it survives a kill and goes when the step is published."""
+        """Return the directory of a step's checkpoints, kept until the step is published."""
         folder = self.root / "work" / key
         make_folder(folder)
         return folder
 
     def forget(self, key: str, began: float) -> None:
-        """Remove what a step left on its way that must not be gone on from: its checkpoints, and what teachers said
-        since it `began`, seconds since 1970; the caller holds the lock of the key."""
+        """Remove intermediate results of a step that must not be resumed from: its checkpoints, and all teacher outputs
+        used since it `began`, in seconds since 1970. The caller holds the lock of the key."""
         remove(self.root / "work" / key)
         for entry in self.signals_entries():
             if entry.used >= began:
@@ -186,9 +186,9 @@ class Cache:
 
     @contextmanager
     def making(self, key: str) -> Iterator[Path]:
-        """An empty directory to fill and publish; the caller holds the lock of the key: what stood there was given up.
+        """Yield an empty directory to fill and publish; the caller holds the lock of the key.
 
-        What is not published goes: where the disk is full it would stand in the way of the next try.
+        If it is not published, it is removed: on a full disk, leftovers would prevent the next attempt.
         """
         folder = self.root / "making" / key
         empty_folder(folder)
@@ -207,9 +207,9 @@ class Cache:
         labels: dict[str, str],
         parts: dict[str, object],
     ) -> MadeStep:
-        """Move a sealed directory to its place; the caller holds the lock of the key.
+        """Move a sealed directory to its final place; the caller holds the lock of the key.
 
-        The note goes first: an artifact without one would be taken for a leftover.
+        The step record is written first, since an artifact without one is treated as a leftover.
         """
         artifact = open_artifact(made)
         folder = self.root / "artifacts" / key
@@ -227,7 +227,7 @@ class Cache:
         return MadeStep(replace(artifact, path=folder), seconds, curves)
 
     def measurement(self, key: str) -> TargetMeasurement | None:
-        """The measurement of this key, if it was made and its file is whole."""
+        """Return the measurement of a key, if it exists and its file is intact."""
         file = self.root / "measurements" / f"{key}.json"
         if not file.is_file():
             return None
@@ -244,7 +244,7 @@ class Cache:
         )
 
     def contents(self, key: str) -> Mapping[str, str | None] | None:
-        """What a run noted of the data that it read under this key."""
+        """Return the digests of the data that a run stored under a key; None if missing or damaged."""
         try:
             found: Mapping[str, str | None] = read_sealed(self.root / "contents" / f"{key}.json")["contents"]
         except (FileNotFoundError, Damaged, KeyError):
@@ -252,16 +252,16 @@ class Cache:
         return found
 
     def keep_contents(self, key: str, contents: Mapping[str, str | None]) -> None:
-        """Note what was read of the data."""
+        """Store the digests of the data that was read."""
         write_sealed(self.root / "contents" / f"{key}.json", {"contents": dict(contents)})
 
     def entries(self) -> list[CacheEntry]:
-        """Every finished artifact, the one used last first."""
+        """Return every finished artifact, most recently used first."""
         found = []
         for note in (self.root / "steps").glob("*.json"):
             folder = self.root / "artifacts" / note.stem
             if not folder.is_dir():
-                # The note of a removed artifact stays: it tells `compress plan` what changed since.
+                # The record of a removed artifact is kept so that `compress plan` can explain what changed since.
                 continue
             body = _read_note(note)
             if body is None:
@@ -271,7 +271,7 @@ class Cache:
         return sorted(found, key=lambda entry: -entry.used)
 
     def signals_entries(self) -> list[SignalsEntry]:
-        """What teachers said, the one used last first."""
+        """Return all teacher outputs, most recently used first."""
         found = []
         for folder in self.signals.glob("*"):
             if folder.is_dir() and is_ours(folder.name) and not is_temporary(folder):
@@ -283,7 +283,7 @@ class Cache:
         return sorted(found, key=lambda entry: -entry.used)
 
     def remove_signals(self, key: str) -> bool:
-        """Remove what a teacher said; False where a run is computing it just now."""
+        """Remove the outputs of a teacher; return False if a run is computing them."""
         lock = FileLock(str(self.signals / f"{key}.lock"))
         try:
             with lock.acquire(timeout=0):
@@ -294,18 +294,18 @@ class Cache:
 
     @property
     def in_use(self) -> InUse:
-        """Which steps the runs that go on now have use for."""
+        """The register of the steps that running runs use."""
         return InUse(self.root / "using")
 
     def parts_of(self, step: str, profile: str) -> list[dict[str, object]]:
-        """What the keys of this profile's steps of that name were made of, whenever they were made."""
+        """Return the key parts of all recorded versions of a step of a profile."""
         bodies = [_read_note(note) for note in (self.root / "steps").glob("*.json")]
         return [
             body["parts"] for body in bodies if body and body["step"] == step and body["profile"] == profile
         ]
 
     def remove(self, key: str) -> bool:
-        """Remove a step's artifact and checkpoints; False where a run that goes on makes it or has use for it."""
+        """Remove a step's artifact and checkpoints; return False if a running run makes or uses it."""
         return self._remove(key, ("artifacts", "work", "making"))
 
     def _remove(self, key: str, folders: Sequence[str]) -> bool:
@@ -322,9 +322,9 @@ class Cache:
         return True
 
     def remove_leftovers(self) -> int:
-        """Remove what unfinished steps and removed artifacts left behind; the bytes freed.
+        """Remove leftovers of unfinished steps and removed artifacts; return the number of bytes freed.
 
-        Checkpoints go too: an interrupted run begins its step anew.
+        Checkpoints are removed too, so an interrupted run restarts its step from the beginning.
         """
         freed = 0
         for folder in ("work", "making", "artifacts"):
@@ -339,7 +339,8 @@ class Cache:
         return freed + self._remove_temporaries()
 
     def _remove_temporaries(self) -> int:
-        """Remove what killed processes were writing; the bytes freed. Where a run goes on, some may be its own."""
+        """Remove temporary files of killed processes; return the bytes freed. Does nothing while a run is active, since
+        some may be its own."""
         freed = 0
         with self.in_use.removing() as used:
             if not used:
@@ -351,7 +352,7 @@ class Cache:
 
 
 def _read_note(file: Path) -> dict[str, Any] | None:
-    """What is noted of a step; None where the file is damaged."""
+    """Read the record of a step; None if the file is missing or damaged."""
     try:
         body = read_sealed(file)
     except (FileNotFoundError, Damaged):
@@ -367,7 +368,7 @@ def _title_of(note: Path) -> str:
 
 
 def _size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder, as far as they are there: others may remove them meanwhile."""
+    """Return the bytes of a file or of all files in a folder, skipping those removed concurrently."""
     total = 0
     for file in (path, *_below(path)):
         with suppress(FileNotFoundError):
@@ -376,13 +377,13 @@ def _size_of(path: Path) -> int:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files and folders below a folder; unlike `rglob`, what others remove meanwhile is left out."""
+    """Yield all files and folders below a folder; unlike `rglob`, tolerates concurrent removal."""
     for parent, folders, names in os.walk(folder):
         yield from (Path(parent, name) for name in (*folders, *names))
 
 
 def _time_of(note: Path) -> float:
-    """When something was last asked for, seconds since 1970; 0 where its note is gone."""
+    """Return the time of last use in seconds since 1970, the modification time of the note; 0 without a note."""
     try:
         return note.stat().st_mtime
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Read all that a cache and the runs beside it hold, and say what is not as it was written."""
+"""Integrity check of everything in a cache and in the runs beside it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from compress.core.disk.safe_paths import inside
 from compress.core.errors import CompressError
 
 CHECKPOINT = "checkpoint.json"
-"""What names the files of a checkpoint."""
+"""Index file with the files of a checkpoint."""
 LAYOUT = "layout"
-"""The suffix of what says how a signal of a teacher lies in its file."""
+"""Suffix of the files that describe the layout of a teacher signal in its data file."""
 CHECKSUMS = ".checksums"
-"""The suffix of what is noted of the outputs of a baseline."""
+"""Suffix of the checksum files of baseline outputs."""
 _KEY = re.compile("[0-9a-f]{64}")
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file or folder of the cache is called as what we put there, after a key: the cache may lie where other
-    things are, which are never removed."""
+    """Whether a name in the cache starts with a key, as all entries do. The cache folder may contain foreign files,
+    which are never removed."""
     return _KEY.fullmatch(name.partition(".")[0]) is not None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is damaged, and why; `loss` is what is made anew because of it, `parts` are what goes with it."""
+    """A damaged file and the reason; `loss` names what must be recomputed, `parts` are the paths to remove."""
 
     path: Path
     reason: str
@@ -37,13 +37,13 @@ class Finding:
     parts: tuple[Path, ...]
 
     def remove(self) -> None:
-        """Remove it: the next run that needs it makes it anew."""
+        """Remove the damaged entry; the next run that needs it recomputes it."""
         for part in self.parts:
             remove(part)
 
 
 def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
-    """All that there is to be read, by its kind; what is called otherwise than ours is somebody else's."""
+    """List all paths to check with their kind; files with foreign names are skipped."""
     kinds = {
         "artifact": (root / "artifacts").glob("*"),
         "step": (root / "steps").glob("*.json"),
@@ -65,12 +65,12 @@ def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether something of a run of ours stands beside the `run.json` of a folder; other programs have such files."""
+    """Whether a folder with a `run.json` is a run of this package; other programs write files of that name too."""
     return any((folder / name).exists() for name in ("records", "profile.yaml"))
 
 
 def check(kind: str, path: Path) -> Finding | None:
-    """Read one of `places` and compare its checksums; None: it is as it was written, or gone meanwhile."""
+    """Read one of `places` and verify its checksums; None if it is intact or was removed concurrently."""
     try:
         return next(_LOOKS[kind](path), None)
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _sealed(loss: str) -> Callable[[Path], Iterator[Finding]]:
 
 
 def _with_files(loss: str, index: Callable[[Path], Path]) -> Callable[[Path], Iterator[Finding]]:
-    """Of files that are noted in another one."""
+    """Return a check for files whose checksums are stored in an index file."""
 
     def look(path: Path) -> Iterator[Finding]:
         noting = index(path)
@@ -109,7 +109,7 @@ def _with_files(loss: str, index: Callable[[Path], Path]) -> Callable[[Path], It
             yield Finding(noting, "it is missing, or does not match its checksum", loss, (noting, path))
             return
         except (CompressError, AttributeError, KeyError, TypeError):
-            # It was not written here: what it names is left alone.
+            # The index was not written by this package, so the files that it names are left alone.
             yield Finding(noting, "it does not list files of its folder", loss, (noting, path))
             return
         if damaged is not None:

@@ -1,4 +1,4 @@
-"""Large arrays of which a few rows are wanted at a time, in memory or memory-mapped; rows of unlike length in one."""
+"""Large arrays with access to a few rows at a time, in memory or in a file, and ragged arrays on top of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from compress.core.units import MIB
 
 IN_MEMORY = 16 * MIB
-"""Bytes from which ragged rows go to a file."""
+"""Number of bytes above which ragged rows are written to a file."""
 
 AT_A_TIME = 4096
-"""Examples that are handled together."""
+"""Number of examples per block."""
 
 _BLOCK = 1 << 20
 
@@ -38,7 +38,7 @@ class FlatArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
+        """Data type of the values."""
         return self.values.dtype
 
     @property
@@ -47,21 +47,21 @@ class FlatArray:
         return self.values.shape[1:]
 
     def rows(self, places: NDArray[np.int64]) -> NDArray[Any]:
-        """A copy of the rows at `places`."""
+        """Return a copy of the rows at `places`."""
         return self.values[places]
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """All rows in order, a block at a time."""
+        """Yield all rows in order, one block at a time."""
         size = max(1, _BLOCK // max(1, math.prod(self.row)))
         for start in range(0, len(self), size):
             yield self.rows(np.arange(start, min(start + size, len(self))))
 
 
 class FileArray(FlatArray):
-    """An array (n, *row) in a file, without a header.
+    """An array (n, *row) in a file without a header.
 
-    `values` is the whole of it, memory-mapped and read-only. Rows are read and written past the map: a page fault costs
-    more than a system call, and leaves its surroundings in the process, which would grow with the file.
+    `values` is the whole array, memory-mapped and read-only. Rows are read and written with system calls instead: a
+    page fault costs more than a call and keeps the surrounding pages resident, so memory would grow with the file.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class FileArray(FlatArray):
         self._row_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
 
     def rows(self, places: NDArray[np.int64]) -> NDArray[Any]:
-        """A copy of the rows at `places`; rows that stand together are read together."""
+        """Return a copy of the rows at `places`; runs of consecutive rows are read in one call."""
         found = np.empty((len(places), *self.row), self.dtype)
         if found.size:
             for start, stop, place in _runs(places):
@@ -87,18 +87,18 @@ class FileArray(FlatArray):
         return found
 
     def put(self, places: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Write rows."""
+        """Write `rows` at `places`."""
         rows = np.ascontiguousarray(rows, self.dtype)
         if rows.size:
             for start, stop, place in _runs(places):
                 self._move(os.pwritev, rows[start:stop], place)
 
     def flush(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Fsync the file."""
         os.fsync(self._descriptor)
 
     def _move(self, call: Callable[[int, list[Any], int], int], rows: NDArray[Any], place: int) -> None:
-        """Read or write rows from `place` on; one call may do a part of it, as on a disk that is nearly full."""
+        """Read or write rows starting at `place`, repeating partial calls, as on a nearly full disk."""
         left = rows.reshape(-1).view(np.uint8).data
         position = place * self._row_bytes
         while left:
@@ -109,18 +109,18 @@ class FileArray(FlatArray):
 
 
 def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """The stretches of `places` that count up by one: where each begins and ends, and its first place."""
+    """Return the runs of consecutive `places`: start and stop of each in `places`, and its first place."""
     breaks = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
     starts = [0, *breaks] if len(places) else []
     return zip(starts, [*breaks, len(places)], places[starts].tolist(), strict=False)
 
 
 class Ragged(Sequence[NDArray[Any]]):
-    """Rows of unlike length, end to end: example i is `flat[offsets[i]:offsets[i + 1]]`.
+    """Examples of different lengths, concatenated: example i is `flat[offsets[i]:offsets[i + 1]]`.
 
     Args:
         flat: (total, *row).
-        offsets: int64 (n + 1,), from 0 to total.
+        offsets: int64 (n + 1,), increasing from 0 to total.
     """
 
     def __init__(self, flat: FlatArray, offsets: NDArray[np.int64]) -> None:
@@ -129,7 +129,7 @@ class Ragged(Sequence[NDArray[Any]]):
 
     @classmethod
     def of(cls, examples: Iterable[ArrayLike], dtype: DTypeLike = np.int32) -> Ragged:
-        """The same examples, end to end; they are taken one by one."""
+        """Concatenate examples, consuming them lazily."""
         writer = RaggedWriter(dtype)
         for block in blocks_of(examples):
             writer.add([np.asarray(one) for one in block])
@@ -150,16 +150,16 @@ class Ragged(Sequence[NDArray[Any]]):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """int64 (n,)."""
+        """Lengths of the examples, int64 (n,)."""
         return np.diff(self.offsets)
 
     def padded(
         self, indices: Sequence[int] | NDArray[np.int64], fill: float = 0
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The examples at `indices`, padded with `fill` to the longest of them.
+        """Return the examples at `indices`, padded with `fill` to the longest of them.
 
         Returns:
-            The values (len(indices), longest, *row), and which places are no padding: bool (len(indices), longest).
+            The values (len(indices), longest, *row), and the mask of valid positions, bool (len(indices), longest).
         """
         places, present = self.places(indices)
         values = np.full((*present.shape, *self.flat.row), fill, self.flat.dtype)
@@ -169,8 +169,8 @@ class Ragged(Sequence[NDArray[Any]]):
     def places(
         self, indices: Sequence[int] | NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Where in `flat` the rows of the examples stand, one after the other: int64 (rows,); and which places of the
-        padded batch they fill: bool (len(indices), longest)."""
+        """Return the indices in `flat` of the examples' rows, concatenated, int64 (rows,), and the mask of the valid
+        positions of the padded batch, bool (len(indices), longest)."""
         chosen = np.asarray(indices, np.int64)
         starts = self.offsets[chosen]
         lengths = self.offsets[chosen + 1] - starts
@@ -180,7 +180,7 @@ class Ragged(Sequence[NDArray[Any]]):
 
 
 def blocks_of_letters(texts: Iterable[str], most: int) -> Iterator[list[str]]:
-    """The texts in order, so many in a list that they have `most` letters together or a few more."""
+    """Yield the texts in order, in lists that each end once they have at least `most` characters."""
     block, letters = list[str](), 0
     for text in texts:
         block.append(text)
@@ -193,14 +193,14 @@ def blocks_of_letters(texts: Iterable[str], most: int) -> Iterator[list[str]]:
 
 
 def blocks_of(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """The examples in order, `AT_A_TIME` of them in a list."""
+    """Yield the examples in order, in lists of `AT_A_TIME`."""
     waiting = iter(examples)
     while block := list(islice(waiting, AT_A_TIME)):
         yield block
 
 
 class RaggedWriter:
-    """Collects ragged rows: in memory, and from `in_memory` bytes on in a temporary file that goes with the process."""
+    """Collects ragged rows in memory or, above `in_memory` bytes, in a temporary file removed with the process."""
 
     def __init__(
         self, dtype: DTypeLike = np.int32, row: tuple[int, ...] = (), in_memory: int = IN_MEMORY
@@ -236,7 +236,7 @@ class RaggedWriter:
             self._blocks = []
 
     def finish(self) -> Ragged:
-        """All examples; the writer is of no use after it."""
+        """Return all examples; the writer must not be used afterwards."""
         lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
         self._lengths = []
         offsets = np.cumsum(lengths, out=lengths)
@@ -245,6 +245,6 @@ class RaggedWriter:
             blocks = self._blocks or [np.zeros(shape, self.dtype)]
             return Ragged(FlatArray(np.concatenate(blocks)), offsets)
         self._file.flush()
-        # It has no name, so the system frees it with the process.
+        # The file has no name, so the system frees it with the process.
         with self._file as file:
             return Ragged(FileArray(file, self.dtype, shape), offsets)

@@ -1,8 +1,8 @@
-"""Which steps the runs that go on now have use for: nobody may remove those.
+"""Register of the steps that running runs use, which must not be removed.
 
-using/<token>.lock  held by a run as long as it goes on; the system frees it when its process dies
+using/<token>.lock  held by a run while it is running; released by the system when its process dies
 using/<token>.json  the keys of its steps
-using/gate.lock     held while a run says what it uses, and while something is removed
+using/gate.lock     held while a run registers its keys and while something is removed
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from compress.core.disk.files import Damaged, discard, make_folder, read_sealed,
 
 
 class InUse:
-    """The register of one cache, in a folder of it."""
+    """The register of one cache, in a folder of the cache."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextmanager
     def hold(self, keys: Collection[str]) -> Iterator[None]:
-        """Keep these steps from being removed."""
+        """Protect the steps `keys` from removal."""
         token = secrets.token_hex(8)
         file, own = self._folder / f"{token}.json", FileLock(str(self._folder / f"{token}.lock"))
         make_folder(self._folder)
@@ -40,7 +40,7 @@ class InUse:
 
     @contextmanager
     def removing(self) -> Iterator[list[frozenset[str]]]:
-        """The keys that must stay, of each run that goes on; none takes up another one meanwhile."""
+        """Yield the keys that each running run uses; no run can register others during the context."""
         make_folder(self._folder)
         with self._gate():
             found = [self._keys(file) for file in sorted(self._folder.glob("*.json"))]
@@ -50,7 +50,7 @@ class InUse:
         return FileLock(str(self._folder / "gate.lock"))
 
     def _keys(self, file: Path) -> frozenset[str] | None:
-        """What a living run uses; None, and no trace any more, where its process died."""
+        """Return the keys that a running run uses; if its process died, remove its files and return None."""
         lock = file.with_suffix(".lock")
         try:
             with FileLock(str(lock), timeout=0):
@@ -59,7 +59,7 @@ class InUse:
             try:
                 return frozenset(read_sealed(file)["keys"])
             except (FileNotFoundError, Damaged):
-                # It ended just now.
+                # The run ended just now.
                 return None
         remove(lock)
         return None

@@ -1,4 +1,4 @@
-"""Locks of files: the system frees one when the process that holds it dies."""
+"""File locks, which the system releases when the process that holds them dies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def held(file: Path, on_wait: Callable[[], object]) -> Iterator[None]:
-    """Hold a lock.
+    """Hold a file lock.
 
     Args:
-        on_wait: called where another process holds it, before that is waited for; what it raises ends the waiting.
+        file: the lock file.
+        on_wait: called before waiting if another process holds the lock; an exception that it raises is passed on.
     """
     lock = FileLock(str(file))
     try:

@@ -1,10 +1,10 @@
-"""A run's directory: one file a record, each with a checksum of what it says.
+"""Run directories: one file per record, each with a checksum of its content.
 
-run.json            what the run is, how it ended, and which records with which checksums belong to it
+run.json            the run, its status, and the names and checksums of its records
 profile.yaml        the profile as it was read
-records/00-....json one record a row
-bundle/             what is deployed, where the profile exports
-.lock               held while a run writes here; the system frees it when its process dies
+records/00-....json one record per step
+bundle/             the deployed bundle, if the profile exports
+.lock               held while a run writes here; released by the system when its process dies
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUNDLE = "bundle"
 
 
 class RunStore:
-    """The only reader and writer of one `runs/<id>/`."""
+    """Reader and writer of one run directory, `runs/<id>/`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,13 +48,14 @@ class RunStore:
         self._written: dict[str, str] = {}
 
     def lock(self, progress: Progress, *, wait: bool = True) -> AbstractContextManager[None]:
-        """Hold the directory: two runs that write here would mix their records.
+        """Lock the directory, so that two runs cannot mix their records.
 
         Args:
-            wait: for another run that holds it, which is said; else it is refused.
+            progress: receives a message before waiting.
+            wait: wait if another run holds the lock, instead of raising.
 
         Raises:
-            UsageError: another run holds it, and is not waited for.
+            UsageError: another run holds the lock and `wait` is false.
         """
 
         def on_wait() -> None:
@@ -73,7 +74,7 @@ class RunStore:
         return held(self.path / ".lock", on_wait)
 
     def begin(self, run: RunRecord) -> None:
-        """Make the directory, or take up the one that an interrupted run left."""
+        """Create the directory, or reuse that of an earlier run, and remove old records."""
         make_folder(self.path / _RECORDS)
         write_text(self.path / "profile.yaml", run.profile_text)
         self._written = {}
@@ -82,12 +83,12 @@ class RunStore:
             remove(stale)
 
     def write(self, run: RunRecord) -> None:
-        """Write the run; its steps stand in files of their own."""
+        """Write the run without its steps, which have their own files."""
         self._body = run.model_dump(mode="json", exclude={"steps"})
         self._list_records()
 
     def add(self, position: int, record: StepRecord) -> None:
-        """Write one row's record, then list it: a record that is not listed does not belong to the run."""
+        """Write the record of a step, then list it in `run.json`; unlisted records do not belong to the run."""
         file = self.path / _RECORDS / f"{position:02d}-{record.step}.json"
         self._written[file.name] = write_sealed(file, record.model_dump(mode="json"))
         self._list_records()
@@ -96,10 +97,10 @@ class RunStore:
         write_sealed(self.path / _RUN, {**self._body, _RECORDS: self._written})
 
     def load(self) -> RunRecord:
-        """The run with its records, as they stood at one moment: another process may be writing them.
+        """Load a consistent snapshot of the run with its records, even while another process writes them.
 
         Raises:
-            UsageError: there is no run in the directory, or another version of the package wrote it.
+            UsageError: there is no run in the directory, or its records are damaged or of another package version.
         """
         try:
             while True:
@@ -123,7 +124,7 @@ class RunStore:
             ) from error
 
     def _version(self) -> tuple[int, int]:
-        """Which file says what belongs to the run: written anew it is another, even where it says the same."""
+        """Return the identity of `run.json`, which changes with every write, even of the same content."""
         found = (self.path / _RUN).stat()
         return found.st_ino, found.st_mtime_ns
 
@@ -131,7 +132,7 @@ class RunStore:
         body = read_sealed(self.path / _RUN)
         listed = body.pop(_RECORDS)
         found = {file.name for file in (self.path / _RECORDS).glob("*.json") if not is_temporary(file)}
-        # While a run writes, and where it was killed, records of the run before, or one not yet listed, may be there.
+        # During a run, or after it was killed, records of the previous run or one not yet listed may exist.
         if set(listed) != found and (body["status"] != "running" or not set(listed) <= found):
             raise Damaged(f"{len(listed)} records belong to it, {len(found)} are there")
         records = {name: read_sealed(self.path / _RECORDS / name) for name in sorted(listed)}
@@ -141,10 +142,10 @@ class RunStore:
         return RunRecord.model_validate({**body, "steps": list(records.values())})
 
     def place_bundle(self, artifact: Artifact) -> Path:
-        """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there.
+        """Copy a bundle from the cache to `bundle/`, replacing that of an earlier run.
 
-        Where two processes do so at once, both bundles are whole, and the later one stays.
-        One that somebody put files into is kept, as `bundle.kept-1`.
+        If two processes do so at once, both bundles are complete and the later one stays. An existing bundle with files
+        added by others is kept as `bundle.kept-1`.
         """
         target = self.path / BUNDLE
         if _holds_more(target):
@@ -154,7 +155,7 @@ class RunStore:
 
 
 def _holds_more(bundle: Path) -> bool:
-    """Whether a bundle holds files that its manifest does not name; not known where the manifest itself is damaged."""
+    """Whether a bundle contains files that its manifest does not list; False if the manifest cannot be read."""
     if not bundle.is_dir():
         return False
     try:
@@ -170,16 +171,16 @@ def _holds_more(bundle: Path) -> bool:
 
 
 def find_run(word: str, root: Path) -> RunStore:
-    """The run that a word names: a directory, a run's id, or a profile's name (its newest run).
+    """Find a run by its directory, its id, or the name of its profile (its newest run).
 
     Raises:
-        UsageError: there is none.
+        UsageError: no run matches.
     """
     for path in (Path(word), root / word):
         if (path / _RUN).is_file():
             return RunStore(path)
     found = [path.parent for path in root.glob(f"*/{_RUN}")]
-    # A profile's name may be the beginning of another's.
+    # Exact names first, since the name of a profile may be a prefix of another's.
     named = [path for path in found if path.name.rpartition("-")[0] == word]
     candidates = (named or [path for path in found if path.name.startswith(word)]) if word else []
     if not candidates:

@@ -1,4 +1,4 @@
-"""Texts that lie in a file, one after the other, and are read when they are asked for: a sequence of strings."""
+"""Sequences of strings that are stored concatenated, in memory or in a file, and decoded on access."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from compress.store.flat import Ragged, RaggedWriter, blocks_of
 
 
 class StoredTexts(Sequence[str]):
-    """Some of the texts that were written.
+    """A selection of stored texts.
 
     Args:
-        written: of each text its UTF-8, uint8 (length,).
-        chosen: int64 (n,), which of them; None: all.
+        written: the UTF-8 bytes of each text, uint8 (length,).
+        chosen: indices of the selected texts, int64 (n,); None selects all.
     """
 
     def __init__(self, written: Ragged, chosen: NDArray[np.int64] | None = None) -> None:
@@ -25,7 +25,7 @@ class StoredTexts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> StoredTexts:
-        """The same texts, taken one by one; few stay in memory, many go to a temporary file."""
+        """Store texts, consuming them lazily; small amounts stay in memory, large ones go to a temporary file."""
         writer = RaggedWriter(np.uint8)
         for block in blocks_of(texts):
             writer.add(as_bytes(block))
@@ -47,7 +47,7 @@ class StoredTexts(Sequence[str]):
         return map(self._read, self._chosen)
 
     def take(self, places: Sequence[int] | NDArray[np.int64]) -> StoredTexts:
-        """Those at `places`, in that order; nothing is read."""
+        """Select the texts at `places`, in that order, without reading them."""
         return StoredTexts(self._written, self._chosen[np.asarray(places, np.int64)])
 
     def _read(self, place: np.int64) -> str:
@@ -55,17 +55,17 @@ class StoredTexts(Sequence[str]):
 
 
 def as_bytes(texts: Iterable[str]) -> list[NDArray[np.uint8]]:
-    """Texts as `StoredTexts` keeps them: the UTF-8 of each."""
+    """Encode texts in the format of `StoredTexts`: UTF-8 bytes, with surrogates passed through."""
     return [np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8) for text in texts]
 
 
 def taken(texts: Sequence[str], places: Sequence[int] | NDArray[np.int64]) -> Sequence[str]:
-    """The texts at `places`, which stay where they are if they are stored."""
+    """Select the texts at `places`; stored texts are selected without copying."""
     if isinstance(texts, StoredTexts):
         return texts.take(places)
     return tuple(texts[int(place)] for place in places)
 
 
 def like(texts: Iterable[str], others: Sequence[object]) -> Sequence[str]:
-    """Texts that were made of others: stored where those are."""
+    """Store `texts` as `StoredTexts` if `others` are, else return a tuple."""
     return StoredTexts.of(texts) if isinstance(others, StoredTexts) else tuple(texts)
