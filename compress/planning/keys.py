@@ -1,4 +1,4 @@
-"""Step keys: equal keys, equal results. Computed from files and package metadata alone, without importing torch."""
+"""Cache keys of steps: equal keys mean equal results. Computed from files and package metadata, without torch."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from compress.tasks.table import TASKS, task_kind
 LESSON = "compress.generation.by_label"
 _PLACES = ("path", "name", "revision")
 _READING = (*_PLACES, "separator", "encoding", "text_column", "label_column", "splits", "unlabeled")
-"""The keys of `data` that only decide what is read."""
+"""Keys of `data` that affect only what is read."""
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What the outside world gives a plan; None: not known yet.
+    """Fingerprints of the external inputs of a plan; None if not known yet.
 
-    `models`: the fingerprint of each model by (source, revision), and of the code that passes name; `data`: sha256 of
-    the data's files; `unlabeled`: of those together with the files of `data.unlabeled`, where there are any.
-    `by_content`: both are of what steps are given of the data instead, so that it does not matter how that was found
-    and read; `test` is then of the test split.
+    `models`: fingerprint of each model, and of user code that passes name, by (source, revision); `data`: sha256 of the
+    data files; `unlabeled`: sha256 of those together with the files of `data.unlabeled`, if any. `by_content`: both
+    cover the parsed data that steps receive instead, so that how it was found and read does not matter; `test` is then
+    the sha256 of the test split.
     """
 
     models: Mapping[tuple[str, str | None], str | None]
@@ -46,11 +46,11 @@ class Fingerprints:
 
 
 def all_parts(plan: Plan, fingerprints: Fingerprints, numerics: Numerics) -> dict[str, dict[str, object]]:
-    """What the key of each step is made of, by the step's name.
+    """Return the parts of each step's key, by step name.
 
-    A key is the sha256 of the keys of the inputs by role, the spec, the source of the pass and of all that it
-    imports from this package, the versions of its libraries, and, where it reads data or trains, of the data's
-    fingerprint, the seed and the numerics.
+    A key is the sha256 over the keys of the inputs by role, the spec, the source code of the pass and of everything it
+    imports from this package, the versions of its libraries and, if the step reads data or trains, the fingerprint of
+    the data, the seed and the numerics.
     """
     keys: dict[str, str | None] = {}
     parts: dict[str, dict[str, object]] = {}
@@ -61,7 +61,7 @@ def all_parts(plan: Plan, fingerprints: Fingerprints, numerics: Numerics) -> dic
 
 
 def key_of(parts: dict[str, object]) -> str | None:
-    """The key that these parts make; None where one of them is not resolved yet."""
+    """Return the key for these parts; None if one of them is not resolved yet."""
     if _unresolved(parts):
         return None
     return digest_of(parts)
@@ -74,7 +74,7 @@ def step_parts(
     numerics: Numerics,
     keys: Mapping[str, str | None],
 ) -> dict[str, object]:
-    """What the key of a step is made of, by name; a difference between two of them says why a step is redone."""
+    """Return the named parts of a step's key; the differences between two versions explain why a step is redone."""
     kind = step_kind(step.kind)
     task = step.task(plan.profile)
     spec = step.spec.model_dump(mode="json", by_alias=True)
@@ -87,7 +87,7 @@ def step_parts(
         | _adds(step),
     }
     if isinstance(step.spec, TeacherSpec):
-        # The fingerprint names the commit, whatever it was asked for by.
+        # The fingerprint identifies the commit, however the profile names it.
         del spec["model"], spec["revision"]
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
         if (adapter := spec.pop("adapter")) is not None:
@@ -125,7 +125,7 @@ def step_parts(
     if kind.trains:
         parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
         if plan.profile.train.world > 1:
-            # Sums over processes have another order, so the last digits differ, as with another number of threads.
+            # The order of reductions depends on the number of processes, so the last digits differ, as with threads.
             parts["processes"] = plan.profile.train.world
     if isinstance(step.spec, PassSpec):
         if step.spec.timed:
@@ -139,35 +139,35 @@ def step_parts(
 
 
 def _lesson(data: DataSpec) -> dict[str, object]:
-    """What decides how the training texts are shown to the model that writes further ones."""
+    """Return the key parts that determine how training texts are presented to the generating model."""
     assert data.generated is not None
     said = data.generated.model_dump(mode="json", include={"ask", "most"})
     return {"lesson": said, "lesson_code": code_digest(LESSON)}
 
 
 def asked_precision(spec: Spec) -> Precision:
-    """The precision that the training of a step asks for."""
+    """Return the training precision that the spec of a step requests."""
     if isinstance(spec, TrainingSpec):
         return spec.precision
     return spec.asked_precision() if isinstance(spec, PassSpec) else "auto"
 
 
 def _adds(step: PlannedStep) -> dict[str, str]:
-    """The versions of the distributions that add the pass of a step and its losses; none for built-in ones."""
+    """Return the versions of the distributions that provide the step's pass and losses; empty for built-in ones."""
     added = [PASSES.added.get(step.kind.partition(".")[0])]
     added += [LOSSES.added.get(name_of(loss)) for loss in losses_in(step.spec)]
     return {plugin.distribution: plugin.version for plugin in added if plugin is not None}
 
 
 def _loss_digest(name: str) -> str:
-    """sha256 over the source of a loss: of its spec and its term, and of what they import."""
+    """Return the sha256 over the source code of a loss: its spec, its term, and what they import."""
     kind = LOSSES[name]
     modules = {kind.spec.__module__, kind.term.partition(":")[0]}
     return hashlib.sha256("".join(map(code_digest, sorted(modules))).encode()).hexdigest()
 
 
 def _adds_task(name: str) -> dict[str, object]:
-    """The distribution that adds a task, and the loss that trains on its data; nothing for a built-in one."""
+    """Return the distribution that provides a task and the digest of its label loss; empty for a built-in task."""
     plugin, loss = TASKS.added.get(name), task_kind(name).label_loss
     if plugin is None:
         return {}
@@ -178,11 +178,12 @@ def _adds_task(name: str) -> dict[str, object]:
 
 
 def code_of_task(name: str, *, reads: bool = True, writes: bool = False) -> tuple[str, ...]:
-    """The modules that encode and score the data of a task: those of its own slice, and what they import.
+    """Return the modules of a task that encode examples and score outputs.
 
     Args:
-        reads: with what reads its data.
-        writes: with what writes its models down.
+        name: the task.
+        reads: include the module that reads its data.
+        writes: include the module that writes its source models.
     """
     kind = task_kind(name)
     places = (*([kind.data] if reads else []), kind.task, *([kind.source] if writes else []))
@@ -190,8 +191,11 @@ def code_of_task(name: str, *, reads: bool = True, writes: bool = False) -> tupl
 
 
 def measured_by(name: str) -> dict[str, object]:
-    """What of a task that a distribution adds decides what is measured; of a built-in one, whose measurements the
-    version of the protocol stands for, what its memory is that of, where that is its own."""
+    """Return the parts of a measurement's key that come from the task.
+
+    For a task of a plugin, its distribution and code. Built-in tasks are covered by the version of the protocol; only a
+    memory workload of their own is added.
+    """
     plugin, kind = TASKS.added.get(name), task_kind(name)
     own = kind.weighed != TaskKind.weighed
     if plugin is None:
@@ -211,7 +215,7 @@ def measured_by(name: str) -> dict[str, object]:
 
 
 def _without(names: tuple[str, ...], data: dict[str, object]) -> dict[str, object]:
-    """What a profile says of its data but what a fingerprint stands for."""
+    """Return the profile's `data` section without the keys `names`, which a fingerprint covers."""
     kept = {name: value for name, value in data.items() if name not in names}
     if isinstance(further := kept.get("unlabeled"), dict):
         kept["unlabeled"] = _without((*names, "generate"), further)
@@ -219,7 +223,7 @@ def _without(names: tuple[str, ...], data: dict[str, object]) -> dict[str, objec
 
 
 def _unresolved(parts: dict[str, object]) -> bool:
-    """Whether a key or a fingerprint among the parts is still missing; a spec may hold `None` freely."""
+    """Whether a key or fingerprint among the parts is missing; `None` in a spec is a regular value."""
     data, inputs = parts.get("data"), parts["inputs"]
     assert isinstance(inputs, dict)
     return (

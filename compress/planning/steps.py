@@ -1,12 +1,12 @@
-"""The plan: which steps a profile asks for, what each takes, and what of it is measured. A graph, torch-free.
+"""The plan of a profile: a graph of steps with their inputs, and which results are measured. Does not import torch.
 
     source ── teacher ─┬─ baseline's lowering
                        ├─ distill ──┬─ its lowering
                        │            └─ prune ── its lowering ── quantize ── export
                        └─ distill.control ── its lowering
 
-A torch model is lowered to ONNX by a step of its own wherever an onnxruntime target measures it or a later pass
-takes ONNX; the plan holds that step once, whoever needs it.
+A torch model is lowered to ONNX by a separate step if an onnxruntime target measures it or a later pass takes ONNX; the
+plan contains that step once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step: what it runs, its inputs by role (names of earlier steps), and the form it leaves.
+    """One step: its kind, its inputs by role (names of earlier steps), and the form of its result.
 
-    `writes`: it makes the model that writes further texts of each label, so its task is that of models that write.
+    `writes`: the step makes the model that generates additional labeled texts, so its task is the generating one.
     """
 
     name: str
@@ -45,20 +45,20 @@ class PlannedStep:
 
     @property
     def makes_up_texts(self) -> bool:
-        """Whether it is told which texts are copies of what models are judged by."""
+        """Whether the step generates texts and must be told which ones duplicate held-out data."""
         named = isinstance(self.spec, PassSpec) and self.spec.makes_up_texts
         return named or step_kind(self.kind).makes_up_texts
 
     def task(self, profile: Profile) -> str:
-        """Its kind of problem."""
+        """Return the task of the step's model."""
         return writing_task() if self.writes else profile.task
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the report: the step whose result it is, and the step that is measured for each runtime.
+    """One row of the report: the step whose result it shows, and the step that is measured for each runtime.
 
-    `device`: the only one that it is measured on; None: on every target.
+    `device`: the only device that it is measured on; None for every target.
     """
 
     name: str
@@ -68,15 +68,15 @@ class Row:
     device: str | None = None
 
     def is_measured_on(self, target: TargetSpec) -> bool:
-        """Whether a target measures it."""
+        """Whether the row is measured on a target."""
         return target.runtime in self.measured and self.device in (None, target.device)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in an order in which each finds its inputs made, and the rows of the report.
+    """Steps in topological order and the rows of the report.
 
-    `rows[0]` is the baseline; `rows[-1]` is what is deployed.
+    `rows[0]` is the baseline; `rows[-1]` is the deployed model.
     """
 
     profile: Profile
@@ -84,13 +84,13 @@ class Plan:
     rows: tuple[Row, ...]
 
     def step(self, name: str) -> PlannedStep:
-        """The step of that name."""
+        """Return the step with a name."""
         return next(step for step in self.steps if step.name == name)
 
 
 def untrained(plan: Plan, name: str) -> str | None:
-    """The source step whose model has the architecture that a step starts from; None where a pass between makes
-    another, which is known only once it has."""
+    """Return the source step whose model has the architecture of a step's result; None if a pass in between changes the
+    architecture, which is then known only after it has run."""
     while True:
         step = plan.step(name)
         if step.kind == SOURCE:
@@ -102,20 +102,20 @@ def untrained(plan: Plan, name: str) -> str | None:
 
 
 def model_sources(plan: Plan) -> tuple[tuple[TeacherSpec, str], ...]:
-    """What the source steps of a plan fetch, and for which kind of problem: the teacher, what a distillation names, and
-    who writes further texts."""
+    """Return the spec and the task of each model that the plan's source steps fetch: the teacher, further models that
+    passes name, and the model that generates texts."""
     return tuple(
         (step.spec, step.task(plan.profile)) for step in plan.steps if isinstance(step.spec, TeacherSpec)
     )
 
 
 def build_plan(profile: Profile) -> Plan:
-    """The plan of a valid profile."""
+    """Build the plan of a valid profile."""
     return _Builder(profile).build()
 
 
 class _Builder:
-    """Collects steps and rows while it walks the passes."""
+    """Collects steps and rows while iterating over the passes."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -137,8 +137,8 @@ class _Builder:
         return Plan(self.profile, tuple(self.steps.values()), tuple(self.rows))
 
     def trained(self, spec: TeacherSpec, source: str, name: str) -> str:
-        """The step that fetches a teacher, or the one that trains it after that."""
-        # The source depends on whether it will be fine-tuned (else its head must fit), not on how.
+        """Add the source step of a teacher and, if requested, its fine-tuning; return the last of them."""
+        # The source step depends on whether the model will be fine-tuned (else its head must fit), not on how.
         shown = spec.model_copy(update={"finetune": spec.finetune and FinetuneSpec()})
         self.add(source, SOURCE, shown, {}, TORCH_FLOAT)
         if spec.finetune is None:
@@ -146,12 +146,12 @@ class _Builder:
         return self.add(name, FINETUNE, spec.finetune, {"model": source}, TORCH_FLOAT)
 
     def written(self, spec: GenerateSpec, teacher: str) -> None:
-        """The steps that fetch and train a model which writes further texts, and the one in which it does."""
+        """Add the steps that fetch and fine-tune a generating model, and the step that generates texts with it."""
         named = TeacherSpec(model=spec.model, revision=spec.revision, finetune=spec.finetune)
         writer = self.trained(named, f"{WRITER}.source", WRITER)
         for name in (f"{WRITER}.source", WRITER):
             self.steps[name] = replace(self.steps[name], writes=True)
-        # Who writes, and how it was trained, is said by the key of that step.
+        # The model and its training are covered by the key of the writer's step.
         how = spec.model_copy(update={"model": "", "revision": None, "finetune": TuningSpec()})
         self.add(GENERATE, GENERATE, how, {"writer": writer, "teacher": teacher}, TEXTS)
 
@@ -167,7 +167,7 @@ class _Builder:
         return step
 
     def fetched(self, name: str, model: str, revision: str | None) -> str:
-        # As before a fine-tuning, which makes a fresh head.
+        # As before fine-tuning, so that a new head is created.
         spec = TeacherSpec(model=model, revision=revision, finetune=FinetuneSpec())
         return self.add(name, SOURCE, spec, {}, TORCH_FLOAT)
 
@@ -184,7 +184,7 @@ class _Builder:
         return self.trained(spec, f"{name}.source", name)
 
     def pass_name(self, index: int) -> str:
-        """`prune`, or `prune.2` where it is the second of its kind."""
+        """Return the unique name of a pass: `prune`, or `prune.2` for the second of its kind."""
         kinds = [spec.kind for spec in self.profile.specs]
         earlier = kinds[:index].count(kinds[index])
         return f"{kinds[index]}.{earlier + 1}" if earlier else kinds[index]
@@ -193,7 +193,7 @@ class _Builder:
         return self.steps[step].form
 
     def lowered(self, step: str) -> str:
-        """The ONNX form of a step's model: itself, or the step that lowers it."""
+        """Return the step with the ONNX form of a step's model: itself, or a step that lowers it."""
         if self.form(step).framework is Framework.ONNX:
             return step
         form = ONNX_FLOAT.with_(structure=self.form(step).structure)
