@@ -1,4 +1,4 @@
-"""The command line: one file a verb, which parses, calls and prints."""
+"""Command line interface: one file per command, which parses arguments, calls the API and prints."""
 
 from compress.cli.root import main
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs take."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import click
 
 
 class _TaskName(click.ParamType[str]):
-    """A choice of the tasks, which installed distributions add to: they are listed when one is given or shown, and not
-    for every other verb too."""
+    """Choice among the tasks, including those of plugins; they are listed lazily, so that other commands need not."""
 
     name = "task"
 

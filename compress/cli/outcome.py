@@ -1,4 +1,4 @@
-"""What is printed of a run that has ended."""
+"""Output of a finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_run(out: Console, run: RunRecord, report: ReportPaths) -> None:
-    """The table of the rows, the verdicts, and where the report lies."""
+    """Print the table of rows, the verdicts, and the path of the report."""
     from compress.reporting.render.terminal import RunTable, summary_lines
 
     out.print(RunTable(run))

@@ -1,4 +1,4 @@
-"""The group of the verbs: errors become messages and exit codes. Nothing heavy is imported before a verb runs."""
+"""The command group, which turns errors into messages and exit codes. Heavy imports are left to the commands."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from compress.core.terminal.printing import echo
 
 
 class _Verbs(click.Group):
-    """The group that turns errors into messages and exit codes; a traceback is shown with `--debug` only."""
+    """Command group that turns errors into messages and exit codes, with a traceback only if `--debug` is given."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
-        # It may stand anywhere: one adds it to the end of a command that has just failed.
+        # Accepted anywhere, since users append it to a command that has just failed.
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]
         try:
@@ -93,7 +93,7 @@ for verb in (
 
 
 def _written_to() -> tuple[Path, ...]:
-    """The folders that verbs write to."""
+    """Return the folders that commands write to."""
     import tempfile
 
     from compress.store.cache import Cache
@@ -102,7 +102,7 @@ def _written_to() -> tuple[Path, ...]:
 
 
 def _check_here() -> None:
-    """Refuse a working folder that was removed: everything starts from it.
+    """Check that the working folder still exists, since relative paths depend on it.
 
     Raises:
         UsageError: with the code `no-folder`.
@@ -118,7 +118,7 @@ def _check_here() -> None:
 
 
 def _show(error: click.ClickException) -> None:
-    """A fault of the command line, with the words of it."""
+    """Print a usage error as click formats it."""
     shown = io.StringIO()
     error.show(shown)
     echo(shown.getvalue(), err=True, newline=False)

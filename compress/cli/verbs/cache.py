@@ -1,4 +1,4 @@
-"""`compress cache`: what lies in the store, and removing from it."""
+"""`compress cache`: list, prune and check the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cache() -> None:
 @cache.command("list")
 @JSON
 def cache_list(as_json: bool) -> None:
-    """List the finished artifacts and the teachers' signals, the one used last first."""
+    """List the finished artifacts and the teachers' signals, most recently used first."""
     from datetime import datetime
 
     from compress.core.units import megabytes
@@ -88,9 +88,9 @@ def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> 
     "--remove", is_flag=True, help="Remove damaged entries; the next run that needs one makes it again."
 )
 def cache_check(remove: bool) -> None:
-    """Read all of the store, and the records of the runs here, and say what is not as it was written.
+    """Verify the checksums of the store and of the records of the runs here, and list damaged entries.
 
-    Ends with exit code 4 where something is damaged and stays.
+    Ends with exit code 4 if damaged entries remain.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`compress check`: a run against an earlier report, for continuous integration."""
+"""`compress check`: compare a run with an earlier report, for continuous integration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compress.core.terminal.printing import echo
 
 
 def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The option that says how much worse something may be."""
+    """Return the option for the tolerance of a quantity."""
     return click.option(
         f"--tolerance-{of}", type=click.FloatRange(min=0), default=default, show_default=True, help=says
     )
@@ -51,8 +51,8 @@ def check(
     allow_unjudged: bool,
     as_json: bool,
 ) -> None:
-    """Hold a run (or a report.json) against an earlier report: exit code 3 where it got worse beyond a tolerance, or
-    where that could not be judged."""
+    """Compare a run (or a report.json) with an earlier report: exit code 3 if it got worse beyond a tolerance, or if
+    that could not be judged."""
     import json
 
     from compress.core.disk.reading import understood

@@ -1,4 +1,4 @@
-"""`compress compare`: runs side by side."""
+"""`compress compare`: show runs side by side."""
 
 from __future__ import annotations
 

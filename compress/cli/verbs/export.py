@@ -1,4 +1,4 @@
-"""`compress export`: a finished bundle in another shape."""
+"""`compress export`: convert a finished bundle for another environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
 
 
 def _bundle_of(source: str) -> Path:
-    """The folder of a bundle, or the bundle of a run."""
+    """Return the bundle folder itself, or the bundle of a run."""
     from compress.bundles.layout import MANIFEST
     from compress.core.errors import UsageError
     from compress.store.runs import BUNDLE, RUNS, find_run

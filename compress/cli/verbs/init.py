@@ -1,4 +1,4 @@
-"""`compress init`: a profile for the user's own model and data that runs, or why none can be written."""
+"""`compress init`: write a runnable profile for the user's model and data, or report why that is not possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress.core.terminal.printing import echo
     help="What the model is for; guessed from MODEL and DATA if unset.",
 )
 def init(model: str, data: str, out: Path, force: bool, task: str | None) -> None:
-    """Write a commented profile for MODEL and DATA, by what their files tell; refuse where none would run."""
+    """Write a commented profile for MODEL and DATA, derived from their files; fail if no profile would run."""
     from compress.core.disk.files import write_text
     from compress.core.disk.reading import understood
     from compress.starter.trial import faults_of_starter

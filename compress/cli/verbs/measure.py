@@ -1,4 +1,4 @@
-"""`compress measure`: one ONNX file, ours or not, by the protocol of a run."""
+"""`compress measure`: measure any ONNX file with the protocol of a run."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _labels(word: str) -> tuple[str, ...]:
 
 
 def _target(word: str) -> Any:
-    """`cpu` -> a mapping with that device; `{threads: 2}` is read as YAML."""
+    """Parse a target: `cpu` becomes a mapping with that device, `{threads: 2}` is read as YAML."""
     import yaml
 
     from compress.core.errors import UsageError

@@ -1,4 +1,4 @@
-"""`compress plan`: the steps of a profile before anything runs."""
+"""`compress plan`: show the steps of a profile without running them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`compress plugins`: what installed distributions add."""
+"""`compress plugins`: list the plugins of installed distributions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUPS = ("compress.tasks", "compress.passes", "compress.losses")
 @click.command()
 @JSON
 def plugins(as_json: bool) -> None:
-    """List the tasks, passes and losses that installed distributions add; nothing of theirs is imported."""
+    """List the tasks, passes and losses that installed distributions add, without importing them."""
     from compress.core.plugins import plugins as added
 
     found = [plugin for group in GROUPS for plugin in added(group)]

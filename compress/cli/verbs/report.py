@@ -1,4 +1,4 @@
-"""`compress report`: the report of a run, written again."""
+"""`compress report`: write the report of a run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`compress run`: a profile from its first pass to its bundle."""
+"""`compress run`: run a profile from its first pass to its bundle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from compress.core.errors import BudgetMissed, NotJudged
 def run(
     profile: Path, assignments: tuple[str, ...], allow_code: bool, allow_unjudged: bool, quiet: bool
 ) -> None:
-    """Run a profile: its passes, the measuring after each, the report, the bundle."""
+    """Run a profile: its passes with the measurements after each, the report, the bundle."""
     from compress import api
     from compress.cli.outcome import print_run
     from compress.core.terminal.console import Terminal
@@ -55,17 +55,17 @@ def run(
 
 
 class _Stop(KeyboardInterrupt):
-    """A KeyboardInterrupt of our own: CPython kills itself at exit after a plain one passed through an `exec`."""
+    """Subclass, because CPython kills itself at exit after a plain KeyboardInterrupt has passed through an `exec`."""
 
 
 class Interruption:
-    """Remembers that the user asked to stop, by ctrl-C, SIGTERM, or a terminal that was closed."""
+    """Records that the user asked to stop, by Ctrl-C, SIGTERM or closing the terminal."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def listen(self) -> None:
-        """Take the signals from now on; one that whoever started this had ignored (`nohup`) stays so."""
+        """Install the signal handlers; a signal that the parent process ignored (`nohup`) stays ignored."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)

@@ -1,4 +1,4 @@
-"""`compress schema`: what a profile may say, for an editor."""
+"""`compress schema`: print the JSON schema of profiles."""
 
 from __future__ import annotations
 

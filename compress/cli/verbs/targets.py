@@ -1,4 +1,4 @@
-"""`compress targets`: what can be measured on."""
+"""`compress targets`: describe the machines to measure on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.cli.options import JSON, PATH, SET
 @SET
 @JSON
 def targets(profile: Path | None, assignments: tuple[str, ...], as_json: bool) -> None:
-    """Show what this machine can measure on, or what each target of PROFILE is."""
+    """Describe what this machine can measure on, or each target of PROFILE."""
     from compress.targets.showing import show_machine, show_targets
 
     if profile is None:

@@ -1,4 +1,4 @@
-"""`compress validate`: every fault of a profile, its data and its models that this machine can tell of, at once."""
+"""`compress validate`: report all faults of a profile, its data and its models that can be found on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.core.terminal.printing import echo
 @click.argument("profile", type=PATH)
 @SET
 def validate(profile: Path, assignments: tuple[str, ...]) -> None:
-    """Check a profile and every source it names that lies on this machine; nothing is downloaded."""
+    """Check a profile and every source it names that is on this machine; nothing is downloaded."""
     from compress import api
     from compress.core.errors import ProfileError
 

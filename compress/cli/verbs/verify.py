@@ -1,4 +1,4 @@
-"""`compress verify`: whether a bundle is what its manifest says."""
+"""`compress verify`: check a bundle against its manifest."""
 
 from __future__ import annotations
 
