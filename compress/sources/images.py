@@ -1,5 +1,5 @@
-"""The source of an image classifier. How it takes images is what its maker says; only a model that is trained here may
-take that from the training split."""
+"""Source step of an image classifier. The image preprocessing is what the model's files declare; only a model that is
+trained here may derive it from the training split."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ UNDECLARED = "preprocess-undeclared"
 def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     """Write the model of a `TeacherSpec` and its `task.json` to `ctx.out`.
 
-    How it takes images: what its files say, else `data.preprocess`. What both leave open is taken from the training
-    split, unless nobody trains the model here: that is a fault.
+    Image preprocessing comes from the model's files, else from `data.preprocess`. What both leave open is derived from
+    the training split; this is an error for a trained model that is not trained further here.
 
     Returns:
         facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head`, `image`, and `notes` on what was
-        taken from the data.
+        derived from the data.
 
     Raises:
-        ModelError: the model cannot be had or used, takes no such images, or nobody says how it takes them.
+        ModelError: the model is not available or not usable, does not accept such images, or its preprocessing is not
+            declared.
     """
     labels, items = ctx.data.labels, ctx.data.train.items
     teacher = open_image_teacher(
@@ -87,10 +88,10 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
 
 
 def declared_of(said: SaidOfImages, data: DataSpec, where: str) -> DeclaredImages:
-    """What a model's files or the profile say of its images, at the size that the profile asks for.
+    """Return the image preprocessing that a model's files or the profile declare, at the size that the profile sets.
 
     Raises:
-        ModelError: the files are damaged, say what cannot be carried over, or otherwise than the profile.
+        ModelError: the files are damaged, declare unsupported preprocessing, or contradict the profile.
     """
     try:
         if said.image is not None:
@@ -124,7 +125,7 @@ def _alike(own: DeclaredImages, asked: DeclaredImages) -> bool:
 def _with_size(
     declared: DeclaredImages, teacher: ImageTeacher, items: Sequence[Item], where: str
 ) -> tuple[DeclaredImages, list[str]]:
-    """The same with a size and channels: those of the model, which a module shows when it is run, else the data's."""
+    """Complete size and channels: those of the model (of a plain module, found by running it), else the data's."""
     if isinstance(teacher.model, PlainModel):
         return images_taken(teacher.model, declared, items, where)
     if declared.channels not in (None, 1, 3):
@@ -137,7 +138,7 @@ def _with_size(
 
 
 def _check_outputs(teacher: ImageTeacher, image: ImageFormat, labels: int, where: str) -> None:
-    """The model takes such images; a plain one, whose head nobody can replace, has an output for each label."""
+    """Check that the model accepts the images and, if its head is used unchanged, has one output per label."""
     model = teacher.model
     plain = isinstance(model, PlainModel)
     if isinstance(model, PlainModel) and model.order is not None:

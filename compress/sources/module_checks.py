@@ -1,4 +1,4 @@
-"""What a module of the user's must be before anything is trained: the same whenever it is asked, built or exported."""
+"""Checks of a user's module before training: it must be deterministic in forward, construction and export."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ RANDOM = "module-random"
 _OTHER_SEED = 0x5EED
 _CLOSE = 1e-5
 _CLOSE_IN_A_BATCH = 1e-3
-"""Kernels differ with the size of a batch; both are shares of the largest output."""
+"""Larger than `_CLOSE`, because kernels differ by batch size; both are relative to the largest absolute output."""
 
 Shape = tuple[int, int, int]
 
 
 def check_module(model: PlainModel, shape: Shape, *, trained: bool) -> None:
-    """Refuse a module that would not be the same in training, in its file and in its bundle.
+    """Reject a module that would behave differently in training, after loading or in its bundle.
 
     Args:
-        model: in eval mode.
-        shape: channels, height and width of what it takes.
+        model: the module, in eval mode.
+        shape: channels, height and width of its input images.
         trained: whether it will be trained here; then its forward in train mode and its export are tried as well.
 
     Raises:
-        ModelError: by name: `module-unregistered`, `module-autocast`, `module-random`, `module-stateful`,
+        ModelError: with one of the codes `module-unregistered`, `module-autocast`, `module-random`, `module-stateful`,
             `module-batch`, `module-outputs`, `module-export`.
     """
     where = model.origin.source
@@ -44,7 +44,7 @@ def check_module(model: PlainModel, shape: Shape, *, trained: bool) -> None:
     _check_built_again(model, shown, outputs, where)
     if trained:
         _check_in_training(model, shown, outputs, where)
-        # Traced before it is trained: what cannot become a file is known now.
+        # Export before training, so that a module that cannot be exported is found early.
         task = {
             "input_names": ["pixel_values"],
             "output_names": ["logits"],
@@ -54,7 +54,7 @@ def check_module(model: PlainModel, shape: Shape, *, trained: bool) -> None:
 
 
 def is_drawn_at_random(model: nn.Module, source: str, base: Path, shape: Shape) -> bool:
-    """Whether a function builds another model with another seed: then nobody has trained what it gives."""
+    """Whether a function builds a different model with a different seed, that is, an untrained one."""
     made = call(source, base, _OTHER_SEED, allow_code=True)  # it was called before
     other = made[0] if isinstance(made, tuple) else made
     inside = model.module if isinstance(model, PlainModel) else model
@@ -65,7 +65,7 @@ def is_drawn_at_random(model: nn.Module, source: str, base: Path, shape: Shape) 
 
 
 def _check_registered(module: nn.Module, where: str) -> None:
-    """No layers or parameters where torch does not look: they would be neither trained nor saved."""
+    """Check that no layer or parameter is unregistered, which would be neither trained nor saved."""
     for name, value in _hidden(module):
         if isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.requires_grad):
             what = "a layer" if isinstance(value, nn.Module) else "a parameter"
@@ -79,7 +79,8 @@ def _check_registered(module: nn.Module, where: str) -> None:
 
 
 def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
-    """Asked again it says the same, of each example alone too, and stays as it was; its outputs."""
+    """Check that forward uses no autocast, is deterministic, leaves the state unchanged and treats the examples of a
+    batch independently; return its outputs."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     watch = _AutocastWatch()
     with torch.no_grad():
@@ -123,7 +124,7 @@ def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
 
 
 def _each_alone(model: PlainModel, shown: Tensor, where: str) -> Tensor:
-    """The outputs of batches of one image; none where the module takes no such batch."""
+    """Return the outputs of batches of one image, or an empty tensor if the module does not accept such batches."""
     try:
         return torch.cat([_run(model, one[None], where) for one in shown])
     except ModelError:
@@ -131,7 +132,7 @@ def _each_alone(model: PlainModel, shown: Tensor, where: str) -> Tensor:
 
 
 def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where: str) -> None:
-    """Built anew with another seed and given the saved weights, it is the same."""
+    """Check that a module built with another seed and loaded with the saved weights computes the same outputs."""
     other, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)  # it was built before
     try:
         other.load_state_dict(model.module.state_dict())
@@ -157,7 +158,7 @@ def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where:
 
 
 def _check_in_training(model: PlainModel, shown: Tensor, outputs: Tensor, where: str) -> None:
-    """In train mode it gives outputs of the same kind."""
+    """Check that outputs in train mode have the same shape."""
     trained, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)
     with torch.no_grad():
         found = _run(PlainModel(trained.train(), model.origin, model.order), shown, f"{where}, in train mode")
@@ -191,7 +192,7 @@ def _alike(first: Tensor, second: Tensor, close: float) -> bool:
 
 
 def _hidden(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What modules keep in attributes that are no parameters, buffers or modules of theirs, with dotted names."""
+    """Yield the attribute values that are not registered parameters, buffers or modules, with their dotted names."""
     registered = {id(each) for each in (*module.modules(), *module.parameters(), *module.buffers())}
     for prefix, each in module.named_modules():
         for name, value in vars(each).items():
@@ -212,7 +213,7 @@ def _within(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _differing(first: nn.Module, second: nn.Module) -> list[str]:
-    """Names of tensors that no weights hold and that differ."""
+    """Return the names of unregistered tensors and buffers that differ between two modules."""
     mine, theirs = ({**dict(_hidden(each)), **dict(each.named_buffers())} for each in (first, second))
     return [
         name
@@ -224,7 +225,7 @@ def _differing(first: nn.Module, second: nn.Module) -> list[str]:
 
 
 class _AutocastWatch(TorchFunctionMode):
-    """Notes whether anything was computed under autocast."""
+    """Records whether anything was computed under autocast."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which images a module takes, found by running it: nothing else shows that from outside."""
+"""Detection of the image size and channels that a module accepts, by running it."""
 
 from __future__ import annotations
 
@@ -39,18 +39,19 @@ _USUAL_SIDES = (
     ),
     *(380, 384, 448, 456, 512),
 )
-"""Sides that networks of images are made for."""
+"""Common input sides of image networks, in pixels."""
 
 
 def images_taken(
     model: PlainModel, declared: DeclaredImages, items: Sequence[Item], where: str
 ) -> tuple[DeclaredImages, list[str]]:
-    """What is declared, with channels and size that the module takes, and notes on what nobody declared.
+    """Complete the declared preprocessing with channels and a size that the module accepts, and return notes on them.
 
-    The images' own channels and size are tried first; where the module takes no such size, the smallest usual one.
+    The channels and size of the data are tried first; if the module rejects them, the smallest common size that it
+    accepts is used.
 
     Raises:
-        ModelError: it takes none of them.
+        ModelError: the module accepts none of them.
     """
     own, note = (declared.size, None) if declared.size is not None else usual_size(items)
     colours = (declared.channels,) if declared.channels is not None else _in_turn(usual_channels(items))
@@ -65,7 +66,7 @@ def images_taken(
                         f"{where} rejects images of {own[0]} x {own[1]}: they are resized to {side} x {side}"
                     )
                     return declared.sized((side, side)).with_channels(channels), [words]
-    image_outputs(model, colours[0], own, where)  # says what the module says
+    image_outputs(model, colours[0], own, where)  # raises the module's error
     raise ModelError("the module accepts images one time and rejects them another", where=where)
 
 

@@ -1,4 +1,4 @@
-"""The source of a model of texts: one of transformers with its tokenizer."""
+"""Source step of a text model: a transformers model with its tokenizer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from compress.step import StepContext
 
 
 def write_text_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
-    """Write the model of a `TeacherSpec` with its tokenizer and `task.json` to `ctx.out`; its facts.
+    """Write the model of a `TeacherSpec` with its tokenizer and `task.json` to `ctx.out`; return its facts.
 
     Raises:
-        ModelError: it cannot be had or used.
+        ModelError: the model is not available or not usable.
     """
     return materialise(
         spec,
