@@ -1,4 +1,4 @@
-"""This machine as a target: is what the profile asks for here, and what exactly is it."""
+"""This machine as a target: check that it meets the target's requirements, and describe it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FLAGS = (
 """Instruction sets that decide which kernels run."""
 
 _TIMES_NOTHING = frozenset({"memory_limit_mb", "memory_mb", "warnings"})
-"""What of a target's description changes no timing: a limit is judged after the model ran."""
+"""Parts of a target's description that do not affect timings; the memory limit is checked after the model ran."""
 
 _TORCH_CUDA = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
 
@@ -47,10 +47,9 @@ _TORCH_CUDA = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1
 class ResolvedTarget:
     """A target that was found.
 
-    `fingerprint`: sha256 of all that a measurement on it depends on, batch sizes and lengths included: what was
-    measured under it is measured already.
-    `description`: plain JSON values for reports, `warnings` among them. `device`: the machine that measures; None where
-    it is this one. `patience`: how long timings may wait for it to become quiet.
+    `fingerprint`: sha256 of everything that a measurement on it depends on, including batch sizes and lengths; part of
+    the key of measurements. `description`: JSON values for reports, including `warnings`. `device`: the machine that
+    measures; None for this one. `patience`: how long timings may wait for the machine to become quiet.
     """
 
     spec: TargetSpec
@@ -62,32 +61,32 @@ class ResolvedTarget:
 
     @property
     def machine(self) -> str:
-        """sha256 of what decides how fast a model runs there, its threads and cores included: where it is equal,
-        timings of the same batch size and lengths may be compared."""
+        """sha256 of everything that affects the speed of a model there, including threads and cores; timings of the
+        same batch size and lengths are comparable if it is equal."""
         return digest_of({key: value for key, value in self.description.items() if key not in _TIMES_NOTHING})
 
     @property
     def place(self) -> str:
-        """What messages call the machine."""
+        """Name of the machine in messages."""
         return "this machine" if self.device is None else self.label
 
     @property
     def tokenizes(self) -> bool:
-        """Whether the time of tokenization can be measured there."""
+        """Whether tokenization can be timed there."""
         return self.device is None or self.description["tokenizers"] is not None
 
     def close(self) -> str | None:
-        """End the connection to the device, if there is one; what stays there, where that was asked for."""
+        """Close the connection to the device, if any; return a note on files kept there, if the target asks for it."""
         return None if self.device is None else self.device.close()
 
 
 def resolve(spec: TargetSpec) -> ResolvedTarget:
-    """Find what a target asks for on this machine; imports neither torch nor a model.
+    """Resolve a target on this machine, without importing torch or loading a model.
 
     Raises:
-        TargetError: the runtime is not installed, the device is cuda and something it needs is missing, or a core is
-            not there.
-        ValueError: the target is another machine (`targets.resolving` knows those too).
+        TargetError: the runtime is not installed, the device is cuda and one of its requirements is missing, or a core
+            does not exist.
+        ValueError: the target is another machine (`targets.resolving` handles those too).
     """
     if is_ssh(spec.device):
         raise ValueError(f"{spec.device} is not this machine")
@@ -113,7 +112,7 @@ def resolved(
     cores: int,
     device: SshDevice | None = None,
 ) -> ResolvedTarget:
-    """The target of what its measurements depend on, of the machine's memory and of how many cores it has."""
+    """Build the target from the description that measurements depend on, the machine's memory and its core count."""
     further = {"memory_mb": round(megabytes(memory_bytes)), "warnings": warnings_of(spec, cores)}
     return ResolvedTarget(
         spec, spec.label, fingerprint_of(spec, description), {**description, **further}, device
@@ -121,13 +120,13 @@ def resolved(
 
 
 def fingerprint_of(spec: TargetSpec, description: dict[str, Any]) -> str:
-    """sha256 of what a target is and of what is measured there."""
+    """Return the sha256 of a target's description, batch sizes and lengths."""
     timed = {"batch_sizes": spec.batch_sizes, "sequence_lengths": spec.sequence_lengths}
     return digest_of({**description, **timed})
 
 
 def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
-    """The cores and the memory that a target is held to, where it is; for its description.
+    """Return the core and memory restrictions of a target, for its description.
 
     Raises:
         TargetError: a core is not among the `usable` ones.
@@ -148,12 +147,12 @@ def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
 
 
 def usable_cores() -> list[int]:
-    """Numbers of the cores that this process may be kept on; none where the system pins no processes."""
+    """Return the cores that this process may be pinned to; empty if the system does not support pinning."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def probe() -> dict[str, Any]:
-    """What this machine offers: processor, memory, GPUs, the runtimes and what they can use."""
+    """Describe this machine: processor, memory, GPUs, runtimes, and whether they can use CUDA."""
     runtimes = {
         name: version
         for name in ("onnxruntime", "onnxruntime-gpu", "torch")
@@ -172,14 +171,14 @@ def probe() -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """Model, cores that this process may use, and the instruction sets of `FLAGS`."""
+    """Return the processor's model, the number of usable cores, and those instruction sets of `FLAGS` that it has."""
     facts = described_processor(local_processor())
     model = facts["model"] or platform.processor() or platform.machine()
     return {"model": model, "cores": core_count(), "flags": facts["flags"]}
 
 
 def described_processor(values: Mapping[str, str]) -> dict[str, Any]:
-    """A processor of `first_processor`.
+    """Describe a processor from the fields that `first_processor` returned.
 
     Returns:
         `model` (name, family, model, stepping; implementer and part on ARM) and `flags`, those of `FLAGS` it has.
@@ -194,7 +193,7 @@ def described_processor(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Name and driver of each NVIDIA GPU, as nvidia-smi lists them; empty where there is none."""
+    """Return name and driver of each NVIDIA GPU that nvidia-smi lists; empty without one."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -204,7 +203,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def parse_gpus(answer: str) -> list[dict[str, str]]:
-    """`NVIDIA A10G, 550.54` lines -> name and driver of each GPU."""
+    """Parse `NVIDIA A10G, 550.54` lines into name and driver of each GPU."""
     rows = [[part.strip() for part in line.rsplit(",", 1)] for line in answer.splitlines() if "," in line]
     return [{"name": name, "driver": driver} for name, driver in rows]
 
@@ -217,7 +216,7 @@ def _installed(distribution: str) -> str | None:
 
 
 def _runtime_versions(spec: TargetSpec) -> dict[str, str]:
-    """The distributions that run the model, with their versions."""
+    """Return the installed distributions that run the model, with their versions."""
     wanted = ("torch", "transformers") if spec.runtime == "torch" else ("onnxruntime", "onnxruntime-gpu")
     found = {name: version for name in wanted if (version := _installed(name)) is not None}
     if spec.runtime not in {name.removesuffix("-gpu") for name in found}:
@@ -230,7 +229,7 @@ def _runtime_versions(spec: TargetSpec) -> dict[str, str]:
 
 
 def _require_cuda(spec: TargetSpec) -> dict[str, str]:
-    """The GPU that a model is run on.
+    """Return name and driver of the GPU that models run on.
 
     Raises:
         TargetError: there is none, or the runtime cannot use it.
@@ -239,12 +238,12 @@ def _require_cuda(spec: TargetSpec) -> dict[str, str]:
     if fault is not None:
         raise TargetError(f"device cuda with runtime {spec.runtime}: {fault}", where=spec.label)
     first, used = gpus()[0], visible_gpu()
-    # nvidia-smi lists every card, and in an order of its own.
+    # nvidia-smi ignores CUDA_VISIBLE_DEVICES and may list the GPUs in another order than CUDA.
     return first if used is None else {**first, "name": used[0]}
 
 
 def _cuda_fault(runtime: str) -> str | None:
-    """What stands between a runtime and CUDA, and what to install; None if nothing does."""
+    """Return why a runtime cannot use CUDA and what to install; None if it can."""
     faults = []
     if not gpus():
         faults.append(
@@ -269,7 +268,7 @@ def _cuda_fault(runtime: str) -> str | None:
 
 
 def warnings_of(spec: TargetSpec, cores: int) -> list[str]:
-    """What makes numbers of a target with so many cores less believable."""
+    """Return warnings about settings that make timings on a target with `cores` cores less reliable."""
     cores = cores if spec.cores is None else len(spec.cores)
     if spec.threads <= cores:
         return []

@@ -1,22 +1,22 @@
-"""How long a run may still wait for the machines it measures on to become quiet."""
+"""Time budget of a run for waiting until the machines it measures on become quiet."""
 
 from __future__ import annotations
 
 
 class Patience:
-    """An account of seconds that all timings of a run draw on.
+    """Budget in seconds shared by all timings of a run.
 
-    A machine that stays busy takes half of what is left from each of them, so that one that is busy for a while
-    does not leave the later ones without any.
+    Each timing may use at most half of what is left, so that a machine that is busy for a while does not use up the
+    budget of later timings.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.left = seconds
 
     def allowance(self) -> float:
-        """What one timing may take of it."""
+        """Return the seconds that the next timing may use."""
         return self.left / 2
 
     def spend(self, seconds: float) -> None:
-        """Take off what a timing took."""
+        """Subtract the seconds that a timing used."""
         self.left = max(0.0, self.left - seconds)

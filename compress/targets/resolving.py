@@ -1,4 +1,4 @@
-"""Targets, wherever they are."""
+"""Resolution of local and remote targets."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from compress.targets.ssh import target as ssh
 
 
 def resolve(spec: TargetSpec) -> ResolvedTarget:
-    """Find a target: on this machine, or by asking a device over ssh.
+    """Resolve a target on this machine or on a device over ssh.
 
     Raises:
-        TargetError: it is not there, or something that it needs is missing.
+        TargetError: it is not available, or one of its requirements is missing.
     """
     return ssh.resolve(spec) if is_ssh(spec.device) else local.resolve(spec)
 
 
 def resolve_all(specs: Iterable[TargetSpec], patience_s: float) -> tuple[ResolvedTarget, ...]:
-    """The targets of a run, which share the time that its timings may wait for a quiet machine.
+    """Resolve the targets of a run, which share the time that timings may wait for a quiet machine.
 
     Raises:
-        TargetError: one is not there.
+        TargetError: one is not available.
     """
     patience = Patience(patience_s)
     return tuple(replace(resolve(spec), patience=patience) for spec in specs)
 
 
 def close_all(targets: Iterable[ResolvedTarget], progress: Progress) -> None:
-    """End the connections to devices, and say what stays on them where that was asked for."""
+    """Close the connections to devices, and report files that are kept on them on request."""
     for note in [target.close() for target in targets]:
         if note is not None:
             progress.say(note)
@@ -43,14 +43,14 @@ def close_all(targets: Iterable[ResolvedTarget], progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A target that a profile names: what it is, or what is wrong with it."""
+    """A target of a profile, either resolved or with the error of resolving it."""
 
     spec: TargetSpec
     found: ResolvedTarget | None
     fault: TargetError | None
 
     def as_dict(self) -> dict[str, object]:
-        """Plain JSON values."""
+        """Return the target as JSON values."""
         return {
             "target": self.spec.label,
             "device": self.spec.device,
@@ -63,7 +63,7 @@ class Surveyed:
 
 
 def survey(specs: Iterable[TargetSpec]) -> list[Surveyed]:
-    """Find every target, also where one of them fails."""
+    """Resolve every target, continuing after failures."""
     surveyed = []
     for spec in specs:
         try:

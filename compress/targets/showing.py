@@ -1,4 +1,4 @@
-"""Targets on the terminal: what this machine offers, and what the targets of a profile are."""
+"""Terminal output for targets: what this machine offers, and a profile's targets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show_machine(as_json: bool) -> None:
 
 
 def show_targets(specs: Sequence[TargetSpec], as_json: bool) -> None:
-    """Print what each target is, or what is wrong with it.
+    """Print a description of each target, or why it cannot be used.
 
     Raises:
         TargetError: a target cannot be used.
@@ -56,7 +56,7 @@ def _in_words(facts: object) -> str:
 
 
 def words_of(target: ResolvedTarget) -> str:
-    """What a target is, in one line."""
+    """Describe a target in one line."""
     said = target.description
     cpu, gpu = said["cpu"], said.get("gpu")
     cores = f"{cpu['cores']} core{'s' * (cpu['cores'] != 1)}"

@@ -1,20 +1,20 @@
-"""Runs on the device while it is measured: takes files, runs jobs, gives results back, and leaves nothing behind.
+"""Agent on the measured device: receives files, runs jobs, returns results and removes everything at the end.
 
-One file that needs Python 3.9 and its standard library. It is sent over the connection and run from there, so it
-imports nothing of the package it lies in. A request is one line of JSON on the standard input, and its answer one on
-the standard output:
+A single file that needs only Python 3.9 and its standard library. It is sent over the connection and executed there, so
+it imports nothing from this package. A request is one line of JSON on standard input, its answer one line on standard
+output:
 
     {"op": "open", "folder": null, "keep": false}           -> {"folder": PATH}
-    {"op": "probe"}                                         -> what this machine is
+    {"op": "probe"}                                         -> description of the machine
     {"op": "put", "name": "GROUP/FILE", "size": 12}, bytes  -> {}
     {"op": "drop", "groups": ["GROUP"]}                     -> {}
     {"op": "run", "runner": FILE, "jobs": [{...}], "scrub": [PREFIX], "set": {NAME: VALUE}, "follow": CODE}
             -> {"results": [TEXT]}, or {"failed": NUMBER OF THE JOB, "code": 1, "output": TEXT}
-    {"op": "take", "name": FILE}                            -> {"size": 12}, bytes; the file is gone then
+    {"op": "take", "name": FILE}                            -> {"size": 12}, bytes; then the file is removed
 
-What cannot be done is answered by {"error": TEXT}. Between answers {"alive": true} is said every few seconds, so that
-silence means that nobody is there. However the connection ends, the jobs that still run are killed
-and the work folder is removed.
+A request that fails is answered by {"error": TEXT}. Between answers a heartbeat {"alive": true} is sent every few
+seconds, so that silence means that the agent is gone. However the connection ends, running jobs are killed and the work
+folder is removed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from typing import Any
 
 PROTOCOL = 2
 ALIVE_SECONDS = 10
-"""How often it is said that somebody is there."""
+"""Interval of the heartbeat."""
 CHUNK = 2**20
 TAIL = 8192
-"""Bytes of a failed job's output that are sent back."""
+"""Maximum bytes of a failed job's output that are sent back."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?")
 _IMPORTS = """
@@ -74,22 +74,22 @@ class Agent:
                 self._answer(answer)
 
     def end(self) -> None:
-        """Kill what runs and remove the work folder."""
+        """Kill running jobs and remove the work folder, unless it is to be kept."""
         _kill(self._children)
         if self._folder is not None and not self._keep:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def do_open(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Make the work folder, which nobody else may read."""
+        """Create the work folder, readable only by this user."""
         parent = request["folder"]
         made = tempfile.mkdtemp(prefix="compress-", dir=parent and os.path.expanduser(parent))
-        # Before Python 3.12 it is as relative as its parent, and jobs run in another folder than this.
+        # Before Python 3.12 mkdtemp returns a relative path for a relative parent, but jobs run in another folder.
         self._folder = os.path.abspath(made)
         self._keep = request["keep"]
         return {"folder": self._folder}
 
     def do_probe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What this machine is, and whether its Python has what runs a model."""
+        """Describe this machine and the libraries that its Python can import."""
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         libraries, fault = self._said_by(_IMPORTS)
         tokenizers, _ = self._said_by(_TOKENIZERS)
@@ -107,7 +107,7 @@ class Agent:
         }
 
     def do_put(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take a file; what cannot be written is read to its end all the same, for the next request follows it."""
+        """Receive a file; on errors the payload is still read to its end, since the next request follows it."""
         payload = self._payload(request["size"])
         try:
             path = self._inside(request["name"])
@@ -132,7 +132,7 @@ class Agent:
         return {}
 
     def do_run(self, request: dict[str, Any]) -> None:
-        """Start jobs, each in a process of its own; a thread answers when they are done."""
+        """Start jobs, each in its own process; a thread answers when they are done."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(tuple(request["scrub"]))
         }
@@ -162,7 +162,7 @@ class Agent:
         threading.Thread(target=self._finish, args=(started,), daemon=True).start()
 
     def do_take(self, request: dict[str, Any]) -> None:
-        """Give a file, and remove it."""
+        """Send a file and remove it."""
         path = self._inside(request["name"])
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -173,7 +173,7 @@ class Agent:
         os.unlink(path)
 
     def _finish(self, started: list[tuple[subprocess.Popen[bytes], Any, str]]) -> None:
-        """Wait for jobs, as long as none fails, and answer."""
+        """Wait until all jobs are done or one fails, and answer."""
         answer: dict[str, Any] = {"results": []}
         try:
             for number, (child, output, result) in enumerate(started):
@@ -193,7 +193,7 @@ class Agent:
         self._answer(answer)
 
     def _said_by(self, code: str) -> tuple[str, str | None]:
-        """What a piece of Python prints, and the last line of its error."""
+        """Run a piece of Python; return its output, or an empty text and the last line of its error."""
         child = subprocess.run(
             [sys.executable, "-c", code],
             cwd=self._folder,
@@ -209,7 +209,7 @@ class Agent:
         return "", lines[-1] if lines else f"ended with exit code {child.returncode}"
 
     def _payload(self, size: int) -> Iterator[bytes]:
-        """The bytes that follow a request."""
+        """Yield the bytes that follow a request."""
         while size:
             chunk = self._requests.read(min(size, CHUNK))
             if not chunk:
@@ -223,13 +223,13 @@ class Agent:
         return os.path.join(self._folder, name)
 
     def _live(self) -> None:
-        """Say every few seconds that somebody is there."""
+        """Send the heartbeat."""
         try:
             while True:
                 time.sleep(ALIVE_SECONDS)
                 self._answer({"alive": True})
         except (OSError, ValueError):
-            # The connection is gone: whoever reads the requests ends the agent.
+            # The connection is gone; the main loop, which reads the requests, ends the agent.
             return
 
     def _answer(self, body: dict[str, Any]) -> None:
@@ -254,7 +254,7 @@ def _tail(output: Any) -> str:
 
 
 def _text_of(path: str) -> str:
-    """The beginning of a small file; empty where there is none."""
+    """Return the beginning of a small file; empty if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read(2**14)
@@ -267,8 +267,8 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def main() -> None:
-    """Serve the connection on the standard input and output."""
-    # Whatever is started here imports onnxruntime, which else calls its maker's collector.
+    """Serve the connection on standard input and output."""
+    # The jobs import onnxruntime, which would send telemetry to its vendor.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _stop)
@@ -276,13 +276,13 @@ def main() -> None:
     try:
         agent.serve()
     except (EOFError, BrokenPipeError):
-        # The other end is gone, and so is whoever would read of it.
+        # The other end is gone, so there is no one to report an error to.
         return
-    except Exception:  # noqa: BLE001 (told here, for the process ends below without another word)
+    except Exception:  # noqa: BLE001 (printed here, since os._exit below prints no traceback)
         traceback.print_exc()
     finally:
         agent.end()
-        # The thread of a job may still wait to answer nobody.
+        # The thread of a job may still be blocked.
         os._exit(0)
 
 

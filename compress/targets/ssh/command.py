@@ -1,4 +1,4 @@
-"""The command line of the system's ssh client, and what its last words mean."""
+"""Command line of the system's ssh client, and hints for its error messages."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from compress.profile.device import SshAddress
 
 CONNECT_SECONDS = 20
 ALIVE_SECONDS = 15
-"""The client asks the device so often whether it is still there."""
+"""Interval of the client's keep-alive messages."""
 ALIVE_COUNT = 3
-"""It gives up after so many questions without an answer."""
+"""Number of unanswered keep-alive messages after which the client gives up."""
 
 OPTIONS = {
-    # An unknown or changed host key ends the connection, whatever the user's config says.
+    # Reject unknown or changed host keys, whatever the user's config says.
     "StrictHostKeyChecking": "yes",
-    # Nothing waits for a password or a yes.
+    # Never prompt for a password or a confirmation.
     "BatchMode": "yes",
     "ConnectTimeout": str(CONNECT_SECONDS),
     "ServerAliveInterval": str(ALIVE_SECONDS),
     "ServerAliveCountMax": str(ALIVE_COUNT),
-    # A connection of its own, whose host key was checked as above, and which carries nothing else.
+    # A separate connection, whose host key was checked as above, without forwarding.
     "ControlPath": "none",
     "ClearAllForwardings": "yes",
     "ForwardAgent": "no",
@@ -31,7 +31,7 @@ OPTIONS = {
     "LogLevel": "INFO",
 }
 
-# Runs what comes in on the standard input, so many bytes of it.
+# Executes the given number of bytes read from standard input.
 _BOOTSTRAP = (
     'import sys; sys.version_info >= (3, 9) or sys.exit("Python 3.9 or newer is needed, and this is " '
     '+ sys.version.split()[0]); exec(compile(sys.stdin.buffer.read(int(sys.argv[1])), "agent.py", "exec"))'
@@ -39,13 +39,13 @@ _BOOTSTRAP = (
 
 
 def ssh_command(client: str, address: SshAddress, python: str, source_bytes: int) -> list[str]:
-    """What connects to a device and runs there the Python source of so many bytes that is then written to it.
+    """Return the command that connects to a device and executes the Python source that is then written to its stdin.
 
     Args:
         client: the ssh program.
-        address: of the device; what it leaves open is the client's config to say.
+        address: address of the device; what it leaves open comes from the client's config.
         python: the device's Python; a leading `~/` is its home folder, where the command starts.
-        source_bytes: length of the source.
+        source_bytes: length of the source in bytes.
     """
     options = [word for name, value in OPTIONS.items() for word in ("-o", f"{name}={value}")]
     whose = [*_user(address), *_port(address)]
@@ -53,7 +53,7 @@ def ssh_command(client: str, address: SshAddress, python: str, source_bytes: int
 
 
 def remote_command(python: str, source_bytes: int) -> str:
-    """The line that the device's shell is given, every word of it quoted."""
+    """Return the command line for the device's shell, fully quoted."""
     program = f"./{python[2:]}" if python.startswith("~/") else python
     return "exec " + shlex.join([program, "-c", _BOOTSTRAP, str(source_bytes)])
 
@@ -66,7 +66,7 @@ HINTS = (
         "accept it.",
     ),
     (
-        # The client lists the ways that were tried; a shell that may not run a program does not.
+        # The client lists the attempted methods in parentheses; a shell that may not run a program does not.
         "permission denied (",
         "Passwords are not supported. Copy your key to the device once: `{copy_key}`; a key with a passphrase has to "
         "be in the ssh agent.",
@@ -83,7 +83,7 @@ HINTS = (
 
 
 def hint_for(words: str, address: SshAddress) -> str:
-    """What to do about what the client or the device's shell said."""
+    """Return a hint for an error message of the client or of the device's shell."""
     by_hand = shlex.join(["ssh", *_port(address), *_user(address), address.host])
     login = address.host if address.user is None else f"{address.user}@{address.host}"
     copy_key = shlex.join(["ssh-copy-id", *_port(address), login])

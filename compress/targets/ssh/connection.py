@@ -1,4 +1,4 @@
-"""A connection to the agent on a device: requests, answers and files, through the system's ssh client."""
+"""Connection to the agent on a device through the system's ssh client: requests, answers and files."""
 
 from __future__ import annotations
 
@@ -23,31 +23,30 @@ from compress.targets.ssh.command import CONNECT_SECONDS, hint_for, ssh_command
 from compress.targets.ssh.pipes import Pipes, Silent
 
 HELLO_SECONDS = CONNECT_SECONDS + 40
-"""How long the device may take from the call to the first word of its Python."""
+"""Timeout from starting the client to the greeting of the agent."""
 LAST_WORDS_SECONDS = 5
-"""How long a client that failed may take to end, and so to say why."""
+"""Timeout for a failed client to exit, so that its error output is complete."""
 CLOSE_SECONDS = 20
-"""How long it may take to remove its work folder."""
+"""Timeout for the agent to remove its work folder."""
 SILENT_SECONDS = 45.0
-"""The agent says every few seconds that it is there; after so long without a word, or while it takes nothing of what it
-is sent, nobody is."""
+"""Time without a heartbeat, or without accepting any of the sent data, after which the agent is considered gone."""
 ANSWER_BYTES = 64 * MIB
-"""A longer answer is none."""
+"""Maximum bytes of an answer."""
 GREETING_BYTES = 64 * KIB
-"""What a login shell may print before the agent speaks."""
+"""Maximum bytes that a login shell may print before the agent's greeting."""
 ERROR_BYTES = 64 * KIB
-"""What is read of the client's last words."""
+"""Maximum bytes that are read from the end of the client's error output."""
 FILE_BYTES = 4096 * MIB
-"""A larger file is not taken from a device."""
+"""Maximum bytes of a file that is fetched from a device."""
 TAIL_LINES = 8
 _ALIVE = json.dumps({"alive": True}).encode() + b"\n"
 
 
 class Connection:
-    """One run of the agent, in a process of the ssh client; `where` names the target in errors.
+    """One session of the agent, through an ssh client process; `where` names the target in errors.
 
     Raises:
-        TargetError: the device cannot be reached, its key is not known, or it has no Python to run the agent.
+        TargetError: the device cannot be reached, its host key is unknown, or it has no Python to run the agent.
     """
 
     def __init__(self, address: SshAddress, python: str, where: str) -> None:
@@ -62,7 +61,7 @@ class Connection:
             )
         source = Path(agent.__file__).read_bytes()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the connection)
-        # A session of its own: Ctrl-C is for this process, which then closes the connection in good order.
+        # A separate session, so that Ctrl-C reaches only this process, which then closes the connection cleanly.
         self._process = subprocess.Popen(
             ssh_command(client, address, python, len(source)),
             stdin=subprocess.PIPE,
@@ -86,10 +85,10 @@ class Connection:
         return self._address.host
 
     def ask(self, request: dict[str, Any], doing: str) -> dict[str, Any]:
-        """A request and its answer; `doing` says for errors what it is part of.
+        """Send a request and return its answer; `doing` describes the operation for errors.
 
         Raises:
-            TargetError: the device refuses, or the connection is lost.
+            TargetError: the request failed on the device, or the connection is lost.
         """
         with self._lost_while(doing):
             self._pipes.write(json.dumps(request).encode() + b"\n")
@@ -99,7 +98,7 @@ class Connection:
         """Send a file.
 
         Raises:
-            TargetError: the device cannot keep it, or the connection is lost.
+            TargetError: the device cannot store it, or the connection is lost.
         """
         with file.open("rb") as stream, self._lost_while(doing):
             size = file.stat().st_size
@@ -109,11 +108,10 @@ class Connection:
             self._answer(doing)
 
     def take(self, name: str, to: Path, doing: str, largest: int = FILE_BYTES) -> None:
-        """Fetch a file of at most `largest` bytes, and remove it there; the path here is the caller's, never the
-        device's.
+        """Fetch a file of at most `largest` bytes and remove it there; the local path is the caller's choice.
 
         Raises:
-            TargetError: the device does not give it, or the connection is lost.
+            TargetError: the device does not provide it, or the connection is lost.
         """
         left = self.ask({"op": "take", "name": name}, doing).get("size")
         if type(left) is not int or not 0 <= left <= min(FILE_BYTES, largest):
@@ -125,11 +123,11 @@ class Connection:
                 left -= len(chunk)
 
     def is_alive(self) -> bool:
-        """Whether the client still runs; it ends when the device does not answer any more."""
+        """Whether the client is still running; it exits if the device stops answering."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End the connection: the agent removes its work folder, unless it is asked to keep it."""
+        """Close the connection; the agent then removes its work folder, unless it is to be kept."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -144,7 +142,7 @@ class Connection:
         self._errors.close()
 
     def nonsense(self, doing: str) -> TargetError:
-        """The error of an answer that no agent of ours gives."""
+        """Return the error for a malformed answer."""
         return TargetError(
             f"{self.host} gave an answer that was not understood while {doing}",
             where=self._where,
@@ -152,14 +150,14 @@ class Connection:
         )
 
     def _greet(self, source: bytes) -> None:
-        """Send the agent, and read up to its first words; what a login shell prints before them is skipped."""
+        """Send the agent's source and read up to its greeting, skipping what a login shell prints before it."""
         deadline = time.monotonic() + HELLO_SECONDS
         heard = ""
         try:
             self._pipes.write(source)
             hello = json.dumps({"agent": agent.PROTOCOL}).encode() + b"\n"
             read = 0
-            # What a shell prints may lack the end of its line.
+            # The greeting may follow shell output on the same line.
             while not (line := self._pipes.line(GREETING_BYTES, deadline - time.monotonic())).endswith(hello):
                 heard = plain(line.decode(errors="replace")) or heard
                 read += len(line)
@@ -170,7 +168,7 @@ class Connection:
             if silent:
                 self._process.kill()
             words = self._last_words() or [heard] * bool(heard)
-            # Whoever is silent may have said something before, which is not why.
+            # On a timeout, earlier output does not explain the failure.
             said = (
                 f"no answer within {HELLO_SECONDS} s"
                 if silent
@@ -204,7 +202,7 @@ class Connection:
         try:
             yield
         except Silent as error:
-            # Whoever is there does not listen either: no farewell is waited for.
+            # A silent agent does not react to the end of its input either: do not wait for it.
             self._process.kill()
             raise TargetError(
                 f"{self.host} stopped responding while {doing}: nothing for {self._pipes.seconds:.0f} s",
@@ -222,7 +220,7 @@ class Connection:
             ) from error
 
     def _last_words(self) -> list[str]:
-        """The last lines of what the client and the device's shell wrote as errors, once the client has ended."""
+        """Wait for the client to exit, and return the last lines of its error output and the device's shell's."""
         try:
             self._process.wait(LAST_WORDS_SECONDS)
         except subprocess.TimeoutExpired:
@@ -234,5 +232,5 @@ class Connection:
 
 
 def plain(text: str) -> str:
-    """One line of text from a device, without what a terminal would obey."""
+    """Return a text from a device as one line without unprintable characters, at most 500 long."""
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:500]

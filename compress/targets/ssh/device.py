@@ -1,4 +1,4 @@
-"""A device that measures: what is sent to it, once a session, and what it is asked to do."""
+"""A remote device that measures: sends each file once per session and runs jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compress.profile.schema import TargetSpec
 from compress.targets.ssh.connection import Connection, plain
 
 _CODES = {*range(256), *(-number for number in signal.Signals)}
-"""How a process may end."""
+"""Valid exit codes: 0 to 255, or the negative number of a signal."""
 _OUTPUT_LINES = 200
 
 
@@ -27,7 +27,7 @@ Text = Annotated[str, Field(max_length=2**14)]
 
 
 class Facts(BaseModel):
-    """What a device says of itself."""
+    """The device's description of itself, validated because it is untrusted."""
 
     model_config = ConfigDict(strict=True)
 
@@ -45,7 +45,7 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that failed: its place among those started with it, its exit code, the end of what it printed."""
+    """A job that failed: its index among the jobs started together, its exit code, the end of its output."""
 
     number: int
     code: int
@@ -53,10 +53,10 @@ class Failed:
 
 
 class SshDevice:
-    """The device of a target, connected to when it is first needed.
+    """The device of a target, connected to on first use.
 
-    A session lasts from then until `close` or a lost connection. Files are sent once a session, in groups that are
-    named by a hash of their names and contents.
+    A session lasts until `close` or a lost connection. Files are sent once per session, in groups that are named by a
+    hash of their names and contents.
     """
 
     def __init__(self, spec: TargetSpec) -> None:
@@ -73,10 +73,10 @@ class SshDevice:
         return self._spec.label
 
     def facts(self) -> Facts:
-        """What the device is.
+        """Return the device's description of itself.
 
         Raises:
-            TargetError: it cannot be reached, or says what nobody understands.
+            TargetError: it cannot be reached, or its answer is malformed.
         """
         connection, doing = self._connected(), "probing the device"
         answer = connection.ask({"op": "probe"}, doing)
@@ -86,7 +86,7 @@ class SshDevice:
             raise connection.nonsense(doing) from error
 
     def begin(self) -> None:
-        """Begin a measurement: connect where there is no connection any more, and drop what the last one did not use.
+        """Begin a measurement: connect if there is no live connection, and drop files that the last one did not use.
 
         Raises:
             TargetError: the device cannot be reached.
@@ -99,10 +99,10 @@ class SshDevice:
         self._used = set()
 
     def send(self, files: Sequence[Path]) -> str:
-        """Send files that belong into one folder, unless they are there; the name of that folder on the device.
+        """Send the files of one folder, unless they were sent already; return the folder's name on the device.
 
         Raises:
-            TargetError: the connection is lost, or the device cannot keep them.
+            TargetError: the connection is lost, or the device cannot store them.
         """
         connection = self._session
         digest = hashlib.sha256()
@@ -118,7 +118,7 @@ class SshDevice:
         return group
 
     def run(self, request: Mapping[str, Any], doing: str) -> list[str] | Failed:
-        """Run jobs at the same time; the texts of their results, or the first that failed.
+        """Run jobs in parallel; return the texts of their results, or the first that failed.
 
         Raises:
             TargetError: the connection is lost.
@@ -148,11 +148,11 @@ class SshDevice:
         self._session.take(name, to, doing, largest)
 
     def nonsense(self, doing: str) -> TargetError:
-        """The error of a result that has not the form it should have."""
+        """Return the error for a malformed result."""
         return self._session.nonsense(doing)
 
     def close(self) -> str | None:
-        """End the session, if there is one; what stays on the device, where that was asked for."""
+        """Close the session, if any; return a note on files kept on the device, if the target asks for it."""
         if self._connection is None:
             return None
         connection, self._connection = self._connection, None
@@ -162,7 +162,7 @@ class SshDevice:
 
     @property
     def _session(self) -> Connection:
-        # A new connection would know nothing of what this measurement has sent: only `begin` makes one.
+        # A new connection would lack the files that this measurement has sent, so only `begin` opens one.
         assert self._connection is not None, "begin comes first"
         return self._connection
 
@@ -180,7 +180,7 @@ class SshDevice:
         return self._connection
 
     def _digest(self, file: Path) -> str:
-        """The sha256 of a file's bytes, found once as long as it does not change."""
+        """Return the sha256 of a file, cached while its modification time and size do not change."""
         state = file.stat()
         key = (str(file), state.st_mtime_ns, state.st_size)
         if key not in self._digests:

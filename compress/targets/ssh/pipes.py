@@ -1,4 +1,4 @@
-"""The two ends of a pipe to another process, each with a limit of the time in which nothing moves."""
+"""Pipes to and from another process with timeouts for inactivity."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from compress.core.units import MIB
 
 
 class Silent(Exception):
-    """Nothing moved for as long as was allowed."""
+    """No byte could be read or written within the timeout."""
 
 
 class Pipes:
-    """What is written to a process and read of it, unbuffered pipes both.
+    """Unbuffered pipes to the input and from the output of a process.
 
     Args:
-        seconds: how long a read or a write waits for the first byte that moves.
+        writes: the pipe to the process.
+        reads: the pipe from the process.
+        seconds: timeout of a read or write that makes no progress.
     """
 
     def __init__(self, writes: IO[bytes], reads: IO[bytes], seconds: float) -> None:
@@ -28,11 +30,11 @@ class Pipes:
         os.set_blocking(writes.fileno(), False)
 
     def write(self, data: bytes) -> None:
-        """Write all of it.
+        """Write all of `data`.
 
         Raises:
-            Silent: the other end takes nothing.
-            BrokenPipeError: there is no other end any more.
+            Silent: the other end accepts no data.
+            BrokenPipeError: the other end is closed.
         """
         left = memoryview(data)
         while left:
@@ -44,11 +46,11 @@ class Pipes:
                 continue
 
     def read(self, count: int) -> bytes:
-        """At least one byte and at most `count`.
+        """Read at least one and at most `count` bytes.
 
         Raises:
-            Silent: none came.
-            EOFError: none will.
+            Silent: no data arrived in time.
+            EOFError: the other end is closed.
         """
         if not self._read:
             self._read = self._more(self.seconds)
@@ -56,14 +58,15 @@ class Pipes:
         return found
 
     def line(self, longest: int, seconds: float | None = None) -> bytes:
-        """A line with its end, or the first `longest` bytes of it.
+        """Read a line including its newline, or its first `longest` bytes.
 
         Args:
-            seconds: for all of it; unset: it may take as long as bytes keep coming.
+            longest: maximum number of bytes.
+            seconds: timeout for the whole line; if unset, only inactivity times out.
 
         Raises:
-            Silent: it did not come.
-            EOFError: no line will.
+            Silent: the line did not arrive in time.
+            EOFError: the other end is closed.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         pieces = [self._read]

@@ -1,4 +1,4 @@
-"""A device over ssh as a target: is what the profile asks for there, and what exactly is it."""
+"""A device over ssh as a target: check that it meets the target's requirements, and describe it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from compress.targets.ssh.device import Facts, SshDevice
 
 
 def resolve(spec: TargetSpec) -> ResolvedTarget:
-    """Ask a device what it is; the connection is closed again, for the training may take hours.
+    """Resolve a target by probing its device; the connection is closed again, since training may take hours.
 
     Raises:
-        TargetError: it cannot be reached, or something that a measurement needs is missing there.
+        TargetError: it cannot be reached, or a requirement of measurements is missing there.
     """
     with closing(SshDevice(spec)) as device:
         facts = device.facts()
@@ -30,10 +30,10 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
 
 
 def described(spec: TargetSpec, facts: Facts, device: SshDevice) -> ResolvedTarget:
-    """The target that a device with these facts is.
+    """Build the target of a device from its facts.
 
     Raises:
-        TargetError: its Python cannot load numpy and onnxruntime, or a core is missing.
+        TargetError: its Python cannot import numpy and onnxruntime, or a core does not exist.
     """
     if not {"numpy", "onnxruntime"} <= facts.libraries.keys():
         raise TargetError(
