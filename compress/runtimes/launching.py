@@ -1,4 +1,4 @@
-"""Child processes that measure: they die with their parent, in a clean environment, and their errors are told."""
+"""Child processes for measurements: killed with their parent, in a clean environment, with errors reported."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from compress.core.errors import TargetError
 from compress.core.telemetry import OFF
 
 TAIL_LINES = 12
-"""Lines of a failed child's output that its error shows."""
+"""Number of lines of a failed child's output that the error shows."""
 KILLED = (
     "The system does this when memory runs out: close other programs, or use smaller `batch_sizes`. "
     + GOES_ON
 )
 
-# Asks the kernel for SIGKILL when the parent ends, makes sure that it has not ended before, and becomes the
-# command. A `preexec_fn` would do the same between fork and exec, where a parent with threads may deadlock.
+# Requests SIGKILL from the kernel when the parent ends, checks that it has not ended before, and executes the command.
+# A `preexec_fn` would do the same between fork and exec, where a parent with threads may deadlock.
 FOLLOW_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -41,12 +41,12 @@ SCRUBBED_PREFIXES = (
 
 
 ALLOW_CODE = "--allow-code"
-"""Tells the process that measures torch models that the code of a model may run."""
+"""Flag of the torch worker that allows the code of a model to run."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run, the environment of it, and what it does ('timing student'), for its error."""
+    """A command with its environment and its purpose ('timing student'), for errors."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -54,7 +54,8 @@ class Command:
 
 
 def clean_environment(threads: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without what changes speed, memory or numbers in silence, with `threads` everywhere."""
+    """Return the environment without variables that silently change speed, memory or results, and with thread counts
+    set to `threads`."""
     kept = {
         name: value
         for name, value in (os.environ if base is None else base).items()
@@ -65,29 +66,29 @@ def clean_environment(threads: int, base: Mapping[str, str] | None = None) -> di
 
 
 def set_variables(threads: int) -> dict[str, str]:
-    """What the environment of every child says."""
+    """Return the environment variables that are set for every child."""
     return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TOKENIZERS_PARALLELISM": "false", **OFF}
 
 
 def follow_parent(argv: Sequence[str]) -> list[str]:
-    """The command that runs `argv` and is killed when the thread that starts it ends, in any way (Linux)."""
+    """Return a command that runs `argv` and is killed when the thread that starts it ends, in any way (Linux only)."""
     if sys.platform != "linux":
         return list(argv)
     return [sys.executable, "-I", "-S", "-c", FOLLOW_PARENT, str(os.getpid()), *argv]
 
 
 def run_all(commands: Sequence[Command], where: str) -> None:
-    """Run commands at the same time and wait for all of them.
+    """Run commands in parallel and wait for all of them.
 
-    Whatever ends this early (a failed child, Ctrl-C) kills the children that still run.
+    If this ends early (a failed child, Ctrl-C), children that are still running are killed.
 
     Args:
-        commands: what to run.
+        commands: the commands to run.
         where: the target's name, for errors.
 
     Raises:
-        TargetError: a command failed; its last lines are the hint.
-        ResourceError: it found the disk, or the memory of the GPU, full.
+        TargetError: a command failed; its last lines of output are the hint.
+        ResourceError: a command ran out of disk space or GPU memory.
     """
     children: list[tuple[Command, subprocess.Popen[bytes], IO[bytes]]] = []
     try:
@@ -110,7 +111,7 @@ def run_all(commands: Sequence[Command], where: str) -> None:
                 output.seek(0)
                 said = output.read().decode(errors="replace")
                 if says_full(said):
-                    # Here it writes to temporary folders alone.
+                    # Children write to temporary folders only.
                     raise full_disk(Path(tempfile.gettempdir()))
                 if says_gpu_full(said):
                     raise full_gpu(command.purpose, where)
@@ -124,7 +125,7 @@ def run_all(commands: Sequence[Command], where: str) -> None:
 
 
 def failure(purpose: str, code: int, output: str, where: str) -> TargetError:
-    """The error of a failed child, from its exit code and the end of what it printed; all of that is its note."""
+    """Return the error for a failed child, from its exit code and the end of its output; the full output is a note."""
     lines = without_tracebacks([line for line in output.splitlines() if line.strip()])
     if code < 0:
         name = signal.Signals(-code).name
@@ -143,7 +144,7 @@ def failure(purpose: str, code: int, output: str, where: str) -> TargetError:
 
 
 def without_tracebacks(lines: Sequence[str]) -> list[str]:
-    """Lines that a Python process printed, without the places in its code: the errors themselves stay."""
+    """Remove the stack frames of Python tracebacks from lines of output; the error messages stay."""
     kept = []
     inside = False
     for line in lines:
@@ -158,8 +159,10 @@ def without_tracebacks(lines: Sequence[str]) -> list[str]:
 def runtime_command(
     runtime: str, job: Path, result: Path, threads: int, purpose: str, *, allow_code: bool = False
 ) -> Command:
-    """The command that does a job of `runner.py` with a runtime: `onnxruntime`, or `torch`, which is told there whether
-    the code of a model may run."""
+    """Return the command that runs a job of `runner.py` with a runtime, `onnxruntime` or `torch`.
+
+    `allow_code` applies to torch only: whether the code of a model may run.
+    """
     environment = clean_environment(threads)
     package = Path(__file__).resolve().parents[1]
     if runtime == "onnxruntime":

@@ -1,4 +1,4 @@
-"""A torch decoder run as `runner.CachedSession` runs an ONNX one: a batch says how many tokens stand in the cache."""
+"""Torch counterpart of `runner.CachedSession`: the attention mask of a batch gives the number of cached tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from compress.runtimes.runner import LOGIT_POSITIONS
 
 
 class TorchDecoder:
-    """Logits (rows, wanted, words) of a decoder behind what it was given before, or zeros, which take as long.
+    """Runs a decoder on top of a key-value cache: logits (rows, wanted, vocabulary).
 
-    The cache is kept from run to run, and what is longer than the next one wants is cut off.
+    The cache holds earlier tokens or, if there are too few, is filled from zero tokens, which take the same time. It is
+    kept between runs and truncated to the past length of the next one.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -23,7 +24,7 @@ class TorchDecoder:
         self._cache: Any = DynamicCache()
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
-        """The logits of the tokens at `logit_positions` int64 (rows, wanted), the same ones in every row."""
+        """Return the logits at `logit_positions` int64 (rows, wanted), which are the same in every row."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         past = mask.shape[1] - ids.shape[1]
         cache = self._filled(len(ids), past, ids.device)

@@ -1,4 +1,4 @@
-"""Rows of tokens that a torch decoder goes on with: what `decoding.Decoder` is to an ONNX session."""
+"""Torch counterpart of `decoding.Decoder`: batched generation with a key-value cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class TorchRows:
-    """Rows that are padded before their prompts, so that all of them end where the next token stands.
+    """Left-padded rows, so that the next token of all rows has the same index.
 
-    The cache grows with the longest row, and a row that ended is replaced when all have: those that begin later would
-    have to begin where the others are by then.
+    The cache grows with the longest row. Finished rows are replaced only when all have finished, since later rows would
+    have to start at the current index of the others.
     """
 
     refills = False
@@ -26,7 +26,7 @@ class TorchRows:
         self.cache = DynamicCache()
 
     def start(self, prompts: Sequence[Sequence[int]], most: int = 0) -> NDArray[np.float32]:
-        """Read prompts anew -> logits float32 (rows, words) of the token after each."""
+        """Start with new prompts; return the logits of the next token of each, float32 (rows, vocabulary)."""
         longest = max(map(len, prompts))
         padding = [longest - len(prompt) for prompt in prompts]
         self.cache = DynamicCache()
@@ -35,12 +35,12 @@ class TorchRows:
         return self._run(ids, (self.mask.cumsum(1) - 1).clamp(min=0))
 
     def read(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Add a token to each row -> logits float32 (rows, words) of the token after it."""
+        """Append a token to each row; return the logits of the next token, float32 (rows, vocabulary)."""
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
         return self._run(tokens, self.mask.sum(1, keepdim=True) - 1)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows, in this order."""
+        """Keep only the given rows, in this order."""
         chosen = self._tensor(rows)
         self.mask = self.mask[chosen]
         self.cache.batch_select_indices(chosen)

@@ -1,4 +1,4 @@
-"""Does the jobs of `runner.py` with torch: `python -m compress.runtimes.torch_worker [--allow-code] JOB RESULT`."""
+"""Runs the jobs of `runner.py` with torch: `python -m compress.runtimes.torch_worker [--allow-code] JOB RESULT`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.runtimes.launching import ALLOW_CODE
 
 
 class Torch:
-    """A model that runs batches, on a device."""
+    """A torch model that runs batches on a device."""
 
     def __init__(self, model: Any, device: str, cached: Any) -> None:
         import torch
@@ -28,7 +28,7 @@ class Torch:
         self.goes_on = cached is not None
 
     def __call__(self, batch: runner.Batch) -> NDArray[np.float32]:
-        """Its outputs."""
+        """Run a batch and return the outputs."""
         torch, taken = self._torch, self._taken(batch)
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(array).to(self._device) for name, array in taken.items()}
@@ -40,28 +40,28 @@ class Torch:
         return outputs
 
     def decoder(self, room: int) -> Any:
-        """What grows rows of tokens with it, as `decoding.Decoder` does with a session."""
+        """Return a generator state for the model, the counterpart of `decoding.Decoder` for a session."""
         from compress.runtimes.torch_rows import TorchRows
 
         return TorchRows(self._model)
 
 
 class TorchRuntime:
-    """Loads and runs torch artifacts, with the methods of `runner.OnnxRuntime`.
+    """Loads and runs torch artifacts, with the interface of `runner.OnnxRuntime`.
 
-    A model's path is its artifact directory. A batch is moved to the device and the outputs are moved back
-    inside the timed call, as onnxruntime does it, so the clock stops when the result is there. `allow_code` says
-    whether the code of a model may run.
+    A model's path is its artifact directory. Batches are copied to the device and outputs back inside the timed call,
+    as in onnxruntime, so that timings end when the result is available. `allow_code` says whether the code of a model
+    may run.
     """
 
     def __init__(self, *, allow_code: bool = False) -> None:
         self._allow_code = allow_code
 
     def prepare(self, threads: int, device: str) -> None:
-        """Import torch and what loads models, and set the threads.
+        """Import torch and the model loading code, and set the number of threads.
 
         Raises:
-            RunnerError: `device` is cuda and torch cannot use one.
+            RunnerError: `device` is cuda and torch cannot use it.
         """
         import torch
 
@@ -77,7 +77,7 @@ class TorchRuntime:
             torch.cuda.synchronize()
 
     def open(self, path: str, threads: int, device: str) -> runner.Predict:
-        """Load the model of an artifact directory; of any kind; the function that comes back returns its outputs."""
+        """Load the model of an artifact directory; return a function from a batch to its outputs."""
         from transformers import PreTrainedModel
 
         from compress.models.io.checkpoints import load_model
@@ -88,8 +88,8 @@ class TorchRuntime:
         return Torch(model, device, TorchDecoder(model) if isinstance(model, PreTrainedModel) else None)
 
     def gpu_peak_bytes(self) -> int | None:
-        """GPU memory of this process, its context included as onnxruntime's is; where the driver names no processes,
-        the peak of what torch took. torch gives nothing back while it runs, so both are peaks."""
+        """Return the GPU memory of this process including the CUDA context, as for onnxruntime; if the driver does not
+        list processes, the peak that torch reserved. torch frees nothing while it runs, so both are peaks."""
         import torch
 
         return runner.gpu_bytes_of(os.getpid()) or torch.cuda.max_memory_reserved() or None
