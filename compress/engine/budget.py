@@ -1,4 +1,4 @@
-"""Judge a row of the report against the budget."""
+"""Comparison of the rows of the report with the budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USELESS = "the baseline is no better than chance"
 
 
 def judge_row(record: StepRecord, profile: Profile, baseline: StepRecord) -> tuple[Limit, ...]:
-    """Each limit of a profile's budget against a measured row, as its task asks for."""
+    """Judge a measured row by each limit of a profile's budget, in the way its task requires."""
     kind = task_kind(profile.task)
     return judge(record, profile.budget, baseline, every=kind.judges_all, quantities=kind.quantities)
 
@@ -31,14 +31,17 @@ def judge(
     every: bool = False,
     quantities: Sequence[Quantity] = (),
 ) -> tuple[Limit, ...]:
-    """Each limit of the budget against a measured row, on the first target and its first batch size, unrounded.
+    """Judge a measured row by each limit of the budget, on the first target and its first batch size, unrounded.
 
-    Timings that other processes disturbed beyond use are not judged, and beside a baseline that is no better than
-    chance nothing is held: what is missed is missed all the same.
+    Limits on disturbed timings are not judged. If the baseline is no better than chance, no limit counts as held, but
+    limits can still be missed.
 
     Args:
-        every: judge the worst of all that was timed on the target, and not the first alone.
-        quantities: what the task of the row is measured by beside what all are.
+        record: the row.
+        budget: the limits.
+        baseline: the row of the baseline.
+        every: judge the worst of all timings on the target instead of the first only.
+        quantities: performance measures specific to the task.
     """
     metric = record.measurements[0].accuracy.metrics[0]
     floors = {name for name in _AT_LEAST if name != "score" or not metric.smaller_is_better}
@@ -76,7 +79,7 @@ def judge(
 
 
 def outcome(limits: Sequence[Limit]) -> RunStatus:
-    """How a complete run ended."""
+    """Return the status of a complete run."""
     found = {limit.held for limit in limits}
     return "budget_missed" if False in found else "not_judged" if None in found else "ok"
 
@@ -84,8 +87,8 @@ def outcome(limits: Sequence[Limit]) -> RunStatus:
 def measured_values(
     record: StepRecord, quantities: Sequence[Quantity] = (), *, useless: bool = False
 ) -> dict[str, float | None]:
-    """What a row holds of what a budget can limit, the `quantities` of its task among it; no retention of a `useless`
-    baseline."""
+    """Return the values of a row that a budget can limit, including the `quantities` of its task; retention is None for
+    a `useless` baseline."""
     first = record.measurements[0]
     latency = first.latency[0]
     assert record.size is not None

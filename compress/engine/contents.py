@@ -1,7 +1,8 @@
-"""What the steps of a plan read of the data, as digests: texts, labels and scores of the splits that they are given.
+"""Digests of the data that steps use: the texts, labels and scores of their splits.
 
-Another column of a file, another test split, another place for the same rows leaves them as they are. Images are known
-by the bytes of their files, as decoding all of them would hold up `plan`; so are data sets of the hub, by their commit.
+They do not change with other columns of a file, another test split, or the location of the same rows. Image data is
+identified by the bytes of its files instead, since decoding would slow down `plan`, and data sets of the hub by their
+commit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from compress.tasks.table import task_kind
 
 
 def are_texts_of_files(profile: Profile, base: Path) -> bool:
-    """Whether all examples of a profile are texts that lie on this machine."""
+    """Whether all examples of a profile are texts in local files."""
     further = profile.data.further
     paths = [profile.data.path, *([] if further is None else [further.path])]
     return task_kind(profile.task).items == "text" and not any(
@@ -33,7 +34,7 @@ def are_texts_of_files(profile: Profile, base: Path) -> bool:
 
 
 def of_splits(files: Fingerprints, splits: Splits) -> Fingerprints:
-    """The fingerprints with digests of what steps see of the data in the place of those of its files."""
+    """Return the fingerprints with those of the data files replaced by digests of the data that steps use."""
     seen = [json.dumps(splits.labels), *map(examples_digest, (splits.train, splits.validation))]
     further = None if splits.unlabeled is None else _joined(*seen, examples_digest(splits.unlabeled))
     test = examples_digest(splits.test)
@@ -41,9 +42,9 @@ def of_splits(files: Fingerprints, splits: Splits) -> Fingerprints:
 
 
 def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Fingerprints:
-    """The same without a run: as one noted it that read these files before, else they are read now.
+    """Return the result of `of_splits` as stored by an earlier run on these files, else from reading them now.
 
-    `data` is None where they cannot be read as declared.
+    `data` is None if they cannot be read as declared.
     """
     profile, base = loaded.profile, loaded.source.base
     if files.data is None or not are_texts_of_files(profile, base):
@@ -59,14 +60,14 @@ def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Finger
 
 
 def keep(profile: Profile, files: Fingerprints, read: Fingerprints, cache: Cache) -> None:
-    """Note what was read, for `of_cache`."""
+    """Store the digests of the data that was read, for `of_cache`."""
     if read.by_content and files.data is not None:
         noted = {"data": read.data, "unlabeled": read.unlabeled, "test": read.test}
         cache.keep_contents(_reading_key(profile, files), noted)
 
 
 def _reading_key(profile: Profile, files: Fingerprints) -> str:
-    """What decides what is read of the data: files, what the profile says of them, and the code that reads them."""
+    """Return the digest of everything that determines the data read: files, `data` section, seed and reading code."""
     parts = (
         [files.data, files.unlabeled, profile.data.model_dump(mode="json"), profile.task, profile.seed],
         code_digest(task_kind(profile.task).data.partition(":")[0]),
@@ -75,7 +76,7 @@ def _reading_key(profile: Profile, files: Fingerprints) -> str:
 
 
 def examples_digest(examples: Examples) -> str:
-    """sha256 over the items, labels and scores of one split, in their order."""
+    """Return the sha256 over the items, labels and scores of a split, in order."""
     digest = hashlib.sha256(examples.labels.tobytes())
     if examples.scores is not None:
         digest.update(examples.scores.tobytes())

@@ -1,4 +1,4 @@
-"""What a profile leaves to the processor is decided by the processors that will run the model."""
+"""Resolution of processor-dependent settings by the processors that will run the model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from compress.targets.resolving import survey
 
 
 def decided(profile: Profile, targets: Sequence[ResolvedTarget]) -> Profile:
-    """The profile with what its passes leave to the processor decided, where a target is a device.
+    """Resolve the processor-dependent settings of a profile's passes, if a target is a remote device.
 
-    Where all targets are this machine it stays open, for the steps look at the same processor.
+    If all targets are this machine, the settings stay `auto`, since the steps run on the same processor.
 
     Args:
-        targets: all of the profile's.
+        profile: the profile.
+        targets: all targets of the profile.
     """
     if all(target.device is None for target in targets):
         return profile
@@ -27,8 +28,8 @@ def decided(profile: Profile, targets: Sequence[ResolvedTarget]) -> Profile:
 
 
 def decided_where_known(profile: Profile) -> Profile:
-    """The same without a run: devices are asked only if something is left to them, and it stays `auto` where one cannot
-    be reached."""
+    """Resolve as `decided` before a run: devices are probed only if a setting depends on them, and settings stay `auto`
+    if one cannot be reached."""
     if not any(is_ssh(target.device) for target in profile.targets) or not any(
         spec.asks_processors for spec in profile.specs
     ):

@@ -1,7 +1,7 @@
-"""Training steps in several processes: `torch.distributed.run` starts them, they die with this one, files join the two.
+"""Training steps in several processes, started by `torch.distributed.run` and killed with this process.
 
-The exchange folder holds `task.json` (what to run), `progress.jsonl` (bars and messages of the first process),
-`result.json`, and an `error-<rank>.json` for each process that failed with an error for the user.
+They communicate through files in an exchange folder: `task.json` (what to run), `progress.jsonl` (bars and messages of
+the first process), `result.json`, and an `error-<rank>.json` for each process that failed.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ ERRORS = "error-*.json"
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 10.0
 _MEETING_SECONDS = 2 * 3600
-"""How long a machine waits for the others: they measure at their own speed before they come to the next step."""
+"""Timeout for the rendezvous of machines, which measure at their own speed before they reach the next step."""
 
 
 def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: Cache) -> StepResult:
-    """Run a training step in the processes that the profile asks for, and wait for its result.
+    """Run a training step in the number of processes that the profile sets, and wait for its result.
 
-    Each process loads the profile, the data and the inputs itself and runs the same pass; the first of each machine
-    fills `context.out`.
+    Each process loads the profile, the data and the inputs itself and runs the same pass; the first process of each
+    machine fills `context.out`.
 
     Raises:
-        CompressError: what a process raised, or that one was killed; checkpoints stay, so the run can go on.
+        CompressError: a process raised it or was killed; checkpoints are kept, so the run can be resumed.
     """
     folder = context.work / "processes"
     empty_folder(folder)
@@ -84,9 +84,9 @@ def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: C
 
 
 def workers_environment(train: TrainSpec, threads: int) -> dict[str, str]:
-    """The environment of the processes of this machine, which share so many threads."""
+    """Return the environment of the processes of this machine, which share `threads` threads."""
     environment = clean_environment(max(1, threads // train.processes))
-    # The working folder may hold modules of the user's own: what runs is this package.
+    # Modules in the working folder must not shadow this package.
     paths = [str(Path(compress.__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
     environment |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
     if train.nodes == 1 and sys.platform == "linux":
@@ -95,7 +95,7 @@ def workers_environment(train: TrainSpec, threads: int) -> dict[str, str]:
 
 
 def launch_command(train: TrainSpec, task: Path, key: str) -> list[str]:
-    """What starts the processes of this machine."""
+    """Return the command that starts the processes of this machine."""
     if train.nodes == 1:
         meeting = ["--standalone", "--local-addr", "127.0.0.1"]
     else:
@@ -111,7 +111,7 @@ def launch_command(train: TrainSpec, task: Path, key: str) -> list[str]:
 
 
 def _wait(child: subprocess.Popen[bytes], relay: _Relay) -> int:
-    """The exit code of the launcher; whatever ends this early ends the processes too."""
+    """Wait for the launcher and return its exit code; if this ends early, the processes are stopped."""
     try:
         with relay:
             while child.poll() is None:
@@ -120,7 +120,7 @@ def _wait(child: subprocess.Popen[bytes], relay: _Relay) -> int:
             relay.forward()
     finally:
         if child.poll() is None:
-            # It ends its processes on SIGTERM; after SIGKILL they end by themselves.
+            # The launcher stops its processes on SIGTERM; after SIGKILL they end by themselves.
             child.terminate()
             try:
                 child.wait(_STOP_SECONDS)
@@ -131,7 +131,7 @@ def _wait(child: subprocess.Popen[bytes], relay: _Relay) -> int:
 
 
 class _Relay(ExitStack):
-    """Shows here the bars and messages that another process writes into a file."""
+    """Shows the bars and messages that another process writes to a file."""
 
     def __init__(self, file: Path, progress: Progress) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class _Relay(ExitStack):
         with self._file.open("rb") as stream:
             stream.seek(self._read)
             new = stream.read()
-        # A line may be half-written.
+        # The last line may be incomplete.
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
@@ -167,10 +167,10 @@ class _Relay(ExitStack):
 
 
 def _failure(step: str, code: int, folder: Path, output: IO[bytes]) -> CompressError:
-    """The error of the processes: how one of them was killed, else what one raised, else what they printed."""
+    """Return the error for failed processes: that one was killed, else an error that one raised, else their output."""
     output.seek(0)
     text = output.read().decode(errors="replace")
-    # The launcher itself ends the others with SIGTERM.
+    # The launcher itself stops the other processes with SIGTERM.
     deaths = {int(number) for number in re.findall(r"exitcode *: -(\d+)", text)} - {int(signal.SIGTERM)}
     if deaths:
         name = signal.Signals(min(deaths)).name
@@ -180,12 +180,12 @@ def _failure(step: str, code: int, folder: Path, output: IO[bytes]) -> CompressE
             hint="The same command resumes from the last checkpoint.",
         )
     raised = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(ERRORS))]
-    # A process whose neighbour has failed loses its connection: that is not the error to show.
+    # Processes that lost the connection to a failed one raise secondary errors, so errors of known kinds come first.
     for body in sorted(raised, key=lambda one: one["kind"] == "CompressError"):
         kind = getattr(compress.core.errors, body["kind"])
         error: CompressError = kind(body["message"], where=body["where"], hint=body["hint"])
         return error
-    # What a process printed before it died stands before what the launcher says of it.
+    # The output of the processes precedes the launcher's report.
     own = text.partition("torch.distributed.elastic")[0]
     lines = [line for line in own.splitlines() if line.strip()]
     return CompressError(

@@ -1,4 +1,4 @@
-"""What the run ran on, for its record."""
+"""Description of the environment of a run, for its record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIBRARIES = (
 
 
 def describe_environment(numerics: Numerics, targets: tuple[ResolvedTarget, ...]) -> dict[str, Any]:
-    """Machine, libraries and targets as plain JSON values."""
+    """Return machine, libraries and targets as JSON values."""
     return {
         "compress": __version__,
         "python": platform.python_version(),

@@ -1,6 +1,7 @@
-"""What a run would end with before its first step, told by what lies on this machine: profile, data, models.
+"""Validation before a run: the faults of profile, data and models that can be found on this machine.
 
-Nothing is downloaded, no code is run, neither torch nor transformers is imported. What cannot be looked at so is named.
+Nothing is downloaded, no user code is run, neither torch nor transformers is imported. What cannot be checked this way
+is listed.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _CODE = "which is code: it runs only with --allow-code"
 
 @dataclass
 class Examined:
-    """What was found: the profile, None where it is no valid one, its faults, what was looked at, what could not be,
-    and what is likely to disappoint."""
+    """Result of a validation: the profile (None if invalid), its faults, what was checked (`seen`), what could not be
+    checked (`unseen`), and warnings and notes."""
 
     profile: Profile | None = None
     faults: list[Fault] = field(default_factory=list)
@@ -53,16 +54,16 @@ class Examined:
 
 
 def examine(file: Path, assignments: tuple[str, ...] = ()) -> Examined:
-    """All that can be found of a profile, its data and its models.
+    """Validate a profile, its data and its models.
 
     Raises:
-        ProfileError: the file is no YAML that can be read.
+        ProfileError: the file is not readable YAML.
     """
     return examine_source(override(read_source(file), assignments))
 
 
 def examine_source(source: ProfileSource) -> Examined:
-    """The same of a profile that was read already."""
+    """Validate a profile that was already read, as `examine`."""
     files = ModelFiles(source.base)
     profile, faults, warnings = read_profile(source, files)
     found = Examined(profile, list(faults), notes=[f"warning: {one}" for one in warnings])
@@ -81,10 +82,10 @@ def examine_source(source: ProfileSource) -> Examined:
 
 
 def check_models(loaded: LoadedProfile) -> None:
-    """Refuse what `examine` finds of the models' files, before anything of them is loaded.
+    """Check the models' files as `examine` does, before anything is loaded.
 
     Raises:
-        ProfileError: all of it.
+        ProfileError: with all faults that were found.
     """
     faults = model_faults(loaded.profile, loaded.source, ModelFiles(loaded.source.base))
     if faults:
@@ -92,7 +93,7 @@ def check_models(loaded: LoadedProfile) -> None:
 
 
 def model_faults(profile: Profile, source: ProfileSource, files: ModelFiles) -> list[Fault]:
-    """What is missing or damaged of the models that lie on this machine."""
+    """Return the faults of missing or damaged files of the models on this machine."""
     faults = []
     for path, model, task in named_models(profile):
         folder = files.folder(model)
@@ -136,10 +137,10 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
 
 
 def _elsewhere(path: str, base: Path) -> str | None:
-    """What data is that does not lie on this machine as files; None of what does.
+    """Describe data that is not in local files; None if it is.
 
     Raises:
-        DataError: there is nothing.
+        DataError: it does not exist.
     """
     if path.startswith(SKLEARN):
         return f"{shown(path)}, made by scikit-learn"
@@ -150,12 +151,12 @@ def _elsewhere_or_missing(path: str, base: Path) -> str | None:
     try:
         return _elsewhere(path, base)
     except DataError:
-        # That there is nothing is a fault of the profile already.
+        # Missing data is already reported as a fault of the profile.
         return f"{shown(path)}, which does not exist"
 
 
 def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[DataSpec, str, int] | None:
-    """The data of a profile, also of one that is wrong elsewhere; None where the section itself is wrong."""
+    """Return `data` section, task and seed, even if the profile is wrong elsewhere; None if the section is wrong."""
     if profile is not None:
         return profile.data, profile.task, profile.seed
     task = source.values.get("task")
@@ -220,7 +221,7 @@ def _look_at_code(code: str, place: Path_, source: ProfileSource, found: Examine
 def _head_faults(
     profile: Profile, source: ProfileSource, splits: Splits, files: ModelFiles
 ) -> Iterator[Fault]:
-    """What is wrong between the labels of the data and the heads of the models."""
+    """Yield the mismatches between the labels of the data and the heads of the models."""
     places = {model: path for path, model, _ in named_models(profile)}
     for spec, task in model_sources(build_plan(profile)):
         if spec.model.startswith(CODE) or files.is_here(spec.model):
@@ -231,7 +232,7 @@ def _head_faults(
 
 
 def _fault(source: ProfileSource, path: Path_, error: CompressError) -> Fault:
-    """An error as a fault: at its own key of the profile or place in a file, else at `path`."""
+    """Convert an error into a fault at its own profile key or file location, else at `path`."""
     message = error.message if error.hint is None else f"{error.message}\n  {error.hint}"
     where = error.where or ""
     if where.split(".")[0] in ("data", "teacher", "passes") and " " not in where and "/" not in where:

@@ -1,4 +1,4 @@
-"""What a record keeps of single test examples: the beginnings of texts whose answer changed."""
+"""Excerpts of texts for the record of a run: test texts whose prediction changed, generated texts, answers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from compress.core.records import Sample, StepRecord, TargetMeasurement
 from compress.data.splits import Examples
 
 LENGTH = 120
-"""Characters of a text, at most."""
+"""Maximum number of characters of a text."""
 MOST = 1000
-"""Texts, at most: those that the model is most sure of."""
+"""Maximum number of texts; those with the highest confidence are kept."""
 
 
 def excerpts(baseline: StepRecord, deployed: StepRecord, test: Examples) -> dict[int, str]:
-    """The beginnings of texts that the deployed model answers otherwise than the baseline, by their place in the test
-    split; on the first target that measured both. None where examples are no texts, or have no one answer."""
+    """Return the beginnings of texts that the deployed model and the baseline predict differently, by index in the test
+    split, on the first target that measured both; empty if examples are not texts or have no predictions."""
     before, after = (
         {one.target: one.accuracy for one in step.measurements if len(one.accuracy.predictions) == len(test)}
         for step in (baseline, deployed)
@@ -31,7 +31,7 @@ def excerpts(baseline: StepRecord, deployed: StepRecord, test: Examples) -> dict
 
 
 def with_texts(measurement: TargetMeasurement, *, shown: bool) -> TargetMeasurement:
-    """A measurement with its prompts and answers in words, or without them where the report shows no texts."""
+    """Return a measurement with its prompts and generated answers, or without them unless `shown`."""
     written = measurement.accuracy.written
     if written is None or shown:
         return measurement
@@ -41,14 +41,14 @@ def with_texts(measurement: TargetMeasurement, *, shown: bool) -> TargetMeasurem
 
 
 def samples_in(artifact: Artifact) -> tuple[Sample, ...]:
-    """Some of the texts that were written for a model to learn; none of most models."""
+    """Return the stored sample of generated training texts; empty for most models."""
     if SAMPLES not in artifact.files:
         return ()
     return tuple(Sample.model_validate(one) for one in artifact.read_json(SAMPLES)["samples"])
 
 
 def beginning(text: str) -> str:
-    """The first words of a text on one line, cut at `LENGTH` characters."""
+    """Return the beginning of a text as one line, truncated to `LENGTH` characters."""
     line = " ".join(text[: 4 * LENGTH].split())
     whole = len(line) <= LENGTH and len(text) <= 4 * LENGTH
     return line if whole else line[: LENGTH - 1].rstrip() + "…"

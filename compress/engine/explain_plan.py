@@ -1,4 +1,4 @@
-"""What `compress plan` says of each step: is it cached, and if not, what differs from the one that is nearest."""
+"""Rows of `compress plan`: whether each step is cached and, if not, what changed since the most similar one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from compress.store.cache import Cache
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One step as `compress plan` shows it. `state` is `cached`, `to do`, or `unresolved`; `parameters` are those of a
-    step that is made, or those that a pass will leave."""
+    """A step as `compress plan` shows it. `state` is `cached`, `to do`, or `unresolved`; `parameters` are those of the
+    cached result, or those that the pass is predicted to leave."""
 
     name: str
     kind: str
@@ -35,12 +35,12 @@ class PlanRow:
     key: str | None
 
     def as_dict(self) -> dict[str, object]:
-        """The row as plain JSON values."""
+        """Return the row as JSON values."""
         return {**vars(self), "inputs": list(self.inputs)}
 
 
 def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
-    """A row for each step, in the order in which they run."""
+    """Return a row for each step, in execution order."""
     plan, numerics, cache = build_plan(decided_where_known(loaded.profile)), local_numerics(), Cache.default()
     files = fingerprints(loaded, plan)
     known = of_cache(loaded, files, cache)
@@ -73,7 +73,7 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
 
 
 def _predicted(step: PlannedStep, cache: Cache, keys: Mapping[str, str | None]) -> int | None:
-    """The parameters that a pass will leave, where the model that it starts from is made already."""
+    """Predict the number of parameters after a pass; None if it cannot be predicted or its input is not cached."""
     predicted = PASSES[step.spec.kind].predicted if isinstance(step.spec, PassSpec) else None
     key = keys[step.inputs["model"]] if predicted else None
     source = cache.find(key) if key else None
@@ -96,7 +96,7 @@ def _unresolved(step: PlannedStep, known: Fingerprints, keys: Mapping[str, str |
 
 
 def _difference(parts: dict[str, object], earlier: list[dict[str, object]]) -> str:
-    """What differs from the most similar step of the same name that was made before."""
+    """Describe what changed since the most similar recorded step of the same name."""
     if not earlier:
         return "not made yet"
     nearest = min((_changed(parts, other) for other in earlier), key=len)

@@ -1,4 +1,4 @@
-"""Make a step, or find it made: lock, run the pass, check its promise, seal, publish."""
+"""Execution of a step unless it is cached: lock, run the pass, check its result, seal, publish."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from compress.tasks.base import TrainingData
 def make_step(
     step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress
 ) -> tuple[MadeStep, bool]:
-    """The artifact of a step, and whether it was in the cache; else its pass is run.
+    """Return a step from the cache or by running its pass, and whether it was cached.
 
     Raises:
-        PassError: the pass left another form than the plan says, or no parameter count.
+        PassError: the result has another form than planned, or no parameter count.
     """
     key = job.keys[step.name]
     made = cache.find(key, hashed=True)
@@ -53,7 +53,7 @@ def make_step(
 def _make(
     step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress, out: Path
 ) -> MadeStep:
-    """Fill the directory `out`, seal and publish it."""
+    """Run the pass into the directory `out`, seal and publish it."""
     key, started, began = job.keys[step.name], time.monotonic(), time.time()
     context = context_of(step, job, inputs, cache, progress, out=out, work=cache.work(key))
     if step_kind(step.kind).trains and job.plan.profile.train.world > 1:
@@ -90,7 +90,7 @@ def context_of(
     out: Path,
     work: Path,
 ) -> StepContext:
-    """All that a step may look at."""
+    """Build the context of a step."""
     task, data = job.lesson if step.writes else (job.task, _shown(step, job, inputs))
     return StepContext(
         spec=step.spec,
@@ -111,7 +111,7 @@ def context_of(
 
 
 def _shown(step: PlannedStep, job: Job, inputs: Mapping[str, Artifact]) -> TrainingData:
-    """The data that a step reads, which stand in its key."""
+    """Return the data that a step may read, as covered by its key."""
     kind, data = step_kind(step.kind), job.training_data
     if UNLABELED in inputs:
         return replace(data, unlabeled=written_examples(inputs[UNLABELED].path))
@@ -126,13 +126,13 @@ def _timing_target(job: Job) -> ResolvedTarget:
 
 
 def seed_of(step: PlannedStep, job: Job) -> int:
-    """The seed of a step: that of its spec, else the profile's."""
+    """Return the seed of a step: that of its spec, else the profile's."""
     own: int | None = getattr(step.spec, "seed", None)
     return job.plan.profile.seed if own is None else own
 
 
 def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None) -> StepResult:
-    """Import what runs this kind of step, and run it with so many threads; None: all that this machine has."""
+    """Import and run the code of a step with a number of threads; None uses all threads of this machine."""
     kind = step_kind(step.kind)
     if "torch" in kind.libraries:
         prepare_torch(context, threads)
@@ -144,7 +144,7 @@ def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None
 
 
 def prepare_torch(context: StepContext, threads: int | None) -> None:
-    """Seed torch and give it this machine's threads: the same step gives the same numbers whenever it runs."""
+    """Seed torch and set its number of threads, so that a step gives the same results whenever it runs."""
     import torch
 
     from compress.core.numerics import local_numerics
@@ -156,7 +156,7 @@ def prepare_torch(context: StepContext, threads: int | None) -> None:
 
 
 def give_back_gpu() -> None:
-    """Let go of the memory of the GPU that torch keeps for later: the processes that measure need it."""
+    """Release the GPU memory that torch caches, since the measuring processes need it."""
     import torch
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -165,10 +165,10 @@ def give_back_gpu() -> None:
 
 
 def _touch_gpu() -> None:
-    """Use the GPU once, before there is anything to lose.
+    """Check early that torch can use the GPU.
 
     Raises:
-        TargetError: torch cannot.
+        TargetError: it cannot.
     """
     import torch
 
@@ -184,9 +184,13 @@ def _touch_gpu() -> None:
 
 
 def check_promise(step: PlannedStep, result: StepResult) -> None:
-    """Compare what a pass left with what its spec says it leaves.
+    """Check that the form of a result is the planned one, and that it has a parameter count.
 
-    What is not known before: the number format that `auto` chooses, and the structure of a model from outside.
+    Fields of the step's `open_form` are not compared: the number format that `auto` chooses, and the structure of an
+    external model.
+
+    Raises:
+        PassError: it is not.
     """
     found = {name: getattr(result.form, name) for name in step_kind(step.kind).open_form}
     promised = step.form.with_(**found)

@@ -1,4 +1,4 @@
-"""What a plan needs of the outside world before its first step: fingerprints, keys, data, targets."""
+"""Resolution of a plan's external inputs before its first step: fingerprints, keys, data, targets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ from compress.tasks.base import Task, TrainingData, WritingTask, task_of
 
 @dataclass(frozen=True)
 class Job:
-    """A plan with everything resolved that it needs: its run may start."""
+    """A plan with all of its inputs resolved, ready to run.
+
+    `known` are the fingerprints of the files, `read` those that the keys are made of.
+    """
 
     loaded: LoadedProfile
     plan: Plan
@@ -60,7 +63,7 @@ class Job:
 
     @property
     def run_id(self) -> str:
-        """The same plan has the same id: the keys of its steps, what is measured on which targets, what is shown."""
+        """Id of the run, derived from step keys, test split, targets, budget, measuring and report settings."""
         profile = self.plan.profile
         body = [
             self.keys,
@@ -77,31 +80,31 @@ class Job:
 
     @cached_property
     def measured_by(self) -> dict[str, object]:
-        """What decides the measuring beside the test split."""
+        """Parts of the measurement key that determine scoring, besides the test split."""
         profile = self.plan.profile
         return scored_with(profile.task, profile.data, self.loaded.source.base, self.watched)
 
     @cached_property
     def test_digest(self) -> str:
-        """What tells the test split from any other; found once, for images are read for it."""
+        """Digest of the test split; cached, since images are read for it."""
         return examples_digest(self.splits.test)
 
     @property
     def training_data(self) -> TrainingData:
-        """What passes may see: no test split."""
+        """Data that passes may see, without the test split."""
         splits = self.splits
         return TrainingData(splits.train, splits.validation, splits.labels, splits.unlabeled)
 
     @cached_property
     def lesson(self) -> tuple[Task, TrainingData]:
-        """What a model learns that writes further texts of each label, and as which task."""
+        """Task and training data of the model that generates additional labeled texts."""
         data = self.plan.profile.data
         task = writing_task_of(data)
         return task.answered, lessons(task, self.training_data, data)
 
     def copied(self, texts: Sequence[str]) -> list[bool]:
-        """Of texts, which of them are near copies of texts of the validation or the test split; of a language model,
-        which stand for the most part in one, or hold it."""
+        """Return for each text whether it is a near-duplicate of a validation or test text; for language models,
+        whether it is mostly contained in one or contains it."""
         judged_by = (self.splits.validation, self.splits.test)
         if self.task.kind.writes:
             task = cast(WritingTask, self.task)
@@ -112,15 +115,15 @@ class Job:
         return [one is not None and one.known for one in originals(texts, known)]
 
     def prepare(self, cache: Cache) -> None:
-        """Make the folders of the cache, and note there what was read of the data."""
+        """Create the folders of the cache, and store the digests of the data that was read."""
         cache.prepare()
         keep(self.plan.profile, self.known, self.read, cache)
 
     def check_unchanged(self, *, models: bool, data: bool) -> None:
-        """Compare the user's files with what the keys were made of.
+        """Check that the user's files are still those that the keys were computed from.
 
         Raises:
-            DataError: one of them was changed meanwhile; what was read of it must not stand under these keys.
+            DataError: one of them was changed during the run, so results must not be stored under these keys.
         """
         changed, base = self.watched.changed(), self.loaded.source.base
         if not set(changed).isdisjoint(judges(self.plan.profile.data, base).values()):
@@ -135,7 +138,7 @@ class Job:
 
 
 def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = None) -> Fingerprints:
-    """The fingerprints as far as this machine knows them, without the network."""
+    """Compute the fingerprints of models and data that are on this machine, without network access."""
     profile, base = loaded.profile, loaded.source.base
     sources = [source for source, _ in model_sources(plan)]
     models = {(one.model, one.revision) for one in sources}
@@ -149,7 +152,7 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
 
 
 def judges(data: DataSpec, base: Path) -> dict[str, Path]:
-    """The files of the user's code that judges answers, by what the data calls them."""
+    """Return the files of the user's code that judges answers, by the name that the data uses."""
     own = {relpath(file, base): file for file in data.judging(base)}
     for source in data.code():
         (_, file), *others = code_files(source, base).items()
@@ -158,19 +161,19 @@ def judges(data: DataSpec, base: Path) -> dict[str, Path]:
 
 
 def scored_with(task: str, data: DataSpec, base: Path, watched: Watched) -> dict[str, object]:
-    """What decides the measuring beside the test split: a task that a distribution adds, keys of the data, and the
-    user's code that judges answers."""
+    """Return the parts of the measurement key that determine scoring, besides the test split: the task of a plugin,
+    keys of the data, and the user's code that judges answers."""
     code = {source: watched.sha256(file) for source, file in judges(data, base).items()}
     return {**measured_by(task), **data.scored_by(), **({"judges": code} if code else {})}
 
 
 def check_judges(data: DataSpec, base: Path, *, allow_code: bool, passes: Sequence[PassSpec] = ()) -> None:
-    """Refuse what cannot be scored here, and code that judges answers where nobody allowed it or where there is none.
+    """Check that the data can be scored here, and that code that judges answers exists and is allowed.
 
     Raises:
-        UsageError: it is not allowed.
+        UsageError: code is not allowed.
         ModelError: there is no such code.
-        DataError: a task of lm-eval cannot be had or scored here.
+        DataError: a task of lm-eval is not available or cannot be scored here.
     """
     for code in (*data.code(), *(code for spec in passes for code in spec.code())):
         check_code_allowed(code, allow_code, "answers are judged")
@@ -179,7 +182,7 @@ def check_judges(data: DataSpec, base: Path, *, allow_code: bool, passes: Sequen
 
 
 def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
-    """Load and check the data, check the teacher against it, resolve the targets; before any work is done.
+    """Load and check the data, check the models against it and resolve the targets, before any work is done.
 
     Raises:
         ProfileError, DataError, ModelError, TargetError: what was declared cannot be used.
@@ -190,7 +193,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     targets = resolve_all(profile.targets, profile.measure.patience_s)
     watched = Watched()
     with suppress(CompressError):
-        # What is wrong with the data is told by those who read it.
+        # Errors of the data are reported when it is loaded below.
         data_fingerprint(profile.data, base, profile.task, watched)
     splits = load_data(profile.data, base, profile.seed, profile.task)
     if changed := watched.changed():
@@ -234,11 +237,11 @@ def _changed(files: Sequence[Path]) -> DataError:
 
 
 def _check_fetched(profile: Profile, base: Path, sources: Sequence[tuple[TeacherSpec, str]]) -> None:
-    """Refuse families that a pass or a target cannot take, and lengths, students and vocabularies that a model has no
-    room for: of those of the hub too, which `validate` could not look at and which are here now.
+    """Check model families, lengths, students and vocabularies again, including models of the hub, which are now on
+    this machine but were not accessible to `validate`.
 
     Raises:
-        ModelError: naming the first of them.
+        ModelError: for the first problem.
     """
     places = {
         one.model: model_folder(one.model, one.revision, base, task)

@@ -1,4 +1,4 @@
-"""The loop: make each row's step, measure it on each target, record it, judge it."""
+"""The run loop: make each row's step, measure it on each target, record it, judge it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OnRow = Callable[[RunRecord, StepRecord], None]
 
 @dataclass
 class _State:
-    """What the loop has so far."""
+    """State of the run loop."""
 
     run: RunRecord
     made: dict[str, MadeStep] = field(default_factory=dict)
@@ -57,28 +57,28 @@ def run_job(
     on_row: OnRow,
     was_interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[RunRecord, RunStore]:
-    """Run a resolved job to its end, from wherever an earlier run of the same plan stopped.
+    """Run a resolved job to its end, resuming an earlier run of the same plan.
 
-    A row that is there for comparison only (role `variant`) and fails is recorded with its error, and the run goes on:
-    nothing is made of it.
+    If a row that is only for comparison (role `variant`) fails, it is recorded with its error and the run continues.
 
     Args:
-        job: what to run.
-        cache: where artifacts and measurements are found and kept.
+        job: the job to run.
+        cache: the store of artifacts and measurements.
         folder: the working folder; the run's directory is `runs/<id>/` in it.
-        progress: where bars and messages go.
+        progress: receives progress bars and messages.
         on_row: called with each finished row.
-        was_interrupted: whether the user asked to stop; libraries turn a KeyboardInterrupt into errors of their own.
+        was_interrupted: returns whether the user asked to stop, since libraries turn KeyboardInterrupts into their own
+            errors.
 
     Returns:
         The finished run and its directory.
 
     Raises:
-        CompressError: a step failed; the run's directory says which and why.
+        CompressError: a step failed; the run's directory contains the details.
         RunInterrupted: the user stopped the run.
     """
     store = RunStore(folder / RUNS / job.run_id)
-    # Machines that train together run at the same time: they cannot wait for each other.
+    # Machines that train together run at the same time, so they cannot wait for each other.
     wait = job.plan.profile.train.nodes == 1
     places = (cache.root, store.path, Path(tempfile.gettempdir()))
     with resource_errors(lambda: places), store.lock(progress, wait=wait):
@@ -100,7 +100,7 @@ def _run(
     on_row: OnRow,
     was_interrupted: Callable[[], bool],
 ) -> RunRecord:
-    """The loop itself; the caller holds the run's directory, and its steps in the cache."""
+    """Run the loop; the caller holds the locks of the run's directory and of its steps in the cache."""
     began = time.monotonic()
     state = _State(_new_run(job))
     store.begin(state.run)
@@ -114,7 +114,7 @@ def _run(
                 try:
                     record = _row(row, job, state, cache, progress)
                 except Exception as error:
-                    # What a full disk stops is told as such, also where the row is for comparison only.
+                    # Exhausted resources stop the run even at a row that is only for comparison.
                     if row.role != "variant" or ran_out(error) or was_interrupted():
                         raise
                     record = _failed_row(row, job, in_words(error))
@@ -125,13 +125,13 @@ def _run(
                     update={"steps": steps, "limits": (*state.run.limits, *limits)}
                 )
                 if position == 0 and (useless := no_better_than_chance(record, state.run.labels)):
-                    # Before hours go into what is made of it.
+                    # Warn before hours are spent on passes.
                     progress.say(f"warning: {useless}")
                 on_row(state.run, record)
             state.run = _finish(job, state, store, time.monotonic() - began)
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, KeyboardInterrupt) and not was_interrupted():
-            # Where the disk is full there may be no space for the record either: the error is told all the same.
+            # On a full disk there may be no space for the record either: raise the original error in any case.
             with suppress(OSError):
                 _record_failure(job, state, store, error)
             raise
@@ -146,7 +146,7 @@ def _run(
 
 
 def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None:
-    """The run of this plan if it was finished before, with its records and its bundle as they were left."""
+    """Return the run of this plan if it is complete, undisturbed, and its records and bundle are intact; else None."""
     if not (store.path / "run.json").is_file():
         return None
     try:
@@ -158,11 +158,11 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
     if run.status not in COMPLETE or not whole:
         return None
     if any(one.disturbed for step in run.steps for one in step.measurements):
-        # What was disturbed is measured again: the machine may be quiet now.
+        # Disturbed measurements are repeated, since the machine may be quiet now.
         return None
     if run.bundle is None:
         return run
-    # Beside the record, not where the record says: a working folder may have been moved or copied.
+    # Look beside the record instead of at the recorded path, since the working folder may have been moved or copied.
     bundle = store.path / BUNDLE
     if not bundle.is_dir():
         return None
@@ -173,7 +173,7 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
 
 
 def _is_whole(bundle: Path) -> bool:
-    """Whether the files of a bundle are those of its manifest; what somebody put beside them does not count."""
+    """Whether the files of a bundle match its manifest; additional files are ignored."""
     from compress.bundles.verify import changed_files, listed_files, read_manifest
 
     try:
@@ -204,7 +204,7 @@ def _new_run(job: Job) -> RunRecord:
 
 
 def _fetch_models(job: Job, state: _State, cache: Cache, progress: Progress) -> None:
-    """Make the sources first: a model that nobody can use is refused before another is trained."""
+    """Make the source steps first, so that an unusable model is found before another one is trained."""
     for step in job.plan.steps:
         if step.kind == SOURCE:
             _make(step.name, job, state, cache, progress)
@@ -213,7 +213,7 @@ def _fetch_models(job: Job, state: _State, cache: Cache, progress: Progress) -> 
 
 
 def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) -> StepRecord:
-    """Make what a row needs, measure it on each target, and say all that in one record."""
+    """Make the steps of a row, measure it on each target, and return its record."""
     before = set(state.recorded)
     cached = [_make(row.step, job, state, cache, progress)]
     lowered = {name for name in row.measured.values() if name != row.step}
@@ -222,15 +222,15 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     targets = [target for target in job.targets if row.is_measured_on(target.spec)]
     measurements = tuple(_measure(row, target, job, state, cache, progress) for target in targets)
     if row is job.plan.rows[-1]:
-        # The rows before it are on the way to what is deployed: the report says where they need too much.
+        # Earlier rows are intermediate results; for them the report shows where the limit is exceeded.
         check_memory_limit(measurements)
     made = state.made[row.step]
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
-    # A step that has a row of its own is told there, whoever needs it first.
+    # A step with its own row is accounted for there, whichever row needs it first.
     told = before | ({other.step for other in job.plan.rows} - {row.step})
     work = {name: state.made[name].seconds for name in _needed(row, job) - told}
     state.recorded |= work.keys()
-    # What prepares this row is a step without a row of its own.
+    # Curves of steps that prepare this row and have no row of their own.
     new = state.made.keys() - before
     trained = [name for name in state.made if name in new and step_kind(job.plan.step(name).kind).prepares]
     conversions = {name for name in work if job.plan.step(name).kind == LOWER}
@@ -251,7 +251,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         macs=first.facts.get("macs"),
         seconds=sum(work[name] for name in work.keys() - conversions),
         lower_seconds=sum(work[name] for name in conversions),
-        # A bundle runs the file that was measured before it was packed: that time is spent once.
+        # A bundle has the file that was measured before packing, so its measurement is not counted again.
         measure_seconds=sum(one.seconds for one in measurements if one.key not in measured_before),
         measurements=measurements,
         samples=samples_in(made.artifact) if job.plan.profile.report.excerpts else (),
@@ -259,7 +259,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
 
 
 def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) -> bool:
-    """Make a step and whatever it takes; whether it was in the cache."""
+    """Make a step and its inputs; return whether it was in the cache."""
     if name in state.made:
         return name in state.recorded or state.cached[name]
     step = job.plan.step(name)
@@ -271,13 +271,13 @@ def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) 
 
 
 def _made(name: str, job: Job, state: _State, cache: Cache, progress: Progress) -> Artifact:
-    """The artifact of a step, made with whatever it takes."""
+    """Make a step and its inputs; return its artifact."""
     _make(name, job, state, cache, progress)
     return state.made[name].artifact
 
 
 def _needed(row: Row, job: Job) -> set[str]:
-    """The steps that a row is made of, whichever made them first."""
+    """Return all steps that a row depends on."""
     needed, open_ = set[str](), [row.step, *row.measured.values()]
     while open_:
         name = open_.pop()
@@ -290,9 +290,9 @@ def _needed(row: Row, job: Job) -> set[str]:
 def _measure(
     row: Row, target: ResolvedTarget, job: Job, state: _State, cache: Cache, progress: Progress
 ) -> TargetMeasurement:
-    """The measurement of a row on a target, from the cache or made now.
+    """Return the measurement of a row on a target, from the cache or by measuring.
 
-    One that was disturbed is believed only if it was made during this run: by it, or by another one meanwhile.
+    A disturbed measurement is reused only if it was made during this run, by it or concurrently by another run.
     """
     runtime = target.spec.runtime
     artifact, baseline = (state.made[one.measured[runtime]].artifact for one in (row, job.plan.rows[0]))
@@ -330,8 +330,8 @@ def _measure(
                 job.check_unchanged(models=False, data=True)
                 cache.keep_measurement(measurement)
     state.measured[key] = measurement
-    # Names are not part of the key: the same processor may be called otherwise in another profile. The machine is
-    # that of the fingerprint, which is; what was measured before it was kept does not name it.
+    # The target's name is not part of the key: another profile may use another name for the same target. The machine
+    # follows from the fingerprint, which is part of the key, but older measurements do not contain it.
     measurement = measurement.model_copy(update={"target": target.label, "machine": target.machine})
     measurement = with_texts(measurement, shown=profile.report.excerpts)
     if row.name == BASELINE:
@@ -344,11 +344,11 @@ def _is_judged(row: Row, job: Job) -> bool:
 
 
 def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> RunRecord:
-    """Place the bundle, with what was measured of it, and say how the run ended."""
+    """Place the bundle with its measured metrics, and return the run with its final status."""
     bundle = None
     last = state.made[job.plan.rows[-1].step].artifact
     if last.form.bundled:
-        # Imported here: a run that is found finished needs nothing of the passes.
+        # Imported here, since a run that is found finished needs no code of the passes.
         from compress.bundles.manifest import write_manifest_metrics
 
         path = store.place_bundle(last)
@@ -374,7 +374,7 @@ def _ended(run: RunRecord, status: RunStatus, error: str | None) -> RunRecord:
 
 
 def _record_failure(job: Job, state: _State, store: RunStore, error: Exception) -> None:
-    """Leave the record of the row that failed, and its error."""
+    """Write the record of the row that failed, with its error."""
     done = len(state.run.steps)
     text = in_words(error)
     if done < len(job.plan.rows):
@@ -383,7 +383,7 @@ def _record_failure(job: Job, state: _State, store: RunStore, error: Exception) 
 
 
 def _failed_row(row: Row, job: Job, error: str) -> StepRecord:
-    """The record of a row without figures, with its error."""
+    """Return the record of a failed row, without measurements."""
     step = job.plan.step(row.step)
     return StepRecord(
         step=row.name,

@@ -1,5 +1,5 @@
-"""Before any training: what the targets will gain nothing from is said, and what a later step cannot do with the
-architecture is found out on the untrained model."""
+"""Checks before any training: warnings about passes that do not help on the targets, and trials of later steps on the
+untrained architecture."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from compress.store.cache import Cache
 
 
 def target_warnings(job: Job) -> list[str]:
-    """What the passes say of the targets, once for each kind of pass."""
+    """Return the warnings of the passes about the targets, once for each kind of pass."""
     profile = job.plan.profile
     named = dict.fromkeys(PASSES[spec.kind].target_warnings for spec in profile.specs)
     return [why for target in named if target is not None for why in call(target, profile, job.targets)]
 
 
 def try_untrained(job: Job, cache: Cache, progress: Progress, made: Callable[[str], Artifact]) -> None:
-    """Try each step that is not made yet and can be tried.
+    """Run the trial of each step that has one and is not cached.
 
     Args:
-        made: makes a source step, or finds it made.
+        job: the job.
+        cache: the store of finished steps.
+        progress: receives progress of the trials.
+        made: returns the artifact of a source step, making it if needed.
 
     Raises:
-        ModelError, PassError: a step cannot be done.
+        ModelError, PassError: a step will not be possible.
     """
     for step in job.plan.steps:
         trial = step_kind(step.kind).trial

@@ -1,4 +1,4 @@
-"""One of the processes that train a step together: `torch.distributed.run ... -m compress.engine.worker TASK`."""
+"""One process of a distributed training step: `torch.distributed.run ... -m compress.engine.worker TASK`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from compress.store.cache import Cache
 from compress.training.distributed.world import STRATEGY_VARIABLE
 
 _PATIENCE = timedelta(hours=12)
-"""How long a process waits for another: the launcher notices at once that one died, and a slow one is not lost."""
+"""Timeout of collectives; long, since the launcher notices dead processes at once and slow ones must not fail."""
 
 _WRITE_SECONDS = 0.1
 
 
 def main(argv: list[str]) -> int:
-    """Run the step of the task file; the first process of each machine leaves the result."""
+    """Run the step of the task file; the first process of each machine writes the result."""
     _follow_parent()
     task = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     folder = Path(argv[0]).parent
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
             )
             _join(job, local)
             _run(task, job, folder, local)
-            # Nobody leaves before all have what was told last.
+            # No process exits before all have received the last messages.
             distributed.barrier()
             distributed.destroy_process_group()
     except Exception as error:
@@ -76,7 +76,7 @@ def _run(task: dict[str, Any], job: Job, folder: Path, local: int) -> None:
         inputs[role] = made.artifact
     out, work = Path(task["out"]), Path(task["work"])
     if local > 0:
-        # What all processes compute alike, one of them keeps.
+        # All processes compute the same result; only that of the first one is kept.
         out, work = folder / f"rank-{local}" / "out", folder / f"rank-{local}" / "work"
         make_folder(out)
         make_folder(work)
@@ -91,7 +91,7 @@ def _run(task: dict[str, Any], job: Job, folder: Path, local: int) -> None:
 
 
 def _join(job: Job, local: int) -> None:
-    """Meet the other processes: gloo on processors, NCCL between GPUs."""
+    """Join the process group: gloo for CPUs, NCCL between GPUs."""
     os.environ[STRATEGY_VARIABLE] = job.plan.profile.train.strategy
     if job.numerics.device == "cuda":
         if local >= torch.cuda.device_count():
@@ -108,7 +108,7 @@ def _join(job: Job, local: int) -> None:
 
 
 def _follow_parent() -> None:
-    """Be killed with the launcher."""
+    """Request SIGKILL when the launcher dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() == 1:
@@ -125,7 +125,7 @@ def _progress(file: Path, *, shown: bool) -> Iterator[Progress]:
 
 
 class _Written:
-    """Progress as lines of JSON for the process that waits."""
+    """Progress written as lines of JSON for the waiting process."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -133,7 +133,7 @@ class _Written:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar in the other process."""
+        """Show a bar in the waiting process."""
         number = self._bars
         self._bars += 1
         self._write({"bar": number, "title": title, "total": total})
@@ -153,7 +153,7 @@ class _Written:
             self._write({"bar": number, "ended": True})
 
     def say(self, message: str) -> None:
-        """A line in the other process."""
+        """Show a line in the waiting process."""
         self._write({"say": message})
 
     def _write(self, event: dict[str, Any]) -> None:

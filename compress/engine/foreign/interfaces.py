@@ -1,4 +1,4 @@
-"""Which of a model's inputs are the task's, and whether it puts out what the task reads."""
+"""Mapping of an ONNX model's inputs to those of a task, and checks of its outputs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from compress.profile.schema import TargetSpec
 from compress.tasks.table import task_kind
 
 _USUAL = {"input_mask": ATTENTION_MASK, "segment_ids": TOKEN_TYPE_IDS}
-"""What the first BERT called its inputs, and models exported from TensorFlow still do."""
+"""Input names of the original BERT, still used by models exported from TensorFlow."""
 _CONVERTED = ("int64", "int32", "float32", "float16", "bool")
-"""What masks are converted to; token ids stay integers, and images floating point."""
+"""Types that masks are converted to; token ids must be integers, images floating point."""
 
 
 def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]:
-    """The task's names of inputs -> the model's, in the model's order.
+    """Map the standard names of text inputs to the model's inputs, in the model's order.
 
     Raises:
-        ModelError: the model has inputs that no text gives, or lacks the token ids; a name that it does not have.
+        UsageError: `said` maps an unknown input.
+        ModelError: the model has inputs that texts do not provide, lacks token ids, or does not have a mapped name.
     """
     names = [port.name for port in found.inputs]
     for asked, name in said.items():
@@ -62,10 +63,10 @@ def _usual_role(name: str) -> str | None:
 
 
 def image_input(found: OnnxFile) -> dict[str, OwnInput]:
-    """The model's name of the pixels.
+    """Map the pixels to the model's input.
 
     Raises:
-        ModelError: it has more inputs than one, or one of another type or rank.
+        ModelError: the model does not have exactly one input, or its type or rank is wrong.
     """
     if len(found.inputs) != 1:
         raise ModelError(
@@ -79,7 +80,7 @@ def image_input(found: OnnxFile) -> dict[str, OwnInput]:
 
 
 def channels_last(port: Port) -> bool:
-    """Whether the fourth axis of an image input is that of the colours: by its size, else by the names of the axes."""
+    """Whether an image input has its channels on the last axis, judged by sizes, else by the names of the axes."""
     if port.axes is None or port.axes[1] in (1, 3):
         return False
     if port.axes[3] in (1, 3):
@@ -91,7 +92,7 @@ def channels_last(port: Port) -> bool:
 
 
 def _axis(name: str) -> str | None:
-    """What an axis of images holds, by the words of its name; None where these do not tell."""
+    """Return the meaning of an image axis (`channels`, `height` or `width`) from its name; None if unknown."""
     return next((_AXES[word] for word in re.findall("[a-z]+", name.lower()) if word in _AXES), None)
 
 
@@ -100,7 +101,7 @@ _AXES = {
     **dict.fromkeys(("h", "height", "rows", "y"), "height"),
     **dict.fromkeys(("w", "width", "cols", "columns", "x"), "width"),
 }
-"""What axes of images are called."""
+"""Common names of image axes, with their meaning."""
 
 
 def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -> None:
@@ -127,14 +128,18 @@ def check_said(
     *,
     ours: bool,
 ) -> None:
-    """Refuse what the user says of a model that nothing would be made of.
+    """Reject options of the user that would have no effect on this model.
 
     Args:
-        labels: those that nobody asks for.
-        ours: it is a decoder with a cache, as it is lowered here.
+        found: the model.
+        inputs: mapping of inputs that the user gave.
+        output: output that the user gave.
+        labels: labels that the user gave for a task without labels.
+        task: the task.
+        ours: the model is a decoder with a cache, lowered by this package.
 
     Raises:
-        UsageError: something is said in vain.
+        UsageError: an option would have no effect.
     """
     vain: list[tuple[str, str]] = []
     if ours or task_kind(task).items == "image":
@@ -154,18 +159,18 @@ def check_said(
 
 @dataclass(frozen=True)
 class Fixed:
-    """What of a model's inputs cannot be chosen: the batch size, and the length of texts; None where it can."""
+    """Fixed sizes of a model's inputs: the batch size and the length of texts; None if dynamic."""
 
     batch: int | None = None
     length: int | None = None
 
     def facts(self) -> dict[str, int]:
-        """What is fixed, for the record."""
+        """Return the fixed sizes, for the record."""
         found = {"batch_size": self.batch, "length": self.length}
         return {name: size for name, size in found.items() if size is not None}
 
     def words(self) -> str | None:
-        """What is fixed, and what that means for the numbers; None where nothing is."""
+        """Describe the fixed sizes and their effect on the measurement; None if nothing is fixed."""
         parts = []
         if self.batch is not None:
             parts.append(f"takes batches of {self.batch} only")
@@ -178,10 +183,10 @@ class Fixed:
 
 
 def fixed_sizes(found: OnnxFile, *, texts: bool) -> Fixed:
-    """The batch size and the length of texts that the inputs of a model are fixed to.
+    """Return the batch size and the length of texts that the inputs of a model are fixed to.
 
     Raises:
-        ModelError: batches hold more than one example, or the inputs of one model are of different sizes.
+        ModelError: the batch size is fixed to more than one, or inputs are fixed to different sizes.
     """
     batch = _fixed_axis(found, 0, "batch size")
     if batch not in (None, 1):
@@ -207,10 +212,10 @@ def _fixed_axis(found: OnnxFile, axis: int, called: str) -> int | None:
 
 
 def check_fixed(file: Path, fixed: Fixed, targets: Iterable[TargetSpec]) -> None:
-    """Refuse batch sizes and lengths that a model of fixed sizes cannot be measured at.
+    """Check that the targets request no batch sizes and lengths other than the fixed ones of a model.
 
     Raises:
-        UsageError: a target asks for another one.
+        UsageError: a target requests another one.
     """
     for target in targets:
         for key, asked, only, what in (
@@ -228,10 +233,10 @@ def check_fixed(file: Path, fixed: Fixed, targets: Iterable[TargetSpec]) -> None
 
 
 def check_positions(file: Path, positions: int | None, targets: Iterable[TargetSpec], task: str) -> None:
-    """Refuse lengths that a model has no positions for.
+    """Check that the targets request no lengths beyond the positions of a model.
 
     Raises:
-        UsageError: a target asks for one.
+        UsageError: a target requests one.
     """
     needed = task_kind(task).positions
     for target in targets:
@@ -244,7 +249,7 @@ def _inputs_hint(found: OnnxFile) -> str:
 
 
 def _expected_hint(found: OnnxFile, rank: int) -> str:
-    """What the model has, and what examples give: texts inputs of two axes, images one of four."""
+    """Describe the model's inputs and those that examples provide: rank 2 for texts, rank 4 for images."""
     if rank == 2:
         given = f"Texts provide {', '.join(KNOWN_INPUTS)}, each int64 of batch x sequence"
     else:
@@ -259,10 +264,10 @@ def _inputs_of(found: OnnxFile) -> str:
 
 
 def output_read(found: OnnxFile, asked: str | None) -> Port:
-    """The output that is read: the one asked for, else the first that is a tensor of numbers.
+    """Return the output to read: the requested one, else the first numeric tensor.
 
     Raises:
-        ModelError: there is no such output.
+        ModelError: there is no such output, or it is not numeric.
     """
     said = _outputs_of(found)
     for port in found.outputs:
@@ -280,11 +285,11 @@ def output_read(found: OnnxFile, asked: str | None) -> Port:
 
 
 def check_output(found: OnnxFile, interface: Interface, port: Port) -> None:
-    """Refuse, as far as the file says it, an output of another shape than the labels ask for."""
+    """Check that the declared shape of an output, as far as it is known, fits the labels."""
     said = _outputs_of(found)
     if port.axes is None:
         return
-    # Axes of one number say nothing, and of more than two those that nothing is said of may be such.
+    # Axes of size 1 are ignored; with more than two axes, those of unknown size may be of size 1 too.
     wide = [axis for axis in port.axes[1:] if axis != 1 and (axis != "?" or len(port.axes) == 2)]
     if len(port.axes) < 2 or len(wide) > 1:
         raise ModelError(

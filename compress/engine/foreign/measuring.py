@@ -1,4 +1,4 @@
-"""Measures one ONNX file, alone or against another, and leaves a run like any other."""
+"""Measurement of an ONNX file, alone or against another one, recorded as a regular run."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from compress.tasks.base import task_of
 from compress.tasks.table import task_kind
 
 MODEL = "model"
-"""The step that a measured model is, where it is measured against another."""
+"""Step name of a model that is measured against a baseline."""
 
 OnRow = Callable[[RunRecord, StepRecord], None]
 
 
 @dataclass(frozen=True)
 class _Session:
-    """What every row of one measurement shares."""
+    """State shared by all rows of one measurement."""
 
     request: MeasureRequest
     base: Path
@@ -59,7 +59,7 @@ class _Session:
 
     @cached_property
     def scored_with(self) -> dict[str, object]:
-        """What decides the measuring beside the test split."""
+        """Parts of the measurement key that determine scoring, besides the test split."""
         return scored_with(self.request.task, self.request.data, self.base, Watched())
 
 
@@ -75,20 +75,26 @@ def measure_files(
     *,
     allow_code: bool = False,
 ) -> tuple[RunRecord, RunStore]:
-    """Measure an ONNX file on the test split, in turns with a baseline; without one it is its own.
+    """Measure an ONNX file on the test split, in alternation with a baseline; without one, against itself.
 
-    Nothing is taken from the cache: whoever measures again wants to know again. The run of an equal request is
+    The cache is not used, since a repeated measurement is meant to measure again. The run of an equal request is
     replaced.
 
     Args:
-        model: an ONNX file, or the folder of a bundle or an artifact; `baseline` too.
-        given: what the files do not say themselves.
-        base: the folder that relative paths of the data start at.
+        model: an ONNX file, or the folder of a bundle or an artifact.
+        baseline: the model to compare with, in the same forms.
+        given: what the user specifies beyond the files.
+        request: task, data, targets and settings of the measurement.
+        base: the folder that relative paths of the data are resolved against.
         folder: the working folder; the run's directory is `runs/<id>/` in it.
+        progress: receives progress bars and messages.
+        on_row: called with each finished row.
         allow_code: whether code of the user that judges answers may run.
 
     Raises:
+        UsageError: a target does not use onnxruntime, or code is needed and not allowed.
         DataError, ModelError, TargetError: something cannot be used as declared.
+        RunInterrupted: the user stopped the measurement.
     """
     if any(target.runtime != "onnxruntime" for target in request.targets):
         raise UsageError("an ONNX file runs on onnxruntime, not on torch", where="--target")
@@ -121,7 +127,7 @@ def measure_files(
                 "status": "interrupted" if stopped else "failed",
                 "error": "stopped" if stopped else in_words(error),
             }
-            # Where the disk is full there may be no space for the record either: the error is told all the same.
+            # On a full disk there may be no space for the record either: raise the original error in any case.
             with suppress(OSError):
                 store.write(run.model_copy(update=update))
             if stopped:
@@ -178,12 +184,12 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
 
 
 def _fixed_notes(taken: list[TakenIn]) -> list[str]:
-    """What of the models' sizes is fixed, so that the numbers are of nothing else."""
+    """Return notes on the fixed input sizes of the models."""
     return [f"{one.file.name} {words}." for one in taken if (words := one.fixed.words()) is not None]
 
 
 def _label_notes(taken: list[TakenIn], splits: Splits) -> list[str]:
-    """Which models know more labels than the data has: the others are no answers here."""
+    """Return notes on models with more labels than the data, whose predictions are restricted to those of the data."""
     return [
         f"{one.file.name} has {one.labels} labels, the data has {len(splits.labels)} of them: answers are "
         "compared among those."
@@ -193,7 +199,7 @@ def _label_notes(taken: list[TakenIn], splits: Splits) -> list[str]:
 
 
 def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _Session) -> StepRecord:
-    """Measure a file on each target; `first` is the baseline's record, None where this is the baseline."""
+    """Measure a file on each target; `first` is the record of the baseline, None if this is the baseline."""
     found = []
     for number, target in enumerate(session.targets):
         against = None if first is None else first.measurements[number]
@@ -227,7 +233,7 @@ def _measure(
 ) -> TargetMeasurement:
     request, test = session.request, session.splits.test
     key = measurement_key(
-        # All files count here: weights beside the model may be called anything.
+        # Digest of all files, since external weights may have any name.
         artifact_digest=artifact.digest,
         baseline_digest=baseline.digest,
         fingerprint=target.fingerprint,

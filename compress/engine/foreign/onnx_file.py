@@ -1,4 +1,4 @@
-"""Takes in an ONNX file from wherever it comes: with what lies beside it, or with what the user says of it."""
+"""Import of arbitrary ONNX files as artifacts, using the files beside them or settings given by the user."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ from compress.tasks.table import task_kind, task_names
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says of a model that does not say it itself.
+    """Settings that the user gives for a model.
 
     `beside` are folders that are searched before the model's own for `tokenizer.json`, `task.json` and the files of
-    transformers. `labels` names the outputs in order; `inputs` maps the task's names of inputs to the model's.
+    transformers. `labels` names the outputs in order; `inputs` maps the standard names of inputs to the model's;
+    `output` is the output to read.
     """
 
     beside: tuple[Path, ...] = ()
@@ -58,10 +59,10 @@ def given_for(
     inputs: Mapping[str, str],
     output: str | None,
 ) -> Given:
-    """What a user gives beside a model; a file may be named by its folder.
+    """Build the settings from the user's options; a file may be given by its folder.
 
     Raises:
-        UsageError: a file is not there.
+        UsageError: a file does not exist.
     """
     folders = []
     for option, path, file in (("--task-json", task_json, TASK), ("--tokenizer", tokenizer, TOKENIZER)):
@@ -76,11 +77,10 @@ def given_for(
 
 @dataclass(frozen=True)
 class TakenIn:
-    """A model that can be measured: an artifact, what it is called, its size, and what its maker wrote down of it.
+    """An imported model that can be measured: the artifact, the original file, and its size.
 
-    `weights` names its files in the artifact: the graph, and what that reads beside it, whatever it is called. `form`
-    and `facts` are those of our own bundles and artifacts; None and empty where nobody says. `fixed` says what of its
-    inputs' sizes cannot be chosen.
+    `weights` names its files in the artifact: the graph and its external data. `form` and `facts` are those of bundles
+    and artifacts of this package; None and empty for other files. `fixed` contains the fixed sizes of its inputs.
     """
 
     artifact: Artifact
@@ -91,13 +91,13 @@ class TakenIn:
     facts: Mapping[str, Any]
     fixed: Fixed
     positions: int | None = None
-    """How many tokens it takes at most, where it counts on a table of them."""
+    """Maximum number of tokens, if the model has a table of positions."""
     labels: int | None = None
-    """How many labels the model knows, where the data has some of them only."""
+    """Number of labels of the model, if the data has only some of them."""
 
 
 def task_of_file(model: Path, given: Given) -> str | None:
-    """The task that the `task.json` of a model names; None without one."""
+    """Return the task in the `task.json` of a model; None without one."""
     task = _described(_folders(onnx_file(model), given)).get("task")
     if task is not None and task not in task_names():
         raise ModelError(f"its {TASK} names the task {ascii(task)[:80]}, which is unknown", where=str(model))
@@ -112,16 +112,18 @@ def take_in(
     max_length: int,
     folder: Path,
 ) -> TakenIn:
-    """Make an artifact of an ONNX file in `folder`, which must not exist; the model's bytes are not changed.
+    """Make an artifact of an ONNX file in `folder`, which must not exist; the weights and the graph are not changed.
 
     Args:
         model: an ONNX file, or the folder of a bundle or an artifact.
-        given: what the user says of it.
-        labels: of the data; the model's own are matched with them by name.
-        max_length: texts are cut to so many tokens, where the model has no `task.json` that says it.
+        given: settings of the user for the model.
+        task: the task.
+        labels: labels of the data, with which those of the model are matched by name.
+        max_length: maximum number of tokens of a text, if the model has no `task.json` that sets it.
+        folder: the folder of the artifact.
 
     Raises:
-        ModelError: the file is damaged, or its inputs, outputs or labels are not those of the task and the data.
+        ModelError: the file is damaged, or its inputs, outputs or labels do not fit the task and the data.
     """
     with understood("this model", str(model)):
         return _taken_in(onnx_file(model), given, task, labels, max_length, folder)
@@ -157,7 +159,7 @@ def _taken_in(
             hint="Name its folder with --task-json.",
         )
     if not own:
-        # What else a task reads its scorer refuses.
+        # For other heads the scorer checks the outputs.
         check_output(found, interface, output)
     make_folder(folder)
     body: dict[str, Any] = {
@@ -174,7 +176,7 @@ def _taken_in(
         tokenizer = _required(folders, TOKENIZER, found.path)
         body |= _text_format(tokenizer, folders, described, max_length)
         if fixed.length is not None:
-            # Cut by the tokenizer, which leaves its special tokens at the end.
+            # Truncated by the tokenizer, which keeps special tokens at the end.
             body["max_length"] = min(body["max_length"], fixed.length)
         _place_tokenizer(tokenizer, body, folder, ours="max_length" in described)
     return _sealed(found, folder, body, fixed, width, form, facts)
@@ -189,12 +191,12 @@ def _sealed(
     form: Form | None,
     facts: Mapping[str, Any],
 ) -> TakenIn:
-    """The artifact in `folder`, where its tokenizer lies, with the model and what is said of it."""
+    """Write `task.json` and the model to `folder`, which contains the tokenizer already, and seal it."""
     write_json(folder / TASK, body)
     external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
     artifact = seal(folder, form or ONNX_FLOAT, facts)
     names = (ONNX_MODEL, *external)
-    # Of the user's own files: the copy may call its weights otherwise, which takes some bytes.
+    # Size of the original files: in the copy, external data may have other names of another length in the graph.
     weights = sum(
         file.stat().st_size for file in (found.path, *(found.path.parent / one for one in found.external))
     )
@@ -206,7 +208,7 @@ def _sealed(
 
 
 def for_baseline(given: Given, baseline: Path) -> Given:
-    """What the user says of the model, as far as the baseline needs it: its own files come first."""
+    """Adapt the user's settings for the model to the baseline, whose own files take precedence."""
     found = read_onnx(onnx_file(baseline))
     names = {port.name for port in found.inputs}
     outputs = {port.name for port in found.outputs if port.is_numbers}
@@ -226,7 +228,7 @@ def _folders(file: Path, given: Given) -> tuple[Path, ...]:
 
 
 def _described(folders: Sequence[Path]) -> Mapping[str, Any]:
-    """The first `task.json`; empty without one."""
+    """Return the first `task.json` that is found; empty without one."""
     return _first_json(folders, TASK) or {}
 
 
@@ -257,11 +259,11 @@ def _label_order(
     given: Given,
     labels: Sequence[str],
 ) -> tuple[tuple[int, ...], int | None]:
-    """For each label of the data the output that stands for it, by name; and how many labels the model knows, where
-    that is more than the data has.
+    """Return the output index for each label of the data, matched by name, and the number of the model's labels if it
+    is larger than that of the data.
 
     Raises:
-        ModelError: nobody names the outputs, or the data has labels that the model does not know.
+        ModelError: the outputs have no names, or the data has labels that the model does not have.
     """
     names = given.labels or tuple(described.get("labels") or ()) or _config_labels(folders)
     known = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
@@ -307,16 +309,16 @@ def _text_format(
 
 
 def _place_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, ours: bool) -> None:
-    """Write `tokenizer.json` to `folder`: as it stands, or with what the maker's files beside it say, noted in `body`.
+    """Write `tokenizer.json` to `folder`, unchanged or completed from the tokenizer's other files, and update `body`.
 
     Raises:
-        ModelError: they say what cannot be carried.
+        ModelError: those files contain settings that cannot be carried over.
     """
     beside = tokenizer.parent
     if ours or not any((beside / name).is_file() for name in ("tokenizer_config.json", MODULES)):
         copy_file(tokenizer, folder / TOKENIZER)
         return
-    # Imported here: it needs transformers, and a model of ours does not.
+    # Imported here, since it needs transformers, which models of this package do not.
     from compress.models.text.tokenization import read_tokenization
 
     read = read_tokenization(beside, sentences=task_kind(body["task"]).head == "pooled")
@@ -327,10 +329,10 @@ def _place_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, our
 
 
 def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
-    """The `image` section of a model that has only the files of transformers beside it.
+    """Return the `image` section of a model that has only the files of transformers beside it.
 
     Raises:
-        ModelError: nobody says how images are scaled and normalised.
+        ModelError: scaling and normalization of images are not declared.
     """
     (port,) = found.inputs
     last = channels_last(port)
@@ -358,10 +360,10 @@ def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
-    """Form and facts of a model of ours: those of the bundle's manifest, or of the artifact's seal.
+    """Return form and facts of a model of this package, from the bundle's manifest or the artifact's seal.
 
     Raises:
-        ModelError: a file that the measurement reads is not the one that they are of.
+        ModelError: a file that the measurement reads differs from the recorded one.
     """
     for name in (MANIFEST, SEAL):
         body = _first_json((file.parent,), name)
@@ -372,7 +374,7 @@ def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
 
 
 def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], described: str) -> None:
-    """Compare what the measurement reads with the sizes and hashes that were written down of it."""
+    """Check the files that the measurement reads against their recorded sizes and hashes."""
     for name, entry in files.items():
         if not (name.startswith(ONNX_MODEL) or name in (TOKENIZER, TASK)):
             continue
