@@ -1,4 +1,4 @@
-"""From the labels that a model answers to its scores, with intervals and the paired test against the baseline."""
+"""Scores of classifiers, with confidence intervals and the paired test against the baseline."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _DECIMALS = 4
 
 
 def accuracy_record(scored: Scored) -> Accuracy:
-    """Scores of a model that answers each example with a label.
+    """Compute the scores of a model that predicts one label per example.
 
     Raises:
         ModelError: an output is not a finite number.
-        ValueError: the baseline was scored on other examples.
+        ValueError: the baseline was scored on different examples.
     """
     predictions, truth, baseline = scored.answers["label"], scored.examples.labels, scored.baseline
     score = scored.task.score(scored.answers, Truth.of(scored.examples))
@@ -53,7 +53,7 @@ def accuracy_record(scored: Scored) -> Accuracy:
 
 
 def metric_record(kind: MetricKind, interval: Interval, n: int) -> Metric:
-    """A metric with its interval, over n examples."""
+    """Build the record of a metric with its interval over n examples."""
     return Metric(
         name=kind.name,
         value=interval.value,

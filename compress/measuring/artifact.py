@@ -1,4 +1,4 @@
-"""Measures a saved artifact on a target: its scores, its speed against the baseline, its memory."""
+"""Measurement of a saved artifact on a target: scores, latency relative to the baseline, memory."""
 
 from __future__ import annotations
 
@@ -44,22 +44,26 @@ def measure(
     base: Path = Path(),
     allow_code: bool = False,
 ) -> TargetMeasurement:
-    """Measure an artifact on a target, in child processes that load nothing but what runs it.
+    """Measure an artifact on a target, in child processes that load only the runtime and the model.
 
     Args:
-        artifact: what is measured, in the form that the target's runtime loads.
-        baseline: what it is compared with, in the same form of file.
-        baseline_measurement: of the baseline on the same target; None: `artifact` is the baseline, and is
-            timed against itself.
-        test: the held-out examples; nothing is tuned on them here.
-        seed: of the choice of the timed examples and of the bootstrap.
-        key: the measurement's key, kept in the record.
-        shared: a folder that survives; the baseline's embeddings are kept there, which each rival is compared with.
-        base: the folder where code of the user that judges answers is looked for.
-        allow_code: whether that, and the code of a torch model, may run.
+        artifact: the model to measure, in the form that the target's runtime loads.
+        baseline: the model to compare with, in the same form.
+        baseline_measurement: measurement of the baseline on the same target; None if `artifact` is the baseline, which
+            is then timed against itself.
+        target: the target to measure on.
+        task: the task that encodes and scores the examples.
+        test: the held-out examples.
+        spec: settings of the latency measurement.
+        seed: seed for sampling the timed examples and for the bootstrap.
+        key: the measurement's key, stored in the record.
+        progress: receives a progress bar.
+        shared: persistent folder for the baseline's outputs, with which other models are compared.
+        base: folder of user code that judges answers.
+        allow_code: whether that code, and the code of a torch model, may run.
 
     Raises:
-        TargetError: the target cannot load the artifact, or failed while it was measured.
+        TargetError: the target cannot load the artifact, or failed during the measurement.
     """
     started = time.perf_counter()
     models = (model_path(baseline, target), model_path(artifact, target))
@@ -80,7 +84,7 @@ def measure(
             task,
             test,
             seed,
-            # Sizes do not depend on what else runs either.
+            # Like scores, memory does not depend on processes running at the same time.
             beside=[memory],
             shared=shared,
             base=base,
@@ -118,8 +122,8 @@ def _time(
     tokenization: dict[str, Any] | None,
     advance: Advance,
 ) -> tuple[tuple[Latency, ...], float | None, float | None]:
-    """Timings for every batch size and length of the target, the median time to tokenize a text, and that to load the
-    model."""
+    """Return the timings for every workload of the target, and the median times, in ms, to tokenize a text and to load
+    the model."""
     indices = np.arange(len(inputs[0]))
     workloads = cast(Workloads, named(kind.workloads))
     timed = workloads(indices, target.spec.batch_sizes, target.spec.sequence_lengths)
@@ -146,7 +150,7 @@ def _median_ms(nanoseconds: Sequence[int] | None) -> float | None:
 
 
 def memory_record(result: dict[str, Any], limit_mb: float | None = None, lengths: str = "real") -> Memory:
-    """The record of a memory job's result; `limit_mb` is what its target allows, `lengths` what was run."""
+    """Build the record of a memory job's result; `limit_mb` is the target's limit, `lengths` the workload."""
     gpu_peak = result["gpu_peak_bytes"]
     return Memory(
         peak_mb=megabytes(result["peak_bytes"] - result["before_load_bytes"]),
@@ -162,7 +166,8 @@ def memory_record(result: dict[str, Any], limit_mb: float | None = None, lengths
 def _memory_job(
     jobs: JobFolder, model: str, inputs: Inputs, kind: TaskKind, target: ResolvedTarget
 ) -> tuple[Job, str]:
-    """Load the model and run what the task says of the sampled examples at the first batch size; what that is."""
+    """Return the job that measures the memory of the task's first workload at the first batch size, and the workload's
+    name."""
     spec, weighed = target.spec, cast(Workloads, named(kind.weighed))
     scenario = weighed(np.arange(len(inputs)), spec.batch_sizes[:1], spec.sequence_lengths)[0]
     feeds = jobs.feeds("memory", scenario.batches(inputs))

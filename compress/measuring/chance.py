@@ -1,5 +1,4 @@
-"""Whether a baseline is better than always giving the most frequent answer: else nothing that is held against it says
-anything."""
+"""Check that a baseline is better than chance; otherwise comparisons with it are meaningless."""
 
 from __future__ import annotations
 
@@ -13,12 +12,15 @@ from compress.core.records import Accuracy, StepRecord
 from compress.measuring.protocol import SIGNIFICANCE
 
 VALIDATION_FACT = "validation_against_most_frequent"
-"""What fine-tuning records of the validation split: `gained` and `lost`."""
+"""Fact in which fine-tuning records the comparison on the validation split: `gained` and `lost`."""
 
 
 @dataclass(frozen=True)
 class Against:
-    """A model beside the most frequent answer: `gained` only the model gets right, `lost` only that answer does."""
+    """Paired comparison of a model with always predicting the most frequent label.
+
+    `gained`: number of examples that only the model predicts correctly; `lost`: only the constant prediction.
+    """
 
     gained: int
     lost: int
@@ -28,25 +30,25 @@ class Against:
 
     @property
     def p_value(self) -> float:
-        """One-sided p of the exact McNemar test: how often chance alone gains so much."""
+        """One-sided p value of the exact McNemar test: the probability of at least this gain by chance."""
         n = self.gained + self.lost
-        # Whole numbers all the way: the powers overflow floats for n > 1023.
+        # Integer arithmetic, since the powers overflow floats for n > 1023.
         ways = sum(math.comb(n, k) for k in range(self.gained, n + 1))
         return float(ways * 10**18 // 2**n) / 10**18
 
     def as_fact(self) -> dict[str, int]:
-        """As plain JSON values."""
+        """Return the comparison as JSON values."""
         return {"gained": self.gained, "lost": self.lost}
 
 
 def most_frequent(truth: Sequence[int]) -> int:
-    """The label that occurs most often, the smallest of several; there is one example at least."""
+    """Return the most frequent label, the smallest in case of a tie; `truth` must not be empty."""
     counts = Counter(truth)
     return min(counts, key=lambda label: (-counts[label], label))
 
 
 def against_most_frequent(predictions: Sequence[int], truth: Sequence[int]) -> Against:
-    """Predictions beside the most frequent label of the same examples (n,)."""
+    """Compare predictions (n,) with the most frequent label of the same examples (n,)."""
     if not truth:
         return Against(0, 0)
     answer = most_frequent(truth)
@@ -58,12 +60,13 @@ def against_most_frequent(predictions: Sequence[int], truth: Sequence[int]) -> A
 
 
 def no_better_than_chance(baseline: StepRecord | None, labels: Sequence[str] = ()) -> str | None:
-    """Why a measured baseline is of no use, in words; None where it is better, or nobody can tell.
+    """Explain why a measured baseline is no better than chance; None if it is better or this cannot be decided.
 
-    Classifiers are held against the most frequent answer, on the test split and, where they were fine-tuned here, on
-    the validation split too; embeddings that are scored against given similarities against none at all.
+    Classifiers are compared with the most frequent label, on the test split and, if they were fine-tuned here, also on
+    the validation split; embeddings that are scored against given similarities with a correlation of zero.
 
     Args:
+        baseline: record of the baseline step.
         labels: the names of the label indices.
     """
     if baseline is None or not baseline.measurements:

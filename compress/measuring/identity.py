@@ -1,4 +1,4 @@
-"""Which model was measured, whatever made it and wherever it lies."""
+"""Identity of a measured model, independent of how it was made and where it is stored."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from compress.core.artifacts import TASK, TOKENIZER, Artifact
 
 
 def model_digest(artifact: Artifact, weights: Sequence[str] | None = None) -> str:
-    """sha256 of what decides a model's outputs: its files, its tokenizer, how texts are prepared and where they are
-    cut, and which output is read.
+    """Return the sha256 of everything that determines a model's outputs: its files, its tokenizer, how texts are
+    prepared and truncated, and which output is read.
 
-    A model that a run made and the same file measured alone have the same one: what else lies beside them, and how
-    their `task.json` is written, does not count.
+    A model of a run and the same file measured standalone have the same digest: other files beside them, and the
+    formatting of `task.json`, do not matter.
 
     Args:
         artifact: the model, in the form that was measured.
-        weights: names of its files; None: those that are called as models of ours are.
+        weights: names of the model's files; None selects those with the standard names of artifacts.
     """
     names = set(artifact.model_files if weights is None else weights)
     names |= {TOKENIZER} & artifact.files.keys()

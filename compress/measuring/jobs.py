@@ -1,4 +1,4 @@
-"""Jobs for `runner.py`: their files written to a folder, done where the target is, their results read back."""
+"""Jobs for `runner.py`: written to a folder, run on the target's machine, and their results read back."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from compress.tasks.base import Task
 
 @dataclass(frozen=True)
 class Job:
-    """The body of a job, and what it does, for errors ('timing the model')."""
+    """The body of a job and its purpose ('timing the model'), for errors."""
 
     body: dict[str, Any]
     purpose: str
 
 
 class JobFolder:
-    """A folder of jobs for one runtime, device and number of threads; `where` names them in errors.
+    """A folder of jobs for one runtime, device and number of threads; `where` names the target in errors.
 
-    The jobs run here, or where `transport` takes them; `confinement` is part of each. `patience` is what timings may
-    take to have the machine for themselves.
+    Jobs run on this machine or through `transport`; `confinement` is merged into each job. `patience` is the time that
+    timings may spend waiting for a quiet machine.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class JobFolder:
 
     @classmethod
     def of_target(cls, folder: Path, target: ResolvedTarget, *, allow_code: bool = False) -> JobFolder:
-        """Jobs for a resolved target; `allow_code` lets torch models run their code.
+        """Create the folder for a resolved target; `allow_code` lets torch models run their code.
 
         Raises:
-            TargetError: it is a device that cannot be reached.
+            TargetError: the target is a device that cannot be reached.
         """
         spec = target.spec
         device = "cpu" if is_ssh(spec.device) else spec.device
@@ -78,13 +78,13 @@ class JobFolder:
         )
 
     def feeds(self, name: str, batches: Sequence[Batch]) -> str:
-        """Write batches; the path that a job names."""
+        """Write batches to a file and return its path, for use in a job."""
         path = str(self._folder / f"{name}.npz")
         runner.write_batches(path, batches)
         return path
 
     def run(self, *jobs: Job) -> list[dict[str, Any]]:
-        """Do jobs at the same time, each in a process of its own; their results in order.
+        """Run jobs in parallel, each in its own process; return their results in order.
 
         Raises:
             TargetError: a job failed.
@@ -93,21 +93,25 @@ class JobFolder:
         return self._transport.run(bodies, [job.purpose for job in jobs])
 
     def outputs(self, model: str, feeds: str, name: str = "outputs") -> tuple[Job, Path]:
-        """The job that keeps a model's outputs as they are, and the file where they will stand as `outputs`."""
+        """Return a job that stores a model's raw outputs, and the file that will contain them as `outputs`."""
         return self._scoring(model, feeds, outputs_scorer, {}, name)
 
     def score(
         self, model: str, feeds: str, task: Task, described: Mapping[str, Any], name: str = "answers"
     ) -> tuple[Job, Path]:
-        """The job that keeps of a model's outputs what the task scores, and the file where that will stand.
+        """Return a job that reduces a model's outputs to what the task scores, and the file that will contain it.
 
         Args:
+            model: path of the model.
+            feeds: path of the batches.
+            task: the task, which provides the scorer.
             described: the `task.json` of the model.
+            name: stem of the output file.
         """
         return self._scoring(model, feeds, task.scorer, task.settings(described), name)
 
     def write(self, model: str, feeds: str, settings: dict[str, Any]) -> tuple[Job, Path]:
-        """The job that lets a model answer prompts in words, and the file where these will stand as `written`."""
+        """Return a job that generates answers to prompts, and the file that will contain their tokens as `written`."""
         return self._scoring(model, feeds, decoding, settings, "written")
 
     def _scoring(
@@ -126,10 +130,10 @@ class JobFolder:
 
 
 def model_path(artifact: Artifact, target: ResolvedTarget) -> str:
-    """What the target's runtime loads of an artifact: an ONNX file, or the directory of a torch model.
+    """Return the path that the target's runtime loads: an ONNX file, or the directory of a torch model.
 
     Raises:
-        TargetError: the runtime does not load this form.
+        TargetError: the runtime cannot load this form.
     """
     framework = artifact.form.framework
     if (framework is Framework.TORCH) != (target.spec.runtime == "torch"):

@@ -1,4 +1,4 @@
-"""The key of a measurement: what it depends on, and nothing else."""
+"""Cache keys of measurements."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def measurement_key(
     seed: int,
     by: Mapping[str, object],
 ) -> str:
-    """The sha256 that a finished measurement is found by.
+    """Return the cache key of a measurement, a sha256 over everything that it depends on.
 
     Args:
-        artifact_digest: of the artifact that is measured.
-        baseline_digest: of the artifact that it is compared with; the same one for the baseline itself.
-        fingerprint: of the resolved target, its batch sizes and lengths included.
+        artifact_digest: digest of the measured artifact.
+        baseline_digest: digest of the artifact that it is compared with; the same one for the baseline itself.
+        fingerprint: fingerprint of the resolved target, including batch sizes and lengths.
         split: fingerprint of the test split.
-        spec: how long and on how much to measure.
-        seed: of the choice of examples and of the bootstrap.
-        by: what a distribution adds to the measuring: empty for a built-in task.
+        spec: settings of the measurement.
+        seed: seed for sampling examples and for the bootstrap.
+        by: task-specific parts of the key, from `planning.keys.measured_by`; usually empty for a built-in task.
     """
     parts = {
         "artifact": artifact_digest,

@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory that its targets allow."""
+"""Check of the memory limits of targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.core.records import TargetMeasurement
 
 
 def check_memory_limit(measurements: Iterable[TargetMeasurement]) -> None:
-    """Refuse a model that needs more memory than a target's `memory_limit_mb`.
+    """Check that a model does not exceed a target's `memory_limit_mb`.
 
     Raises:
         TargetError: it does.

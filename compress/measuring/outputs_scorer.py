@@ -1,4 +1,4 @@
-"""Keeps a model's outputs as they are. Runs beside `runner.py`: Python 3.9 alone."""
+"""Scorer that stores a model's raw outputs. Loaded by `runner.py`, so it needs only Python 3.9."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Outputs (n, ...) of a batch -> `outputs`, the same."""
+    """Return the outputs (n, ...) of a batch unchanged, as `outputs`."""
     return {"outputs": outputs}

@@ -1,4 +1,4 @@
-"""Whether what a process here or on a device gave back is what a job of that kind makes: nothing else is believed."""
+"""Validation of the results of jobs, which come from child processes or devices and are not trusted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 Time = Annotated[int, Field(gt=0, lt=10**14)]
-"""Nanoseconds of one batch or text, at most a day."""
+"""Nanoseconds for one batch or text, at most about a day."""
 Wait = Annotated[int, Field(ge=0, lt=10**16)]
-"""Nanoseconds that all threads waited meanwhile, added up."""
+"""Nanoseconds that all threads waited in that time, summed."""
 Amount = Annotated[FiniteFloat, Field(ge=0, lt=10**7)]
-"""Seconds, or shares of them."""
+"""Seconds, or a share of them."""
 Bytes = Annotated[int, Field(ge=0, lt=2**50)]
 LARGEST_WIDTH = 2**20
-"""Numbers of one example's output, at most."""
+"""Maximum number of values in the output for one example."""
 
 
 class _Result(BaseModel):
@@ -76,7 +76,7 @@ _KINDS: dict[str, type[_Result]] = {
 
 
 def result_fault(job: Mapping[str, Any], result: object) -> str | None:
-    """What is wrong with the parsed result of a job; None where nothing is."""
+    """Return what is wrong with the parsed result of a job; None if it is valid."""
     try:
         parsed = _KINDS[job["kind"]].model_validate(result)
     except ValidationError as error:
@@ -93,7 +93,7 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
 
 def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
     models = len(job["models"])
-    # Of each model, and of the batches that they were timed on.
+    # Per scenario: the number of samples and waits of each model, and of the recorded inputs.
     shapes = [
         [*map(len, one.samples_ns), *map(len, one.waited_ns or one.samples_ns), len(one.inputs)]
         for one in parsed.scenarios
@@ -116,12 +116,12 @@ def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
 
 
 def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:
-    """What is wrong with the file of answers that a scoring job left; None where nothing is."""
+    """Return what is wrong with the output file of a scoring job; None if it is valid."""
     if result["refused"] is not None:
         return None
     try:
         with ZipFile(job["outputs"]) as stored:
-            # Few compressed bytes may stand for more numbers than the memory holds.
+            # A small compressed file could expand beyond the available memory.
             if any(one.compress_type != ZIP_STORED for one in stored.infolist()):
                 return "compressed outputs"
         answers = load_answers(job["outputs"])
@@ -143,17 +143,17 @@ def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | Non
 
 
 def load_answers(path: str | Path) -> dict[str, NDArray[Any]]:
-    """The named arrays that a scoring job wrote."""
+    """Load the named arrays that a scoring job wrote."""
     with np.load(path, allow_pickle=False) as stored:
         return {name: np.asarray(stored[name]) for name in stored.files}
 
 
 def examples_in(feeds: str) -> int:
-    """Examples in a file of `runner.write_batches`."""
+    """Return the number of examples in a file of `runner.write_batches`."""
     return int(_first_shapes(feeds)[:, 0].sum())
 
 
 def _first_shapes(feeds: str) -> NDArray[np.int64]:
-    """The shape of each batch of the first input, (batches, rank)."""
+    """Return the shape of the first input in each batch, (batches, rank)."""
     with np.load(feeds, allow_pickle=False) as stored:
         return np.asarray(stored["shapes.0"], np.int64)

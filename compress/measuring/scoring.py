@@ -1,4 +1,4 @@
-"""What a saved model answers to the test split, computed and reduced in child processes, and its scores."""
+"""Scoring of a saved model on the test split; outputs are computed and reduced in child processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Answers, Asked, Scored, Task
 
 LOGITS_BYTES = 256 * MIB
-"""Of a batch that is scored, where a model gives logits for each token: one example at a time where they are more."""
+"""Maximum bytes of the logits of a scored batch, for models with logits per token; at least one example is scored."""
 Asks = Callable[[Task, Examples, Path, int], Asked | None]
 Writes = Callable[[Inputs, Mapping[str, Any]], NDArray[np.int32]]
 ScoredIn = Callable[[Task, Path, Callable[[Inputs], Answers], Writes, Path], tuple[TaskScore, ...]]
@@ -58,13 +58,21 @@ def score_artifact(
     base: Path = Path(),
     allow_code: bool = False,
 ) -> tuple[Accuracy, list[dict[str, Any]]]:
-    """Score an artifact on the test split, as `measure` is asked to.
+    """Score an artifact on the test split.
 
     Args:
-        baseline_accuracy: of the baseline; None: `artifact` is the baseline.
-        beside: jobs to do at the same time: scores do not depend on what else runs.
-        shared: a folder where the baseline's answers are kept for its other rivals; None: they are not.
-        base: the folder where code of the user that judges answers is looked for, and whether it may run.
+        jobs: runs the scoring jobs.
+        artifact: the model to score.
+        baseline: the model to compare with.
+        baseline_accuracy: scores of the baseline; None if `artifact` is the baseline.
+        target: the target; its first batch size is used.
+        task: the task that encodes and scores the examples.
+        test: the examples of the test split.
+        seed: seed of the bootstrap and of the prompts.
+        beside: jobs to run at the same time; scores do not depend on what else runs.
+        shared: folder in which the baseline's outputs are kept for later comparisons; None: they are not kept.
+        base: folder of user code that judges answers.
+        allow_code: whether that code may run.
 
     Returns:
         The scores, and the results of `beside`.
@@ -131,7 +139,7 @@ def _answers(
     beside: Sequence[Job] = (),
     reference: Answers | None = None,
 ) -> tuple[Inputs, Answers, list[dict[str, Any]]]:
-    """The examples as a model takes them, what is kept of its outputs, and the results of the jobs done beside."""
+    """Encode examples and run the model; return the inputs, the reduced outputs and the results of `beside`."""
     inputs = as_taken(against(task.encode(examples, artifact.path), reference), artifact.path)
     return inputs, *_scored(jobs, artifact, inputs, target, task, beside)
 
@@ -144,11 +152,11 @@ def _scored(
     task: Task,
     beside: Sequence[Job] = (),
 ) -> tuple[Answers, list[dict[str, Any]]]:
-    """What is kept of a model's outputs on inputs, and the results of the jobs done beside.
+    """Run a model on inputs; return its reduced outputs and the results of `beside`.
 
     Raises:
-        ModelError: its outputs are not of the shape that the task reads.
-        TargetError: the same, said by a device: what it answers is not taken for a fault of the model.
+        ModelError: its outputs do not have the shape that the task expects, or cannot be scored.
+        TargetError: the same on a device, whose answers are not attributed to the model.
     """
     described = artifact.read_json(TASK)
     rows = target.spec.batch_sizes[0]
@@ -170,8 +178,8 @@ def _scored(
 def written_answers(
     jobs: JobFolder, model: str, prompts: Inputs, settings: Mapping[str, Any]
 ) -> NDArray[np.int32]:
-    """The tokens that a model writes to prompts, int32 (prompts, most), -1 after the end of an answer; `settings` are
-    those of `decoding.answers`."""
+    """Generate answers to prompts: tokens int32 (prompts, most), -1 after the end of an answer; `settings` as in
+    `decoding.outputs`."""
     every = prompts.batch(np.arange(len(prompts)))
     job, file = jobs.write(model, jobs.feeds("asked", [every]), dict(settings))
     jobs.run(job)
@@ -184,8 +192,8 @@ def written_answers(
 
 
 class Answered(NamedTuple):
-    """What is kept of a model's outputs, None where they were refused, and why; the shape of the outputs of one
-    example; the results of the jobs done beside."""
+    """Reduced outputs of a model, or None and the reason if the scorer refused them; the shape of the outputs for one
+    example; the results of the jobs run beside."""
 
     answers: Answers | None
     refused: str | None
@@ -202,9 +210,9 @@ def model_answers(
     described: Mapping[str, Any],
     beside: Sequence[Job] = (),
 ) -> Answered:
-    """What the task keeps of the outputs of a model on all inputs, in their order; `described` is its `task.json`.
+    """Compute a model's reduced outputs for all inputs, in order; `described` is its `task.json`.
 
-    Inputs that are too many to be held at once go through several processes, one after another.
+    Inputs that are too large to be held in memory at once are split over several consecutive processes.
     """
     found: list[Answers] = []
     results: list[dict[str, Any]] = []
@@ -228,7 +236,7 @@ def model_answers(
 
 
 def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
-    """Share of unknown tokens, where the inputs are tokens and the artifact names the unknown one."""
+    """Return the share of unknown tokens; None if the inputs are not tokens or there is no unknown token."""
     if not isinstance(inputs, TokenInputs):
         return None
     unk_id = artifact.read_json(TASK).get("unk_id")
@@ -250,7 +258,7 @@ def _reference_key(baseline: Artifact, target: ResolvedTarget, task: Task, examp
 
 
 def _kept(file: Path) -> Answers | None:
-    """Answers that were saved; None where they were not, or where the file was damaged."""
+    """Load stored outputs; None if they do not exist or are damaged."""
     try:
         files = read_sealed(file.with_suffix(CHECKSUMS))["files"]
         if first_damaged(file.parent, files) is not None:
@@ -261,11 +269,11 @@ def _kept(file: Path) -> Answers | None:
 
 
 def _keep(answers: Answers, file: Path | None) -> None:
-    """Save answers as a whole, where they have a place: another run may look for them."""
+    """Store outputs atomically for other runs, unless `file` is None or intact already."""
     if file is None or _kept(file) is not None:
         return
     make_folder(file.parent)
     with replacing(file) as temporary:
         np.savez(temporary, allow_pickle=False, **answers)
-        # First the note: answers without one would be taken for damaged.
+        # The checksums come first, since outputs without them count as damaged.
         write_sealed(file.with_suffix(CHECKSUMS), {"files": {file.name: entry_of(temporary)}})

@@ -1,4 +1,4 @@
-"""Bytes on disk of an artifact."""
+"""Sizes of artifacts on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from compress.core.units import megabytes
 
 
 def size_of(artifact: Artifact) -> Size:
-    """Sizes of the model as its runtime loads it, of its tokenizer (0 without one) and of everything."""
+    """Return the sizes of the model files, of the tokenizer (0 without one) and of the whole artifact."""
     tokenizer_bytes = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
     return Size(
         model_mb=artifact.size_mb, tokenizer_mb=megabytes(tokenizer_bytes), total_mb=artifact.total_mb

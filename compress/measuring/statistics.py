@@ -1,4 +1,4 @@
-"""Intervals and tests, as pure functions of numbers."""
+"""Confidence intervals and significance tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.core.records import Verdict
 from compress.measuring.protocol import CONFIDENCE, RESAMPLES, SIGNIFICANCE
 
 _CELLS = 2_000_000
-"""Numbers resampled at once, so that a bootstrap needs little memory."""
+"""Maximum numbers resampled at once, which limits the memory of a bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Interval:
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """Share of successes with its score interval (Wilson 1927), which stays inside 0..1 also at the ends.
+    """Return the share of successes with its score interval (Wilson 1927), which stays within 0..1.
 
     Raises:
         ValueError: `n` is 0, or `successes` is not in 0..n.
@@ -38,31 +38,31 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def wilson_bounds(successes: int, n: int, z: float) -> tuple[float, float]:
-    """The bounds of the score interval at `z` standard deviations."""
+    """Return the bounds of the score interval at `z` standard deviations."""
     share = successes / n
     scale = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At the ends the bound is 0 or 1, which rounding may miss.
+    # For 0 or n successes a bound is exactly 0 or 1, which rounding may miss.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return low, high
 
 
 def normal_quantile() -> float:
-    """The standard deviations that hold as large a share of a normal distribution as intervals do."""
+    """Return the two-sided normal quantile for `CONFIDENCE`."""
     return NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided exact McNemar test (the binomial one): the p value that two models are right equally often.
+    """Return the two-sided p value of the exact (binomial) McNemar test for equal accuracy of two models.
 
     Args:
-        only_first: examples that only the first model gets right.
-        only_second: examples that only the second one gets right.
+        only_first: number of examples that only the first model gets right.
+        only_second: number of examples that only the second one gets right.
     """
     n = only_first + only_second
-    # Whole numbers all the way, for the powers overflow floats for n > 1023; their quotient is a float again.
+    # Integer arithmetic, since the powers overflow floats for n > 1023; the quotient is a float again.
     tail = ways = 1
     for k in range(min(only_first, only_second)):
         ways = ways * (n - k) // (k + 1)
@@ -71,7 +71,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
 
 def paired_verdict(only_first: int, only_second: int) -> tuple[float, Verdict]:
-    """The p value of `mcnemar_exact`, and what it says of the second model."""
+    """Return the p value of `mcnemar_exact` and the verdict on the second model."""
     p_value = mcnemar_exact(only_first, only_second)
     if p_value >= SIGNIFICANCE:
         return p_value, "no difference"
@@ -79,7 +79,7 @@ def paired_verdict(only_first: int, only_second: int) -> tuple[float, Verdict]:
 
 
 def percentile(samples: Sequence[float] | NDArray[np.float64], q: float) -> float:
-    """The q-th percentile (0..100), interpolated linearly."""
+    """Return the q-th percentile (0..100), interpolated linearly."""
     return float(np.percentile(np.asarray(samples), q))
 
 
@@ -89,18 +89,19 @@ def bootstrap_medians(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> tuple[Interval, Interval]:
-    """Median of the second series, and the ratio of medians first / second, with percentile intervals.
+    """Return the median of the second series and the ratio of medians first / second, with percentile intervals.
 
-    The series are paired by round and grouped by process. A resample draws processes with replacement, each
-    as often as it has rounds, and then rounds within each (Davison and Hinkley 1997, 3.8), the same ones for both
-    series: rounds of one process are not independent of each other.
+    The series are paired by round and grouped by process. Rounds of one process are not independent, so a resample
+    draws processes with replacement, in proportion to their rounds, and then rounds within each (Davison and Hinkley
+    1997, 3.8), the same ones for both series.
 
     Args:
         first, second: for each process the times of its rounds (rounds,); equal shapes.
-        seed: of the draws.
+        seed: seed of the resampling.
+        resamples: number of resamples.
 
     Raises:
-        ValueError: the series do not pair up, or a process has no round.
+        ValueError: the series do not pair up, or a process has no rounds.
     """
     sizes = np.array([len(group) for group in first])
     if [len(group) for group in second] != sizes.tolist() or sizes.size == 0 or sizes.min() == 0:
@@ -112,24 +113,24 @@ def bootstrap_medians(
     bounds = np.cumsum(sizes)[:-1] / sizes.sum()
 
     def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-        # In proportion to its rounds: so the medians of all rounds count it, which the interval is about.
+        # Processes are weighted by their rounds, as in the medians over all rounds that the interval is for.
         groups = np.searchsorted(bounds, generator.random((count, sizes.size, 1)), side="right")
         within = generator.random((count, sizes.size, draws), dtype=np.float32)
         within *= sizes[groups].astype(np.float32)
-        # float32 may round a draw up to the size itself.
+        # float32 rounding may give an index equal to the size.
         index = np.minimum(within.astype(np.int32), (sizes[groups] - 1).astype(np.int32))
         index += starts[groups].astype(np.int32)
         medians = [_row_medians(series.take(index).reshape(count, -1)) for series in (one, two)]
         return np.stack([medians[1], medians[0] / medians[1]]).astype(np.float64)
 
     medians, ratios = bootstrap(resampled, draws * sizes.size, seed, resamples)
-    # Of the same single-precision times, so that the middle of all lies between the ends also where times are equal.
+    # Medians of the same float32 times, so that they lie within the interval even if all times are equal.
     middle_one, middle_two = (float(np.median(series)) for series in (one, two))
     return around(middle_two, medians), around(middle_one / middle_two, ratios)
 
 
 def _row_medians(table: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(m, n) -> the median of each row (m,); sorts `table` in place."""
+    """Return the median of each row of `table` (m, n), which is sorted in place."""
     table.sort(axis=1)
     n = table.shape[1]
     middle: NDArray[np.float32] = (table[:, (n - 1) // 2] + table[:, n // 2]) / np.float32(2)
@@ -142,13 +143,15 @@ def macro_f1_interval(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Mean F1 over the classes that occur, with a percentile bootstrap interval over the examples.
+    """Return the mean F1 over the occurring classes, with a percentile bootstrap interval over the examples.
 
-    Where all or none are right, a resample is too, and tells nothing: there F1 is the accuracy, and so is its interval.
+    If all or no predictions are correct, every resample is the same; F1 then equals the accuracy, whose Wilson interval
+    is used.
 
     Args:
         predicted, truth: label indices, int64 (n,), n > 0.
-        seed: of the draws.
+        seed: seed of the resampling.
+        resamples: number of resamples.
     """
     hits = int((predicted == truth).sum())
     if hits in (0, len(truth)):
@@ -160,7 +163,7 @@ def macro_f1_interval(
     n = len(truth)
 
     def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-        # How often each example is drawn, for `count` resamples.
+        # (count, n): how often each resample contains each example.
         cells = generator.integers(n, size=(count, n)) + np.arange(count)[:, None] * n
         weights = np.bincount(cells.ravel(), minlength=count * n).reshape(count, n).astype(np.float32)
         return _macro_f1(weights @ table)
@@ -170,7 +173,7 @@ def macro_f1_interval(
 
 
 def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(m, 2 classes): hits, then guesses + truth of each class -> macro F1 (m,)."""
+    """Return macro F1 (m,) from counts (m, 2 * classes): the hits, then predictions + truth, of each class."""
     hits, both = np.split(counts.astype(np.float64), 2, axis=1)
     scores = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
     result: NDArray[np.float64] = scores.sum(axis=1) / (both > 0).sum(axis=1)
@@ -178,7 +181,7 @@ def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
-    """Mean of numbers (n,), n > 0, with a percentile bootstrap interval over them, widened where they are few."""
+    """Return the mean of values (n,), n > 0, with a percentile bootstrap interval, widened for small n."""
     n = len(values)
     draws = bootstrap(
         lambda generator, count: values[generator.integers(n, size=(count, n))].mean(axis=1),
@@ -192,11 +195,13 @@ def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
 def bootstrap(
     resampled: Callable[[np.random.Generator, int], NDArray[np.float64]], size: int, seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """What a bootstrap finds in all its resamples (..., resamples).
+    """Return the bootstrap distribution of statistics, (..., resamples).
 
     Args:
-        resampled: draws so many resamples, and gives what it finds in them (..., count).
-        size: numbers of one resample; as many are drawn at once as need little memory.
+        resampled: draws `count` resamples and returns their statistics (..., count).
+        size: numbers per resample; decides how many resamples are drawn at once.
+        seed: seed of the resampling.
+        resamples: number of resamples.
     """
     generator, rows = np.random.default_rng(seed), max(1, _CELLS // size)
     counts = [min(rows, resamples - begin) for begin in range(0, resamples, rows)]
@@ -206,17 +211,17 @@ def bootstrap(
 def quotients_drawn(
     quotients: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
 ) -> tuple[NDArray[np.float64], int]:
-    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples); and how
-    many documents were drawn from.
+    """Bootstrap ratios of sums over documents: return (quotients, resamples) and the number of documents drawn from.
 
-    A document that one of them has nothing to divide by of is left out: a resample may be of such ones alone.
+    Each quotient is a pair of numerators and denominators (n,). Documents with a denominator that is not positive are
+    left out, since a resample could consist of them alone.
     """
     counted = np.all([below > 0 for _, below in quotients], axis=0)
     quotients = [(above[counted], below[counted]) for above, below in quotients]
     documents = int(counted.sum())
 
     def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-        # How often each document is drawn.
+        # (count, documents): how often each resample contains each document.
         drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=count)
         return np.stack([(drawn @ above) / (drawn @ below) for above, below in quotients])
 
@@ -224,24 +229,26 @@ def quotients_drawn(
 
 
 def around(value: float, draws: NDArray[np.float64], units: int | None = None) -> Interval:
-    """The percentile interval of bootstrap draws, made to hold the value.
+    """Return the percentile interval of bootstrap draws, extended to include the value.
 
-    A median of two clusters, as of processes at two speeds, may lie where hardly any draw does. Draws of few units
-    spread too little: their percentiles are moved outwards, to where a t interval would have its ends (Hesterberg 2015,
-    "What Teachers Should Know About the Bootstrap", 5.3).
+    The median of two clusters, such as processes at two speeds, may lie where hardly any draw does. Draws from few
+    units vary too little, so the percentiles are expanded to match a t interval (Hesterberg 2015, "What Teachers Should
+    Know About the Bootstrap", 5.3).
 
     Args:
-        units: how many independent ones were drawn from, where they may be few; a single one tells nothing of others,
-            and its interval is the value alone.
+        value: the statistic of the sample.
+        draws: its bootstrap distribution.
+        units: number of independent units drawn from, if it may be small; with a single unit, whose draws are all
+            equal, the interval is the value itself.
 
     Raises:
-        ValueError: a draw is no number.
+        ValueError: a draw is NaN.
     """
     if np.isnan(draws).any():
         raise ValueError("a resample is not a number")
     tail = (1 - CONFIDENCE) / 2
     if units is not None and units > 1:
-        from scipy.special import stdtrit  # imported here: reports read intervals, and draw none
+        from scipy.special import stdtrit  # imported here, since reports only read intervals
 
         tail = NormalDist().cdf(float(stdtrit(units - 1, tail)) * math.sqrt(units / (units - 1)))
     low, high = np.quantile(draws, [tail, 1 - tail])
@@ -249,11 +256,14 @@ def around(value: float, draws: NDArray[np.float64], units: int | None = None) -
 
 
 def p_value_of_draws(share: float, resamples: int, units: int) -> float:
-    """The two-sided p value of a bootstrap in which the smaller tail holds a `share` of the resamples: of few units it
-    is larger than twice that share, as the interval of `around` is wider. 1 of a single one."""
+    """Return the two-sided p value of a bootstrap whose smaller tail contains a `share` of the resamples.
+
+    For few units it is larger than twice that share, consistent with the wider interval of `around`; 1 for a single
+    unit.
+    """
     if units < 2:
         return 1.0
-    # No share of so many resamples proves a smaller one than this.
+    # A finite number of resamples cannot support a smaller tail probability.
     tail = (share * resamples + 1) / (resamples + 1)
     if tail >= 0.5:
         return 1.0

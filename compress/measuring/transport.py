@@ -1,4 +1,4 @@
-"""How jobs get to where they run, and their results back: into child processes here, or onto a device."""
+"""Transports that run jobs in child processes on this machine or on a device, and return their results."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from compress.targets.ssh.device import Failed, SshDevice
 
 
 class Transport(Protocol):
-    """Runs jobs at the same time, each in a process of its own."""
+    """Runs jobs in parallel, each in its own process."""
 
     def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
-        """Do jobs, whose files lie on this machine; their results in order.
+        """Run jobs whose files are on this machine; return their results in order.
 
         Raises:
             TargetError: a job failed.
@@ -36,7 +36,7 @@ class Transport(Protocol):
 
 
 class Here:
-    """Child processes of this one; job and result files lie in `folder`. `allow_code`: of torch models."""
+    """Runs jobs in child processes; job and result files are in `folder`. `allow_code` lets torch models run code."""
 
     def __init__(
         self, folder: Path, runtime: str, threads: int, where: str, *, allow_code: bool = False
@@ -48,7 +48,7 @@ class Here:
         self._where = where
 
     def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
-        """Write the jobs, do them, read their results."""
+        """Write the jobs, run them and read their results."""
         made, commands = [], []
         for body, purpose in zip(bodies, purposes, strict=True):
             stem = f"job{len(list(self._folder.glob('job*.json')))}"
@@ -64,7 +64,7 @@ class Here:
         return [self._checked(*each) for each in zip(bodies, made, purposes, strict=True)]
 
     def _checked(self, body: Mapping[str, Any], file: Path, purpose: str) -> dict[str, Any]:
-        """A job's result, once it is what such a job makes."""
+        """Read and validate the result of a job."""
         try:
             result = read_mapping(file, error=TargetError)
         except FileNotFoundError:
@@ -76,7 +76,7 @@ class Here:
 
 
 class Elsewhere:
-    """Child processes on a device, in the same environment; what the jobs read is sent there, once a session.
+    """Runs jobs in child processes on a device, in the same environment; input files are sent once per session.
 
     Raises:
         TargetError: the device cannot be reached.
@@ -88,7 +88,7 @@ class Elsewhere:
         device.begin()
 
     def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
-        """Send what the jobs read, do them there, check and fetch what they made."""
+        """Send the input files, run the jobs on the device, validate and fetch their results."""
         device, doing = self._device, " and ".join(dict.fromkeys(purposes))
         moved = [relocated(body, self._send, f"outputs{number}.npy") for number, body in enumerate(bodies)]
         request = {
@@ -104,7 +104,7 @@ class Elsewhere:
         return [self._received(*each) for each in zip(bodies, moved, answer, purposes, strict=True)]
 
     def _send(self, path: str) -> str:
-        """A file with the external data and the `task.json` beside it, or the folder of a tokenizer; where it is on the
+        """Send a file with its external data and `task.json`, or the folder of a tokenizer; return its path on the
         device."""
         there = Path(path)
         if there.is_dir():
@@ -118,7 +118,7 @@ class Elsewhere:
     def _received(
         self, body: Mapping[str, Any], moved: Mapping[str, Any], text: str, doing: str
     ) -> dict[str, Any]:
-        """A job's result, and its outputs in the file that the job names, once they are what such a job makes."""
+        """Parse and validate the result of a job, and fetch its outputs to the file that the job names."""
         try:
             result = parse_json(text, doing, error=TargetError)
         except TargetError as error:
@@ -130,7 +130,7 @@ class Elsewhere:
             self._device.take(moved["outputs"], Path(body["outputs"]), doing, largest)
             fault = output_fault(body, result)
             if fault is not None:
-                # Of the model as likely as of the device: it may overflow on that processor.
+                # Not necessarily a fault of the device: the model may overflow on its processor.
                 raise TargetError(
                     f"{doing} gave {plain(fault)}", where=self._device.label, code="device-answer"
                 )
@@ -139,12 +139,12 @@ class Elsewhere:
 
 
 def relocated(body: Mapping[str, Any], sent: Callable[[str], str], outputs: str) -> dict[str, Any]:
-    """A job as the device is given it.
+    """Return a job with its paths replaced by those on the device.
 
     Args:
-        body: a job, with paths of this machine.
-        sent: takes a path of something the job reads, and says where that is on the device.
-        outputs: where the job writes its outputs there, if it does.
+        body: a job with paths of this machine.
+        sent: sends an input of the job and returns its path on the device.
+        outputs: path of the job's outputs on the device, if it writes any.
     """
     moved = dict(body)
     for key in ("model", "feeds", "scorer"):

@@ -1,4 +1,4 @@
-"""Compares variants of one model on validation examples, so that a pass can pick one by measuring."""
+"""Comparison of variants of a model on validation examples, for passes that choose by measuring."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Answers, Task, Truth
 
 TIMED = MeasureSpec(examples=50, min_seconds=1.0, min_rounds=12)
-"""How the variants are timed, for each variant."""
+"""Settings for timing each variant."""
 SCORED = 1000
-"""Examples scored, at most."""
+"""Maximum number of scored examples."""
 PROCESSES = 2
 _FOLDER = "compress-variants-"
 
 
 class Variant(NamedTuple):
-    """Of one variant: its score (larger is better), its median milliseconds an example, and whether other processes
-    disturbed the timing beyond use."""
+    """Result of a variant: its score (larger is better), its median milliseconds per example, and whether the timing is
+    unusable because of other processes."""
 
     score: float
     p50_ms: float
@@ -41,15 +41,16 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Contest:
-    """What variants of one model are compared on, and where.
+    """Setup for comparing variants of a model: examples and target.
 
     Args:
         inputs: encoded validation examples, the same for all variants.
-        truth: what they are scored against; of pairs, whole ones are taken.
-        target: where they are scored and timed, one example at a time.
-        seed: of the choice of examples, where there are more than are needed.
-        reference: the ONNX file of the model that the variants stand for; its outputs become the reference of
-            `truth`, for tasks that compare with one.
+        truth: what outputs are scored against; pairs are sampled as a whole.
+        task: the task that scores outputs.
+        target: target for scoring and timing, one example at a time.
+        seed: seed for sampling examples if there are more than needed.
+        reference: ONNX file of the model that the variants replace; its outputs become the reference of `truth`, for
+            tasks that compare with one.
     """
 
     inputs: Inputs
@@ -60,7 +61,7 @@ class Contest:
     reference: Path | None = None
 
     def compare(self, paths: Mapping[str, Path]) -> dict[str, Variant]:
-        """Score and time ONNX files by name; in child processes, timed in turns.
+        """Score ONNX files and time them in alternation, in child processes; return results by name.
 
         Raises:
             TargetError: a variant cannot be run, or the device of the target is lost.
@@ -73,7 +74,7 @@ class Contest:
         return {path: Variant(score, ms, times.disturbed) for path, score, ms in found}
 
     def scores(self, paths: Mapping[str, Path]) -> dict[str, float]:
-        """The scores of `compare` alone: nothing is timed.
+        """Score ONNX files as in `compare`, without timing them.
 
         Raises:
             TargetError: a variant cannot be run, or the device of the target is lost.
@@ -84,7 +85,7 @@ class Contest:
 
     def _scores(self, jobs: JobFolder, paths: Sequence[Path]) -> list[float]:
         chosen, truth = scored_sample(self.inputs, self.truth, self.seed)
-        # A device may be small: there one process at a time.
+        # Remote devices may be small, so they run one process at a time.
         together = core_count() // self.target.spec.threads if self.target.device is None else 1
         if self.reference is not None:
             (outputs,) = _outputs(jobs, [self.reference], self.inputs, chosen, 1)
@@ -101,8 +102,10 @@ class Contest:
 def variant_outputs(
     files: Sequence[Path], inputs: Inputs, chosen: NDArray[np.int64], threads: int
 ) -> list[NDArray[np.float32]]:
-    """What ONNX files put out on some of the inputs, (len(chosen), ...) each, longer outputs beside shorter ones with
-    zeros after their end; in child processes on this machine's CPU.
+    """Compute the outputs of ONNX files for some of the inputs, in child processes on this machine's CPU.
+
+    Returns:
+        For each file an array (len(chosen), ...), with shorter outputs zero-padded to the longest.
 
     Raises:
         TargetError: a file cannot be run.
@@ -115,7 +118,7 @@ def variant_outputs(
 def variant_answers(
     file: Path, inputs: Inputs, chosen: NDArray[np.int64], task: Task, threads: int
 ) -> Answers:
-    """What the task keeps of what an ONNX file puts out on some of the inputs, as `variant_outputs` runs it.
+    """Compute the task's reduced outputs of an ONNX file for some of the inputs, run as in `variant_outputs`.
 
     Raises:
         TargetError: the file cannot be run.
@@ -129,7 +132,7 @@ def variant_answers(
 
 
 def variant_ms(file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int) -> Timed:
-    """The median time an example of one ONNX file on a target in milliseconds; in child processes.
+    """Time an ONNX file on a target, in child processes; the median milliseconds per example.
 
     Raises:
         TargetError: the file cannot be run, or the device of the target is lost.
@@ -152,14 +155,14 @@ def _outputs(
 
 
 def _in_turn(jobs: JobFolder, made: Sequence[Job], together: int) -> None:
-    """So many jobs at a time, at least one."""
+    """Run jobs, at most `together` in parallel, but at least one."""
     together = max(1, together)
     for start in range(0, len(made), together):
         jobs.run(*made[start : start + together])
 
 
 def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int) -> Timed:
-    """The median milliseconds an example of each file, all timed in turns."""
+    """Time files in alternation; the median milliseconds per example of each."""
     scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [1], [])[0]
     feeds = jobs.feeds("timed", scenario.batches(inputs))
     spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(files)})
@@ -168,8 +171,10 @@ def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int) ->
 
 
 def scored_sample(inputs: Inputs, truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:
-    """The rows of encoded examples that are scored, at most `SCORED`, and what they are scored against: of a long text
-    a row is a window; pairs stay whole."""
+    """Sample at most `SCORED` rows of encoded examples to score; return their indices and the truth for them.
+
+    A row of a long text is a window; pairs stay together.
+    """
     if truth.scores is None:
         chosen = np.sort(sample_indices(len(inputs), SCORED, seed))
         return chosen, truth.take(by_row(np.arange(len(truth.labels)), inputs)[chosen])

@@ -1,7 +1,7 @@
-"""What other processes did to timings: which rounds count, and whether a timing may be believed.
+"""Interference of other processes with timings: which rounds count, and whether a timing is reliable.
 
-The kernel counts for each thread how long it waited for a core (`runner.CoreWaits`). A round in which the threads
-waited is left out; where too many rounds are such, also after they were taken again, the timing is disturbed.
+The kernel counts how long each thread waited for a core (`runner.CoreWaits`). Rounds in which threads waited are left
+out; if there are too many of them, even after repeating them, the timing is disturbed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from compress.measuring.protocol import STOLEN
 from compress.runtimes import runner
 
 Result = Mapping[str, Any]
-"""What a latency job of the runner gives."""
+"""Result of a latency job of the runner."""
 
 
 def is_disturbed(result: Result, scenario: int) -> bool:
-    """Whether one process of a timing had too few rounds that nothing disturbed; False where that is not known."""
+    """Whether a process of a timing had too few undisturbed rounds or too much stolen time; False if unknown."""
     timed = result["scenarios"][scenario]
     clean = _clean(timed)
     if clean is None:
@@ -31,7 +31,7 @@ def is_disturbed(result: Result, scenario: int) -> bool:
 
 
 def chosen_while_disturbed(what: str, place: str) -> str:
-    """What a pass says that chose by a disturbed timing."""
+    """Return the warning of a pass that chose by a disturbed timing."""
     return (
         f"{what}: other processes kept the cores of {place} busy while it timed its candidates; on a quiet machine "
         "it may choose differently"
@@ -44,18 +44,19 @@ def any_disturbed(results: Sequence[Result]) -> bool:
 
 
 def counted(result: Result, scenario: int, models: Sequence[int]) -> NDArray[np.bool_]:
-    """Which rounds count: those in which none of `models` was disturbed; all where too few are, or nobody knows."""
+    """Return the mask of rounds in which none of `models` was disturbed; all rounds if the timing is disturbed, nothing
+    is known, or there are no such rounds."""
     timed = result["scenarios"][scenario]
     clean = _clean(timed)
     if clean is None or is_disturbed(result, scenario):
         return np.ones(len(timed["samples_ns"][models[0]]), np.bool_)
     chosen = np.asarray(clean[list(models)].all(axis=0), np.bool_)
-    # Each model has enough, but perhaps never in the same rounds.
+    # Each model has enough undisturbed rounds, but possibly none in common.
     return chosen if chosen.any() else np.ones_like(chosen)
 
 
 def disturbance(results: Sequence[Result], scenario: int) -> Disturbance:
-    """What is recorded of a pair of models, the baseline first, over the processes that shared its timing."""
+    """Build the record for a pair of models, baseline first, over the processes that shared its timing."""
     timed = [result["scenarios"][scenario] for result in results]
     known = all(one.get("waited_ns") is not None for one in timed)
     shares: list[float | None] = [None, None]
@@ -79,7 +80,7 @@ def disturbance(results: Sequence[Result], scenario: int) -> Disturbance:
 
 
 def _clean(timed: Mapping[str, Any]) -> NDArray[np.bool_] | None:
-    """(models, rounds): which timings nothing disturbed; None where that is not known."""
+    """Return the mask of undisturbed timings (models, rounds); None if unknown."""
     if timed.get("waited_ns") is None:
         return None
     clean: NDArray[np.bool_] = runner.clean_rounds(timed["samples_ns"], timed["waited_ns"])
@@ -92,7 +93,7 @@ def _waited_share(timed: Sequence[Mapping[str, Any]], model: int) -> float:
 
 
 def _mean(timed: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """A share of the time, over all processes; None where one does not know it."""
+    """Return the mean of a machine-wide value over all processes; None if one of them lacks it."""
     found = [value for one in timed if (value := _of_machine(one, name)) is not None]
     return sum(found) / len(found) if len(found) == len(timed) else None
 

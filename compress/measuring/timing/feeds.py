@@ -1,4 +1,4 @@
-"""Which examples are timed, and how they are grouped into batches."""
+"""Selection of the timed examples and their grouping into batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from compress.core.units import MIB
 from compress.encoding.inputs import Batch, Inputs
 
 PART_BYTES = 256 * MIB
-"""Inputs that are held at once while a model is scored."""
+"""Maximum bytes of inputs that are held at once while a model is scored."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One thing to time: examples (batches, batch_size) of the sample, at real lengths or at a fixed one."""
+    """A workload to time: indices of examples (batches, batch_size), at real lengths or at a fixed one."""
 
     batch_size: int
     length: int | None
@@ -25,37 +25,37 @@ class Scenario:
 
     @property
     def lengths(self) -> str:
-        """`real` or `fixed:128`, as records name it."""
+        """Name of the lengths in records: `real` or, for example, `fixed:128`."""
         return "real" if self.length is None else f"fixed:{self.length}"
 
     def batches(self, inputs: Inputs) -> list[Batch]:
-        """The batches for a model whose encoding of all examples is `inputs`."""
+        """Build the batches for a model whose encoding of all examples is `inputs`."""
         if self.length is None:
             return [inputs.batch(row) for row in self.indices]
         return [fixed_batch(inputs, row, self.length) for row in self.indices]
 
     def mean_length(self, inputs: Inputs) -> float:
-        """Mean length of the examples, padding left out."""
+        """Return the mean length of the examples without padding."""
         return float(inputs.lengths[self.indices].mean()) if self.length is None else float(self.length)
 
 
 Workloads = Callable[[NDArray[np.int64], Sequence[int], Sequence[int]], Sequence[Scenario]]
-"""What is timed of a task: from the drawn examples, the batch sizes and the fixed lengths that a target asks for.
-Records name each by its batch size and `lengths`; the first one is what flat keys and budgets mean."""
+"""Builds the workloads of a task from the sampled examples and the target's batch sizes and fixed lengths. Records
+identify a workload by batch size and `lengths`; flat keys and budgets refer to the first one."""
 
 
 def sample_indices(n: int, count: int, seed: int) -> NDArray[np.int64]:
-    """`count` of `n` examples without repeats, or all of them in random order where there are fewer."""
+    """Sample `count` of `n` indices without replacement, or all in random order if there are fewer."""
     return np.random.default_rng(seed).permutation(n)[:count].astype(np.int64)
 
 
 def scenarios(
     indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Sequence[int]
 ) -> list[Scenario]:
-    """Every batch size at real lengths, then every batch size at each fixed length.
+    """Return a scenario for every batch size at real lengths, then for every batch size at each fixed length.
 
-    Batches take the examples in the order they were drawn; a last, smaller one is left out. Fewer examples
-    than one batch are repeated to fill it.
+    Batches take the examples in the given order and drop a smaller last batch. If there are fewer examples than one
+    batch, they are repeated to fill it.
     """
     made = []
     for length in (None, *lengths):
@@ -66,7 +66,7 @@ def scenarios(
 
 
 def fixed_batch(inputs: Inputs, indices: Sequence[int] | NDArray[np.int64], length: int) -> Batch:
-    """Examples made exactly `length` long without padding: repeated from their start, or cut.
+    """Build a batch of examples with exactly `length` tokens each, without padding, by repeating or truncating them.
 
     Returns:
         int64 (len(indices), length) for each input.
@@ -79,14 +79,14 @@ def fixed_batch(inputs: Inputs, indices: Sequence[int] | NDArray[np.int64], leng
 
 
 def in_order(inputs: Inputs, batch_size: int) -> Iterator[Batch]:
-    """All examples in their order, `batch_size` at a time; the last batch may be smaller."""
+    """Yield all examples in order, in batches of `batch_size`; the last one may be smaller."""
     every = np.arange(len(inputs))
     for start in range(0, len(inputs), batch_size):
         yield inputs.batch(every[start : start + batch_size])
 
 
 def parts(batches: Iterable[Batch], most_bytes: int = PART_BYTES) -> Iterator[list[Batch]]:
-    """Batches in lists that stay below `most_bytes`, one batch at least each: what is held in memory at once."""
+    """Group batches into lists of at most `most_bytes`, but at least one batch, to limit memory."""
     part: list[Batch] = []
     room = most_bytes
     for batch in batches:

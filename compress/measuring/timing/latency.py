@@ -1,4 +1,4 @@
-"""Timing a model in turns with the baseline, in several processes, and what the times say."""
+"""Timing of a model in alternation with the baseline, in several processes, and evaluation of the times."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from compress.measuring.timing.feeds import Scenario
 from compress.profile.schema import MeasureSpec
 
 UNDISTURBED = 5
-"""Percentile of the rounds of an input. With neighbours on the machine, the lower quartile of a model whose weights
-fill the caches was up to 1.5 times this; of a small model it was not."""
+"""Percentile of the rounds of an input that is taken as its undisturbed time. With other load on the machine, the lower
+quartile was up to 1.5 times this for a model whose weights fill the caches, unlike for a small model."""
 
 
 class Timed(NamedTuple):
-    """Milliseconds a batch of several models, and whether other processes disturbed the timing beyond use."""
+    """Milliseconds per batch of several models, and whether the timing is unusable because of other processes."""
 
     ms: tuple[float, ...]
     disturbed: bool
@@ -39,21 +39,21 @@ def latency_jobs(
     *,
     processes: int,
 ) -> Iterator[Job]:
-    """The jobs that time models in turns, to be done one after another.
+    """Yield the jobs that time models in alternation, to be run one after another.
 
     Args:
-        models: paths of what is timed, the baseline first.
-        feeds: for each scenario the batches of each model.
-        spec: its time and rounds are shared by the processes.
-        tokenization: the folder of a tokenizer and the texts to time, for the first process.
-        processes: how many.
+        models: paths of the models, the baseline first.
+        feeds: for each scenario, the path of the batches of each model.
+        spec: settings; time and rounds are divided among the processes.
+        tokenization: folder of a tokenizer and the texts to time, for the first process.
+        processes: number of processes.
     """
     order = list(range(len(models)))
     for which in range(processes):
         body = {
             "kind": "latency",
             "models": list(models),
-            # What is loaded last tends to be faster when there are several threads: each takes its turn.
+            # With several threads the model loaded last tends to be faster, so the order rotates.
             "load_order": [*order[which % len(order) :], *order[: which % len(order)]],
             "scenarios": [{"feeds": list(paths)} for paths in feeds],
             "seconds": spec.min_seconds / processes,
@@ -73,10 +73,12 @@ def timed(
     processes: int,
     patient: bool = True,
 ) -> list[dict[str, Any]]:
-    """The results of `latency_jobs`, done one after another.
+    """Run `latency_jobs` one after another and return their results.
 
     Args:
-        patient: time again what was disturbed.
+        jobs: runs the jobs.
+        models: as in `latency_jobs`, like `feeds`, `spec` and `processes`.
+        patient: repeat disturbed rounds.
 
     Raises:
         TargetError: a model cannot be run.
@@ -85,9 +87,9 @@ def timed(
 
 
 def in_patience(jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True) -> Iterator[dict[str, Any]]:
-    """Do the jobs of one timing one after another; what is disturbed is taken again while the run has patience.
+    """Run the jobs of one timing one after another, repeating disturbed rounds within the run's patience.
 
-    Where one process stayed disturbed, so is the timing: the others are not waited for.
+    Once a process stays disturbed, the whole timing is, so later ones repeat nothing.
 
     Raises:
         TargetError: a model cannot be run.
@@ -103,13 +105,17 @@ def in_patience(jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True
 def timed_apart(
     jobs: JobFolder, models: Sequence[str], feeds: str, spec: MeasureSpec, *, processes: int
 ) -> list[list[dict[str, Any]]]:
-    """For each model the results of processes that run nothing else; the processes of all take turns.
+    """Time each model in separate processes, in alternation, and return the results for each model.
 
-    As a model runs where it is deployed alone: in one process with another, a large one keeps finding its weights
-    driven out of the caches, and a small one does not.
+    This is how a model runs when it is deployed alone: sharing a process with another model evicts the weights of a
+    large model from the caches, but not those of a small one.
 
     Args:
-        feeds: batches for all of them; `spec` is how long each is timed.
+        jobs: runs the jobs.
+        models: paths of the models.
+        feeds: path of the batches, the same for all models.
+        spec: time and rounds for each model.
+        processes: number of processes for each model.
 
     Raises:
         TargetError: a model cannot be run.
@@ -125,7 +131,7 @@ def timed_apart(
 def undisturbed_apart(
     jobs: JobFolder, files: Sequence[Path], batches: Sequence[Batch], spec: MeasureSpec, *, processes: int
 ) -> Timed:
-    """Milliseconds a batch of ONNX files on the same batches, each as it runs alone (see `undisturbed_ms`).
+    """Time ONNX files on the same batches in separate processes; milliseconds per batch as in `undisturbed_ms`.
 
     Raises:
         TargetError: a file cannot be run.
@@ -139,7 +145,7 @@ def undisturbed_apart(
 def latency_row(
     scenario: Scenario, results: Sequence[dict[str, Any]], row: int, mean_tokens: float, seed: int
 ) -> Latency:
-    """The row of scenario `row` in the results of the processes that timed the baseline and a model."""
+    """Build the record of scenario number `row` from the results of the processes that timed baseline and model."""
     kept = [counted(result, row, (0, 1)) for result in results]
     samples = [
         [milliseconds(result, row, which)[mask] for result, mask in zip(results, kept, strict=True)]
@@ -155,13 +161,14 @@ def latency_record(
     seed: int,
     disturbed_by: Disturbance | None = None,
 ) -> Latency:
-    """One row of timings.
+    """Build the record of a timing.
 
     Args:
-        samples: for the baseline and for the model, for each process, milliseconds of each round that counts.
+        scenario: the timed workload.
+        samples: for the baseline and the model, for each process, milliseconds of each round that counts.
         mean_tokens: mean length of the examples.
-        seed: of the bootstrap.
-        disturbed_by: what else the machine did.
+        seed: seed of the bootstrap.
+        disturbed_by: interference by other processes.
     """
     baseline, model = ([np.round(group, 4) for group in groups] for groups in samples)
     p50, speedup = bootstrap_medians(baseline, model, seed)
@@ -188,7 +195,7 @@ def latency_record(
 
 
 def speed_verdict(speedup: Interval) -> Literal["faster", "slower", "no difference"]:
-    """What an interval of a ratio of latencies says: a difference exceeds `RESOLUTION` at both ends."""
+    """Return the verdict on a speedup; there is a difference if the whole interval exceeds `RESOLUTION`."""
     if speedup.low > 1 + RESOLUTION:
         return "faster"
     if speedup.high < 1 / (1 + RESOLUTION):
@@ -197,12 +204,15 @@ def speed_verdict(speedup: Interval) -> Literal["faster", "slower", "no differen
 
 
 def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
-    """The time of a model where nothing else disturbs it: of each input the 5th percentile over all processes, and the
-    median of the inputs. For comparing what was timed apart on a machine that does other things too; reports say what
-    was measured, disturbances included.
+    """Estimate the undisturbed time of a model: the 5th percentile of each input over all processes, then the median
+    over the inputs.
+
+    For comparing models that were timed separately on a machine with other load; reports contain the measured times
+    instead.
 
     Args:
-        results: of the processes that shared one latency job with one scenario.
+        results: results of the processes that shared one latency job with one scenario.
+        model: index of the model in the job.
     """
     kept = [counted(result, 0, (model,)) for result in results]
     times, inputs = (
@@ -216,11 +226,11 @@ def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
 
 
 def median_ms(results: Sequence[dict[str, Any]], model: int) -> float:
-    """The median of the rounds that count of a model, in the one scenario that processes shared."""
+    """Return the median of a model's counted rounds, for latency jobs with one scenario."""
     times = [milliseconds(result, 0, model)[counted(result, 0, (model,))] for result in results]
     return float(np.median(np.concatenate(times)))
 
 
 def milliseconds(result: dict[str, Any], scenario: int, model: int) -> NDArray[np.float64]:
-    """The times of one model in one scenario of a latency job's result."""
+    """Return the times of one model in one scenario of a latency job's result, in milliseconds."""
     return np.asarray(result["scenarios"][scenario]["samples_ns"][model], dtype=np.float64) / NS_PER_MS
