@@ -1,6 +1,6 @@
-"""What the command line does, as functions: they return what it would show, and raise what it would say.
+"""Python API of the command line: functions return what a command would show and raise what it would report.
 
-Heavy libraries are imported when a function needs them, so that `import compress` costs nothing.
+Heavy libraries are imported when a function needs them, so that `import compress` is fast.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Run:
-    """A run, or a measured model, with its directory `runs/<id>/`; in a notebook it shows its report."""
+    """A run or a measured model, with its directory `runs/<id>/`; notebooks show its report."""
 
     record: RunRecord
     path: Path
@@ -38,26 +38,26 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`ok`, `budget_missed` or `not_judged`; `failed`, `interrupted` or `running` where it did not end well."""
+        """`ok`, `budget_missed` or `not_judged`; `failed`, `interrupted` or `running` if it did not complete."""
         return self.record.status
 
     @property
     def rows(self) -> pd.DataFrame:
-        """One row a step, the baseline first and what is deployed last, with the columns of `rows.csv`."""
+        """One row per step, from the baseline to the deployed model, with the columns of `rows.csv`."""
         from compress.reporting.data.frame import rows
 
         return rows(self.record)
 
     @property
     def bundle(self) -> Path | None:
-        """The folder to deploy; None where nothing was exported."""
+        """The folder to deploy; None if nothing was exported."""
         from compress.store.runs import BUNDLE
 
         folder = self.path / BUNDLE
         return folder if folder.is_dir() else None
 
     def _repr_html_(self) -> str:
-        # Here, for its table of entities is most of what `import compress` would take.
+        # Imported here, since its table of entities would dominate the time of `import compress`.
         from html import escape
 
         from compress.reporting.render.html import html as page
@@ -82,10 +82,10 @@ def load_profile(profile: StrPath, assignments: Sequence[str] = ()) -> LoadedPro
 
 
 def validate(profile: StrPath, assignments: Sequence[str] = ()) -> Examined:
-    """Check a profile and every source it names that lies on this machine: the faults, and what was looked at.
+    """Check a profile and every source it names that is on this machine; return the faults and what was checked.
 
     Raises:
-        ProfileError: the file is no YAML that can be read.
+        ProfileError: the file is not readable YAML.
     """
     from compress.engine.examining import examine
 
@@ -93,7 +93,7 @@ def validate(profile: StrPath, assignments: Sequence[str] = ()) -> Examined:
 
 
 def plan(profile: StrPath | LoadedProfile, assignments: Sequence[str] = ()) -> list[PlanRow]:
-    """The steps of a profile in their order, and for each whether it is cached and, if not, why.
+    """Return the steps of a profile in order, and for each whether it is cached and, if not, why.
 
     Raises:
         ProfileError: every fault of the profile.
@@ -112,18 +112,21 @@ def run(
     on_row: Callable[[RunRecord, StepRecord], None] | None = None,
     was_interrupted: Callable[[], bool] = lambda: False,
 ) -> Run:
-    """Run a profile: its passes, the measuring after each, the report, the bundle. A missed budget is a status.
+    """Run a profile: its passes with the measurements after each, the report, the bundle.
 
-    Runs and reports are written into the working folder; what an earlier run of the same plan made is taken over.
+    Runs and reports are written to the working folder; results of earlier runs of the same steps are reused. A missed
+    budget does not raise; it is a status of the run.
 
     Args:
+        profile: the file or the loaded profile.
+        assignments: `path=value` overrides, as `--set` takes them.
         allow_code: whether the Python code that the profile names may run.
         quiet: show no progress.
         on_row: called with each finished row.
-        was_interrupted: whether the user asked to stop, where that is not told by a KeyboardInterrupt.
+        was_interrupted: returns whether the user asked to stop, if that is not signaled by a KeyboardInterrupt.
 
     Raises:
-        CompressError: the profile has faults, or a step failed; the run's directory and report say which and why.
+        CompressError: the profile has faults, or a step failed; the run's directory and report contain the details.
     """
     from compress.core.errors import CompressError
     from compress.engine.resolve import resolve_job
@@ -139,8 +142,8 @@ def run(
             job, Cache.default(), Path.cwd(), progress, on_row or _nothing, was_interrupted
         )
     except Exception as error:
-        # Where the disk is full there is no space for a report either, and records of before may be damaged: the error
-        # is told all the same.
+        # On a full disk there is no space for a report either, and old records may be damaged: raise the original error
+        # in any case.
         with suppress(OSError, CompressError):
             _report_failed(error, job.run_id)
         raise
@@ -148,13 +151,13 @@ def run(
 
 
 def load_run(name: StrPath) -> Run:
-    """A run of the working folder.
+    """Load a run of the working folder.
 
     Args:
-        name: its id, its folder, or the name of a profile, whose last run is taken.
+        name: its id, its folder, or the name of a profile, for its newest run.
 
     Raises:
-        UsageError: there is no such run, or its records cannot be understood.
+        UsageError: there is no such run, or its records cannot be read.
     """
     from compress.store.runs import RUNS, find_run
 
@@ -166,11 +169,11 @@ def report(run: Run | StrPath, out: StrPath | None = None) -> ReportPaths:
     """Write the report of a run (again): HTML, Markdown, CSV and JSON.
 
     Args:
-        run: a run, or what names one for `load_run`.
-        out: the folder; `reports/<profile>/` of the working folder if unset.
+        run: a run, or its name as in `load_run`.
+        out: the folder; `reports/<profile>/` in the working folder if unset.
 
     Raises:
-        UsageError: there is no such run, or its records cannot be understood.
+        UsageError: there is no such run, or its records cannot be read.
     """
     from compress.core.disk.reading import understood
     from compress.core.errors import UsageError
@@ -201,26 +204,28 @@ def measure(
     quiet: bool = False,
     on_row: Callable[[RunRecord, StepRecord], None] | None = None,
 ) -> Run:
-    """Measure an ONNX model, ours or not, by the protocol of a run: accuracy, latency, memory, size.
+    """Measure any ONNX model with the protocol of a run: accuracy, latency, memory, size.
 
     Args:
-        model: an ONNX file, or the folder of a bundle or an artifact; `baseline`, which it is compared with, too.
+        model: an ONNX file, or the folder of a bundle or an artifact.
         data: as `data.path` of a profile; its test split is used.
-        profile: where task, data, seed, targets and `measure` are taken from.
-        task: unset: what the model's `task.json` says.
+        profile: profile to take task, data, seed, targets and `measure` from.
+        task: the task; taken from the model's `task.json` if unset.
         targets: as in a profile.
-        tokenizer: folder with the `tokenizer.json` of a model that has none beside it; `task_json` alike.
-        labels: what the outputs stand for, in order.
-        inputs: what the model calls an input, by our name (`input_ids`).
-        output: the output to read; unset: the first.
-        name: what the run is called; unset: after the file.
-        assignments: `path=value`, as `data.text_column=review`.
-        allow_code: let the Python code that the data names run, which judges answers.
+        baseline: the model to compare with, in the same forms as `model`; the model itself if unset.
+        tokenizer: folder with the `tokenizer.json`, if the model has none beside it.
+        task_json: folder with the `task.json`, if the model has none beside it.
+        labels: names of the outputs, in order.
+        inputs: the model's name of an input, by the standard name (`input_ids`).
+        output: the output to read; the first if unset.
+        name: name of the run; derived from the file if unset.
+        assignments: `path=value` overrides, such as `data.text_column=review`.
+        allow_code: whether the Python code that the data names for judging answers may run.
         quiet: show no progress.
         on_row: called with each finished row.
 
     Raises:
-        UsageError, ProfileError: it is not said on what to measure, or wrongly.
+        UsageError, ProfileError: the settings of the measurement are missing or wrong.
         DataError, ModelError, TargetError: something cannot be used as declared.
     """
     from compress.engine.foreign.measuring import measure_files
@@ -256,7 +261,8 @@ def verify(bundle: StrPath, *, allow_code: bool = False) -> Verification:
     """Check every hash of a bundle and run its golden examples in a clean process.
 
     Args:
-        allow_code: run the bundle's code also where it is none of ours.
+        bundle: the folder of the bundle.
+        allow_code: run the bundle's code even if it is not compress's own.
     """
     from compress.bundles.verify import verify_bundle
 
@@ -264,18 +270,18 @@ def verify(bundle: StrPath, *, allow_code: bool = False) -> Verification:
 
 
 def load_model(folder: StrPath, *, allow_code: bool = False) -> nn.Module:
-    """The model of a folder with `model.safetensors`, in float32 and eval mode, ready to predict or to train on.
+    """Load the model of a folder with `model.safetensors`, in float32 and eval mode, for inference or further training.
 
-    It reads any torch-form folder that `compress` wrote, also of a model that is pruned or factored in ways that its
-    config cannot say, where `from_pretrained` of transformers does not serve.
+    Reads any torch-form folder that `compress` wrote, including models that are pruned or factored in ways that a
+    config cannot express, which `from_pretrained` of transformers cannot load.
 
     Args:
-        folder: an artifact of a pass: `config.json` or `module.json`, and `structure.json` where the model is pruned or
+        folder: an artifact of a pass: `config.json` or `module.json`, and `structure.json` if the model is pruned or
             factored.
         allow_code: whether the Python code that a `module.json` of the folder names may run.
 
     Raises:
-        UsageError: the model is made by code, and that is not allowed.
+        UsageError: the model is built by code, which is not allowed.
         ModelError: a file is missing or damaged, or a weight does not fit.
     """
     from compress.models.io.checkpoints import load_model as load
@@ -306,11 +312,11 @@ def _progress(quiet: bool) -> Progress:
 
 
 def _nothing(run: RunRecord, record: StepRecord) -> None:
-    """Nobody asked for the rows."""
+    """Default of `on_row`."""
 
 
 def _report_failed(error: Exception, run_id: str) -> None:
-    """A failed run has a report too: the steps that were done, and the error."""
+    """Write the report of a failed run, with its finished steps and the error."""
     from compress.core.errors import RunInterrupted
     from compress.store.runs import RUNS, RunStore
 

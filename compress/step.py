@@ -1,4 +1,4 @@
-"""What a step is given and what it gives back: the contract between the engine and the passes."""
+"""Inputs and results of a step: the contract between the engine and the passes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 
 @dataclass(frozen=True)
 class StepContext:
-    """Everything a step may look at.
+    """Everything that a step may access.
 
-    `inputs` are sealed artifacts by role: `model` (what the pass changes), `teacher` (the fine-tuned teacher, for
-    distillation and recovery). `data` holds the training and validation splits only: the test split cannot be
-    reached from a pass. `out` is an empty directory to fill; the engine seals it. `work` survives a kill: it holds
-    checkpoints and cached logits, and what stands in it may be half-written unless it was renamed into place.
-    `timing_target` is where a pass times and compares what it chooses between. `shared` is a folder of the cache where
-    what teachers say is kept for all steps and runs. `base` is the profile's folder, and `allow_code` says whether the
-    user allows code that the profile names; both matter to model sources only.
+    `inputs` are sealed artifacts by role: `model` (the model that the pass changes), `teacher` (the fine-tuned teacher,
+    for distillation and recovery). `data` contains the training and validation splits only: the test split cannot be
+    reached from a pass. `out` is an empty directory to fill; the engine seals it. `work` survives a kill: it contains
+    checkpoints and cached logits, and files in it may be incomplete unless they were renamed into place.
+    `timing_target` is the target on which a pass times the candidates that it chooses between. `shared` is the folder
+    of the cache with teacher outputs for all steps and runs. `base` is the profile's folder, and `allow_code` says
+    whether the user allows code that the profile names; both matter to model sources only.
     """
 
     spec: Spec
@@ -47,16 +47,16 @@ class StepContext:
     allow_code: bool = False
 
     def asked(self, kind: type[AnySpec]) -> AnySpec:
-        """The spec, which is of the class of the step's own pass."""
+        """Return the spec, typed as the spec class of the step's pass."""
         assert isinstance(self.spec, kind)
         return self.spec
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step made: the form of the model in `out`, what it found out, and its training curves.
+    """Result of a step: the form of the model in `out`, recorded facts, and training curves.
 
-    `facts` are plain JSON values and always hold `parameters`.
+    `facts` are JSON values and always contain `parameters`.
     """
 
     form: Form
