@@ -1,4 +1,4 @@
-"""What every section of a profile has in common."""
+"""Base classes of all sections of a profile."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HubName = Annotated[str, AfterValidator(_name_of_the_hub)]
 
 
 class Spec(BaseModel):
-    """A section of a profile: frozen, and a key it does not know is a fault. What a key means stands below it."""
+    """A section of a profile: frozen, rejects unknown keys, and documents each key by the text below its field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 

@@ -65,7 +65,7 @@ class TorchRuntime:
         """
         import torch
 
-        from compress.models.io import checkpoints  # noqa: F401 (its memory is not the model's)
+        from compress.models.io import checkpoints  # noqa: F401 (so that its memory does not count as the model's)
 
         torch.set_num_threads(threads)
         if device == "cuda":

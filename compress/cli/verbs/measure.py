@@ -62,7 +62,7 @@ def measure(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure an ONNX model, ours or not: accuracy, latency, memory, size. MODEL is a file, a bundle or an artifact."""
+    """Measure any ONNX model: accuracy, latency, memory, size. MODEL is a file, a bundle or an artifact."""
     from compress import api
     from compress.core.terminal.console import Terminal
     from compress.reporting.data.frame import contract_text
