@@ -1,4 +1,4 @@
-"""What of a profile quantizing cannot do."""
+"""Profile checks: combinations that quantization does not support."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.tasks.table import task_kind
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
-    """What the task or the model has not, below the pass."""
+    """Yield quantization options that the task or model does not support, as keys below the pass and messages."""
     spec, family = check.spec, check.family
     if isinstance(spec, Int8Spec) and spec.equalize and takes(check.profile) == "texts":
         yield (
@@ -38,7 +38,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
             yield ("cache",), "only language models have a key-value cache; leave it out"
         if spec.rotate:
             yield ("rotate",), "only language models can be rotated; leave it out"
-    # Of other families nothing is said: some have convolutions beside their attention.
+    # Other families pass without a check: some have convolutions beside their attention.
     if isinstance(spec, OnnxSpec) and family in CONVOLUTIONAL:
         yield from _of_convolutions(spec, family)
 

@@ -1,4 +1,4 @@
-"""Tables of embeddings whose rows are kept in few bits and dequantized after they are read."""
+"""Quantize embedding tables; rows are dequantized after the lookup."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from compress.passes.quantize.layers import Table
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 
 LARGEST_BLOCK = {8: 128, 4: 64}
-"""Values of a row that share a scale at most, by bits: fewer levels want scales that fit closer."""
+"""Maximum number of values in a row that share a scale, by bits: fewer levels need finer scales."""
 
 
 def quantize_rows(graph: ir.Graph, table: Table, *, per_channel: bool, bits: int) -> None:
-    """Replace a table: blocks of its rows have scales of their own; 8 bits without `per_channel` one in all.
+    """Quantize a table: one scale per block of a row, or with 8 bits and without `per_channel` a single scale.
 
     Raises:
         ModelError: see `read_blocks`.
@@ -30,16 +30,16 @@ def quantize_rows(graph: ir.Graph, table: Table, *, per_channel: bool, bits: int
 
 
 def table_blocks(rows: Floats, bits: int) -> Blocks:
-    """Rows (rows, width) in symmetric blocks as large as `LARGEST_BLOCK` allows and the width divides into."""
+    """Quantize rows (rows, width) in the largest symmetric blocks up to `LARGEST_BLOCK` that divide the width."""
     block = block_size_for(rows.shape[1], LARGEST_BLOCK[bits])
     return quantize_blocks(rows, block, bits, symmetric=True)
 
 
 def read_blocks(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> None:
-    """`Gather` -> `GatherBlockQuantized` of tables that read one constant, in blocks of 4 or 8 bits.
+    """Replace the `Gather` of tables that share one constant with `GatherBlockQuantized`, in 4- or 8-bit blocks.
 
     Raises:
-        ModelError: rows of an odd width, which two values a byte cannot hold.
+        ModelError: the width is odd, so rows cannot be packed as two 4-bit values per byte.
     """
     name, node, width = tables[0].weight_value.name, tables[0].node, blocks.width
     if blocks.bits == 4 and width % 2:
@@ -48,7 +48,7 @@ def read_blocks(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> Non
             where=node.name,
             hint=f"Keep it in floating point: quantize: {{exclude: [{node.name}]}}",
         )
-    # What fills the last block of a row is not stored.
+    # The padding of the last block of a row is not stored.
     bytes_used = width * blocks.bits // 8
     constants = [
         add_initializer(
@@ -67,10 +67,10 @@ def read_blocks(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> Non
 def gather(
     graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequence[ir.Value], axis: int
 ) -> ir.Value:
-    """What a table reads of integers, scales and perhaps zero points.
+    """Insert a `GatherBlockQuantized` over integers, scales and optional zero points, and return its output.
 
     Args:
-        axis: of the constants, the one along which a scale is shared.
+        axis: axis of the constants along which a scale is shared.
     """
     integers, *grid = constants
     attributes = {
@@ -85,7 +85,7 @@ def gather(
 
 
 def block_size_for(width: int, largest: int) -> int:
-    """The largest power of two from 16 up to `largest` that divides `width`; 16 where none does."""
+    """Return the largest power of two from 16 up to `largest` that divides `width`; 16 if none does."""
     size = largest
     while size > 16 and width % size:
         size //= 2
@@ -93,7 +93,7 @@ def block_size_for(width: int, largest: int) -> int:
 
 
 def _read_whole(graph: ir.Graph, table: Table) -> None:
-    """`Gather` of 8-bit rows and `DequantizeLinear` with the one scale of the table."""
+    """Replace a table by `Gather` of 8-bit rows and `DequantizeLinear` with a single scale."""
     name, node = table.weight_value.name, table.node
     quantized = quantize_table(table.weight)
     rows = add_initializer(graph, f"{name}.uint8", quantized.values)

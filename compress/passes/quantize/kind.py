@@ -1,4 +1,4 @@
-"""Quantizing as the rest of the house knows it."""
+"""Registration of the quantization pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FP16_BASELINE = "baseline.fp16"
 
 
 def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: str) -> str:
-    """The step that quantizes, behind one that trains for it where that is asked for."""
+    """Plan the quantization step, after a training step if the spec requests one."""
     assert isinstance(spec, QuantizeSpec)
     form = plan.form(current)
     produced = spec.produces(form)
@@ -22,7 +22,7 @@ def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: s
     if isinstance(spec, OnnxSpec) and spec.train is not None:
         spec = spec.model_copy(update={"train": None})
         if isinstance(spec, Int8Spec):
-            # A float model still, which is then lowered and quantized like any other.
+            # The result is still a float model, which is lowered and quantized like any other.
             inputs = {"model": current, "teacher": teacher}
             current = plan.add(f"{name}.train", "quantize.train", trained, inputs, form)
     model = plan.lowered(current) if produced.framework is Framework.ONNX else current
@@ -36,7 +36,7 @@ def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: s
 
 
 def _in_fp16(plan: PlanBuilder, teacher: str) -> None:
-    """What a GPU makes of the teacher with no work at all: passes must be worth more than that."""
+    """Plan the FP16 version of the teacher as a GPU baseline: passes must beat what takes no effort."""
     if ("cuda", "onnxruntime") not in plan.devices:
         return
     spec = HalfSpec(arithmetic="half")

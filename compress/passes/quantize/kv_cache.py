@@ -1,4 +1,4 @@
-"""Keys and values that a decoder keeps, in 8 bits: each channel of each head has a scale, found on examples."""
+"""INT8 KV cache of a decoder, with a calibrated scale per channel of each head."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from compress.passes.quantize.calibration.activation_capture import observe
 
 LARGEST = 127
 _PAST, _SCALES = (3, 4), (12, 13)
-"""Where `GroupQueryAttention` takes the cache, and its scales."""
+"""Input indices of the cache and of its scales in `GroupQueryAttention`."""
 
 
 def store_cache(model: ir.Model, batches: Callable[[], Iterator[Batch]], work: Path) -> None:
-    """Let the cache of a decoder be int8: `past_key_values.*` and `present.*`.
+    """Convert the KV cache of a decoder to int8: `past_key_values.*` and `present.*`.
 
-    How large its keys and values are is seen in the model as it is now, weights in blocks included: a method may have
-    moved scales into them.
+    Ranges of keys and values are measured on the current model, including block-quantized weights, because a method may
+    have folded scales into them.
 
     Args:
-        model: changed.
-        batches: starts an iteration over the examples, unpadded.
-        work: where copies of the model may lie for a moment.
+        model: changed in place.
+        batches: starts an iteration over unpadded examples.
+        work: folder for temporary copies of the model.
 
     Raises:
-        ModelError: the model keeps no cache.
+        ModelError: the model has no KV cache.
     """
     graph = model.graph
     nodes = [node for node in graph if node.op_type == "GroupQueryAttention"]

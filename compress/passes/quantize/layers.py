@@ -1,4 +1,4 @@
-"""The parts of a graph that have weights worth quantizing."""
+"""Layers of a graph with weights worth quantizing."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ Floats = NDArray[np.float32]
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 SMALLEST_TABLE_BYTES = 16384
-"""A smaller table is left alone: a step to dequantize it costs more than its bytes."""
+"""A smaller table is not quantized: dequantizing it would cost more than it saves."""
 
 
 @dataclass(frozen=True)
 class _Weighted:
-    """A layer and its constant, which is read anew each time: it may be large, and other steps change it."""
+    """A layer and its constant, which is read on each access: it may be large, and other steps change it."""
 
     node: ir.Node
     weight_value: ir.Value
 
     @property
     def transposed(self) -> bool:
-        """Whether the constant lies the other way round than `weight`."""
+        """Whether the stored constant is the transpose of `weight`."""
         return False
 
     @property
     def weight(self) -> Floats:
-        """The weight as it is now."""
+        """The current weight."""
         array = constant_of(self.weight_value)
         return np.asarray(array.T if self.transposed else array, np.float32)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of `weight`."""
         shape = constant_shape(self.weight_value) or ()
         return shape[::-1] if self.transposed else shape
 
     @property
     def source(self) -> ir.Value:
-        """What it multiplies, as the graph stands now."""
+        """The layer's current input value."""
         return inputs_of(self.node, 0)[0]
 
 
@@ -64,7 +64,7 @@ class _Weighted:
 class Linear(_Weighted):
     """x @ weight + bias, as `MatMul` with or without `Add`, or as `Gemm`.
 
-    `weight`: (inputs, outputs); `bias`: (outputs,) or None; `result` is the value after the bias.
+    `weight`: (inputs, outputs); `bias`: (outputs,) or None; `result`: the value after the bias.
     """
 
     bias: ir.Value | None
@@ -87,7 +87,7 @@ class FusedAttention(_Weighted):
 
     @property
     def mask(self) -> ir.Value | None:
-        """int32 (batch, sequence); None where nothing is masked."""
+        """int32 (batch, sequence); None without a mask."""
         return self.node.inputs[3] if len(self.node.inputs) > 3 else None
 
 
@@ -107,7 +107,7 @@ Layer = Linear | FusedAttention | Table | Convolution
 
 
 def layers(graph: ir.Graph) -> Iterator[Layer]:
-    """Every layer with a constant weight, in graph order."""
+    """Yield every layer with a constant weight, in graph order."""
     for node in list(graph):
         found = _linear(node) or _attention(node) or _table(node) or _convolution(node)
         if found is not None:
@@ -120,11 +120,11 @@ KINDS: dict[str, type[Layer]] = {
     "embedding": Table,
     "convolution": Convolution,
 }
-"""What profiles call the kinds of layers."""
+"""Kinds of layers by their names in profiles."""
 
 
 def layers_to_quantize(graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[str]) -> list[Layer]:
-    """The layers of a graph that are not excluded by name or kind.
+    """Return the layers of a graph that are not excluded by name or kind.
 
     Raises:
         ModelError: see `split_excluded`.
@@ -135,10 +135,10 @@ def layers_to_quantize(graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[
 def split_excluded(
     graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Layer]]:
-    """Layers to quantize, and layers whose node's name fits one of the shell patterns or that are of a kind.
+    """Split the layers into those to quantize and those excluded by a name pattern or by kind.
 
     Raises:
-        ModelError: a pattern fits no layer and no product of `other_products`.
+        ModelError: a pattern matches no layer and no product of `other_products`.
     """
     found = list(layers(graph))
     named = fitting(
@@ -152,8 +152,10 @@ def split_excluded(
 
 
 def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
-    """Products with a constant weight that nothing multiplies in integers, as they are no layers: by their nodes the
-    names of the weights. The weight stands on the left, say, or holds several matrices."""
+    """Return non-quantizable products with a constant weight, which are not `Layer`s: node -> weight name.
+
+    For example, the weight is the left operand or holds several matrices.
+    """
     known = {layer.node for layer in layers(graph)}
     found: dict[ir.Node, str] = {}
     for node in graph:
@@ -167,10 +169,13 @@ def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
 
 
 def fitting(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> set[ir.Node]:
-    """The nodes whose name fits one of the shell patterns; `where` in the profile these stand.
+    """Return the nodes whose name matches one of the shell patterns.
+
+    Args:
+        where: path of the patterns in the profile, for the message.
 
     Raises:
-        ModelError: a pattern fits none.
+        ModelError: a pattern matches no node.
     """
     names = [node.name or "" for node in nodes]
     for pattern in patterns:
@@ -184,7 +189,7 @@ def fitting(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> se
 
 
 def weight_name(layer: Layer) -> str:
-    """What a layer is known by when its graph is read again: the name of its constant."""
+    """Name of a layer's constant, which identifies the layer across loads of its graph."""
     return layer.weight_value.name or ""
 
 
@@ -214,8 +219,7 @@ def _linear(node: ir.Node) -> Linear | None:
 
 
 def _added(product: ir.Value, width: int) -> tuple[ir.Value | None, ir.Value]:
-    """The constant vector, as wide as `product`, that is added to it, and the sum; None and `product` where there is
-    none."""
+    """Return the constant bias (width,) added to `product`, and the sum; None and `product` without one."""
     uses = list(product.uses())
     if len(uses) == 1 and uses[0].node.op_type == "Add" and not product.is_graph_output():
         other = uses[0].node.inputs[1 - uses[0].idx]

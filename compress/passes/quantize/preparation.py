@@ -1,4 +1,4 @@
-"""What is done to the float graph before it is quantized; its outputs stay the same."""
+"""Preparation of the float graph before quantization; its outputs do not change."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from compress.passes.quantize.layers import layers_to_quantize
 def prepare(
     folder: Path, spec: Int8Spec, batches: Callable[[], Iterator[Batch]], work: Path
 ) -> tuple[Path, dict[str, Any]]:
-    """Equalise and smooth, as the spec asks.
+    """Equalize and smooth the model as the spec requests.
 
     Args:
         folder: of the float model.
         batches: starts an iteration over the calibration examples.
-        work: where the prepared model goes.
+        work: parent folder of the prepared model.
 
     Returns:
-        The folder of the model that is to be quantized (`folder` where nothing is asked for), and what was done.
+        The folder of the model to quantize (`folder` if the spec requests nothing), and the facts.
     """
     smoothing = spec.smoothing
     if smoothing is None and not spec.equalize:

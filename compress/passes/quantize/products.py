@@ -1,4 +1,4 @@
-"""Quantizing is one of four products, which `bits` and `library` choose; keys of another one are refused."""
+"""Selection of one of the four quantization specs by `bits` and `library`, and rejection of keys of the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 
 @dataclass(frozen=True)
 class Product:
-    """A product: its spec, what its keys serve, how a profile asks for it, and of keys of others what is so here."""
+    """A quantization variant: its spec, its name in messages, how a profile selects it, and hints for foreign keys."""
 
     spec: type[QuantizeSpec]
     serves: str
@@ -50,7 +50,7 @@ PRODUCTS = (
 
 
 def product_of(body: Any) -> str | None:
-    """Which product a body asks for; None: none that there is."""
+    """Return the name of the spec that a body selects; None if there is no such variant."""
     if isinstance(body, QuantizeSpec):
         return type(body).__name__
     asked = body if isinstance(body, Mapping) else {}
@@ -66,10 +66,10 @@ def product_of(body: Any) -> str | None:
 
 
 def refuse_foreign(given: Any) -> Any:
-    """Refuse keys that another product has and the one that is asked for has not.
+    """Reject keys that only other variants have.
 
     Raises:
-        ValueError: naming the keys, what they serve and what this is.
+        ValueError: with the keys, the variants they belong to, and the selected one.
     """
     this = next((one for one in PRODUCTS if one.spec.__name__ == product_of(given)), None)
     if this is None or not isinstance(given, Mapping):
@@ -87,7 +87,7 @@ def refuse_foreign(given: Any) -> Any:
 
 
 def _together(products: list[Product]) -> str:
-    """`4 and 8 bits`, `16 bits and `library: bitsandbytes``."""
+    """Join names for a message: `4 and 8 bits`, `16 bits and `library: bitsandbytes``."""
     bits = [one.serves.removesuffix(" bits") for one in products if one.serves.endswith(" bits")]
     rest = [one.serves for one in products if not one.serves.endswith(" bits")]
     return " and ".join([*([f"{' and '.join(bits)} bits"] if bits else []), *rest])
@@ -115,6 +115,6 @@ QuantizeBody = Annotated[
 
 
 def roughly(body: Mapping[str, Any]) -> PassSpec:
-    """The product that a wrong body asks for, and whether it trains: what its place in the order depends on."""
+    """Make an unvalidated spec of an invalid body, with `bits` and `train`, which determine its place in the order."""
     spec = next((one.spec for one in PRODUCTS if one.spec.__name__ == product_of(body)), Int8Spec)
     return spec.model_construct(**{key: body[key] for key in ("bits", "train") if key in body})

@@ -1,8 +1,8 @@
-"""Factors that move between a layer's input and its weights: the product stays the same number.
+"""Fold scales between a layer's input and its weights; the product does not change.
 
-A channel of the input is divided by a factor, and the row of weights that it meets is multiplied by it. The division
-costs nothing where what makes the input can take it (a norm, a linear layer, the values of an attention); elsewhere it
-is one `Mul`.
+Each channel of the input is divided by a factor, and the matching row of the weight is multiplied by it. The division
+is free where the producer of the input can absorb it (a norm, a linear layer, the values of an attention); elsewhere it
+costs one `Mul`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from compress.passes.quantize.weights import one_use, set_weight
 
 Floats = NDArray[np.float32]
 Scale = Callable[[Floats], None]
-"""Multiplies channels by factors (channels,)."""
+"""Function that multiplies channels by factors (channels,)."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The layers that multiply one value (..., channels)."""
+    """The layers that multiply the same value (..., channels)."""
 
     source: ir.Value
     layers: tuple[Linear | FusedAttention, ...]
 
 
 def groups(chosen: Sequence[Layer]) -> list[Group]:
-    """Linear layers by what they multiply; those whose weights serve elsewhere too are left out with their group."""
+    """Group linear layers by their input; a group with a weight that is used elsewhere is left out."""
     by_source: dict[ir.Value, list[Linear | FusedAttention]] = {}
     for layer in chosen:
         if isinstance(layer, Linear | FusedAttention):
@@ -56,7 +56,7 @@ def scale_channels(graph: ir.Graph, group: Group, factors: Floats) -> bool:
     """Divide the input of a group by `factors` (channels,) and multiply its weights by them.
 
     Returns:
-        Whether the division went into what makes the input; otherwise a multiplication was inserted.
+        True if the division was folded into the input's producer; False if a `Mul` was inserted.
     """
     ties = tied_channels(group)
     folds = ties is None or bool((factors == averaged(factors, ties)).all())
@@ -71,8 +71,10 @@ def scale_channels(graph: ir.Graph, group: Group, factors: Floats) -> bool:
 
 
 def tied_channels(group: Group) -> NDArray[np.int64] | None:
-    """By channel, the number of its factor, where some must share one to be folded: those of heads that attend to the
-    same head of values. None: all are free."""
+    """Return the factor index of each channel if some must share a factor to be folded; None if all are independent.
+
+    Channels share a factor across the query heads that attend to the same key-value head (grouped-query attention).
+    """
     node = made_by(group.source, "GroupQueryAttention")
     if node is None:
         return None
@@ -83,13 +85,13 @@ def tied_channels(group: Group) -> NDArray[np.int64] | None:
 
 
 def averaged(numbers: NDArray[Any], ties: NDArray[np.int64]) -> NDArray[Any]:
-    """Numbers of channels, those that are tied replaced by their mean."""
+    """Replace the numbers of tied channels by their mean."""
     means = np.bincount(ties, numbers) / np.bincount(ties)
     return np.asarray(means[ties], numbers.dtype)
 
 
 def divisible(graph: ir.Graph, group: Group) -> Scale | None:
-    """What multiplies each channel of a group's input by a vector without a further node; None where nothing can."""
+    """Return a function that scales the channels of a group's input without a further node; None if impossible."""
     nodes = {layer.node for layer in group.layers}
     if any(use.node not in nodes or use.idx != 0 for use in group.source.uses()):
         return None
@@ -102,11 +104,11 @@ _NORMS = {
     "SkipLayerNormalization": (2, 3),
     "SkipSimplifiedLayerNormalization": (2,),
 }
-"""Where norms have their gain and their shift."""
+"""Input indices of gain and shift (bias) of each norm."""
 
 
 def _scaling(graph: ir.Graph, value: ir.Value | None) -> Scale | None:
-    """What multiplies each channel of a value, whose readers may all be given another one."""
+    """Return a function that scales the channels of a value for all of its readers; None if impossible."""
     node = None if value is None else value.producer()
     if value is None or node is None or value.is_graph_output():
         return None
@@ -127,7 +129,7 @@ def _scaling(graph: ir.Graph, value: ir.Value | None) -> Scale | None:
             return _scaling_columns(layer, layer.shape[1])
         if isinstance(layer, FusedAttention) and layer.node is node and _own_parts(layer):
             widths = attribute(node, "qkv_hidden_sizes", None)
-            # Attention averages values over tokens, so that a factor of a channel passes through it.
+            # Attention averages values over tokens, so a per-channel factor passes through it.
             return _scaling_columns(layer, widths[2] if widths else layer.shape[1] // 3)
     return None
 
@@ -137,7 +139,7 @@ def _scaling_alone(graph: ir.Graph, value: ir.Value | None) -> Scale | None:
 
 
 def _scaling_part(graph: ir.Graph, split: ir.Node, part: ir.Value) -> Scale | None:
-    """Of a part that was cut off a value: the rest of the channels stay."""
+    """Scale one output of a `Split`; the other channels do not change."""
     sizes = constant(split.inputs[1]) if len(split.inputs) > 1 else None
     whole = _scaling_alone(graph, split.inputs[0])
     if sizes is None or whole is None:
@@ -148,7 +150,7 @@ def _scaling_part(graph: ir.Graph, split: ir.Node, part: ir.Value) -> Scale | No
 
 
 def _scaling_values(graph: ir.Graph, attention: ir.Node) -> Scale | None:
-    """Of what grouped heads give, by the values that they attend to; factors as `tied_channels` wants them."""
+    """Scale the output of grouped-query attention through its values; factors are tied as by `tied_channels`."""
     heads, groups = attribute(attention, "num_heads", 1), attribute(attention, "kv_num_heads", 1)
     packed = attention.inputs[2] is None
     whole = _scaling_alone(graph, attention.inputs[0 if packed else 2])
@@ -182,7 +184,7 @@ def _scaling_vectors(values: Sequence[ir.Value]) -> Scale:
 
 
 def _scaling_columns(layer: Linear | FusedAttention, count: int) -> Scale:
-    """Scale the last `count` outputs of a layer."""
+    """Return a function that scales the last `count` outputs of a layer."""
 
     def scale(factors: Floats) -> None:
         weight = layer.weight
@@ -196,7 +198,7 @@ def _scaling_columns(layer: Linear | FusedAttention, count: int) -> Scale:
 
 
 def _multiply(graph: ir.Graph, group: Group, factors: Floats) -> None:
-    """A `Mul` between a value and the group's layers."""
+    """Insert a `Mul` between a value and the layers of the group."""
     name = group.layers[0].node.name
     vector = add_initializer(graph, f"{name}.divisors", factors)
     node = ir.node("Mul", [group.source, vector], name=f"{name}.divided")

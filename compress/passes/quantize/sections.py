@@ -1,4 +1,4 @@
-"""What each layer loses in integers, and which layers stayed in floating point for it."""
+"""Report sections: sensitivity of layers in mixed precision, and rounding errors of block-quantized weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_BARS = 40
 
 
 def sensitivity(run: RunRecord) -> Section:
-    """The steps that mixed precisions: their search, and the layers from the worst on."""
+    """Report the mixed-precision steps: their search, and the layers by decreasing sensitivity."""
     paragraphs, figures, tables = [], [], []
     for step in ordered(run):
         found = step.facts.get("mixed")
@@ -95,7 +95,7 @@ def _table(step: StepRecord, layers: list[Mapping[str, Any]]) -> Table:
 
 
 def blocks(run: RunRecord) -> Section:
-    """The steps that stored weights in blocks: what that changed, by the kinds of layers."""
+    """Report the steps that quantized weights in blocks: rounding errors by kind of layer."""
     paragraphs, tables = [], []
     for step in ordered(run):
         kinds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}

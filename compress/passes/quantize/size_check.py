@@ -1,4 +1,4 @@
-"""The promise that every way of quantizing makes: the file is smaller."""
+"""Check shared by all quantization steps: the output file must be smaller."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from compress.core.units import megabytes
 
 
 def model_bytes(folder: Path) -> int:
-    """Bytes of the ONNX model in a folder and of its external data."""
+    """Return the size in bytes of the ONNX model in a folder, external data included."""
     return sum(file.stat().st_size for file in folder.glob(f"{ONNX_MODEL}*"))
 
 
 def sizes_in_facts(before: int, after: int, what: str, hint: str) -> dict[str, float]:
-    """The two sizes as facts of a step, once the file has shrunk.
+    """Check that the file has shrunk and return both sizes as facts of the step.
 
     Args:
-        before: bytes of the float file; `after`: of the quantized one, which is called `what`.
-        hint: what to do where it did not shrink.
+        before: bytes of the float file.
+        after: bytes of the quantized file.
+        what: name of the quantized file in the message.
+        hint: advice if it did not shrink.
 
     Raises:
-        PassError: it did not.
+        PassError: it did not shrink.
     """
     if after >= before:
         raise PassError(

@@ -1,4 +1,4 @@
-"""What all products of quantizing share; each has keys of its own beside them."""
+"""Base specs of the quantization pass: keys that all variants share."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class OnnxSpec(QuantizeSpec):
     """Train with the integers, from the teacher's outputs; unset: no training."""
 
     def asked_precision(self) -> Precision:
-        """That of the training with the integers."""
+        """Precision of the training with simulated rounding."""
         return "auto" if self.train is None else self.train.precision
 
     def needs(self) -> str:
-        """What it can start from, in words."""
+        """Description of the accepted input, for messages."""
         return self.accepts if self.train is None else "a float torch model"
 
     def fits(self, form: Form) -> bool:
@@ -61,5 +61,5 @@ class OnnxSpec(QuantizeSpec):
 
     @property
     def table_bits(self) -> int:
-        """Bits of the embedding tables, where they are quantized."""
+        """Bits of the embedding tables if they are quantized."""
         return self.bits if isinstance(self.embeddings, bool) else self.embeddings

@@ -1,4 +1,4 @@
-"""quantize: 8-bit integers or 4-bit blocks, chosen by measuring where the profile leaves the choice."""
+"""quantize: 8-bit integers or 4-bit blocks; where the profile leaves a choice, variants are measured."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
 
 ATTEMPTS = "attempts"
-"""Folder of what is written while the best is sought."""
+"""Folder of the candidate models."""
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Quantize by the scheme asked for, or by the better one, and count what really runs in integers.
+    """Quantize by the requested scheme, or by the better one, and count the products that really run in integers.
 
     Raises:
-        PassError: the file did not shrink, or a product with a constant weight still multiplies floats.
-        ModelError: `exclude` names nothing, or the scheme does not fit a layer.
+        PassError: the file did not shrink, or a product with a constant weight is still in floating point.
+        ModelError: a pattern in `exclude` matches nothing, or the scheme does not fit a layer.
     """
     spec, source = ctx.asked(OnnxSpec), ctx.inputs["model"]
     chosen = layers_to_quantize(ir.load(source.path / ONNX_MODEL).graph, spec.exclude, spec.exclude_kinds)
@@ -88,8 +88,7 @@ def run(ctx: StepContext) -> StepResult:
 
 @dataclass(frozen=True)
 class _Made:
-    """The quantized model: its folder and scheme, the weights that stay floating, what was done, and what was chosen
-    between."""
+    """A quantized model: folder, scheme, names of the floating weights, facts, and measurements for `scheme: auto`."""
 
     folder: Path
     scheme: str
@@ -147,7 +146,7 @@ def _integers(
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The model quantized as a spec says: what wrote it, the folder of each scheme, and what was done besides."""
+    """A model quantized by a spec: its writer, the folder of each scheme, and further facts."""
 
     spec: Int8Spec
     writer: Writer
@@ -182,10 +181,10 @@ def _remedied(
     known: float | None,
     contest: Contest,
 ) -> tuple[_Attempt, dict[str, Any]]:
-    """The attempt that is kept, and its scores and its rivals' on the validation split.
+    """Return the final attempt, and the validation scores of all candidates.
 
     Args:
-        known: the score of the plain attempt, where it is known already.
+        known: the score of the plain attempt if it has been measured.
     """
     made = {plain.spec: plain}
     files = {"float": source.path / ONNX_MODEL}
@@ -206,7 +205,7 @@ def _remedied(
 
 
 def _contest(ctx: StepContext, source: Artifact) -> Contest:
-    """Variants on the validation split; the float model is the reference of embeddings."""
+    """Set up the comparison of variants on validation data; the float model is the reference of embeddings."""
     validation = ctx.data.validation
     return Contest(
         ctx.task.encode(validation, source.path),
@@ -219,8 +218,10 @@ def _contest(ctx: StepContext, source: Artifact) -> Contest:
 
 
 def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict[str, Any]:
-    """What 8 bits gain where the model will run, for the facts; says so where it is nothing. A GPU is not asked: its
-    integers are of another kind."""
+    """Measure the INT8 speed-up on the timing target and warn if there is none; return the facts.
+
+    Skipped for GPUs, which the probe does not cover.
+    """
     target = ctx.timing_target
     if target.spec.device == "cuda":
         return {}
@@ -232,10 +233,10 @@ def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict
 
 
 def schemes_for(spec: OnnxSpec, convolutions: Sequence[Convolution]) -> list[str]:
-    """The schemes that a spec asks for, of a model with these convolutions to quantize; several are measured.
+    """Return the schemes to try for a spec and a model with these convolutions; several are measured.
 
     Raises:
-        ModelError: the scheme has no convolutions.
+        ModelError: the requested scheme does not support convolutions.
     """
     if not convolutions:
         if not isinstance(spec, Int8Spec):
@@ -272,7 +273,7 @@ def _measured(ctx: StepContext, contest: Contest, folders: dict[str, Path]) -> d
 
 
 def left_floating(source: Path, spec: OnnxSpec) -> list[str]:
-    """Names of the weights that the user excluded."""
+    """Return the names of the weights that the user excluded."""
     graph = ir.load(source / ONNX_MODEL).graph
     _, excluded = split_excluded(graph, spec.exclude, spec.exclude_kinds)
     others = other_products(graph)
@@ -286,19 +287,22 @@ def left_floating(source: Path, spec: OnnxSpec) -> list[str]:
 def check_promise(
     before: Path, after: Path, allowed: list[str], scheme: str
 ) -> tuple[Products, dict[str, float]]:
-    """The file is smaller, and every product with a constant weight is quantized unless it was excluded.
+    """Check that the file is smaller and that every product with a constant weight is quantized unless excluded.
+
+    Args:
+        allowed: names of the weights that may stay in floating point.
 
     Returns:
-        The products, and the sizes of both files for the facts.
+        The counted products, and the sizes of both files for the facts.
 
     Raises:
-        PassError: one of the two does not hold.
+        PassError: either check fails.
     """
     hint = "Nothing in this model is worth quantizing, or `exclude` leaves too much of it out."
     sizes = sizes_in_facts(model_bytes(before), model_bytes(after), scheme, hint)
     products = count_products(after / ONNX_MODEL, allowed)
     if products.floating:
-        # A session calls what it fuses by other names than the file, which `exclude` goes by.
+        # A session renames what it fuses, but `exclude` refers to the names in the file.
         others = other_products(ir.load(after / ONNX_MODEL).graph)
         named = [node.name or "" for node, weight in others.items() if weight not in allowed]
         names = ", ".join((named or products.floating)[:5])

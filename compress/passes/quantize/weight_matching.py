@@ -1,7 +1,8 @@
-"""Where the layers of a lowered graph stand in the torch model: which parameters their weights are made of, which
-modules read what they multiply, and which norm is folded into them.
+"""Match the layers of a lowered graph with the torch model.
 
-Parameters are known by what they hold, not by their names: what the file will store is what is rounded in training.
+Finds the parameters behind each weight, the modules that read the layer's input, and the norm folded into the weight.
+
+Parameters are matched by value, not by name, so that training rounds exactly what the file will store.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Place:
-    """A layer and the parameters, by name, that its weight is made of.
+    """A layer of the graph and the names of the parameters that make up its weight.
 
-    `reads` are the modules that get what the layer multiplies, none where a module does that with parameters of its
-    own; `norm` is the BatchNorm that is folded into the weight.
+    `reads`: the modules that receive the layer's input, empty if a module multiplies it by parameters of its own;
+    `norm`: the BatchNorm folded into the weight.
     """
 
     layer: Layer
@@ -42,15 +43,18 @@ class Place:
 
 @dataclass
 class Seen:
-    """What one forward pass shows: the modules that got a tensor, the norm that reads what another module gives, and
-    what each operation made."""
+    """Trace of a forward pass.
+
+    `called`: modules that got a tensor; `norms`: the BatchNorm that reads each module's output; `made`: operations'
+    outputs.
+    """
 
     called: set[str] = field(default_factory=set)
     norms: dict[str, str] = field(default_factory=dict)
     made: list[tuple[Operation, Floats]] = field(default_factory=list)
 
     def maker(self, wanted: Floats) -> Operation | None:
-        """The first operation that made a value; None where none did."""
+        """Return the first operation that produced a value; None if there is none."""
         near = 1e-4 * float(np.abs(wanted).max(initial=0.0))
         for operation, made in self.made:
             if made.shape == wanted.shape and np.allclose(made, wanted, rtol=0, atol=near):
@@ -59,21 +63,21 @@ class Seen:
 
 
 def places_of(model: nn.Module, found: Sequence[Layer], seen: Seen) -> list[Place | None]:
-    """The place of each layer; None for one whose weight is made of no parameter of the model.
+    """Return the match of each layer; None for a layer whose weight is not made of the model's parameters.
 
     Args:
         model: float32, on the CPU, in eval mode.
-        found: the layers of the graph that it was lowered to, in the order of the graph.
+        found: the layers of the graph that it was lowered to, in graph order.
     """
     search = _Search(model, seen)
     return [search.place(layer) for layer in found]
 
 
 def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
-    """Run a model on a batch, and note what its modules read and give, and what its operations make."""
+    """Run a model on a batch, and record its modules' inputs and outputs and its operations' outputs."""
     seen = Seen()
     makers: dict[int, str] = {}
-    kept: list[Tensor] = []  # a tensor that is gone would leave its id to another
+    kept: list[Tensor] = []  # keeps tensors alive, so that their ids are not reused
 
     def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, reads: tuple[Any, ...], gives: Any) -> None:
@@ -82,7 +86,7 @@ def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
             seen.called.add(name)
             if isinstance(module, _BatchNorm) and id(reads[0]) in makers:
                 seen.norms[makers[id(reads[0])]] = name
-            # A container gives what its last part gave, and is told later.
+            # A container returns the output of its last part, and its hook runs later.
             makers.setdefault(id(gives), name)
             kept.extend((reads[0], gives))
 
@@ -90,7 +94,7 @@ def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
 
     def keep(operation: Operation, made: Tensor) -> Tensor:
         if made.is_floating_point() and made.ndim > 1:
-            # A copy: what follows may write into it.
+            # A copy, as later operations may write into it.
             seen.made.append((operation, made.detach().clone().numpy()))
         return made
 
@@ -101,7 +105,7 @@ def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
 
 
 def tokens_read(graph: ir.Graph) -> dict[ir.Node, tuple[int, ...]]:
-    """The nodes that come after an early selection of tokens, and which tokens those are."""
+    """Return the nodes after an early token selection, with the selected token positions."""
     after: dict[ir.Value, tuple[int, ...]] = {}
     found: dict[ir.Node, tuple[int, ...]] = {}
     for node in graph:
@@ -115,7 +119,7 @@ def tokens_read(graph: ir.Graph) -> dict[ir.Node, tuple[int, ...]]:
 
 
 class _Search:
-    """Parameters by what they hold; of equal ones each is taken once, in the order of the model."""
+    """Finds parameters by value; of several equal ones each is used once, in model order."""
 
     def __init__(self, model: nn.Module, seen: Seen) -> None:
         self.seen = seen
@@ -130,7 +134,7 @@ class _Search:
         self.taken: set[str] = set()
 
     def place(self, layer: Layer) -> Place | None:
-        """Where a layer stands; None where its weight is made of no parameter."""
+        """Return the match of a layer; None if its weight is not made of parameters."""
         if isinstance(layer, Table):
             found = [self._holding(layer.weight)]
         elif isinstance(layer, FusedAttention):
@@ -149,7 +153,7 @@ class _Search:
         return Place(layer, tuple(name for name, _ in known), reads, known[0][1])
 
     def _holding(self, wanted: Floats) -> tuple[str, str | None] | None:
-        """The parameter that holds a weight (outputs, ...), alone or once a norm is folded in, and that norm."""
+        """Return the parameter that equals a weight (outputs, ...), as it is or with a norm folded in, and the norm."""
         rows = wanted.reshape(len(wanted), -1)
         matching: list[tuple[str, str | None]] = []
         for name, held in self.parameters.items():

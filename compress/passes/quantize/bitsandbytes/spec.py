@@ -1,4 +1,4 @@
-"""4 or 8 bits by bitsandbytes: a model that stays in torch."""
+"""Spec of 4- and 8-bit quantization by bitsandbytes; the model stays in torch."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class BitsandbytesSpec(QuantizeSpec):
 
     @property
     def stored_as(self) -> Literal["int8", "nf4", "fp4"]:
-        """How bitsandbytes stores a weight."""
+        """Storage format of a packed weight in bitsandbytes."""
         return "int8" if self.bits == 8 else self.numbers
 
     def needs(self) -> str:
-        """What it can start from, in words."""
+        """Description of the accepted input, for messages."""
         return "a float torch model"
 
     def never_onnx(self) -> str:
-        """Why bitsandbytes stays in torch, and how to get the same bits without it."""
+        """Reason why bitsandbytes weights cannot be exported to ONNX, and the alternative with the same bits."""
         operator = "MatMulNBits" if self.bits == 4 else "integer products"
         return (
             "ONNX has no operator for bitsandbytes weights, which only its own kernels can read; "
@@ -67,7 +67,7 @@ class BitsandbytesSpec(QuantizeSpec):
         )
 
     def refuses_average(self) -> tuple[str, str]:
-        """Why a model that is an average of several is not packed, and the key that asks for it."""
+        """Profile key and message for an averaged ensemble, which cannot be packed; `{}` is the pass that leaves it."""
         return (
             "library",
             "bitsandbytes packs one file of weights, but {} leaves an ensemble of several models; leave `library` out, "
@@ -79,5 +79,5 @@ class BitsandbytesSpec(QuantizeSpec):
         return super().fits(form) and form.framework is Framework.TORCH
 
     def produces(self, form: Form) -> Form:
-        """The form of the result."""
+        """Return the form of the output model."""
         return form.with_(numbers=Numbers.BITSANDBYTES)

@@ -1,4 +1,4 @@
-"""quantize with bitsandbytes: 8- or 4-bit weights that torch multiplies, and nothing else can."""
+"""Quantize the linear layers to 4 or 8 bits with bitsandbytes; only torch can run the result."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _DESCRIPTIONS = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Pack the weights of the linear layers; embeddings, norms and convolutions stay as they are.
+    """Pack the weights of the linear layers; embeddings, norms and convolutions stay unchanged.
 
     Raises:
-        ModelError: `exclude` names nothing, or the model is an average of several.
+        ModelError: a pattern in `exclude` matches no layer, or the model is an ensemble average.
         PassError: the file did not shrink.
     """
     spec, source = ctx.asked(BitsandbytesSpec), ctx.inputs["model"]
@@ -68,10 +68,10 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def _chosen(found: list[str], exclude: tuple[str, ...]) -> list[str]:
-    """The layers that no pattern names.
+    """Return the layers that no `exclude` pattern matches.
 
     Raises:
-        ModelError: a pattern fits no layer, or nothing is left.
+        ModelError: a pattern matches no layer, or no layer is left.
     """
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name in found):

@@ -1,4 +1,4 @@
-"""Inner values of a float model while it runs on examples: one example at a time, so that nothing grows with them."""
+"""Capture intermediate activations of a float model on examples, one batch at a time, so memory use stays constant."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def observe(
     work: Path,
     optional: Collection[str] = (),
 ) -> Iterator[Mapping[str, Floats]]:
-    """The values of these names, batch after batch.
+    """Yield the values of the named tensors, one mapping per batch.
 
     Args:
         path: the float model.
         names: values of its graph, inputs included.
-        batches: its inputs, unpadded (a padded position is no activation).
-        work: where a copy of the model with more outputs may lie for a moment.
-        optional: names that may be left out of a batch: sizes and indices, which are whole numbers, masks of -inf,
-            and what is empty.
+        batches: unpadded inputs (a padded position is not an activation).
+        work: folder for a temporary copy of the model with extra outputs.
+        optional: names that may be missing from a batch: integers such as sizes and indices, masks with -inf, and
+            empty tensors.
 
     Raises:
         ModelError: any other value is not a finite float32.
@@ -51,7 +51,9 @@ def observe(
 
 
 def fed(inputs: Collection[Any], batch: Batch) -> Batch:
-    """What a model takes of a batch; a decoder has read nothing before, and gives the logits of all tokens.
+    """Return the inputs that a model takes from a batch.
+
+    A decoder gets an empty KV cache and returns the logits of all positions.
 
     Args:
         inputs: of a session or a graph, with names and shapes.
@@ -65,7 +67,7 @@ def fed(inputs: Collection[Any], batch: Batch) -> Batch:
 
 
 def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[Any]]:
-    """The cache of a decoder that has read nothing; empty for a model that keeps none.
+    """Return an empty KV cache for a decoder; an empty dict for a model without one.
 
     Args:
         inputs: of a session or a graph, with names, types and shapes.
@@ -81,10 +83,13 @@ def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[Any]]:
 
 
 def finite(values: Any, name: str, number: int) -> Floats:
-    """Values that an example gave, unless there is something among them that no layer should read.
+    """Return the values if they are finite float32.
+
+    Args:
+        number: index of the calibration example, for the message.
 
     Raises:
-        ModelError: they are not float32, or not finite.
+        ModelError: they are not float32, not finite, or empty.
     """
     if not _is_range_of(values):
         raise ModelError(
@@ -94,21 +99,21 @@ def finite(values: Any, name: str, number: int) -> Floats:
 
 
 def _is_range_of(values: Any) -> bool:
-    """Whether values have a smallest and a largest float32."""
+    """Whether the values are a non-empty, finite float32 array."""
     if not isinstance(values, np.ndarray) or values.dtype != np.float32 or not values.size:
         return False
     return bool(np.isfinite(values.sum(dtype=np.float64)))
 
 
 def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list[str]]:
-    """A session that gives these values as outputs, and which of them are no inputs."""
+    """Open a session with these values as additional outputs; return it and the names that are not graph inputs."""
     model = ir.load(path)
     values = {value.name: value for node in model.graph for value in node.outputs}
     made = [name for name in names if name in values]
     for name in made:
         value = values[name]
         if not value.is_graph_output():
-            # The session finds out the type itself: a value between others may be of any.
+            # The session infers the type itself: an intermediate value may have any.
             value.type, value.shape = None, None
             model.graph.outputs.append(value)
     del values
@@ -116,13 +121,13 @@ def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list
 
 
 def open_written(model: ir.Model, work: Path) -> Any:
-    """A session over a graph.
+    """Open a session over a graph.
 
-    The weights lie beside it while the session opens: it reads such from disk, where those inside a graph would be in
-    memory twice more.
+    The weights are written as external data next to the graph: a session reads those from disk, whereas weights
+    embedded in the graph would take twice their size in memory on top.
 
     Args:
-        work: where they lie for a moment.
+        work: folder of the temporary files.
     """
     instrumented, weights = work / "observed.onnx", work / "observed.onnx.data"
     try:

@@ -1,4 +1,4 @@
-"""Ranges of activations on training examples: one pass, one example at a time, in memory of one size."""
+"""Calibrate activation ranges on training examples in one pass, one example at a time, in constant memory."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def calibrate(
     symmetric: bool = False,
     optional: Collection[str] = (),
 ) -> dict[str, Range]:
-    """The range of each named value over all batches.
+    """Return the range of each named value over all batches.
 
     Args:
         path: the float model.
         names: values of its graph, inputs included.
-        batches: starts an iteration over the inputs, unpadded (a padded position is no activation).
-        method: `minmax` keeps everything, `average` is the mean of the examples' extremes, and the others cut rare
-            values off.
-        work: where a copy of the model with more outputs may lie for a moment.
-        percentile: percent of the values that `percentile` keeps.
-        symmetric: make ranges that hold both signs symmetric around zero.
-        optional: names that have no range where they are not finite floats on every example.
+        batches: starts an iteration over unpadded inputs (a padded position is not an activation).
+        method: `minmax` covers all values, `average` is the mean of the per-example extremes, and the others clip
+            outliers.
+        work: folder for a temporary copy of the model with extra outputs.
+        percentile: percentage of the values that the method `percentile` covers.
+        symmetric: make ranges that contain both signs symmetric around zero.
+        optional: names that get no range if they are not finite floats on every example.
     """
     if not names:
         return {}
@@ -56,7 +56,7 @@ def calibrate(
 def collect(
     names: Sequence[str], examples: Iterator[Mapping[str, Floats]], method: Method
 ) -> dict[str, Statistic]:
-    """What a method keeps of each value that every example has."""
+    """Collect the statistic of a method for each value that is present in every example."""
     kinds: dict[str, type[Statistic]] = {"minmax": Extremes, "average": AverageExtremes}
     kept: dict[str, Statistic] = {name: kinds.get(method, Histogram)() for name in names}
     for example in examples:
@@ -69,7 +69,7 @@ def collect(
 
 
 def range_of(kept: Statistic, method: Method, percentile: float = PERCENTILE) -> Range:
-    """The range that a method makes of what it kept."""
+    """Return the range that a method derives from a collected statistic."""
     if not isinstance(kept, Histogram):
         return kept.low, kept.high
     counts, edges = kept.between_extremes()

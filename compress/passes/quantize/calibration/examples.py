@@ -1,4 +1,4 @@
-"""The training examples that quantizing learns from."""
+"""Calibration examples drawn from the training split."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from compress.step import StepContext
 def calibration_batches(
     ctx: StepContext, source: Artifact, count: int, tokens: int | None = None
 ) -> Callable[[], Iterator[Batch]]:
-    """Starts an iteration over `count` training examples, drawn by the seed, one at a time and so without padding.
+    """Return a function that starts an iteration over `count` training examples, drawn with the run's seed.
 
-    A long text is several windows, one at a time too.
+    Each batch holds one example, hence no padding; a long text becomes several windows, each a batch of its own.
 
     Args:
-        tokens: read windows of these examples, drawn as well, until they hold so many; None: all of them.
+        tokens: draw windows of these examples at random until they hold this many tokens; None: use all windows.
     """
     train = ctx.data.train
     random = np.random.default_rng(ctx.seed)
@@ -29,7 +29,7 @@ def calibration_batches(
 
     @cache
     def read() -> tuple[Inputs, NDArray[np.int64]]:
-        # Encoded once, and only where a method reads examples at all.
+        # Encoded once, and only if a method reads examples at all.
         inputs = ctx.task.encode(train.take(drawn), source.path)
         order = random.permutation(len(inputs))
         lengths = inputs.lengths[order]

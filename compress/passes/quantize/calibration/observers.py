@@ -1,4 +1,4 @@
-"""What is kept of values that pass by: each of these has one size from the first value to the last."""
+"""Streaming statistics of activations; each takes constant memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BINS = 8192
 _HALF = BINS // 2
 _FINEST_EXPONENT = -100
 MOMENTUM = 0.01
-"""Weight of one more example in a moving average, as usual in training with simulated quantization."""
+"""Weight of a new example in the moving average, as usual in quantization-aware training."""
 
 
 class Histogram:
-    """Counts of values in equal bins around zero, and the smallest and largest value.
+    """Histogram with equal bins around zero, with the smallest and largest value.
 
-    The width of a bin is a power of two that doubles when a value lies outside: two bins then become one, without
-    error. So the counts do not depend on the order of the values, and one pass over them is enough.
+    The bin width is a power of two that doubles when a value falls outside; pairs of bins then merge without error. The
+    counts are therefore independent of the order of the values, and one pass suffices.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Histogram:
             self._exponent += 1
 
     def between_extremes(self) -> tuple[Counts, Edges]:
-        """Counts (bins,) and edges (bins + 1,) from the smallest to the largest value."""
+        """Return counts (bins,) and edges (bins + 1,) from the smallest to the largest value."""
         width = 2.0**self._exponent
         first, last = (math.floor(end / width) + _HALF for end in (self.low, self.high))
         edges: Edges = (np.arange(first, last + 2) - _HALF).astype(np.float64) * width
@@ -63,13 +63,13 @@ class Histogram:
 
 @dataclass
 class Extremes:
-    """The smallest and largest value of all."""
+    """Smallest and largest value seen."""
 
     low: float = math.inf
     high: float = -math.inf
 
     def add(self, values: Floats) -> None:
-        """Look at values of any shape."""
+        """Update with values of any shape."""
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
 
@@ -77,8 +77,8 @@ class Extremes:
 class AverageExtremes:
     """Moving averages of the smallest and largest value of each example.
 
-    The plain mean of the first hundred examples, then each moves it by a hundredth. After Jacob et al., "Quantization
-    and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018), section 3.1.
+    A plain mean over the first hundred examples; after that, each example has a weight of 0.01. After Jacob et al.,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018), section 3.1.
     """
 
     low: float = 0.0
@@ -86,7 +86,7 @@ class AverageExtremes:
     examples: int = 0
 
     def add(self, values: Floats) -> None:
-        """Look at the values of one example."""
+        """Update with the values of one example."""
         self.examples += 1
         step = max(MOMENTUM, 1 / self.examples)
         self.low += step * (float(values.min()) - self.low)
@@ -95,14 +95,14 @@ class AverageExtremes:
 
 @dataclass
 class ChannelMean:
-    """The mean of each channel; `axis` is that of the channels."""
+    """Mean of each channel; `axis` is the channel axis."""
 
     axis: int
     _sum: Doubles | None = None
     _rows: int = 0
 
     def add(self, values: Floats) -> None:
-        """Look at values (..., channels, ...)."""
+        """Update with values (..., channels, ...)."""
         others = tuple(axis for axis in range(values.ndim) if axis != self.axis % values.ndim)
         total = values.sum(axis=others, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
@@ -110,16 +110,16 @@ class ChannelMean:
 
     @property
     def mean(self) -> Doubles:
-        """float64 (channels,)."""
+        """Channel means, float64 (channels,)."""
         assert self._sum is not None
         return np.asarray(self._sum / self._rows)
 
 
 @dataclass
 class ChannelSample:
-    """Of values (..., channels): the smallest and largest of each channel, and rows drawn from all alike.
+    """Per-channel minimum and maximum of values (..., channels), and a uniform random sample of rows.
 
-    Rows are drawn by a reservoir (Vitter, "Random Sampling with a Reservoir", 1985).
+    Rows are drawn by reservoir sampling (Vitter, "Random Sampling with a Reservoir", 1985).
     """
 
     size: int
@@ -133,7 +133,7 @@ class ChannelSample:
         self._random = np.random.default_rng(self.seed)
 
     def add(self, values: Floats) -> None:
-        """Look at values (..., channels)."""
+        """Update with values (..., channels)."""
         rows = values.reshape(-1, values.shape[-1])
         if self._rows is None:
             self._rows = np.empty((self.size, rows.shape[1]), np.float32)
@@ -148,6 +148,6 @@ class ChannelSample:
 
     @property
     def rows(self) -> Floats:
-        """float32 (at most `size`, channels)."""
+        """Sampled rows, float32 (at most `size`, channels)."""
         assert self._rows is not None
         return self._rows[: self._seen]

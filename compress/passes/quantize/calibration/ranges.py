@@ -1,4 +1,4 @@
-"""The range of an activation from what was seen of it: pure functions of a histogram."""
+"""Activation ranges computed from histograms, as pure functions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Edges = NDArray[np.float64]
 Range = tuple[float, float]
 
 PERCENTILE = 99.999
-"""Share of the values that `percentile` keeps, the rest being cut from both ends alike."""
+"""Percentage of the values that `percentile` covers; the rest is clipped equally at both ends."""
 LEVELS = 256
 _CANDIDATES = 64
 
 
 def percentile_range(counts: Counts, edges: Edges, percentile: float = PERCENTILE) -> Range:
-    """The range that holds `percentile` percent of the values; counts (bins,), edges (bins + 1,)."""
+    """Return the range that covers `percentile` percent of the values; counts (bins,), edges (bins + 1,)."""
     cumulated = np.cumsum(counts) / max(int(counts.sum()), 1)
     outside = (1 - percentile / 100) / 2
     low = int(np.searchsorted(cumulated, outside, side="right"))
@@ -28,12 +28,12 @@ def percentile_range(counts: Counts, edges: Edges, percentile: float = PERCENTIL
 
 
 def entropy_range(counts: Counts, edges: Edges) -> Range:
-    """The range that loses least information when cut to 256 levels.
+    """Return the range that loses least information when quantized to 256 levels.
 
-    For each of 64 distances from 0 the reference is the histogram with what lies further out moved to the outermost
-    bins, and its rival is the histogram inside alone, each level spread evenly over its filled bins; the distance
-    with the smallest KL divergence wins. After Migacz, "8-bit inference with TensorRT" (2017), for ranges that need
-    not be symmetric.
+    For each of 64 distances from 0, the reference distribution is the histogram with outlying counts moved to the
+    outermost bins; the candidate is the inner histogram alone, with each level spread evenly over its non-empty bins.
+    The distance with the smallest KL divergence is selected. After Migacz, "8-bit inference with TensorRT" (2017),
+    extended to asymmetric ranges.
     """
     centres = (edges[:-1] + edges[1:]) / 2
     furthest = max(abs(edges[0]), abs(edges[-1]))
@@ -49,10 +49,10 @@ def entropy_range(counts: Counts, edges: Edges) -> Range:
 
 
 def mse_range(counts: Counts, edges: Edges) -> Range:
-    """The range whose 256 levels are closest to the values, in the mean of squares.
+    """Return the range whose 256 levels have the smallest mean squared error.
 
-    Of the same 64 distances from 0 as in `entropy_range`; what lies outside is cut, what lies inside rounded. The
-    values of a bin stand at its middle.
+    Searches the same 64 distances from 0 as `entropy_range`; values outside are clipped, values inside rounded. All
+    values of a bin are taken at its centre.
     """
     centres = (edges[:-1] + edges[1:]) / 2
     filled = counts > 0
@@ -68,14 +68,14 @@ def mse_range(counts: Counts, edges: Edges) -> Range:
 
 
 def around_zero(found: Range) -> Range:
-    """A range that holds both signs, as wide on one side as on the other; one with one sign as it is."""
+    """Make a range that contains both signs symmetric; leave a range of one sign unchanged."""
     low, high = found
     furthest = max(-low, high)
     return (-furthest, furthest) if low < 0 < high else found
 
 
 def _divergence(counts: Counts, first: int, last: int) -> float:
-    """KL divergence between the histogram clipped to bins first..last and its 256 levels."""
+    """KL divergence between the histogram clipped to bins first..last and its quantization to 256 levels."""
     kept = counts[first : last + 1].astype(np.float64)
     reference = kept.copy()
     reference[0] += counts[:first].sum()
@@ -87,7 +87,7 @@ def _divergence(counts: Counts, first: int, last: int) -> float:
     rival = np.where(filled, total[level] / np.maximum(members[level], 1), 0.0)
     if rival.sum() == 0:
         return np.inf
-    # An outermost bin that held nothing itself has no rival: it counts as if it held a single value.
+    # An outermost bin that was empty itself has no candidate: it counts as if it held a single value.
     rival = np.where((reference > 0) & (rival == 0), 1.0, rival)
     p, q = reference / reference.sum(), rival / rival.sum()
     used = p > 0

@@ -1,4 +1,4 @@
-"""16-bit floating-point numbers: weights stored in them, or the operators themselves."""
+"""Conversion to 16-bit floating point: weight storage only, or the operators too."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ _LARGEST_FP16 = float(np.finfo(np.float16).max)
 def store_in_half(
     model: ir.Model, numbers: Literal["fp16", "bf16"], only: Collection[str] | None = None
 ) -> int:
-    """Store every weight of two axes or more in 16 bits, behind a `Cast` to float32; how many were.
+    """Store every weight of two or more axes in 16 bits, followed by a `Cast` to float32; return how many.
 
-    `only`: names of the weights that may be stored so; None: all.
+    The session folds such a `Cast` when it loads the file, so arithmetic and speed are those of FP32. Vectors (biases,
+    norms) and weights with a value outside the FP16 range stay unchanged.
 
-    A session takes such a `Cast` out when it loads the file, so the arithmetic and its speed are those of FP32. Vectors
-    (biases, norms) stay as they are, and so does a weight with a value that FP16 cannot hold.
+    Args:
+        only: names of the weights that may be converted; None: all.
     """
     graph, stored = model.graph, 0
     first = next(iter(graph))
@@ -51,9 +52,9 @@ def store_in_half(
 
 
 def compute_in_fp16(source: Path, target: Path) -> None:
-    """Write a copy of a model whose operators take and give FP16; its inputs and outputs keep their types.
+    """Write a copy of a model with FP16 operators; graph inputs and outputs keep their types.
 
-    By the converter of onnxruntime, which leaves operators that have no FP16 form in FP32.
+    Uses the converter of onnxruntime, which leaves operators without an FP16 implementation in FP32.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

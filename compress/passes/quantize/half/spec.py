@@ -1,4 +1,4 @@
-"""16 bits: weights, and the arithmetic where that is asked for."""
+"""Spec of 16-bit quantization: weights, and optionally the arithmetic."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class HalfSpec(QuantizeSpec):
         return self
 
     def produces(self, form: Form) -> Form:
-        """The form of the result."""
+        """Return the form of the output model."""
         return form.with_(framework=Framework.ONNX, numbers=Numbers.HALF)

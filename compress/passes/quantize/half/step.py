@@ -1,4 +1,4 @@
-"""quantize to 16 bits: half the bytes, and the same outputs within what 16 bits can say."""
+"""Quantize to 16 bits: half the file size, and the same outputs up to 16-bit precision."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LIMITS = {"fp16": 0.01, "bf16": 0.05}
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Store the weights in 16 bits, or convert the operators too, and compare with the float model on real inputs.
+    """Store the weights in 16 bits or convert the operators too, and check parity with the float model on real inputs.
 
     Raises:
-        PassError: the file did not shrink, onnxruntime does not run it, or its outputs differ too much.
+        PassError: the file did not shrink, onnxruntime cannot run it, or its outputs differ too much.
     """
     spec, source = ctx.asked(HalfSpec), ctx.inputs["model"]
     numbers, path = spec.numbers, ctx.out / ONNX_MODEL
@@ -44,7 +44,7 @@ def run(ctx: StepContext) -> StepResult:
     try:
         open_session(str(path))
     except Exception as error:
-        # onnxruntime raises classes of its own that share no parent but Exception.
+        # onnxruntime raises classes of its own whose only common base is Exception.
         raise PassError(
             f"onnxruntime cannot run this model in {numbers} here: {error}",
             where="quantize.arithmetic",

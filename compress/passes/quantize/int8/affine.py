@@ -1,4 +1,4 @@
-"""Numbers as integers: the arithmetic of 8-bit quantization, on plain arrays."""
+"""8-bit quantization arithmetic on plain arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 
 INT8_LIMIT = 127
 REDUCED_LIMIT = 64
-"""Two products of a uint8 and such a weight fit into 16 bits, where processors without VNNI add them up."""
+"""Two products of a uint8 and such a weight fit into 16 bits, in which processors without VNNI accumulate them."""
 UINT8_LEVELS = 255
 UINT8_ZERO = 128
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
@@ -22,13 +22,13 @@ BIAS_LIMIT = 2.0**30
 
 
 def weight_limit(reduced: bool) -> int:
-    """The largest integer of an 8-bit weight."""
+    """Return the largest integer of an 8-bit weight."""
     return REDUCED_LIMIT if reduced else INT8_LIMIT
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """`values` times `scales` is close to what was quantized; `zero` is the integer that stands for 0."""
+    """Quantized array: `(values - zero) * scales` approximates the original; the integer `zero` represents 0."""
 
     values: NDArray[Any]
     scales: Floats
@@ -36,9 +36,9 @@ class Quantized:
 
 
 def quantize_columns(weight: Floats, per_channel: bool = True, limit: int = INT8_LIMIT) -> Quantized:
-    """A weight (inputs, outputs) as int8 around zero, one scale a column (or one in all).
+    """Quantize a weight (inputs, outputs) symmetrically to int8, with one scale per column or a single scale.
 
-    The integers go from -`limit` to `limit`: the range is symmetric, so that no value saturates on one side.
+    The integers range from -`limit` to `limit`, so that neither sign saturates.
     """
     largest = np.abs(weight).max(axis=0) if per_channel else np.abs(weight).max(keepdims=False)
     scales = np.maximum(largest / limit, SMALLEST_SCALE).astype(np.float32)
@@ -49,10 +49,10 @@ def quantize_columns(weight: Floats, per_channel: bool = True, limit: int = INT8
 def quantize_kernel(
     kernel: Floats, per_channel: bool, bias: Floats | None, input_scale: float, limit: int = INT8_LIMIT
 ) -> Quantized:
-    """The kernel of a convolution (outputs, inputs, ...) as int8 around zero, one scale an output (or one in all).
+    """Quantize a convolution kernel (outputs, inputs, ...) symmetrically to int8, per output channel or with one scale.
 
-    A scale is large enough for the bias, which is stored in units of input scale times kernel scale, to fit into 32
-    bits: outputs with next to no weights would break that.
+    Scales are large enough that the bias, stored in units of input scale times kernel scale, fits into 32 bits; output
+    channels with near-zero weights would overflow it otherwise.
     """
     rows = np.abs(kernel.reshape(len(kernel), -1))
     largest = rows.max(axis=1) if per_channel else rows.max()
@@ -67,26 +67,26 @@ def quantize_kernel(
 
 
 def quantize_bias(bias: Floats, scales: Floats, input_scale: float) -> NDArray[np.int32]:
-    """A bias (outputs,) as int32 in units of input scale times the kernel's scales."""
+    """Quantize a bias (outputs,) to int32 in units of input scale times kernel scales."""
     return np.rint(bias.astype(np.float64) / (input_scale * scales.astype(np.float64))).astype(np.int32)
 
 
 def quantize_table(table: Floats) -> Quantized:
-    """A table (rows, width) as uint8 around 128 with one scale in all."""
+    """Quantize a table (rows, width) to uint8 with zero point 128 and a single scale."""
     scale = np.float32(max(float(np.abs(table).max()) / INT8_LIMIT, SMALLEST_SCALE))
     values = np.clip(np.rint(table / scale) + UINT8_ZERO, 0, UINT8_LEVELS).astype(np.uint8)
     return Quantized(values, np.asarray(scale), UINT8_ZERO)
 
 
 def activation_scale(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of uint8 activations that cover [low, high] and represent 0 exactly."""
+    """Return scale and zero point of uint8 activations that cover [low, high] and represent 0 exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < _SMALLEST_RANGE:
-        return 1.0, 0  # nothing but zeros was seen
+        return 1.0, 0  # only zeros were seen
     scale = (high - low) / UINT8_LEVELS
     return scale, int(np.clip(round(-low / scale), 0, UINT8_LEVELS))
 
 
 def rounded_activations(values: NDArray[Any], scale: float, zero: int) -> NDArray[Any]:
-    """What uint8 activations of a scale and zero point stand for, of the same shape and dtype as `values`."""
+    """Quantize to uint8 with a scale and zero point and dequantize; same shape and dtype as `values`."""
     return np.asarray((np.clip(np.rint(values / scale) + zero, 0, UINT8_LEVELS) - zero) * scale)

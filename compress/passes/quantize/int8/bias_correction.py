@@ -1,9 +1,9 @@
-"""Bias correction: rounding shifts the mean of a layer's outputs, and its bias can take the shift back.
+"""Bias correction: rounding shifts the mean output of a layer, and its bias compensates for the shift.
 
-For each layer the mean of its input over calibration examples is known, as floats and as the integers it will read;
-so is its weight, as floats and as integers. The difference of the two expected outputs goes into the bias of the float
-graph, before anything is quantized. After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-Correction" (2019), section 4.2, with means that are measured.
+The mean input of each layer over the calibration examples is measured, in float and after quantization; the weight is
+known in both forms. The difference of the two expected outputs is added to the bias in the float graph before
+quantization. After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019),
+section 4.2, but with measured means.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def correct_biases(
     per_channel: bool,
     limit: int = INT8_LIMIT,
 ) -> int:
-    """Change the biases of layers so that quantizing leaves their expected outputs where they were; how many.
+    """Correct layer biases so that quantization preserves the expected outputs; return the number of layers.
 
     Args:
-        model: the float graph that is changed, before it is quantized.
+        model: the float graph, changed in place before it is quantized.
         chosen: its layers that will be quantized.
-        ranges: fixed ranges of their inputs by name; an input without one is rounded by a range found at run time,
-            which shifts nothing on average.
-        path: the same graph as a file, which calibration examples are run on.
+        ranges: calibrated ranges of their inputs by name; an input without one is quantized with a range found at run
+            time, which causes no shift on average.
+        path: the same graph as a file, run on the calibration examples.
         limit: the largest integer of the weights.
     """
     found = [layer for layer in chosen if isinstance(layer, Multiplying)]
@@ -75,13 +75,13 @@ def correct_biases(
 def expected_shift(
     weight: Floats, restored: Floats, as_floats: Doubles, as_integers: Doubles, groups: int = 1
 ) -> Doubles:
-    """What rounding takes from the mean of each output, float64 (outputs,).
+    """Return the shift of each mean output caused by rounding, float64 (outputs,): to be added to the bias.
 
     Args:
-        weight: (inputs / groups, outputs), of a convolution summed over its window.
-        restored: the same after rounding.
+        weight: (inputs / groups, outputs); for a convolution, summed over its window.
+        restored: the same, quantized and dequantized.
         as_floats: mean of each input (inputs,).
-        as_integers: the same after rounding.
+        as_integers: the same, quantized and dequantized.
         groups: of a convolution.
     """
     per_group = weight.shape[1] // groups
@@ -100,7 +100,7 @@ def _input_means(
     batches: Callable[[], Iterator[Batch]],
     work: Path,
 ) -> dict[str, tuple[Doubles, Doubles]]:
-    """Mean of each channel of each layer's input, as floats and as integers stand for them."""
+    """Return the channel means of each layer's input: in float, and quantized and dequantized."""
     axes = {_source(layer).name or "": 1 if isinstance(layer, Convolution) else -1 for layer in found}
     kept = {name: (ChannelMean(axis), ChannelMean(axis)) for name, axis in axes.items()}
     for values in observe(path, list(axes), batches(), work):
@@ -119,7 +119,7 @@ def _source(layer: Multiplying) -> ir.Value:
 
 
 def _restored(layer: Multiplying, input_scale: float, per_channel: bool, limit: int) -> Floats:
-    """The weight that the integers will stand for."""
+    """Return the weight, quantized and dequantized."""
     weight = layer.weight
     if not isinstance(layer, Convolution):
         columns = quantize_columns(weight, per_channel, limit)
@@ -131,7 +131,7 @@ def _restored(layer: Multiplying, input_scale: float, per_channel: bool, limit: 
 
 
 def _matrix(layer: Multiplying, weight: Floats) -> Floats:
-    """(inputs / groups, outputs); a window is summed, as if its positions had equal means."""
+    """Return a weight as (inputs / groups, outputs); a kernel is summed over its window, assuming equal means."""
     if not isinstance(layer, Convolution):
         return weight
     return np.asarray(weight.reshape(*weight.shape[:2], -1).sum(axis=2).T)

@@ -1,4 +1,4 @@
-"""The rule by which `scheme: auto` picks."""
+"""Selection rule of `scheme: auto`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from compress.core.task_kind import MetricKind
 from compress.measuring.variants import Variant
 
 TOLERANCE = 0.005
-"""Lost of the task's metric: half a point."""
+"""Maximum loss of the task's metric: half a point."""
 EQUALLY_FAST = 1.05
-"""Latencies less than 5 % apart are the same: the machine's noise must not choose."""
+"""Latencies less than 5 % apart count as equal, so that measurement noise does not decide."""
 
 
 def choose(candidates: Mapping[str, Variant], metric: MetricKind) -> str:
-    """The fastest of the variants, as measured on the validation split, whose score is within half a point (half a
-    percent, where scores are `relative`) of the best.
+    """Return the fastest variant whose validation score is close to the best.
 
-    Among those as fast as it the better score wins, then the one named first.
+    Close is within half a point, or half a percent if scores are `relative`.
+
+    Among equally fast ones the better score wins, then the first in order.
     """
     best = max(candidate.score for candidate in candidates.values())
     good = {

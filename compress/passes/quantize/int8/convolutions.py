@@ -1,9 +1,8 @@
-"""Convolutions in integers, and whatever lies between them: a value stays 8-bit from one to the next.
+"""Integer convolutions and the operators between them, so that values stay 8-bit from one convolution to the next.
 
-A convolution that read and wrote floats would spend what it saves on the way in and out. So sums of branches, pooling,
-concatenation and reshapes run on the integers too; an activation function that only cuts its input (Relu, Relu6) is
-the limit of the integers themselves. What has no integer kernel (a norm that could not be folded, Gelu) reads and
-writes floats.
+Converting to and from float around every convolution would cost what integers save. Residual sums, pooling,
+concatenation and reshapes therefore run on integers too; an activation that only clips (Relu, Relu6) becomes part of
+the integer range. Operators without an integer kernel (a norm that could not be folded, Gelu) read and write floats.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _RANGED = frozenset({*_BINARY, *_UNARY, "Concat"})
 
 
 def ranged_between(graph: ir.Graph, chosen: Sequence[Convolution]) -> list[str]:
-    """Names of the float values whose range `quantize_convolutions` may ask for, each once."""
+    """Return the names of the float values whose range `quantize_convolutions` may need, without duplicates."""
     if not chosen:
         return []
     names: list[str] = []
@@ -51,7 +50,7 @@ def quantize_convolutions(
     per_channel: bool,
     limit: int = INT8_LIMIT,
 ) -> None:
-    """Replace each chosen convolution by `QLinearConv`, and what lies between them by its integer kernel.
+    """Replace each chosen convolution by `QLinearConv`, and the operators in between by their integer kernels.
 
     Args:
         ranges: (low, high) of the values of `ranged_between`.
@@ -62,7 +61,7 @@ def quantize_convolutions(
 
 
 def activated(value: ir.Value) -> ir.Value:
-    """The value after the activation function that only cuts `value`; `value` where no such function reads it alone."""
+    """Return the output of the clipping activation that alone reads `value`, or `value` itself if there is none."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
         return value
@@ -71,7 +70,7 @@ def activated(value: ir.Value) -> ir.Value:
 
 
 def _cuts_around_zero(node: ir.Node) -> bool:
-    """Whether a Clip keeps 0: its limits are then limits of the integers."""
+    """Whether a node is a Clip whose range contains 0, so that its limits can become integer limits."""
     if node.op_type != "Clip":
         return False
     low, high = (scalar(value) for value in (*node.inputs[1:], None, None)[:2])
@@ -83,7 +82,7 @@ def _cuts_around_zero(node: ir.Node) -> bool:
 
 @dataclass(frozen=True)
 class _Integer:
-    """uint8 `value`, float32 `scale`, uint8 `zero`: what a float value is in integers."""
+    """Integer form of a float value: uint8 `value`, float32 `scale`, uint8 `zero`."""
 
     value: ir.Value
     scale: ir.Value
@@ -91,12 +90,12 @@ class _Integer:
 
     @property
     def inputs(self) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """As operators take it."""
+        """The three values in the order that operators take them."""
         return self.value, self.scale, self.zero
 
 
 class _Integers:
-    """One walk over a graph, from its inputs to its outputs."""
+    """One traversal of a graph, from its inputs to its outputs."""
 
     def __init__(
         self,
@@ -112,15 +111,15 @@ class _Integers:
         self.per_channel = per_channel
         self.limit = limit
         self.known: dict[ir.Value, _Integer] = {}
-        """Float values that exist as integers."""
+        """Integer form of each float value that has one."""
         self.gone: set[ir.Value] = set()
-        """Those of them that nothing computes as floats any more."""
+        """Values that are no longer computed as floats."""
         self.restored: dict[ir.Value, ir.Value] = {}
 
     def walk(self) -> None:
         for node in list(self.graph):
             if node.outputs[0] in self.gone:
-                continue  # an activation function that its producer took in
+                continue  # activation function fused into its producer
             if not self._replaced(node):
                 self._read_floats(node)
         for output in list(self.graph.outputs):
@@ -132,7 +131,7 @@ class _Integers:
                 replace(output, restored.outputs[0])
 
     def _replaced(self, node: ir.Node) -> bool:
-        """Put the integer kernel of a node beside it; False where the node stays as it is."""
+        """Insert the integer kernel of a node next to it; return False if the node stays in float."""
         if node in self.convolutions:
             self._convolve(self.convolutions[node])
             return True
@@ -167,8 +166,10 @@ class _Integers:
         return False
 
     def _joins(self, node: ir.Node) -> bool:
-        """Whether a sum or product is worth integers: a side exists as integers alone, no side is a constant, and the
-        ranges of all are known."""
+        """Whether a sum or product should run in integers.
+
+        That is if an operand exists only as integers, none is a constant, and all ranges are known.
+        """
         ranged = activated(node.outputs[0]).name in self.ranges
         return (
             ranged
@@ -192,7 +193,7 @@ class _Integers:
         return self.restored[value]
 
     def integer(self, value: ir.Value | None, place: ir.Node) -> _Integer:
-        """A value in integers; one that is a float alone is quantized before `place`."""
+        """Return the integer form of a value; a float-only value is quantized before `place`."""
         assert value is not None
         if value not in self.known:
             scale, zero = self._constants(value)
@@ -229,7 +230,7 @@ class _Integers:
         domain: str = MS_DOMAIN,
         mean_of: _Integer | None = None,
     ) -> None:
-        """An integer kernel whose result has a scale of its own, with the activation that follows taken in."""
+        """Insert an integer kernel with its own output scale, fusing a following activation."""
         result = activated(node.outputs[0])
         scale, zero = self._constants(result, mean_of)
         made = ir.Node(domain, op_type, inputs(scale, zero), _copied(node))
@@ -244,9 +245,10 @@ class _Integers:
         self.known.setdefault(node.outputs[0], self.known[result])
 
     def _constants(self, value: ir.Value, mean_of: _Integer | None = None) -> tuple[ir.Value, ir.Value]:
-        """Scale and zero point of a value's calibrated range.
+        """Add scale and zero point of a value's calibrated range as constants.
 
-        The kernel of a mean refuses scales that are far from that of what it reads: no coarser, and not much finer.
+        The kernel of `GlobalAveragePool` only supports output scales close to its input scale: not coarser, and at most
+        `_FINEST` times finer.
         """
         low, high = self.ranges[value.name or ""]
         scale, zero = activation_scale(low, high)

@@ -1,4 +1,4 @@
-"""What really runs in integers: counted in the graph that a session makes of a file, not in the file."""
+"""Count which products run in integers, in the session's optimized graph instead of the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INTEGER = frozenset(
 )
 _WEIGHT_ONLY = frozenset({"MatMulNBits"})
 _RENAMING = ("NchwcTransformer",)
-"""Lays the weights of floating convolutions out anew under names that nobody would know."""
+"""Repacks the weights of float convolutions under unrecognizable names."""
 _KEEPS_CONSTANT = frozenset({"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"})
 
 
@@ -36,8 +36,8 @@ _KEEPS_CONSTANT = frozenset({"DequantizeLinear", "Cast", "Transpose", "Identity"
 class Products:
     """Matrix products and convolutions with a constant weight.
 
-    `integer` multiply integers, `weight_only` multiply floats by weights stored in blocks; `floating` holds the names
-    of those that multiply floats, a weight that is dequantized at every call included.
+    `integer` counts integer products, `weight_only` float products with block-quantized weights; `floating` holds the
+    names of float products, including those whose weight is dequantized at every call.
     """
 
     integer: int
@@ -46,11 +46,11 @@ class Products:
 
 
 def count_products(path: Path, left_floating: Collection[str] = ()) -> Products:
-    """Count in the optimized graph of a session over `path`.
+    """Count the products in the optimized graph of a session over `path`.
 
     Args:
         path: an ONNX file.
-        left_floating: names of weights that may stay floating; their products are not in `floating`.
+        left_floating: names of weights that may stay in float; their products are not in `floating`.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optimized-") as folder:
         optimized = Path(folder) / "model.onnx"
@@ -60,13 +60,13 @@ def count_products(path: Path, left_floating: Collection[str] = ()) -> Products:
 
 
 def count_in_graph(graph: onnx.GraphProto, left_floating: frozenset[str]) -> Products:
-    """Count in a graph as it stands."""
+    """Count the products of a graph."""
     origin = {tensor.name: tensor.name for tensor in graph.initializer}
     integer = weight_only = 0
     floating = []
     for node in graph.node:
         if node.op_type in _KEEPS_CONSTANT and node.input and node.input[0] in origin:
-            # What is made of a constant alone is a constant still.
+            # A value derived from a constant alone is still a constant.
             origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
         weights = [origin[name] for name in node.input[:2] if name in origin]
         if not weights:

@@ -1,8 +1,8 @@
-"""Cross-layer equalisation: neighbouring convolutions share out their channels' ranges.
+"""Cross-layer equalization: adjacent convolutions balance the ranges of their shared channels.
 
 Relu(s x) = s Relu(x) for s > 0, so a channel between two convolutions may be divided by any factor that the next one
-multiplies by. The factors that make both sides' largest weights equal leave no channel whose weights all round to
-zero. After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), section 4.1.
+multiplies by. Factors that equalize the largest weights on both sides leave no channel whose weights all round to zero.
+After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), section 4.1.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from compress.passes.quantize.weights import one_use, set_constant, set_weight
 Floats = NDArray[np.float32]
 
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"})
-"""What gives s f(x) for s x, channel by channel. Relu6 does not."""
+"""Operators with f(s x) = s f(x), channel by channel. Relu6 is not one of them."""
 _ROUNDS = 40
 _EQUAL_WITHIN = 1e-3
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two convolutions, the second of which alone reads the first, through homogeneous operators."""
+    """Two convolutions, where the second is the only reader of the first, through homogeneous operators."""
 
     first: Convolution
     second: Convolution
 
 
 def equalize(chosen: Sequence[Layer]) -> int:
-    """Equalise the convolutions of a graph in place, again and again until their ranges are; how many pairs.
+    """Equalize the convolutions of a graph in place, repeatedly until the factors converge; return the number of pairs.
 
-    The outputs of the float model stay what they are.
+    The outputs of the float model do not change.
     """
     found = pairs(chosen)
     for _ in range(_ROUNDS):
@@ -47,7 +47,7 @@ def equalize(chosen: Sequence[Layer]) -> int:
 
 
 def pairs(chosen: Sequence[Layer]) -> list[Pair]:
-    """The pairs among these layers, in graph order."""
+    """Return the pairs among these layers, in graph order."""
     by_node = {layer.node: layer for layer in chosen if isinstance(layer, Convolution)}
     found = []
     for layer in by_node.values():
@@ -61,9 +61,9 @@ def pairs(chosen: Sequence[Layer]) -> list[Pair]:
 
 
 def equalizing_factors(first: Floats, second: Floats) -> Floats:
-    """sqrt(first / second) of the largest absolute weights of each channel (channels,); 1 where one of them is 0.
+    """Return sqrt(first / second) of the largest absolute weight of each channel (channels,); 1 where either is 0.
 
-    The first convolution's outputs are divided by them, equation 11 of the paper.
+    The outputs of the first convolution are divided by these factors (equation 11 of the paper).
     """
     used = (first > 0) & (second > 0)
     ratio = np.where(used, first, 1.0) / np.where(used, second, 1.0)
@@ -71,19 +71,19 @@ def equalizing_factors(first: Floats, second: Floats) -> Floats:
 
 
 def input_ranges(kernel: Floats, groups: int) -> Floats:
-    """The largest absolute weight of each input channel of a kernel (outputs, inputs / groups, ...): (inputs,)."""
+    """Return the largest absolute weight (inputs,) by input channel of a kernel (outputs, inputs / groups, ...)."""
     rows = np.abs(kernel.reshape(groups, kernel.shape[0] // groups, kernel.shape[1], -1))
     return np.asarray(rows.max(axis=(1, 3)).reshape(-1))
 
 
 def scale_inputs(kernel: Floats, groups: int, factors: Floats) -> Floats:
-    """The kernel with each of its input channels multiplied by a factor (inputs,)."""
+    """Return the kernel with each input channel multiplied by its factor (inputs,)."""
     rows = kernel.reshape(groups, kernel.shape[0] // groups, kernel.shape[1], -1)
     return (rows * factors.reshape(groups, 1, kernel.shape[1], 1)).reshape(kernel.shape)
 
 
 def _equalize_pair(pair: Pair) -> float:
-    """Equalise once; how far the largest factor was from 1."""
+    """Equalize a pair once; return the largest absolute log factor."""
     first, second = pair.first.weight, pair.second.weight
     groups = attribute(pair.second.node, "group", 1)
     outputs = np.abs(first.reshape(len(first), -1)).max(axis=1)
@@ -102,5 +102,5 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _own(layer: Convolution) -> bool:
-    """Whether the constants of a convolution serve it alone."""
+    """Whether no other node uses the constants of a convolution."""
     return all(one_use(value) for value in layer.node.inputs[1:] if value is not None)

@@ -1,4 +1,4 @@
-"""8-bit weights and arithmetic with activation ranges found at run time."""
+"""Dynamic INT8 quantization: activation ranges are computed at run time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def quantize_dynamic(
     table_bits: int = 8,
     limit: int = INT8_LIMIT,
 ) -> None:
-    """Replace each chosen layer of the graph; `limit` is the largest integer of a weight."""
+    """Replace each chosen layer of the graph by its dynamically quantized form.
+
+    Args:
+        limit: the largest integer of a weight.
+    """
     graph = model.graph
     weights = Weights(graph, per_channel, limit)
     for layer in chosen:

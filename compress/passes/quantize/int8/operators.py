@@ -1,4 +1,4 @@
-"""Operators with integer arithmetic in place of floating-point ones; activation ranges are found at run time."""
+"""Integer operators in place of floating-point ones, with activation ranges computed at run time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from compress.passes.quantize.layers import FusedAttention, Linear
 
 @dataclass
 class Weights:
-    """Quantized constants of one graph; a weight that two layers share is stored once."""
+    """Quantized constants of a graph; a weight shared by two layers is stored once."""
 
     graph: ir.Graph
     per_channel: bool
     limit: int = INT8_LIMIT
-    """The largest integer."""
+    """The largest integer of a weight."""
     _made: dict[tuple[int, bool], tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
     def columns(self, layer: Linear | FusedAttention) -> tuple[ir.Value, ir.Value]:
-        """int8 weight (inputs, outputs) and its scales, as constants of the graph."""
+        """Return the int8 weight (inputs, outputs) and its scales, as constants of the graph."""
         transposed = isinstance(layer, Linear) and bool(attribute(layer.node, "transB", 0))
         key = (id(layer.weight_value), transposed)
         if key not in self._made:
@@ -38,7 +38,7 @@ class Weights:
 
 
 def quantize_linear(graph: ir.Graph, layer: Linear, weights: Weights) -> None:
-    """x @ weight + bias -> one `DynamicQuantizeMatMul`."""
+    """Replace x @ weight + bias by one `DynamicQuantizeMatMul`."""
     weight, scales = weights.columns(layer)
     inputs = [layer.source, weight, scales, None, layer.bias]
     node = ir.node("DynamicQuantizeMatMul", inputs, domain=MS_DOMAIN, name=layer.node.name)
@@ -46,7 +46,7 @@ def quantize_linear(graph: ir.Graph, layer: Linear, weights: Weights) -> None:
 
 
 def quantize_attention(graph: ir.Graph, layer: FusedAttention, weights: Weights) -> None:
-    """`Attention` -> `DynamicQuantizeLinear` and `QAttention`."""
+    """Replace `Attention` by `DynamicQuantizeLinear` and `QAttention`."""
     name = layer.node.name
     ranged = ir.node("DynamicQuantizeLinear", [layer.source], num_outputs=3, name=f"{name}.input")
     insert_before(graph, layer.node, ranged)
@@ -61,7 +61,7 @@ def attend(
     scale: ir.Value,
     zero: ir.Value,
 ) -> None:
-    """`Attention` -> `QAttention` of an input that is quantized already."""
+    """Replace `Attention` by `QAttention` on an input that is already quantized."""
     weight, scales = weights.columns(layer)
     inputs = [source, weight, layer.bias, scale, scales, layer.mask, zero]
     kept = {

@@ -1,11 +1,11 @@
-"""Integer operators written as pairs: `DequantizeLinear` before a floating-point operator, `QuantizeLinear` after it.
+"""Write integer operators in QDQ form: `DequantizeLinear` before a floating-point operator, `QuantizeLinear` after it.
 
-The form that other runtimes read. onnxruntime fuses each group into the operator that it was made
-of: a weight and a bias are dequantized right before the product that reads them, and everything is quantized right
-after the operator, where it was in the operator form. Rows of an embedding table are dequantized after they are
-read, as there. Two kinds of products stay operators: those whose input keeps a range found at run time have no other
-form, and a `Gemm` takes an activation function in before it would be fused into integers. They, attention that was
-fused before, and tables of 4 bits are read by onnxruntime alone.
+This is the form that other runtimes read. onnxruntime fuses each group back into the integer operator it came from: a
+weight and a bias are dequantized right before the product that reads them, and outputs are quantized right after the
+operator, where the operator form quantizes them too. Rows of an embedding table are dequantized after the lookup, as in
+the operator form. Two kinds of products remain integer operators: those whose input range is computed at run time, for
+which QDQ has no form, and those followed by an activation function, which a session would fuse into the `Gemm` before
+fusing it into integers. These, already fused attention, and 4-bit tables can be read by onnxruntime only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TAKEN_IN = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"}
 )
 _MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
-"""Operators that run on integers as they are."""
+"""Operators that run on integers unchanged."""
 
 
 def write_pairs(model: ir.Model) -> None:
@@ -63,7 +63,7 @@ def write_pairs(model: ir.Model) -> None:
 
 
 def _remember_scales(node: ir.Node, scales: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
-    """Scale and zero point of what a node gives, where that is uint8."""
+    """Record scale and zero point of a node's output if that is uint8."""
     place = {"QuantizeLinear": 1, "QLinearConv": 6, "QLinearConcat": 0}.get(node.op_type)
     if place is None:
         place = 6 if node.op_type in _BINARY else 3 if node.op_type in _UNARY else None
@@ -77,9 +77,9 @@ def _remember_scales(node: ir.Node, scales: dict[ir.Value, tuple[ir.Value, ir.Va
 def _floating(
     graph: ir.Graph, place: ir.Node, parts: Sequence[ir.Value | None], axis: int | None = None
 ) -> ir.Value:
-    """`DequantizeLinear` of (value, scale, zero point or nothing) before `place`; `axis` is that of many scales.
+    """Insert a `DequantizeLinear` of (value, scale, zero point or None) before `place`; `axis`: of per-channel scales.
 
-    A `Gemm` fuses only where every zero point is written.
+    The zero point is always written: a `Gemm` does not fuse otherwise.
     """
     value, scale, zero = parts
     steps = constant(scale)
@@ -88,7 +88,7 @@ def _floating(
     if zero is None:
         shape = () if steps is None else steps.shape
         zero = add_initializer(graph, f"{value.name}.zero", np.zeros(shape, constant_of(value).dtype))
-    # One for each reader, which fuses with it alone.
+    # One for each reader, as it fuses with that reader only.
     name = f"{value.name}.float.{len(value.uses())}"
     attributes = {"axis": axis} if per_channel and axis is not None else {}
     return insert_before(
@@ -97,7 +97,7 @@ def _floating(
 
 
 def _back(graph: ir.Graph, node: ir.Node, made: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
-    """Put `made` and a `QuantizeLinear` in the place of `node`."""
+    """Replace `node` by `made` followed by a `QuantizeLinear`."""
     made.outputs[0].name = f"{node.outputs[0].name}.unrounded"
     insert_before(graph, node, made)
     quantized = ir.node(
@@ -107,7 +107,7 @@ def _back(graph: ir.Graph, node: ir.Node, made: ir.Node, scale: ir.Value, zero: 
 
 
 def _like(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> ir.Node:
-    """The floating-point operator that an integer one stands for."""
+    """Return the floating-point equivalent of an integer operator."""
     # An attribute of onnxruntime's own pooling, which the standard operator lacks.
     kept = [one for name, one in node.attributes.items() if name != "channels_last"]
     return ir.Node("", op_type, list(inputs), kept, name=node.name)
@@ -122,7 +122,7 @@ def _convolution(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _bias(graph: ir.Graph, value: ir.Value | None, *scales: ir.Value | None) -> list[ir.Value | None]:
-    """An int32 bias with its scale, which is that of the input times that of the weight."""
+    """Return an int32 bias with its scale, the product of input and weight scales."""
     first, second = map(constant_of, scales)
     assert value is not None
     scale = add_initializer(graph, f"{value.name}.scale", np.asarray(first * second, np.float32))
@@ -145,7 +145,7 @@ def _matmul(
     zero: ir.Value | None,
     bias: ir.Value | None = None,
 ) -> ir.Value:
-    """DequantizeLinear(x) @ DequantizeLinear(weight) + DequantizeLinear(bias)."""
+    """Insert DequantizeLinear(x) @ DequantizeLinear(weight) + DequantizeLinear(bias)."""
     if bias is not None:
         weight, weight_scale = _fitting(graph, weight, weight_scale, constant_of(scale), constant_of(bias))
     inputs = [
@@ -164,8 +164,10 @@ def _matmul(
 def _fitting(
     graph: ir.Graph, weight: ir.Value | None, scales: ir.Value | None, step: Array, bias: Array
 ) -> tuple[ir.Value | None, ir.Value | None]:
-    """The weight and its scales, of which those that are too small for the bias in 32 bits are larger: of outputs with
-    next to no weights, as `quantize_kernel` has them."""
+    """Return the weight and its scales, enlarged where too small for the bias to fit into 32 bits.
+
+    This concerns output channels with near-zero weights, as in `quantize_kernel`.
+    """
     needed = np.maximum(np.abs(bias.astype(np.float64)) / BIAS_LIMIT, SMALLEST_SCALE) / float(step)
     found = constant_of(scales)
     wider = np.maximum(found, needed if found.ndim else needed.max()).astype(np.float32)
@@ -181,7 +183,7 @@ def _fitting(
 def _whole_bias(
     graph: ir.Graph, node: ir.Node, bias: ir.Value, scale: ir.Value | None, weight_scale: ir.Value | None
 ) -> ir.Value:
-    """The bias as int32: a product of two axes becomes a `Gemm`, which fuses with such a bias only."""
+    """Quantize the bias to int32: a product of two axes becomes a `Gemm`, which fuses only with an int32 bias."""
     values, step, steps = map(constant_of, (bias, scale, weight_scale))
     whole = quantize_bias(values, np.broadcast_to(steps, values.shape), float(step))
     stored = add_initializer(graph, f"{bias.name}.int32", whole)
@@ -189,7 +191,7 @@ def _whole_bias(
 
 
 def _attention(graph: ir.Graph, node: ir.Node) -> None:
-    """One product for query, key and value, cut in three, and `MultiHeadAttention`: that has no integer form."""
+    """Replace attention by one QKV product and `MultiHeadAttention`, which has no integer form."""
     x, weight, bias, scale, weight_scale, mask, zero = node.inputs[:7]
     product = _matmul(graph, node, x, weight, scale, weight_scale, zero, bias)
     attend_apart(graph, node, product, mask)

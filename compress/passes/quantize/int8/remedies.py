@@ -1,4 +1,4 @@
-"""What is done where plain 8-bit integers lose too much on the validation split: remedies are tried, and it is said."""
+"""Remedies where plain INT8 loses too much on the validation split: try the alternatives and report the result."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import Layer
 
 WORTH_A_TRIAL = 0.01
-"""Lost of the metric, beyond which `scheme: auto` tries remedies."""
+"""Loss of the metric above which `scheme: auto` tries remedies."""
 ALARMING = 0.05
-"""Lost of the metric, beyond which it is said loudly, whatever the scheme."""
+"""Loss of the metric above which a warning is printed, whatever the scheme."""
 PLAIN = "plain"
 
 Score = Callable[[Int8Spec], float]
-"""The score on the validation split of the model quantized by a spec."""
+"""Validation score of the model quantized with a spec."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The spec that the model is quantized by in the end, the facts, and what is to be said aloud; None: nothing."""
+    """The final spec, the facts to record, and a message for the user, if any."""
 
     spec: Int8Spec
     facts: dict[str, Any]
@@ -32,10 +32,10 @@ class Outcome:
 
 
 def remedies(spec: Int8Spec, layers: Sequence[Layer]) -> dict[str, Int8Spec]:
-    """The specs that may lose less, by the keys that they add, fewest first.
+    """Return specs that may lose less, keyed by the options they add, fewest options first.
 
-    A key that the profile sets stays as it is set, and weights that were trained for their rounding stay where they
-    are. Equalisation needs neighbouring convolutions.
+    Options that the profile sets are not changed, and weights trained for their rounding are not modified. `equalize`
+    requires adjacent convolutions.
     """
     if spec.train is not None:
         return {}
@@ -54,12 +54,13 @@ def remedied(
     plain_score: float,
     score: Score,
 ) -> Outcome:
-    """Try what may help where the plain model loses too much: `auto` takes the best, any other scheme says which it is.
+    """Try remedies where the plain model loses too much: `auto` applies the best one, other schemes only report it.
 
     Args:
-        layers: those that are quantized, of the float graph.
-        float_score: of the float model on the validation split, larger is better.
-        plain_score: of the model quantized by `spec`.
+        layers: the quantized layers of the float graph.
+        float_score: validation score of the float model, larger is better.
+        plain_score: that of the model quantized by `spec`.
+        score: quantizes by another spec and returns its score.
     """
     metric = task.metric
     lost = metric.lost(float_score, plain_score)
@@ -70,13 +71,13 @@ def remedied(
     candidates = remedies(spec, layers)
     tried = {keys: score(one) for keys, one in candidates.items()}
     scores = {PLAIN: plain_score, **tried}
-    best = max(scores, key=lambda name: scores[name])  # of equal ones the first
+    best = max(scores, key=lambda name: scores[name])  # the first of equal scores
     facts |= tried
     plain, floating = (f"{metric.rank(value):.3f}" for value in (plain_score, float_score))
     loses = f"8-bit integers lose {_said(lost, metric)} on validation ({plain} instead of {floating})"
     if best == PLAIN:
         hint = "`equalize` and `bias_correction` do not help" if tried else "nothing else was tried"
-        # Neither is had of a decoder.
+        # Decoders support neither.
         ways = "`scheme: weight_only`" if task.writes else "`mixed: {max_drop: 0.01}`"
         ways += "" if spec.train is not None or task.writes else ", or `train`"
         advice = f"{loses}; {hint}: consider {ways}"

@@ -1,7 +1,7 @@
-"""SmoothQuant: what is hard to quantize moves from activations into the weights that multiply them.
+"""SmoothQuant: migrate the quantization difficulty from activations into the weights that multiply them.
 
-A channel of outliers that is divided by a factor no longer rules the range of all. After Xiao et al., "SmoothQuant:
-Accurate and Efficient Post-Training Quantization for Large Language Models" (2022).
+Dividing an outlier channel by a factor keeps it from determining the range of all channels. After Xiao et al.,
+"SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models" (2022).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from compress.passes.quantize.scale_folding import divisible, groups, scale_chan
 Floats = NDArray[np.float32]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Shares of the difficulty that are tried: 0 leaves it in the activations, 1 moves all of it."""
+"""Migration strengths to try: 0 leaves the difficulty in the activations, 1 moves all of it into the weights."""
 ROWS = 256
-"""Rows of a layer's input on which the error of its output is measured."""
+"""Number of input rows on which a layer's output error is measured."""
 WORTH_A_MULTIPLICATION = 0.8
-"""Where the division is a node of its own, the error must fall below this share of what it was."""
+"""If the division needs a node of its own, the error must fall below this share of the error without smoothing."""
 _LARGEST_FACTOR = 1024.0
 
 
@@ -47,17 +47,17 @@ def smooth(
     per_channel: bool,
     limit: int = INT8_LIMIT,
 ) -> dict[str, float]:
-    """Smooth the inputs of linear layers; the outputs of the float model stay what they are.
+    """Smooth the inputs of linear layers; the outputs of the float model do not change.
 
     Args:
-        model: the graph that is changed.
+        model: the graph, changed in place.
         chosen: its layers that will be quantized.
-        path: the same graph as a file, which calibration examples are run on.
-        alpha: the same for every layer; None: for each the one with the least error of its output.
+        path: the same graph as a file, run on the calibration examples.
+        alpha: the migration strength of all layers; None: for each group the one with the smallest output error.
         limit: the largest integer of the weights.
 
     Returns:
-        alpha by the name of the first layer of each group that was smoothed.
+        alpha by the name of the first layer of each smoothed group.
     """
     found = groups(chosen)
     samples = {group.source.name or "": ChannelSample(ROWS) for group in found}
@@ -79,7 +79,7 @@ def smooth(
 
 
 def smoothing_factors(activations: Floats, weights: Floats, alpha: float) -> Floats:
-    """activations^alpha / weights^(1 - alpha), of the largest absolute values of each channel (channels,).
+    """Return activations^alpha / weights^(1 - alpha) of the largest absolute values of each channel (channels,).
 
     1 where a channel or its weights are zero; equation 4 of the paper.
     """
@@ -89,7 +89,7 @@ def smoothing_factors(activations: Floats, weights: Floats, alpha: float) -> Flo
 
 
 def factors_of(sample: ChannelSample, weights: Sequence[Floats], alpha: float) -> Floats:
-    """The factors of a group: all layers that read a value share them."""
+    """Return the factors of a group, shared by all layers that read the same value."""
     largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
     return smoothing_factors(np.maximum(np.abs(sample.low), np.abs(sample.high)), largest, alpha)
 
@@ -101,9 +101,9 @@ def output_error(
     per_channel: bool = True,
     limit: int = INT8_LIMIT,
 ) -> float:
-    """Squares of what 8 bits change in the layers' outputs on the sampled rows, over the squares of the outputs.
+    """Return the relative squared error of INT8 layer outputs on the sampled rows, summed over the layers.
 
-    Activations have one range, that of all that was seen; weights (channels, outputs) are rounded as they will be.
+    Activations use one range over all observed values; weights (channels, outputs) are rounded as they will be.
     """
     low, high = float((sample.low / factors).min()), float((sample.high / factors).max())
     rows = rounded_activations(sample.rows / factors, *activation_scale(low, high)).astype(np.float32)
@@ -123,7 +123,7 @@ def best_alpha(
     share: float = 1.0,
     limit: int = INT8_LIMIT,
 ) -> float | None:
-    """The alpha with the least error; None where none brings it below `share` of the error without smoothing."""
+    """Return the alpha with the smallest error; None if none brings it below `share` of the error without smoothing."""
     one = np.ones(sample.rows.shape[1], np.float32)
     most = share * output_error(sample, weights, one, per_channel, limit)
     errors = {

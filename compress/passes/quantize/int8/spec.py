@@ -1,4 +1,4 @@
-"""8 bits: integer weights and arithmetic."""
+"""Spec of 8-bit quantization: integer weights and arithmetic."""
 
 from __future__ import annotations
 
@@ -122,36 +122,36 @@ class Int8Spec(OnnxSpec):
 
     @property
     def smoothing(self) -> SmoothSpec | None:
-        """How to smooth; None: not at all."""
+        """Smoothing options; None: no smoothing."""
         return (SmoothSpec() if self.smooth else None) if isinstance(self.smooth, bool) else self.smooth
 
     @property
     def calibration_examples(self) -> int:
-        """Training examples read."""
+        """Number of training examples to read."""
         return self.calibration.examples or _EXAMPLES
 
     @property
     def timed(self) -> bool:
-        """Whether what is made depends on measured times."""
+        """Whether the result depends on measured times."""
         return self.scheme == "auto" or (self.mixed is not None and self.mixed.latency_ms is not None)
 
     def of_this_machine(self) -> dict[str, object]:
-        """Whether 8-bit weights use 7 bits here."""
+        """Machine-dependent part of the cache key: whether 8-bit weights use 7 bits here."""
         return {"reduced_range": reduced_range(self.reduce_range)}
 
     @property
     def asks_processors(self) -> bool:
-        """Whether they decide if 8-bit weights use 7 bits."""
+        """Whether the targets' processors decide if 8-bit weights use 7 bits."""
         return self.reduce_range == "auto"
 
     def decided_for(self, processors: Sequence[Processor]) -> Self:
-        """With `reduce_range: auto` decided."""
+        """Return the spec with `reduce_range: auto` resolved."""
         if not self.asks_processors:
             return self
         needed = any(bytes_overflow(*processor) for processor in processors)
         return self.model_copy(update={"reduce_range": needed})
 
     def produces(self, form: Form) -> Form:
-        """The form of the result; with `auto` the number format is known after measuring."""
+        """Return the form of the output model."""
         numbers = Numbers.QDQ if self.format == "qdq" else Numbers.OPERATOR
         return form.with_(framework=Framework.ONNX, numbers=numbers)

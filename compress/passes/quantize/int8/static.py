@@ -1,13 +1,13 @@
-"""8-bit weights and arithmetic with activation ranges known beforehand.
+"""Static INT8 quantization: 8-bit weights and arithmetic with calibrated activation ranges.
 
-The file holds the integer operators themselves (`QuantizeLinear` into `MatMulIntegerToFloat` or `QAttention`), not
-pairs of `QuantizeLinear` and `DequantizeLinear` around floating-point ones: whether a session fuses such pairs
-depends on their place, and where it does not, it dequantizes the weight at every call (after a token is selected
-early the products have two axes, the session makes them `Gemm` with a bias, and those stay floating).
+The file contains integer operators (`QuantizeLinear` into `MatMulIntegerToFloat` or `QAttention`) instead of QDQ pairs
+around floating-point ones: whether a session fuses such pairs depends on their position, and if it does not, it
+dequantizes the weight at every call (after an early token selection the products have two axes, the session turns them
+into `Gemm` with a bias, and those stay in float).
 
-Nothing is quantized on the way out of a product, nor are sums, norms and activations, where a pair of nodes costs more
-than it saves. Inputs that come out of an activation function (the second feed-forward product) keep a range found at
-run time: a few large values rule it, and a fixed one destroys the small ones that matter.
+Outputs of products are not quantized, nor are sums, norms and activations, where a pair of nodes costs more than it
+saves. Inputs that come from an activation function (the second feed-forward product) keep a range computed at run time:
+a few large values dominate it, and a fixed range would lose the small values that matter.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ _ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", 
 
 
 def ranged_values(graph: ir.Graph, chosen: list[Layer]) -> list[str]:
-    """Names of the values whose range must be known, each once."""
+    """Return the names of the values whose range must be calibrated, without duplicates."""
     sources = [fixed_source(layer) for layer in chosen]
     names = [source.name for source in sources if source is not None and source.name]
     return list(dict.fromkeys([*names, *ranged_between(graph, convolutions(chosen))]))
 
 
 def needed_values(chosen: list[Layer]) -> set[str]:
-    """Those of `ranged_values` without which a layer cannot be quantized: what it reads and what a convolution makes.
+    """Return those of `ranged_values` that are required: layer inputs and convolution outputs.
 
-    The others lie between layers, and stay as they are where they have no range."""
+    The other values lie between layers and stay in float if they have no range.
+    """
     values = [source for layer in chosen if (source := fixed_source(layer)) is not None]
     for layer in convolutions(chosen):
         values += [value for value in (layer.node.inputs[0], activated(layer.node.outputs[0])) if value]
@@ -63,7 +64,7 @@ def quantize_static(
     table_bits: int = 8,
     limit: int = INT8_LIMIT,
 ) -> None:
-    """Replace each chosen layer of the graph.
+    """Replace each chosen layer of the graph by its statically quantized form.
 
     Args:
         ranges: (low, high) of the values of `ranged_values`.
@@ -74,10 +75,10 @@ def quantize_static(
     quantized: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def fixed(source: ir.Value, place: ir.Node, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """The uint8 value of `source`, its scale and its zero point."""
+        """Return the uint8 form of `source`, its scale and its zero point."""
         restored = made_by(source, "DequantizeLinear")
         if restored is not None:
-            # It comes out of an integer convolution, and is read as it came.
+            # It comes from an integer convolution: read its integers directly.
             value, scale, zero = inputs_of(restored, 0, 1, 2)
             return value, scale, zero
         if name not in quantized:
@@ -90,7 +91,7 @@ def quantize_static(
             quantized[name] = (insert_before(graph, place, node), *constants)
         return quantized[name]
 
-    # A value keeps its calibrated name although its producer may be replaced before its reader is.
+    # A value keeps its calibrated name although its producer may be replaced before its reader.
     names = {id(layer): source.name or "" for layer in chosen if (source := fixed_source(layer)) is not None}
     quantize_convolutions(graph, convolutions(chosen), ranges, per_channel=per_channel, limit=limit)
     for layer in chosen:
@@ -109,12 +110,12 @@ def quantize_static(
 
 
 def convolutions(chosen: list[Layer]) -> list[Convolution]:
-    """Those of the layers that are convolutions."""
+    """Return the convolutions among the layers."""
     return [layer for layer in chosen if isinstance(layer, Convolution)]
 
 
 def fixed_source(layer: Layer) -> ir.Value | None:
-    """The input of a layer if its range is to be fixed; None where it is found at run time or there is none."""
+    """Return the input of a layer if its range is calibrated; None if it is computed at run time or there is none."""
     if isinstance(layer, Table | Convolution):
         return None
     from_activation = isinstance(layer, Linear) and made_by(layer.source, *_ACTIVATIONS) is not None
@@ -124,7 +125,7 @@ def fixed_source(layer: Layer) -> ir.Value | None:
 def _multiply(
     graph: ir.Graph, layer: Linear, weights: Weights, source: ir.Value, scale: ir.Value, zero: ir.Value
 ) -> None:
-    """source @ weight + bias in one `MatMulIntegerToFloat`."""
+    """Replace source @ weight + bias by one `MatMulIntegerToFloat`."""
     weight, scales = weights.columns(layer)
     inputs = [source, weight, scale, scales, zero, None, layer.bias]
     node = ir.node("MatMulIntegerToFloat", inputs, domain=MS_DOMAIN, name=layer.node.name)

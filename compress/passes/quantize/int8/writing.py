@@ -1,4 +1,4 @@
-"""Writes a float model with its layers quantized, all of them or all but some."""
+"""Write a float model with all or some of its layers quantized to 8 bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, we
 
 
 class Writer:
-    """Writes one prepared model as a spec says, as often as asked; a range is calibrated once."""
+    """Writes a prepared model in quantized variants; each range is calibrated once."""
 
     def __init__(
         self,
@@ -37,9 +37,10 @@ class Writer:
     ) -> None:
         """
         Args:
-            prepared: the folder of the float model.
+            prepared: folder of the float model.
+            spec: how to quantize.
             batches: starts an iteration over the calibration examples.
-            work: where an instrumented graph may lie for a moment.
+            work: folder for temporary instrumented graphs.
         """
         self.prepared = prepared
         self._spec = spec
@@ -49,18 +50,18 @@ class Writer:
         self._seen: set[str] = set()
 
     def layers(self) -> list[Layer]:
-        """What is quantized unless it is given back: tables only where the spec quantizes them."""
+        """Return the layers that are quantized by default; tables only if the spec quantizes them."""
         chosen = self._chosen(ir.load(self.prepared / ONNX_MODEL))
         return [layer for layer in chosen if self._spec.embeddings or not isinstance(layer, Table)]
 
     def write(self, scheme: str, folder: Path, given_back: Collection[str] = ()) -> dict[str, Any]:
-        """Write the model quantized by one scheme into `folder`, emptied first.
+        """Write the model quantized with a scheme into `folder`, which is emptied first.
 
         Args:
             given_back: names of weights whose layers stay in floating point; those are stored in 16 bits.
 
         Returns:
-            What was done besides, for the facts.
+            Further facts about the result.
         """
         empty_folder(folder)
         spec, path = self._spec, self.prepared / ONNX_MODEL

@@ -1,4 +1,4 @@
-"""Which layers go back to floating point: the search for a loss that holds, and the choice within a budget. Pure."""
+"""Mixed-precision search for the layers to return to floating point, for a loss limit or a budget; pure functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTHING_LEFT = "it is not met even with every layer in floating point"
 
 @dataclass(frozen=True)
 class Trial:
-    """A model that was made and scored: which layers were given back (their places), and its loss of score."""
+    """A scored model: indices of the layers returned to floating point, and its loss of score."""
 
     given_back: frozenset[int]
     drop: float
@@ -23,7 +23,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """The trial that is kept, all trials in their order, and why no more were made."""
+    """Result of a search: the best trial, all trials in order, and why the search ended."""
 
     best: Trial
     trials: tuple[Trial, ...]
@@ -31,7 +31,7 @@ class Found:
 
     @property
     def held(self) -> bool:
-        """Whether what was asked for was reached."""
+        """Whether the target was met."""
         return self.reason in (HELD, FITS)
 
 
@@ -42,18 +42,19 @@ def give_back_until(
     in_time: Callable[[], bool],
     guess: frozenset[int] | None = None,
 ) -> Found:
-    """Give layers back, the worst first, until the loss of score holds; then take back those that it holds without.
+    """Return layers to floating point, the worst first, until the loss limit is met; then re-quantize unnecessary ones.
 
     Args:
-        worst_first: places of the layers.
-        drop_of: the loss of score of the model with these layers in floating point.
-        in_time: whether another trial may begin.
-        guess: the layers of the one trial that is made even where the time is up before any (see `predicted_layers`);
-            unset: the worst layer.
+        worst_first: indices of the layers.
+        max_drop: the limit of the loss of score.
+        drop_of: loss of score of the model with these layers in floating point.
+        in_time: whether another trial may start.
+        guess: layers of the one trial that is made even if the time is up before any (see `predicted_layers`);
+            None: the worst layer.
 
     Returns:
-        The model that holds with the fewest layers given back among those tried; where none holds, the one that loses
-        least.
+        The trial that meets the limit with the fewest layers in floating point; if none meets it, the one with the
+        smallest loss.
     """
     trials = [Trial(frozenset(), drop_of(frozenset()))]
     for count in range(1, len(worst_first) + 1):
@@ -62,7 +63,7 @@ def give_back_until(
         if not in_time():
             if len(trials) > 1:
                 return _least(trials, OUT_OF_TIME)
-            # What was learnt of the layers is not thrown away.
+            # Use the measured sensitivities for at least one trial.
             given = frozenset(worst_first[:1]) if guess is None else guess
             trials.append(Trial(given, drop_of(given)))
             return _least(trials, HELD if trials[-1].drop <= max_drop else OUT_OF_TIME)
@@ -71,7 +72,7 @@ def give_back_until(
     best = trials[-1]
     if best.drop > max_drop:
         return _least(trials, NOTHING_LEFT)
-    # The last one was needed; of those before it the least harmful may not have been.
+    # The last layer was needed; of those before it, the least harmful may not have been.
     for place in list(reversed(worst_first[: len(best.given_back)]))[1:]:
         if not in_time():
             break
@@ -85,13 +86,13 @@ def give_back_until(
 def predicted_layers(
     worst_first: Sequence[int], losses: Sequence[float], drop: float, max_drop: float
 ) -> frozenset[int]:
-    """The fewest of the worst layers, at least one, whose return would make the loss hold if `losses` shared it out.
+    """Return the fewest worst layers, at least one, that would meet the limit if `losses` apportioned the drop exactly.
 
     Args:
-        worst_first: places of the layers.
-        losses: of each of these places, while it is in integers.
-        drop: the loss of score with every layer in integers.
-        max_drop: the loss that is to hold.
+        worst_first: indices of the layers.
+        losses: loss of each layer while it is in integers, by index.
+        drop: loss of score with every layer in integers.
+        max_drop: the limit of the loss.
     """
     left = total = sum(losses[place] for place in worst_first)
     for count, place in enumerate(worst_first, 1):
@@ -109,20 +110,20 @@ def take_back_until(
     measure: Callable[[frozenset[int]], float],
     in_time: Callable[[], bool] = lambda: True,
 ) -> tuple[frozenset[int], float]:
-    """Take layers back into integers, those first that save the least loss for their cost, until the whole holds.
+    """Re-quantize layers, those with the least loss per cost first, until the measured total is within the limit.
 
-    What the parts predict is not always what the whole takes.
+    The total predicted from single layers may differ from the measured one.
 
     Args:
-        given: the layers that the parts say there is room for.
-        losses: of each layer, while it is in integers.
-        costs: of giving each back.
-        most: what the whole may measure.
-        measure: bytes or ms of the model with these layers given back.
-        in_time: whether another may be measured.
+        given: layers in floating point for which the prediction leaves room.
+        losses: loss of each layer while it is in integers.
+        costs: cost of returning each layer to floating point.
+        most: the limit of the measured total.
+        measure: bytes or ms of the model with these layers in floating point.
+        in_time: whether another model may be measured.
 
     Returns:
-        The layers that stay given back, and what the model with them measures.
+        The layers that stay in floating point, and the measured total.
     """
     measured = measure(given)
     while measured > most and given and in_time():
@@ -132,11 +133,11 @@ def take_back_until(
 
 
 def give_back_within(losses: Sequence[float], costs: Sequence[float], budget: float) -> frozenset[int]:
-    """The layers whose return saves the most loss for costs (bytes, ms) within the budget.
+    """Return the layers whose return to floating point saves the most loss for costs (bytes, ms) within the budget.
 
     Args:
-        losses: of each layer, while it is in integers.
-        costs: of giving each back; nothing is gained by one below 0.
+        losses: loss of each layer while it is in integers.
+        costs: cost of returning each layer; negative ones count as 0.
         budget: at least 0.
     """
     places = [

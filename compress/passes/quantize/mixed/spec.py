@@ -1,4 +1,4 @@
-"""Which layers of an 8-bit model stay in floating point: what that is decided by."""
+"""Spec of mixed precision: the criterion for returning 8-bit layers to floating point."""
 
 from __future__ import annotations
 

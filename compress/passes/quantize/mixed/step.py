@@ -1,6 +1,6 @@
-"""Mixed precision: how much each layer loses in integers is measured, and the layers that lose most stay floating.
+"""Mixed precision: measure how much each layer loses in integers, and keep the most sensitive ones in floating point.
 
-A layer that is given back multiplies in FP32 and is stored in FP16, so that it costs one byte a weight more.
+A layer returned to floating point multiplies in FP32 and is stored in FP16, which costs one more byte per weight.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from compress.step import StepContext
 from compress.tasks.base import Truth
 
 SHARE_FOR_SENSITIVITIES = 0.5
-"""Of the time, at most: the rest is for trying what was learnt."""
+"""Maximum share of the time limit; the rest is for trials."""
 FEWEST = 16
-"""Examples that say something of a layer, whatever the time."""
+"""Minimum number of examples for a useful sensitivity, whatever the time."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The folder of the model that is kept, the names of the weights left floating, and the facts."""
+    """Result: the folder of the chosen model, the names of the weights in floating point, and the facts."""
 
     folder: Path
     given_back: tuple[str, ...]
@@ -64,9 +64,10 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What one layer does to the outputs while it alone is in integers, and what giving it back costs.
+    """Effect of one layer on the outputs while it alone is in integers, and the cost of returning it to floating point.
 
-    `divergence`: see `divergence`, of the float model. `extra_bytes`: of the file, once the layer is given back.
+    `divergence`: the task's divergence from the float model; `extra_bytes`: growth of the file once the layer is
+    returned.
     """
 
     layer: str
@@ -77,28 +78,28 @@ class Sensitivity:
 
 
 def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact) -> Mixture:
-    """Choose which layers stay floating, and write that model.
+    """Choose the layers that stay in floating point, and write that model.
 
     Args:
         scheme: of the layers in integers.
-        source: the float model, as the step got it.
+        source: the float model that the step received.
 
     Raises:
-        PassError: the size or the latency asked for is below that of the model with every layer in integers, or the
+        PassError: the requested size or latency is below that of the model with every layer in integers, or the
             latencies of this model's layers cannot be predicted.
     """
     return _Mixing(ctx, spec, writer, scheme, source).mix()
 
 
 class _Mixing:
-    """One search: what is measured once is kept."""
+    """One search, with the measurements that it reuses."""
 
     def __init__(
         self, ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact
     ) -> None:
         self.ctx, self.spec, self.writer, self.scheme, self.source = ctx, spec, writer, scheme, source
         self.deadline = time.monotonic() + 60 * spec.minutes
-        # Whether any timing was, beyond use.
+        # Whether any timing was disturbed beyond use.
         self.disturbed = False
         self.metric = ctx.task.kind.metric
         self.layers = distinct(writer.layers())
@@ -126,7 +127,7 @@ class _Mixing:
         known = [] if started <= max_drop else self.sensitivities()
         losses = [one.divergence for one in known]
         ranked = sorted(range(len(known)), key=lambda place: -losses[place])
-        # What the time left unmeasured comes last, as if it lost least.
+        # Layers not measured in time come last, as if they lost least.
         worst_first = [*ranked, *range(len(known), len(self.layers))] if known else []
         with self.ctx.progress.bar("returning layers to floating point", len(worst_first)) as advance:
 
@@ -158,7 +159,7 @@ class _Mixing:
         known = self.sensitivities()
         room = BYTES_PER_MB * (size_mb - least)
         losses, costs = [one.divergence for one in known], [float(one.extra_bytes) for one in known]
-        # Constants that layers share are missing from what each costs alone: the written file decides.
+        # Constants shared between layers are missing from their individual costs: the written file decides.
         given, _ = take_back_until(
             give_back_within(losses, costs, room),
             losses,
@@ -207,13 +208,15 @@ class _Mixing:
         return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
 
     def compared(self, given: frozenset[int], reason: str) -> Found:
-        """What was chosen, with the model beside it that has every layer in integers."""
+        """Return the choice as the best trial, next to the trial with every layer in integers."""
         trials = tuple(Trial(each, self.drop(each)) for each in (frozenset[int](), given))
         return Found(trials[-1], trials, reason)
 
     def sensitivities(self) -> list[Sensitivity]:
-        """Each layer alone in integers, on as many examples as half of the time allows: the first layers in the order
-        of the graph, at least one, and all of them where the time lasts."""
+        """Measure each layer alone in integers, on as many examples as half of the time allows.
+
+        Covers the layers in graph order until the time is up, but at least one.
+        """
         folder = self.ctx.work / "one-layer"
         names = {weight_name(layer) for layer in self.layers}
         started = time.monotonic()
@@ -251,17 +254,17 @@ class _Mixing:
         return found
 
     def drop(self, given: frozenset[int]) -> float:
-        """Validation score lost against the float model."""
+        """Return the loss of validation score against the float model."""
         return self.metric.lost(self.float_score, self.score(self.write(given) / ONNX_MODEL))
 
     def score(self, file: Path) -> float:
-        """The validation score of a file, larger is better."""
+        """Return the validation score of a file, larger is better."""
         threads = self.ctx.timing_target.spec.threads
         answers = variant_answers(file, self.inputs, self.scored, self.ctx.task, threads)
         return self.ctx.task.score(answers, self.truth).rank
 
     def latency(self, given: frozenset[int]) -> float:
-        """Median of one example where it will run, ms."""
+        """Return the median latency of one example on the timing target, ms."""
         file = self.write(given) / ONNX_MODEL
         (found,), disturbed = variant_ms(file, self.inputs, self.ctx.timing_target, seed=self.ctx.seed)
         self.disturbed |= disturbed
@@ -271,7 +274,7 @@ class _Mixing:
         return variant_outputs([file], self.inputs, chosen, self.ctx.timing_target.spec.threads)[0]
 
     def write(self, given: frozenset[int]) -> Path:
-        """The folder of the model with these layers given back; what stands there already is not written again."""
+        """Write the model with these layers in floating point unless it was the last one; return its folder."""
         folder = self.ctx.work / "mixed"
         if self.written != given:
             self.writer.write(self.scheme, folder, self.names(given))
@@ -285,7 +288,7 @@ class _Mixing:
         return time.monotonic() < self.deadline
 
     def made(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> Mixture:
-        """The model of the best trial: the last one tried may be another."""
+        """Write the model of the best trial again if another was written since, and return it with its facts."""
         best = found.best
         folder = self.write(best.given_back)
         facts = {
@@ -313,7 +316,7 @@ class _Mixing:
 
 
 def distinct(layers: Sequence[Layer]) -> list[Layer]:
-    """One layer of each weight, the first in the graph: those of one weight are given back together."""
+    """Return the first layer of each weight: layers that share a weight are returned to floating point together."""
     first: dict[str, Layer] = {}
     for layer in layers:
         first.setdefault(weight_name(layer), layer)

@@ -1,7 +1,7 @@
-"""What is rounded while a model trains for its integers: just what the writers of integer graphs will round.
+"""Simulated quantization for training: the model rounds exactly what the integer writers will round.
 
-Everything is read off the model's own lowered graph, so `exclude`, fused attention, patches of a vision transformer,
-tokens that are selected early and what stays in integers between convolutions need no rules of their own here.
+Everything is derived from the model's own lowered graph, so `exclude`, fused attention, patches of a vision
+transformer, early token selection and values that stay integer between convolutions need no rules of their own.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from compress.training.rounding.rounded_model import RoundedModel, RoundedValue,
 def simulate(
     model: nn.Module, path: Path, spec: Int8Spec, limit: int, batch: Mapping[str, Tensor], work: Path
 ) -> tuple[RoundedModel, dict[str, Any]]:
-    """A model with the rounding of `spec` simulated, and what is simulated, for the facts.
+    """Wrap a model with the rounding of `spec` simulated; return it and the facts.
 
-    With `scheme: auto` ranges are those of the first scheme that will be measured. Biases are left as they are: in the
-    file they are floats, or have 32 bits.
+    With `scheme: auto`, ranges are those of the first scheme to be measured. Biases are not rounded: in the file they
+    are floats, or have 32 bits.
 
     Args:
         model: float32, on the CPU, in eval mode.
         path: the ONNX file that it was lowered to.
         limit: the largest integer of a weight.
-        batch: some examples, by which what the model and the file compute is told to be the same.
-        work: where a copy of the file may lie for a moment.
+        batch: a few examples, used to match values of the model with those of the file.
+        work: folder for a temporary copy of the file.
 
     Raises:
-        ModelError: `exclude` names nothing, or the scheme does not fit a layer.
+        ModelError: a pattern in `exclude` matches nothing, or the scheme does not fit a layer.
     """
     graph = ir.load(path).graph
     every = list(layers(graph))
@@ -59,7 +59,7 @@ def simulate(
     scheme = schemes_for(spec, convolutions(chosen))[0]
     wanted = {layer.node for layer in chosen if spec.embeddings or not isinstance(layer, Table)}
     seen = watch(model, batch)
-    # Those that are left floating are looked for too, so that none of equal weights is taken for another.
+    # Floating layers are matched too, so that none of several equal weights is mistaken for another.
     found = list(zip(every, places_of(model, every, seen), strict=True))
     places = [place for layer, place in found if place is not None and layer.node in wanted]
     unknown = [
@@ -76,7 +76,7 @@ def simulate(
         between = [name for name in ranged_between(graph, convolutions(chosen)) if name in ranged]
         made = {name: seen.maker(known[name]) for name in between}
         values += [RoundedValue(place, True, symmetric=spec.calibration.symmetric) for place in _each(made)]
-        # What is rounded where it is made need not be where it is read.
+        # A value rounded by its producer need not be rounded by its readers.
         ranged -= {name for name, place in made.items() if place is not None}
     values += _read(places, ranged, scheme, spec, tokens_read(graph))
     facts = {
@@ -96,7 +96,7 @@ def _read(
     spec: Int8Spec,
     tokens: Mapping[ir.Node, tuple[int, ...]],
 ) -> list[RoundedValue]:
-    """What modules read: by ranges that the file stores under the names `ranged`, or by those found at run time."""
+    """Round module inputs: with stored ranges for the names in `ranged`, else with ranges computed at run time."""
     found: dict[str, RoundedValue] = {}
     for place in places:
         source = _fixed(place.layer) if scheme == "static" else None
@@ -112,13 +112,13 @@ def _read(
 def _values(
     path: Path, names: Sequence[str], batch: Mapping[str, Tensor], work: Path
 ) -> Mapping[str, Floats]:
-    """Inner values of a file on a batch."""
+    """Return intermediate values of a file on a batch."""
     arrays = {name: values.numpy() for name, values in batch.items()}
     return next(observe(path, names, iter([arrays]), work)) if names else {}
 
 
 def _stored_ranges(path: Path, spec: Int8Spec, known: Mapping[str, Floats]) -> set[str]:
-    """The names of those values that the integer file has a scale of its own for."""
+    """Return the names of those values that have a scale of their own in the integer file."""
     model = ir.load(path)
     chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
     ranges = {name: (float(values.min()), float(values.max())) for name, values in known.items()}
@@ -149,5 +149,5 @@ def _table_rounding(table: Table, spec: Int8Spec) -> Callable[[Sequence[Tensor]]
 
 
 def _fixed(layer: Layer) -> ir.Value | None:
-    """What a layer reads, if its range is stored; None where it is found at run time or there is none."""
+    """Return a layer's input if its range is stored; None if it is computed at run time or there is none."""
     return layer.node.inputs[0] if isinstance(layer, Convolution) else fixed_source(layer)

@@ -1,8 +1,8 @@
-"""quantize.train: weights that survive 8 bits, by training with the rounding simulated, from the teacher's outputs.
+"""quantize.train: quantization-aware training against the teacher's outputs.
 
 Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877) with distillation (QAD: Polino, Pascanu and Alistarh
-2018, arXiv:1802.05668). What is left is a float model of the same structure; the steps after it lower and quantize it
-as any other.
+2018, arXiv:1802.05668). The result is a float model of the same structure, which later steps lower and quantize like
+any other.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from compress.training.recovery import check_saved, recover
 from compress.training.validation import Validation
 
 EXAMPLES = 2
-"""Examples that show which modules read what."""
+"""Number of examples for matching modules with graph values."""
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Find what will be rounded, train with it rounded, save the float model and read it back.
+    """Train the model with its rounding simulated, save the float model and verify it.
 
-    Where training leaves a lower validation score, rounded, than it found, the weights before it are kept.
+    If training lowers the validation score of the rounded model, the original weights are kept.
 
     Raises:
-        ModelError: nothing of the model would be rounded, `exclude` names nothing, or the scheme does not fit a layer.
+        ModelError: no weight would be rounded, a pattern in `exclude` matches nothing, or the scheme does not fit a
+            layer.
         PassError: the model cannot be lowered, or the saved model does not give the same outputs.
     """
     spec, source = ctx.asked(Int8Spec), ctx.inputs["model"]
@@ -66,7 +67,7 @@ def run(ctx: StepContext) -> StepResult:
     rounded.to(ctx.device).observe(examples())
     before, weights = validation.score(rounded), copy_weights(model)
     curve = recover(ctx, rounded, spec.train, source.path, validation, name="train")
-    # As `quantize` will: the ranges of the weights that training left.
+    # As `quantize` will: with the ranges of the trained weights.
     rounded.observe(examples())
     after = validation.score(rounded)
     rounded.release()

@@ -1,8 +1,8 @@
-"""Scales of a layer's inputs that spare the weights which matter: activation-aware weight quantization (AWQ).
+"""AWQ: activation-aware weight quantization, which scales a layer's inputs to protect its salient weights.
 
 Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", 2023. Weights of inputs
-that are large on average are multiplied by a scale before they are rounded, and the inputs divided by it, so that their
-rounding errors count for less. How far to go is searched for each layer.
+that are large on average are multiplied by a scale before rounding, and the inputs divided by it, so that their
+rounding errors weigh less. The strength is searched for each layer.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from compress.passes.quantize.weight_only.gptq import output_error
 from compress.passes.quantize.weight_only.hessian import InputMoments
 
 EXPONENTS = tuple(step / 20 for step in range(20))
-"""Scales are the mean sizes of the inputs to one of these powers; 0 scales nothing."""
+"""Scales are the mean magnitudes of the inputs to one of these powers; 0 means no scaling."""
 
 
 def search_scales(rows: Floats, moments: InputMoments, block_size: int, bits: int, symmetric: bool) -> Floats:
-    """Scales (width,) by which to multiply the columns of rows (rows, width), and to divide the inputs.
+    """Return scales (width,) by which to multiply the columns of rows (rows, width) and to divide the inputs.
 
-    Those with the least error of the outputs on the calibration inputs, after rounding to nearest; all ones where none
-    do better.
+    Selects the scales with the smallest output error on the calibration inputs after rounding to nearest; all ones if
+    no others are better.
     """
     best, least = np.ones(rows.shape[1], np.float32), np.inf
     for exponent in EXPONENTS:
@@ -35,7 +35,7 @@ def search_scales(rows: Floats, moments: InputMoments, block_size: int, bits: in
 
 
 def _scales(size: NDArray[np.float64], exponent: float) -> Floats:
-    """size^exponent, centred on 1 in its geometric range; an input that is always 0 stays as it is."""
+    """Return size^exponent, normalized by the geometric mean of its extremes; 1 for an input that is always 0."""
     seen = size > 0
     if exponent == 0 or not seen.any():
         return np.ones(len(size), np.float32)

@@ -1,4 +1,4 @@
-"""Grids that let the furthest values of a block go where the others gain more by finer steps (clip search)."""
+"""Clip search: block grids that clip outliers where finer steps reduce the total error."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from compress.passes.quantize.weight_only.blocks import (
 )
 
 SHARES = tuple(1 - step / 40 for step in range(21))
-"""Of the range that covers all values: what is tried."""
+"""Candidate fractions of the range that covers all values."""
 
 
 def clipped_blocks(
     rows: Floats, weights: NDArray[np.float64], block_size: int, bits: int, symmetric: bool
 ) -> Blocks:
-    """Rows (rows, width) to the nearest of the grids that cover a share of their range, each block's with the least
-    squared error.
+    """Quantize rows (rows, width) with the clipped range of each block that has the smallest weighted squared error.
 
     Args:
-        weights: how much an error counts, by column (width,): the mean square of what multiplies it.
+        weights: importance of errors by column (width,): the mean square of the matching input.
     """
     counted = cut_into_blocks(weights[None].astype(np.float32), block_size)
 

@@ -1,8 +1,8 @@
-"""Weights in blocks, rounded one input after the other, each error made good by the inputs still to come: GPTQ.
+"""GPTQ: round the weights of one input after another and compensate each error with the inputs still to be rounded.
 
 Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
-Transformers", 2022. What is made small is the error of the layer's outputs on calibration inputs X, for which the
-second moments X^T X say all that is needed.
+Transformers", 2022. Minimizes the error of the layer's outputs on calibration inputs X, for which the second moments
+X^T X are sufficient.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from compress.passes.quantize.weight_only.blocks import Blocks, Floats, in_parts
 from compress.passes.quantize.weight_only.clip import clipped_blocks
 
 DAMPING = 0.01
-"""Added to the diagonal of the second moments, as a share of its mean: inputs never seen together stay stable."""
+"""Added to the diagonal of the second moments, as a fraction of its mean, for numerical stability."""
 LAZY = 32
-"""Inputs whose feedback to those behind them is summed up before it is applied."""
+"""Number of inputs whose error feedback is accumulated before it is applied to the rest."""
 
 
 def feedback_blocks(
@@ -30,13 +30,13 @@ def feedback_blocks(
     *,
     activation_order: bool = True,
 ) -> Blocks:
-    """Rows (rows, width) -> blocks whose products with the calibration inputs are close to those of the rows.
+    """Quantize rows (rows, width) such that their products with the calibration inputs stay close to the original ones.
 
     Args:
-        rows: a weight, one row an output.
+        rows: a weight, one row per output.
         moments: X^T X of the inputs (width, width), up to a factor.
-        activation_order: take the inputs with the largest second moment first, while all others can still make up for
-            them. The grid of a block is fitted before, to the float weights.
+        activation_order: process inputs in decreasing order of their second moment, while most others can still
+            compensate. The grid of a block is fitted to the float weights beforehand.
     """
     order = np.argsort(-np.diag(moments), kind="stable") if activation_order else np.arange(rows.shape[1])
     factor = _inverse_factor(moments[np.ix_(order, order)])
@@ -45,14 +45,14 @@ def feedback_blocks(
         grid = clipped_blocks(part, np.diag(moments), block_size, bits, symmetric)
         return _feed_back(part, grid, order, factor)
 
-    # Rows do not depend on one another, and so few at once stay in the processor's cache.
+    # Rows are independent, and a chunk of them stays in the processor's cache.
     return in_parts(rows, fed_back)
 
 
 def _feed_back(rows: Floats, grid: Blocks, order: NDArray[np.intp], factor: NDArray[np.float64]) -> Blocks:
-    """Rows on a grid, column after column in this order; `factor` is of the moments in the same order."""
+    """Round rows on a grid column by column in `order`; `factor` belongs to the moments in the same order."""
     width = rows.shape[1]
-    # One column after the other in memory.
+    # Columns contiguous in memory.
     left = np.ascontiguousarray(rows.T[order], np.float64)
     scales = np.ascontiguousarray(grid.scales.T)
     middle = 2 ** (grid.bits - 1) if grid.zeros is None else grid.zeros.T.astype(np.int64)
@@ -76,14 +76,16 @@ def _feed_back(rows: Floats, grid: Blocks, order: NDArray[np.intp], factor: NDAr
 
 
 def output_error(rows: Floats, restored: Floats, moments: NDArray[np.float64]) -> float:
-    """sum of |X (rows - restored)^T|^2 over the calibration inputs, up to the factor of the moments."""
+    """Return the sum of |X (rows - restored)^T|^2 over the calibration inputs, up to the factor of the moments."""
     difference = rows.astype(np.float64) - restored
     return float(((difference @ moments) * difference).sum())
 
 
 def relative_error(rows: Floats, restored: Floats, moments: NDArray[np.float64] | None) -> float:
-    """Root mean square of what rounding changes, over that of what was there: of the outputs on the calibration inputs,
-    or without moments of the rows themselves."""
+    """Return the relative root-mean-square error of rounding.
+
+    That of the outputs on the calibration inputs, or without moments of the rows themselves.
+    """
     difference = rows - restored
     if moments is None:
         changed, whole = (float(np.square(one, dtype=np.float64).sum()) for one in (difference, rows))
@@ -94,7 +96,7 @@ def relative_error(rows: Floats, restored: Floats, moments: NDArray[np.float64] 
 
 
 def _inverse_factor(moments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Upper triangular U with U^T U the inverse of the damped moments."""
+    """Return the upper triangular U for which U^T U is the inverse of the damped moments."""
     diagonal = np.diag(moments)
     damped = moments + np.eye(len(moments)) * max(DAMPING * float(diagonal.mean()), 1e-12)
     return np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(damped)).T)

@@ -1,4 +1,4 @@
-"""What the inputs of layers look like on training examples: sums, so that memory does not grow with their number."""
+"""Moments of layer inputs on training examples, accumulated in constant memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.passes.quantize.calibration.activation_capture import observe
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Inputs X of a layer, one row a token: `second`: X^T X / tokens (width, width); `size`: mean of |x| (width,)."""
+    """Moments of inputs X, one row per token: `second`: X^T X / tokens (width, width); `size`: mean of |x| (width,)."""
 
     second: NDArray[np.float64]
     size: NDArray[np.float64]
@@ -24,13 +24,13 @@ class InputMoments:
 def moments_of(
     path: Path, names: Sequence[str], batches: Callable[[], Iterator[Batch]], work: Path
 ) -> dict[str, InputMoments]:
-    """The moments of each named value over all batches.
+    """Return the moments of each named value over all batches.
 
     Args:
         path: the float model.
         names: values of its graph with the inputs of a layer along their last axis.
-        batches: starts an iteration over the inputs, unpadded (a padded position is no input).
-        work: where the instrumented graph may lie for a moment.
+        batches: starts an iteration over unpadded inputs (a padded position is not an input).
+        work: folder for a temporary instrumented graph.
     """
     second: dict[str, NDArray[np.float64]] = {}
     size: dict[str, NDArray[np.float64]] = {}
@@ -48,7 +48,7 @@ def moments_of(
 
 
 def second_moment(examples: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """X^T X / tokens (width, width) of inputs (..., width)."""
+    """Return X^T X / tokens (width, width) of inputs (..., width)."""
     second, tokens = np.zeros((1, 1)), 0
     for values in examples:
         rows = values.reshape(-1, values.shape[-1])

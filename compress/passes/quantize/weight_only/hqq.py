@@ -1,12 +1,12 @@
-"""Weights in blocks whose grid is fitted to them, not just to the two furthest apart: half-quadratic quantization.
+"""HQQ: half-quadratic quantization, which fits the grid of a block to all of its weights instead of just the extremes.
 
-Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023. It looks at the weights alone: a
-norm below 1 of the errors is made small, for which a few large errors count little.
+Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023. Uses the weights alone and
+minimizes an lp norm (p < 1) of the errors, to which a few large errors contribute little.
 
-The paper moves a floating-point zero point and keeps the scale. onnxruntime multiplies fast only with integer zero
-points, so here the zero point stays an integer and the scale moves too, by the same half-quadratic steps. Of the grids
-met on the way each block keeps the one of the least squared error: judged by the norm itself, weights without outliers
-(as `rotate` leaves them) cost more than rounded to nearest.
+The paper optimizes a floating-point zero point with a fixed scale. onnxruntime is fast only with integer zero points,
+so here the zero point stays an integer and the scale is optimized too, by the same half-quadratic steps. Each block
+keeps the grid with the smallest squared error met during the iterations: selected by the norm itself, weights without
+outliers (as after `rotate`) would become worse than rounded to nearest.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ITERATIONS = 20
 
 
 def fit_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
-    """Rows (rows, width) -> the best blocks that were met on the way, each no worse than rounding to nearest.
+    """Return the best blocks over all iterations, none worse than rounding to nearest; rows (rows, width).
 
-    Symmetric blocks keep their zero point in the middle; only their scales move.
+    Symmetric blocks keep their zero point in the middle; only their scales are optimized.
     """
     return in_parts(rows, lambda part: _fit(part, block_size, bits, symmetric))
 
@@ -65,7 +65,7 @@ def _fit(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
 def block_errors(
     cut: Floats, values: Bytes, scales: Floats, zeros: Bytes | None, bits: int
 ) -> NDArray[np.float64]:
-    """The squared error of each block: float64 (rows, blocks)."""
+    """Return the squared error of each block: float64 (rows, blocks)."""
     restored = scales[..., None] * _steps_from_zero(values, zeros, bits)
     return np.asarray(((cut - restored) ** 2).sum(axis=2, dtype=np.float64))
 
@@ -79,9 +79,9 @@ def _step(
     stiffness: float,
     filled: NDArray[np.bool_],
 ) -> tuple[Floats, Bytes | None]:
-    """One half-quadratic step: set the large errors aside, then fit zero point and scale to the rest."""
+    """Run one half-quadratic step: separate the large errors, then fit zero point and scale to the rest."""
     steps = _steps_from_zero(values, zeros, bits)
-    # Counted in steps of the grid, so that the stiffness means the same whatever the size of the weights.
+    # In units of grid steps, so that the stiffness is independent of the magnitude of the weights.
     in_steps = cut / scales[..., None]
     target = in_steps - _shrink(in_steps - steps, stiffness)
     if zeros is not None:
@@ -96,7 +96,7 @@ def _step(
 
 
 def _shrink(error: Floats, stiffness: float) -> Floats:
-    """The part of each error that the norm would rather leave as an error (generalised soft threshold)."""
+    """Return the part of each error that the norm accepts as an outlier (generalized soft thresholding)."""
     size = np.abs(error)
     left = size - (size + 1e-8) ** (NORM - 1) / stiffness
     return np.asarray(np.sign(error) * np.maximum(left, 0), np.float32)

@@ -1,4 +1,4 @@
-"""Weights in blocks, multiplied with floating-point activations (`MatMulNBits`): one writer for all methods."""
+"""Write block-quantized weights as `MatMulNBits` with floating-point activations; the writer of all methods."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from compress.passes.quantize.layers import FusedAttention, Linear, Table
 from compress.passes.quantize.weight_only.blocks import Blocks
 
 ACCURACY_LEVEL = 4
-"""Activations are rounded to 8 bits inside the kernel, which is what makes it fast."""
+"""Activations are rounded to 8 bits inside the kernel, which makes it fast."""
 
 Blocked = Linear | FusedAttention | Table
 
 
 def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) -> None:
-    """Replace layers that share one constant, which stands in the graph once, in blocks.
+    """Replace layers that share a constant, which is stored once in blocks.
 
-    A width that is no multiple of the block is filled up with zeros, which cost only bytes.
+    A width that is not a multiple of the block size is padded with zeros, which costs only bytes.
 
     Args:
-        blocks: one row an output; of tables, their rows.
+        blocks: one row per output; for tables, their rows.
 
     Raises:
-        ModelError: a table's rows have an odd width, which two values a byte cannot hold.
+        ModelError: the rows of a table have an odd width, so they cannot be packed as two 4-bit values per byte.
     """
     tables = [layer for layer in sharing if isinstance(layer, Table)]
     products = [layer for layer in sharing if not isinstance(layer, Table)]
@@ -63,7 +63,7 @@ def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) ->
 def _product(
     graph: ir.Graph, layer: Linear | FusedAttention, blocks: Blocks, constants: Sequence[ir.Value]
 ) -> ir.Value:
-    """source @ weight."""
+    """Insert source @ weight."""
     attributes = {
         "K": blocks.width,
         "N": len(blocks.values),
@@ -77,7 +77,7 @@ def _product(
 
 
 def _tied_rows(graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequence[ir.Value]) -> ir.Value:
-    """The rows that a table reads of the blocks of a product: as blocks, which are then put together."""
+    """Gather table rows from the blocks of a product that shares the weight, and reassemble them."""
     node, name = table.node, table.node.name
     rows, count, size = blocks.values.shape
 
@@ -93,7 +93,7 @@ def _tied_rows(graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequenc
     if blocks.zeros is not None and blocks.bits == 8:
         read.append(insert("Reshape", [grid[1], by_block], "zeros"))
     elif blocks.zeros is not None:
-        # A product reads two zero points from a byte, where this operator wants each block's to begin one.
+        # A product packs two zero points per byte, whereas this operator starts each block at a new byte.
         read.append(
             add_initializer(graph, f"{table.weight_value.name}.zero_of_rows", blocks.zeros[..., None])
         )
@@ -109,7 +109,7 @@ def _tied_rows(graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequenc
 
 
 def attend_to(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None:
-    """`Attention` -> its projections' product (batch, sequence, 3 * width), biased, and `MultiHeadAttention`."""
+    """Replace `Attention` by its biased QKV projection (batch, sequence, 3 * width) and `MultiHeadAttention`."""
     node, name = layer.node, layer.node.name
     widths = attribute(node, "qkv_hidden_sizes", None) or [layer.shape[1] // 3] * 3
     if len(set(widths)) != 1:

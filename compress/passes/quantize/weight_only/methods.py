@@ -1,4 +1,4 @@
-"""Weights in blocks by one of four methods: whose inputs must be known, and what the weight of a layer becomes."""
+"""Quantize weights in blocks by one of the methods `rtn`, `hqq`, `gptq` or `awq`."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def quantize_weights(
     batches: Callable[[], Iterator[Batch]],
     work: Path,
 ) -> list[Rounded]:
-    """Replace each layer that is not excluded, by the method of the spec; what that changed of each weight.
+    """Replace each layer that is not excluded, by the spec's method; return the rounding error of each weight.
 
-    Constants that several layers share come first, tables among them, by the inputs of the float model; then one
-    layer after the other, by inputs that went through those that were quantized before it.
+    Constants shared by several layers, and tables, come first, with inputs from the float model; then one layer after
+    another, with inputs from the already quantized layers before it.
 
     Args:
-        model: the graph to change.
-        path: the file that it was read from.
-        batches: training examples, read by `gptq` and `awq` alone.
-        work: where parts of the graph may lie for a moment.
+        model: the graph, changed in place.
+        path: the file that it was loaded from.
+        batches: training examples, read by `gptq` and `awq` only.
+        work: folder for temporary parts of the graph.
 
     Raises:
         ModelError: see `split_excluded`, `fitting` and `write_blocks`.
@@ -80,7 +80,7 @@ def quantize_weights(
         done.append(method.write(graph, sharing, second))
     examples = Sequential(graph, batches, work) if spec.method == "gptq" else None
     for readers in by_source(alone).values():
-        # What the first multiplies now: where it was fused attention, that has been put apart meanwhile.
+        # The current input of the first layer: fused attention has been decomposed meanwhile.
         values = examples.values(readers[0].source, readers[0].node) if examples is not None else None
         second = None if values is None else second_moment(values)
         done += [method.write(graph, [layer], second) for layer in readers]
@@ -89,9 +89,10 @@ def quantize_weights(
 
 
 class Rounded(NamedTuple):
-    """A weight in blocks: the first layer that has it, its bits and values, and the share of what it gives that
-    rounding changed, as a ratio of root mean squares: of products on the inputs that were looked at, else of its own
-    values."""
+    """A block-quantized weight: name of its first layer, bits, number of values, and relative root-mean-square error.
+
+    The error is that of the products on the observed inputs, if any, else of the weight values.
+    """
 
     layer: str
     bits: int
@@ -101,19 +102,19 @@ class Rounded(NamedTuple):
 
 @dataclass(frozen=True)
 class _Method:
-    """What constants become by the method of a spec; the nodes `eight` have 8 bits."""
+    """How a spec quantizes constants; the nodes in `eight` get 8 bits."""
 
     spec: WeightOnlySpec
     eight: Collection[ir.Node]
 
     def bits(self, sharing: Sequence[Blocked]) -> int:
-        """Of a constant that layers share."""
+        """Return the bits of a constant shared by these layers."""
         if any(layer.node in self.eight for layer in sharing):
             return 8
         return self.spec.table_bits if isinstance(sharing[0], Table) else self.spec.bits
 
     def is_read(self, sharing: Sequence[Blocked]) -> bool:
-        """Whether it is a table of other bits than products have: such are rounded, whoever multiplies by them."""
+        """Whether it is a table with other bits than products, which is always rounded to nearest."""
         return isinstance(sharing[0], Table) and self.bits(sharing) != self.spec.bits
 
     def write(self, graph: ir.Graph, sharing: Sequence[Blocked], second: Second | None) -> Rounded:
@@ -126,11 +127,11 @@ class _Method:
         return Rounded(name, blocks.bits, rows.size, error)
 
     def blocks(self, sharing: Sequence[Blocked], second: Second | None) -> Blocks:
-        """A constant in blocks.
+        """Quantize a constant in blocks.
 
         Args:
             sharing: the layers that share it.
-            second: second moments of what they multiply, for `gptq`; None: nothing multiplies it.
+            second: second moments of their inputs, for `gptq`; None: no layer multiplies by it.
         """
         spec, first, bits = self.spec, sharing[0], self.bits(sharing)
         rows: Floats = first.weight if isinstance(first, Table) else first.weight.T
@@ -144,7 +145,7 @@ class _Method:
     def scale_activations(
         self, graph: ir.Graph, chosen: Sequence[Layer], moments: Mapping[str, InputMoments]
     ) -> None:
-        """Search the scales of each input, and move them into the weights; those of one input share them."""
+        """Search AWQ scales of each input and fold them into the weights; layers with the same input share them."""
         searched = []
         for group in groups(chosen):
             rows = np.concatenate([layer.weight.T for layer in group.layers])
@@ -160,7 +161,7 @@ class _Method:
 
 
 def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[Linear | FusedAttention]]:
-    """Layers that share a constant, with tables, which are rows that others may multiply by; and products alone."""
+    """Split into groups that share a constant, every table included, and products with a constant of their own."""
     found: dict[tuple[ir.Value, bool], list[Blocked]] = {}
     for layer in chosen:
         found.setdefault((layer.weight_value, isinstance(layer, Table) or layer.transposed), []).append(layer)
@@ -170,7 +171,7 @@ def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[Li
 
 
 def by_source(products: Sequence[Linear | FusedAttention]) -> dict[ir.Value, list[Linear | FusedAttention]]:
-    """Products by what they multiply, in the order of the graph."""
+    """Group products by their input, in graph order."""
     found: dict[ir.Value, list[Linear | FusedAttention]] = {}
     for layer in products:
         found.setdefault(layer.source, []).append(layer)
@@ -178,6 +179,6 @@ def by_source(products: Sequence[Linear | FusedAttention]) -> dict[ir.Value, lis
 
 
 def input_names(chosen: Sequence[Layer]) -> list[str]:
-    """Names of the values that the chosen layers multiply, each once."""
+    """Return the names of the inputs of the products, without duplicates."""
     names = [layer.source.name for layer in chosen if isinstance(layer, Linear | FusedAttention)]
     return list(dict.fromkeys(name for name in names if name))

@@ -1,4 +1,4 @@
-"""Which weights have 8 bits within a size of the file: those that lose most, alone in few bits, for their bytes."""
+"""Choose the weights that get 8 bits within a file size: those that lose most in few bits, per byte."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What a weight does to the outputs while it alone is in blocks of few bits, and what 8 bits cost more.
+    """Effect of one weight on the outputs while it alone is block-quantized in few bits, and the extra cost of 8 bits.
 
-    `layers`: of its nodes the names. `divergence`: from the outputs of the float model. None: the time was over.
+    `layers`: names of the nodes that use it. `divergence`: from the outputs of the float model; None: not measured in
+    time.
     """
 
     layers: tuple[str, ...]
@@ -57,15 +58,15 @@ def sensitivities(
     work: Path,
     progress: Progress,
 ) -> list[Sensitivity]:
-    """Each weight of these layers alone in the bits of the spec, rounded to the nearest, in the order of the graph.
+    """Measure each weight of these layers alone in the spec's bits, rounded to nearest, in graph order.
 
-    One session runs them all: the weights are inputs of its graph.
+    A single session runs all variants: the weights are inputs of its graph.
 
     Args:
-        model: float; changed.
-        batches: starts an iteration over examples, unpadded.
+        model: float; changed in place.
+        batches: starts an iteration over unpadded examples.
         divergence: of outputs (n, ...) from those of the float model.
-        work: where the graph may lie for a moment.
+        work: folder for a temporary copy of the graph.
     """
     graph = model.graph
     sharing: dict[ir.Value, list[Layer]] = {}
@@ -101,13 +102,13 @@ def sensitivities(
 
 
 def _rounded(layers: Sequence[Layer], weight: Floats, spec: WeightOnlySpec) -> tuple[Floats, int]:
-    """A weight as few bits keep it, and the bytes that 8 would take more."""
+    """Return a weight quantized in few bits and dequantized, and the extra bytes that 8 bits would take."""
     is_table = any(isinstance(layer, Table) for layer in layers)
     turned = not (isinstance(layers[0], Table) or layers[0].transposed)
     rows = weight.T if turned else weight
     block = spec.block_of(rows.shape[1])
     blocks = quantize_blocks(rows, block, spec.bits, spec.symmetric)
-    # The scales and the zero points do not depend on the values.
+    # The sizes of scales and zero points do not depend on the values.
     one = table_blocks(rows[:1], 8) if is_table else quantize_blocks(rows[:1], block, 8, spec.symmetric)
     restored = blocks.dequantized()
     return np.ascontiguousarray(restored.T if turned else restored), len(rows) * _bytes(one) - _bytes(blocks)
@@ -121,15 +122,15 @@ def _bytes(blocks: Blocks) -> int:
 def widened(
     ctx: StepContext, source: Artifact, spec: WeightOnlySpec
 ) -> tuple[WeightOnlySpec, dict[str, Any]]:
-    """The spec with the weights named in `eight_bits` that `mixed` chooses, and what was measured for it.
+    """Return the spec with the weights chosen by `mixed` added to `eight_bits`, and the measurements as facts.
 
     Raises:
-        PassError: the file is larger even without them.
+        PassError: the file exceeds the limit even without them.
     """
     assert spec.mixed is not None
     path, most, folder = source.path / ONNX_MODEL, spec.mixed.size_mb, ctx.work / "mixed"
     nearest = spec.model_copy(update={"method": "rtn", "mixed": None})
-    # To what encodes it an image is one token, to the model it is many.
+    # An image is one token to the encoder, but many rows to the model.
     each = typical_length(ctx, source) if ctx.task.kind.items == "image" else 1
     most_read = max(1, spec.mixed.tokens // each)
     batches = calibration_batches(ctx, source, most_read, most_read)
@@ -177,7 +178,7 @@ def widened(
 
 
 def _narrow(graph: ir.Graph, spec: WeightOnlySpec) -> list[Layer]:
-    """The layers whose weights the spec gives fewer than 8 bits."""
+    """Return the layers whose weights get fewer than 8 bits."""
     kept, _ = split_excluded(graph, spec.exclude, spec.exclude_kinds)
     named = fitting([layer.node for layer in layers(graph)], spec.eight_bits, "quantize.eight_bits")
     wide = {layer.weight_value for layer in kept if layer.node in named}

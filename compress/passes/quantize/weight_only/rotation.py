@@ -1,9 +1,9 @@
-"""A decoder whose stream between layers is rotated, and which computes what it did (QuaRot).
+"""Rotate the residual stream of a decoder without changing its outputs (QuaRot).
 
-Ashkboos et al., "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", 2024 (arXiv:2404.00456). A norm by the root of
-the mean square does not see a rotation once its gain is part of the products behind it, so what writes to the stream
-can be turned one way and what reads from it the other. What stood out in single channels is spread over all. The
-table of words, and a head that is tied to it, stay as they are: two small products turn what lies between.
+Ashkboos et al., "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", 2024 (arXiv:2404.00456). RMSNorm commutes with
+a rotation once its gain is folded into the following products, so weights that write to the residual stream can be
+rotated one way and those that read it the other way. This spreads outliers of single channels over all channels. The
+token embeddings, and a head tied to them, stay unchanged: two small products rotate between them and the stream.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from compress.core.errors import ModelError
 from compress.lowering.graph import add_initializer, constant, constant_of, inputs_of, insert_before, scalar
 
 TURNS = ("rotation", "rotation_back")
-"""The products that turn the words into the stream, and what the head reads back; they stay floating."""
+"""Names of the products that rotate the embeddings into the stream and back before the head; they stay in float."""
 
 _OF_SUM = "SkipSimplifiedLayerNormalization"
 _NORMS = {"RMSNormalization": 1, _OF_SUM: 2}
-"""Norms that a rotation can pass, and where their gain stands."""
+"""Norms that commute with a rotation, and the input index of their gain."""
 _Turn = NDArray[np.float64]
 
 
 def rotate(graph: ir.Graph) -> None:
-    """Turn the stream of a decoder by a random orthogonal matrix, in place.
+    """Rotate the residual stream of a decoder by a random orthogonal matrix, in place.
 
     Raises:
-        ModelError: something that sees a rotation reads the stream, or writes to it.
+        ModelError: an operator that does not commute with the rotation reads or writes the stream.
     """
     words = next((node for node in graph if node.op_type == "Gather" and node.name == "words"), None)
     if words is None:
@@ -43,15 +43,15 @@ def rotate(graph: ir.Graph) -> None:
 
 
 def rotation(width: int, seed: int) -> _Turn:
-    """A random orthogonal matrix, float64 (width, width)."""
+    """Return a random orthogonal matrix, float64 (width, width)."""
     turn, upper = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
-    # With these signs every rotation is as likely.
+    # These signs make the distribution uniform (Haar measure).
     signed: _Turn = turn * np.sign(np.diagonal(upper))
     return signed
 
 
 def _pass_on(graph: ir.Graph, stream: ir.Value, turn: _Turn) -> None:
-    """Turn all that reads the stream and writes to it, from where it begins."""
+    """Rotate all readers and writers of the stream, starting at its first value."""
     while True:
         following: list[ir.Value] = []
         for use in list(stream.uses()):
@@ -64,7 +64,7 @@ def _pass_on(graph: ir.Graph, stream: ir.Value, turn: _Turn) -> None:
                 _turn_result(node.inputs[0], turn)
                 following.append(node.outputs[3])
             elif node.op_type == "Mul":
-                # Words that are scaled: a rotation passes.
+                # Scaled embeddings: a scalar commutes with the rotation.
                 following.append(node.outputs[0])
         if not following:
             return
@@ -72,7 +72,7 @@ def _pass_on(graph: ir.Graph, stream: ir.Value, turn: _Turn) -> None:
 
 
 def _fold(graph: ir.Graph, norm: ir.Node, turn: _Turn) -> None:
-    """Move the gain of a norm into what reads it, which reads what is turned."""
+    """Fold the gain of a norm and the inverse rotation into the readers of the norm."""
     place = _NORMS[norm.op_type]
     gain = constant_of(*inputs_of(norm, place)).astype(np.float64)
     norm.replace_input_with(
@@ -94,7 +94,7 @@ def _fold(graph: ir.Graph, norm: ir.Node, turn: _Turn) -> None:
 
 
 def _turn_result(value: ir.Value | None, turn: _Turn) -> None:
-    """Turn what is added to the stream: a product, with a bias or none, or a sum of such."""
+    """Rotate a value that is added to the stream: a product with or without bias, or a sum of products."""
     node = None if value is None else value.producer()
     if node is not None and node.op_type == "MatMul" and constant(node.inputs[1]) is not None:
         _set(node, 1, constant_of(*inputs_of(node, 1)) @ turn)
@@ -120,7 +120,7 @@ def _product(graph: ir.Graph, place: ir.Node, name: str, value: ir.Value, matrix
 
 
 def _next(graph: ir.Graph, node: ir.Node) -> ir.Node:
-    """The node behind another one."""
+    """Return the node that follows another one in the graph."""
     nodes = list(graph)
     return nodes[nodes.index(node) + 1]
 

@@ -1,4 +1,4 @@
-"""Where the rows of a graph's weights stand in the torch model, whatever was put together or turned on the way."""
+"""Match rows of a graph's weights with rows of the torch parameters, through concatenation and transposition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.passes.quantize.layers import Convolution, Table, layers
 
 
 class Row(NamedTuple):
-    """The `number`-th row of a parameter, of a kernel flattened; of one that is `turned`, its column."""
+    """Row `number` of a parameter (a kernel flattened), or its column if `turned`."""
 
     parameter: str
     number: int
@@ -22,16 +22,16 @@ class Row(NamedTuple):
 
 
 def rows_of(model: nn.Module, graph: ir.Graph) -> dict[str, list[Row]]:
-    """The rows of each layer with a weight, by the name of its node: one an output, of tables one a word.
+    """Return the source rows of each layer's weight by node name: one row per output, or per token of a table.
 
-    Rows are known by what they hold, equal ones in their order.
+    Rows are matched by value, equal ones in their order.
 
     Args:
         model: float32, on the CPU.
-        graph: that it was lowered to.
+        graph: the graph that it was lowered to.
 
     Raises:
-        ModelError: a row stands in no parameter.
+        ModelError: a row is not found in any parameter.
     """
     known: dict[bytes, list[Row]] = {}
     for owner, module in model.named_modules():
@@ -53,6 +53,6 @@ def rows_of(model: nn.Module, graph: ir.Graph) -> dict[str, list[Row]]:
                 where="quantize.train",
                 hint="Leave `train` out.",
             )
-        # The last one stays: a table of words may be the head too.
+        # The last candidate stays: an embedding table may be the head too.
         found[layer.node.name or ""] = [rows.pop(0) if len(rows) > 1 else rows[0] for rows in alike]
     return found

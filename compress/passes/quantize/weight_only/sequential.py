@@ -1,7 +1,7 @@
-"""What layers read on examples once the layers before them are quantized, found while a graph is being changed.
+"""Inputs of layers on examples after quantization of the preceding layers, computed while the graph is being changed.
 
-The graph is walked once. Between two stops stands what the nodes before made for those behind: memory grows with the
-examples, and neither with the depth of the model nor with its weights.
+The graph is traversed once. Between two stops, only the values needed by later nodes are kept: memory grows with the
+examples, but neither with the depth of the model nor with its weights.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Floats = NDArray[np.float32]
 
 
 class Sequential:
-    """Examples on their way through a graph.
+    """Examples propagated through a graph stage by stage.
 
     Args:
-        graph: whose nodes behind the last stop may still be changed.
-        batches: starts an iteration over the examples, unpadded (a padded position is no activation).
-        work: where a part of the graph may lie for a moment.
+        graph: nodes after the last stop may still be changed.
+        batches: starts an iteration over unpadded examples (a padded position is not an activation).
+        work: folder for a temporary part of the graph.
     """
 
     def __init__(self, graph: ir.Graph, batches: Callable[[], Iterator[Batch]], work: Path) -> None:
@@ -35,13 +35,13 @@ class Sequential:
             {given[name]: array for name, array in fed(graph.inputs, batch).items()} for batch in batches()
         ]
         self.last: ir.Node | None = None
-        """The last node that was run."""
+        """The last node that has been run."""
 
     def values(self, source: ir.Value, place: ir.Node) -> Iterator[Floats]:
-        """`source` for each example, once all nodes before `place` were run; `place` lies behind the last stop.
+        """Run all nodes before `place` and yield `source` for each example; `place` must be after the last stop.
 
         Raises:
-            ModelError: it is not finite.
+            ModelError: a value is not finite.
         """
         self._run_to(place)
         for number, example in enumerate(self.examples):

@@ -1,4 +1,4 @@
-"""4 bits, or 8 by `scheme: weight_only`: weight-only blocks."""
+"""Spec of weight-only block quantization: 4 bits, or 8 with `scheme: weight_only`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.profile.specs.recovery import ScaleTrainingSpec
 
 _EXAMPLES = 512
 DECODER_TOKENS = 16_384
-"""What a decoder reads of those examples: its windows are long, and all of them would take hours."""
+"""Number of tokens of these examples that a decoder reads: its windows are long, and all of them would take hours."""
 
 
 class ExamplesSpec(PassSpecBase):
@@ -130,13 +130,13 @@ class WeightOnlySpec(OnnxSpec):
 
     @property
     def calibration_examples(self) -> int:
-        """Training examples read."""
+        """Number of training examples to read."""
         return self.calibration.examples or _EXAMPLES
 
     def block_of(self, width: int) -> int:
-        """Weights of a row of `width` that share a scale."""
+        """Return the number of weights that share a scale in a row of `width`."""
         return 128 if self.block_size == 256 and width % 256 else self.block_size
 
     def produces(self, form: Form) -> Form:
-        """The form of the result."""
+        """Return the form of the output model."""
         return form.with_(framework=Framework.ONNX, numbers=Numbers.WEIGHT_ONLY)

@@ -1,4 +1,4 @@
-"""Weights in blocks as a graph holds them: read, and their scales changed."""
+"""Read block-quantized weights from a graph, and change their scales."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from compress.passes.quantize.weight_only.blocks import Blocks, Bytes, Floats, u
 
 
 class Stored(NamedTuple):
-    """A weight in blocks, and whether rows of it are read too, as of a table of words."""
+    """A block-quantized weight, and whether its rows are looked up too, like those of an embedding table."""
 
     blocks: Blocks
     is_read: bool
 
 
 def stored_blocks(graph: ir.Graph) -> dict[str, Stored]:
-    """The weights in blocks of a graph by the names of their nodes; a table whose rows a product shares is that one."""
+    """Return the block-quantized weights by node name; a table tied to a product is listed as the product."""
     found: dict[str, Stored] = {}
     products = [node for node in graph if node.op_type == "MatMulNBits"]
     multiplied = {node.inputs[1] for node in products}
@@ -42,10 +42,10 @@ def stored_blocks(graph: ir.Graph) -> dict[str, Stored]:
 
 
 def multiply_scales(graph: ir.Graph, factors: Mapping[str, Floats]) -> None:
-    """Multiply the scales of products in blocks, each by its factor (rows, blocks); those that layers share once.
+    """Multiply the scales of block-quantized products by factors (rows, blocks); scales shared by layers only once.
 
     Args:
-        factors: by the names of the nodes.
+        factors: by node name.
     """
     multiplied: set[ir.Value] = set()
     for node in graph:
@@ -59,7 +59,7 @@ def multiply_scales(graph: ir.Graph, factors: Mapping[str, Floats]) -> None:
 
 
 def _blocks(node: ir.Node, integers: Bytes, scales: Floats, zeros: Bytes | None, width: int) -> Blocks:
-    """What the constants of a node say, however flat they lie."""
+    """Unpack the constants of a node, whatever their storage layout."""
     bits, size = attribute(node, "bits", 4), attribute(node, "block_size", 32)
     rows, count = len(integers), -(-width // size)
     values = integers.reshape(rows, -1)

@@ -1,4 +1,4 @@
-"""quantize.scales: the scales of blocks, trained from the teacher's outputs while the integers stay what they are."""
+"""quantize.scales: train the block scales against the teacher's outputs; the integers do not change."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from compress.training.validation import Validation
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Put the weights of the file into the torch model, train the scales there, and write them into the file.
+    """Load the weights of the file into the torch model, train the scales there, and write them into the file.
 
-    Tables of words, a head that is tied to one, and the patches of images stay as they are. Where training leaves a
-    lower validation score than it found, so do the scales.
+    Embedding tables, a head tied to one, and the patch projection of images do not change. If training lowers the
+    validation score, the untrained scales are kept.
 
     Raises:
-        ModelError: the file holds nothing to train, or other weights than the torch model.
+        ModelError: the file has nothing to train, or its weights do not match the torch model's.
     """
     spec, source = ctx.asked(WeightOnlySpec), ctx.inputs["model"]
     assert spec.train is not None
@@ -66,18 +66,18 @@ def run(ctx: StepContext) -> StepResult:
 def scaled_model(
     model: nn.Module, rows: Mapping[str, Sequence[Row]], stored: Mapping[str, Stored]
 ) -> ScaledBlocks:
-    """The model with the weights of a file, of which those that products alone read have scales to train.
+    """Return the model with the weights of a file, of which those used only by products have trainable scales.
 
     Args:
         model: changed in place.
         rows: see `rows_of`.
-        stored: the weights in blocks by node.
+        stored: the block-quantized weights by node name.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights: dict[str, ScaledWeight] = {}
     floating = {row.parameter for node in rows.keys() - stored.keys() for row in rows[node]}
     for node, (blocks, is_read) in stored.items():
-        # A head that is tied to a table which stays as it is does so here too.
+        # A head tied to a floating-point table stays floating here too.
         if not is_read and any(row.parameter in floating for row in rows[node]):
             continue
         floats = torch.from_numpy(blocks.dequantized())
@@ -91,7 +91,7 @@ def scaled_model(
 
 
 def factors_of(student: ScaledBlocks, rows: Mapping[str, Sequence[Row]]) -> dict[str, np.ndarray]:
-    """What the scales of each node are multiplied with, float32 (rows, blocks)."""
+    """Return the trained factors of the scales of each node, float32 (rows, blocks)."""
     trained = {name: factors.numpy() for name, factors in student.factors().items()}
     found = {}
     for node, own in rows.items():
@@ -101,7 +101,7 @@ def factors_of(student: ScaledBlocks, rows: Mapping[str, Sequence[Row]]) -> dict
 
 
 def _by_parameter(rows: Sequence[Row]) -> dict[str, tuple[bool, list[int], list[int]]]:
-    """Of each parameter whether it is turned, which of these rows it holds, and which of its own those are."""
+    """Group rows by parameter: whether it is transposed, and their indices here and in the parameter."""
     found: dict[str, tuple[bool, list[int], list[int]]] = {}
     for place, row in enumerate(rows):
         _, own, numbers = found.setdefault(row.parameter, (row.turned, [], []))

@@ -1,8 +1,8 @@
-"""What 8-bit products gain on a target: measured there at the model's own shapes, in seconds, before the work.
+"""Probe the INT8 speed-up on a target: products of the model's own shapes, timed for seconds before the actual work.
 
-A processor whose instructions add up products of bytes in 32 bits (VNNI, AMX; dot products on ARM) multiplies them
-faster than floats. Others may not, and on x86 they add two products in 16 bits, which overflows: there weights take
-one bit less.
+A processor with instructions that accumulate byte products in 32 bits (VNNI, AMX; dot products on ARM) multiplies
+integers faster than floats. Others may not, and on x86 they accumulate two products in 16 bits, which overflows: there
+weights get one bit less.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Shape = tuple[int, int]
 """Inputs and outputs of a linear layer."""
 
 WORTH_IT = 1.1
-"""Products that are less faster than this gain nothing once the rest of the model is counted."""
+"""A smaller speed-up of the products is no gain once the rest of the model is counted."""
 SECONDS_A_SHAPE = 0.2
 MOST_SHAPES = 8
 TYPICAL = 256
-"""Training examples whose median length is the typical one."""
+"""Number of training examples from which the median length is taken."""
 _FAST = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
-"""Instructions that multiply bytes and add in 32 bits."""
+"""Instructions that multiply bytes and accumulate in 32 bits."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One shape: a float32 product against the same in integers, ms, and how many layers have it."""
+    """Times of one shape in ms, float32 and integer product, and the number of layers that have it."""
 
     inputs: int
     outputs: int
@@ -57,8 +57,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found: the instructions that matter, the rows of each product, its times by shape, and whether other
-    processes disturbed them."""
+    """Result of a probe: relevant CPU flags, rows per product, times by shape, and whether it was disturbed."""
 
     flags: tuple[str, ...]
     rows: int
@@ -67,13 +66,13 @@ class Probe:
 
     @property
     def speedup(self) -> float | None:
-        """All products of the model as floats over the same in integers; None where it has none to time."""
+        """Float time of all products over integer time; None without timings."""
         floats = sum(one.layers * one.float_ms for one in self.timings)
         integers = sum(one.layers * one.integer_ms for one in self.timings)
         return floats / integers if integers else None
 
     def facts(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the probe as plain JSON values."""
         speedup = self.speedup
         return {
             "flags": list(self.flags),
@@ -85,14 +84,17 @@ class Probe:
 
 
 def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
-    """How many linear layers have each shape (inputs, outputs)."""
+    """Count the linear layers by shape (inputs, outputs)."""
     found = [layer.shape for layer in chosen if isinstance(layer, Linear | FusedAttention)]
     return Counter((int(inputs), int(outputs)) for inputs, outputs in found)
 
 
 def typical_length(ctx: StepContext, source: Artifact) -> int:
-    """Tokens of a typical training example, as the model `source` reads it: rows of its products. An image has as many
-    as the model makes of it."""
+    """Return the rows of the model's products on a typical training example.
+
+    For texts, the median number of tokens as tokenized by the model `source`; for images, the most rows of any linear
+    layer.
+    """
     some = ctx.data.train.take(range(min(TYPICAL, len(ctx.data.train))))
     inputs = ctx.task.encode(some, source.path)
     if ctx.task.kind.items != "image":
@@ -101,10 +103,10 @@ def typical_length(ctx: StepContext, source: Artifact) -> int:
 
 
 def most_rows(path: Path, example: Batch, work: Path) -> int:
-    """The most rows that a linear layer of a float model reads of one example; 1 where it has none.
+    """Return the largest number of rows that a linear layer of a float model reads for one example; 1 if it has none.
 
     Args:
-        work: where a copy of the model may lie for a moment.
+        work: folder for a temporary copy of the model.
     """
     linear = [layer for layer in layers(ir.load(path).graph) if isinstance(layer, Linear | FusedAttention)]
     names = list(dict.fromkeys(layer.source.name or "" for layer in linear))
@@ -120,14 +122,15 @@ def probe(
     most: int = MOST_SHAPES,
     patient: bool = False,
 ) -> Probe:
-    """Time each shape on a target, the most expensive first and at most `most`, with weights and inputs of random
-    numbers; in a child process, a float product and its integers in turns.
+    """Time random weights and inputs of the `most` most expensive shapes on a target.
+
+    Runs in a child process and alternates between float and integer products.
 
     Args:
-        shapes: (inputs, outputs) -> layers.
-        rows: of each product: tokens of a typical example.
-        target: of the runtime onnxruntime; a device's connection stays open.
-        patient: wait for a quiet machine, as something is chosen by the times; a warning is not worth it.
+        shapes: (inputs, outputs) -> number of layers.
+        rows: rows of each product: tokens of a typical example.
+        target: with the runtime onnxruntime; a device's connection stays open.
+        patient: wait for a quiet machine because a choice depends on the times; not worth it for a mere warning.
 
     Raises:
         TargetError: the device is lost, or the target cannot run such a product.
@@ -142,12 +145,12 @@ def probe(
 def warning(
     found: Probe, *, machine: str = "this machine", shapes: str = "this model's shapes"
 ) -> str | None:
-    """Why 8 bits will not make a model faster on a machine (a target may be another); None where they will.
+    """Return why 8 bits will not make a model faster on a machine; None if they will.
 
     Args:
-        found: without times where only the instructions of the machine are known.
-        machine: what it is called.
-        shapes: whose products were timed.
+        found: the probe; without timings only the CPU flags decide.
+        machine: name of the machine in the message; the target may be another.
+        shapes: name of the timed shapes in the message.
     """
     speedup = found.speedup
     if speedup is None:
@@ -165,7 +168,7 @@ def warning(
 
 
 def lacking(flags: Collection[str]) -> str:
-    """What a processor lacks, in words."""
+    """Describe the instructions that a processor lacks, for messages."""
     known = f" (it has {', '.join(sorted(flags))})" if flags else ""
     return f"no INT8 dot-product instructions{known}"
 
@@ -173,7 +176,7 @@ def lacking(flags: Collection[str]) -> str:
 def _times(
     shapes: Sequence[Shape], rows: int, target: ResolvedTarget, *, patient: bool
 ) -> tuple[list[tuple[float, float]], bool]:
-    """Fastest ms of each shape's float32 product and of its integer one; whether the timing was disturbed."""
+    """Return the fastest float32 and integer ms of each shape, and whether the timing was disturbed."""
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="compress-probe-") as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""Says where 8 bits will not make a model faster, before hours of training go into it."""
+"""Warnings where INT8 will not make a model faster, before hours of training are spent on it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from compress.targets.local import ResolvedTarget
 from compress.tasks.table import task_kind
 
 SHAPE = (384, 1536)
-"""Inputs and outputs of the product that is timed here: of a small encoder. The pass times the model's own."""
+"""Inputs and outputs of the timed product, typical of a small encoder; the pass itself times the model's own shapes."""
 ROWS = 64
-"""Its rows: tokens of an example."""
+"""Rows of the timed product: tokens of an example."""
 
 
 def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> list[str]:
-    """Where the 8 bits that a pass asks for will be no faster than FP32; one line a machine.
+    """Return one warning for each machine on which the requested INT8 quantization will be no faster than FP32.
 
-    Targets are timed, a fraction of a second each; of what images run on (convolutions), the instructions decide.
+    Targets are timed for a fraction of a second each; for image models (convolutions) the CPU flags decide.
 
     Args:
-        targets: all of the profile's.
+        targets: all targets of the profile.
 
     Raises:
         TargetError: a device is lost.
     """
     if not any(isinstance(spec, Int8Spec) for spec in profile.specs):
         return []
-    # Imported here: profiles without 8 bits need nothing of the pass.
+    # Imported here: profiles without INT8 do not need the module.
     from compress.passes.quantize.int8.gain.probe import Probe, probe, warning
 
     images = task_kind(profile.task).items == "image"
@@ -40,7 +40,7 @@ def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> lis
         if images:
             found = Probe(tuple(target.description["cpu"]["flags"]), ROWS, ())
         else:
-            # Two targets may differ in what has no part in this: batch sizes, a limit of memory.
+            # Targets may differ in irrelevant settings, such as batch sizes or a memory limit.
             same = (target.spec.device, target.spec.threads, target.spec.cores)
             found = timed[same] = timed.get(same) or probe({SHAPE: 1}, ROWS, target)
         why = warning(found, machine=target.place, shapes="a typical shape")
