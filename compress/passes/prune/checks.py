@@ -1,4 +1,4 @@
-"""What of a profile pruning cannot do, and what of it is likely to disappoint."""
+"""Profile checks of the pruning pass: unsupported combinations, and likely disappointments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.tasks.table import task_kind
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
-    """What the task or the model has not, below the pass."""
+    """Yield pruning options that the task or model does not support, as keys below the pass and messages."""
     spec, family = check.spec, check.family
     assert isinstance(spec, PruneSpec)
     if spec.remove is not None:
@@ -33,7 +33,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
         return
     if spec.reconstruct:
         yield ("reconstruct",), "only decoders can be refitted, and this task has encoders"
-    # Of other families nothing is said: some have convolutions beside their attention.
+    # Other families pass without a check: some have convolutions beside their attention.
     if family not in CONVOLUTIONAL:
         return
     if spec.target is not None and spec.target.timed:
@@ -48,7 +48,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
 
 
 def _of_decoders(spec: PruneSpec, family: str | None, config: Config | None) -> Iterator[Found]:
-    """What a decoder cannot lose: what is left of one must be what a config can describe."""
+    """Yield what cannot be pruned from a decoder: a config must be able to describe the result."""
     goes = (
         "from a decoder `remove` can take whole `layers`, groups of `heads` and `feed_forward` units, equally in each "
         "layer, and `hidden` width"
@@ -78,9 +78,9 @@ def _of_decoders(spec: PruneSpec, family: str | None, config: Config | None) -> 
 
 
 def warnings(check: PassCheck) -> Iterator[str]:
-    """Each latency that is not reached on the first target, which the budget is of, but on another processor.
+    """Warn where a latency target is optimized for another processor than that of the first target.
 
-    Only pruning comes to that: what is quantized with onnxruntime has no target that runs torch.
+    This concerns pruning only: what is quantized with onnxruntime has no target that runs torch.
     """
     spec, targets = check.spec, check.profile.targets
     assert isinstance(spec, PruneSpec)

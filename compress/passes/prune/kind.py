@@ -1,4 +1,4 @@
-"""Pruning as the rest of the house knows it."""
+"""Registration of the pruning pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pruning for a target: what was asked and predicted beside what was measured in the pass."""
+"""Report section of pruning for a target: the request and the prediction next to the measurement in the pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ASKED: Mapping[str, Callable[[float], str]] = {
 
 
 def pruned_to(run: RunRecord) -> Section:
-    """Predicted and measured latency of every step that pruned for a target."""
+    """Report predicted and measured latency of every step that pruned for a target."""
     rows = tuple(_row(step, target) for step, target in _targets(run))
     timed = any("measured_ms" in target for _, target in _targets(run))
     words = (
@@ -34,7 +34,7 @@ def pruned_to(run: RunRecord) -> Section:
 
 
 def pruned_to_lines(run: RunRecord) -> list[str]:
-    """The same for a terminal, one line a step that was timed."""
+    """Report the same for a terminal, one line per timed step."""
     return [
         f"{step.step}: {significant(target['predicted_ms'])} ms predicted, {significant(target['measured_ms'])} ms "
         f"measured ({times(target['measured_ms'] / target['predicted_ms'])}), "

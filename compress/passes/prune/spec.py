@@ -1,4 +1,4 @@
-"""What pruning removes, by what measure, and how far."""
+"""Spec of the pruning pass: what to remove, by which importance, and how far."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.passes.contract import Keys, PassSpec
 from compress.profile.specs.recovery import RecoverySpec
 
 OF_ENCODERS = ("heads", "feed_forward", "layers", "hidden")
-"""What only a model with attention has, for `remove`."""
+"""Keys of `remove` that apply only to models with attention."""
 
 
 class RemoveSpec(PassSpecBase):
@@ -76,7 +76,7 @@ class PruneTargetSpec(PassSpecBase):
 
     @property
     def timed(self) -> bool:
-        """Whether latencies are measured for it."""
+        """Whether the target requires latency measurements."""
         return self.latency_ms is not None or self.speedup is not None
 
 
@@ -143,18 +143,20 @@ class PruneSpec(PassSpec):
         return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
 
     def trims(self) -> Keys | None:
-        """`remove.vocabulary`, where unused tokens go."""
+        """Return the key `remove.vocabulary` if unused tokens are removed."""
         unused = self.remove is not None and self.remove.vocabulary == "unused"
         return ("remove", "vocabulary") if unused else None
 
     def takes_apart(self, family: str) -> Sequence[Keys]:
-        """The keys that ask for heads, neurons, layers, width or tokens to go, which need layers that are known."""
+        """Return the keys that need a model with known layers: those that remove heads, units, layers, width or
+        tokens."""
         keys: list[Keys] = []
         if family in DECODERS:
             return keys
         images = family in FAMILIES and FAMILIES[family].takes == "images"
         if self.target is not None and not images:
-            # Of images, channels of convolutions may go: whether there are any is seen when the model is loaded.
+            # Channels of convolutions may be removed from image models; whether there are any is known only after
+            # loading.
             keys.append(("target",))
         if self.remove is not None and family not in CONVOLUTIONAL:
             keys += [("remove", key) for key in OF_ENCODERS if getattr(self.remove, key)]
@@ -163,15 +165,15 @@ class PruneSpec(PassSpec):
 
     @property
     def timed(self) -> bool:
-        """Whether a latency is to be reached."""
+        """Whether there is a latency target."""
         return self.target is not None and self.target.timed
 
     def asked_precision(self) -> Precision:
-        """That of the recovery."""
+        """Precision of the recovery training."""
         return self.recover.precision if self.recover is not None else "auto"
 
     def produces(self, form: Form) -> Form:
-        """The form of the result; a factored model stays one."""
+        """Return the form of the output model; a factored model stays factored."""
         if form.structure is Structure.FACTORED:
             return form
         return form.with_(structure=Structure.PRUNED)

@@ -1,4 +1,4 @@
-"""prune: remove what matters least, at once or in steps, then recover by training."""
+"""prune: remove the least important parts, at once or in steps, then recover by training."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ from compress.training.validation import Validation
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Prune, check the promised size, recover, save and read back.
+    """Prune, check the predicted size, recover, save and verify the saved model.
 
     Raises:
-        PassError: a fraction removes nothing or everything, a target cannot be reached, the parameters are not those
-            predicted, or the saved model does not give the same outputs.
+        PassError: a fraction removes nothing or everything, a target cannot be reached, the number of parameters is not
+            the predicted one, or the saved model does not give the same outputs.
         ModelError: the model does not have what is to be removed.
     """
     spec, source = ctx.asked(PruneSpec), ctx.inputs["model"]
@@ -83,7 +83,7 @@ def run(ctx: StepContext) -> StepResult:
             _check_count(model, pruner.parameters)
             last = number == len(steps)
             if pruner.parameters == before and not last:
-                continue  # widths are rounded: nothing went, so there is nothing to recover from
+                continue  # widths are rounded: nothing was removed, so there is nothing to recover from
             if whole is not None and isinstance(pruner, DecoderPruner):
                 ctx.progress.say("prune: refitting the outputs of the feed-forward parts")
                 facts["reconstructed"] = pruner.reconstruct(whole)
@@ -113,10 +113,10 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def try_untrained(ctx: StepContext) -> None:
-    """Find out on the architecture alone, before anything is trained, whether it can be pruned as asked.
+    """Check on the architecture alone, before anything is trained, whether it can be pruned as requested.
 
     Args:
-        ctx: of the step; its `model` may be untrained yet, and an encoder that gets its head by training.
+        ctx: context of the step; its `model` may be untrained, or an encoder whose head is yet to be trained.
 
     Raises:
         ModelError: the model does not have what is to be removed, or cannot lose it.
@@ -148,8 +148,10 @@ def _check_count(model: nn.Module, predicted: int) -> None:
 def _interface(
     ctx: StepContext, spec: PruneSpec, model: nn.Module, facts: dict[str, Any], stack: ExitStack
 ) -> Path:
-    """The folder that says how the model reads its inputs: that of the model, or one with a trimmed vocabulary, whose
-    rows the model then has no more."""
+    """Return the folder that describes the model's inputs: its own, or a temporary one with a trimmed vocabulary.
+
+    In the latter case the embedding rows are removed from the model.
+    """
     source = ctx.inputs["model"].path
     if spec.remove is None or spec.remove.vocabulary == "keep":
         return source
@@ -167,7 +169,7 @@ def _interface(
 def _budget(
     ctx: StepContext, spec: PruneSpec, model: nn.Module, interface: Path, stack: ExitStack
 ) -> tuple[Timing | None, Budget | None]:
-    """What the pruned model may cost, where the spec names a target."""
+    """Return the timing and the budget of the pruned model if the spec has a target."""
     if spec.target is None:
         return None, None
     if not spec.target.timed:
@@ -186,7 +188,7 @@ def _target(
     timing: Timing | None,
     interface: Path,
 ) -> dict[str, Any]:
-    """What was predicted of a target beside what was measured; nothing without a target."""
+    """Return the prediction of a target next to its measurement; empty without a target."""
     if spec.target is None:
         return {}
     asked = spec.target.model_dump(exclude_none=True)
@@ -205,8 +207,7 @@ def _target(
 
 
 def _left(pruner: Pruner) -> dict[str, Any]:
-    """Which layers and how many dimensions of the stream are left, where any went; which groups of channels lost
-    nothing, and why."""
+    """Return the remaining layers and hidden size if reduced, or the channel groups that lost nothing, with reasons."""
     if isinstance(pruner, ChannelPruner):
         whole = pruner.whole_groups()
         return {"left_whole": whole} if whole else {}
@@ -216,7 +217,7 @@ def _left(pruner: Pruner) -> dict[str, Any]:
 
 
 def _note_width(model: nn.Module, out: Path) -> None:
-    """Embeddings are as wide as the stream that is left."""
+    """Update the width of sentence embeddings to the remaining hidden size."""
     if isinstance(model, SentenceEncoder):
         task = read_mapping(out / TASK)
         write_json(out / TASK, {**task, "width": encoder_of(model).hidden_size})

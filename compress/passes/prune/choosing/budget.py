@@ -1,4 +1,4 @@
-"""Heads and feed-forward widths of each layer that fit a budget of time or of parameters, with the least loss."""
+"""Choose heads and feed-forward widths of each layer within a budget of time or parameters, with the least loss."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from compress.passes.prune.choosing.selection import losses_left
 from compress.passes.prune.spec import PruneTargetSpec
 
 Cost = Callable[[int, int], float]
-"""Layer and size (heads, or feed-forward width) -> what that costs."""
+"""Cost of a part by layer and size (number of heads, or feed-forward width)."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the layers of an encoder may cost together, in `what`'s unit (ms, or parameters).
+    """Cost limit of an encoder, in ms or parameters.
 
-    `fixed` is what the rest of the model costs, `limit` what the whole may. `heads` and `units` are the costs of the
-    parts of a layer.
+    `what` describes the target in messages, `where` is its key. `fixed` is the cost of the model without its layers'
+    prunable parts, `limit` that of the whole model. `heads` and `units` return the cost of the parts of a layer.
     """
 
     what: str
@@ -34,7 +34,7 @@ class Budget:
     units: Cost
 
     def predicted(self, sizes: Sequence[tuple[int, int]]) -> float:
-        """What the whole costs with (heads, feed-forward width) of each layer."""
+        """Return the predicted cost of the model with (heads, feed-forward width) of each layer."""
         return self.fixed + sum(
             self.heads(layer, heads) + self.units(layer, width) for layer, (heads, width) in enumerate(sizes)
         )
@@ -42,7 +42,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class ParameterLimit:
-    """How many parameters of a whole model may stay, what asks for that, and the key that does."""
+    """Maximum number of parameters of a whole model, the target behind it in words, and its profile key."""
 
     what: str
     where: str
@@ -50,11 +50,12 @@ class ParameterLimit:
 
     @classmethod
     def of(cls, target: PruneTargetSpec, total: int, prunable: int, among: str = "") -> ParameterLimit:
-        """The limit that `size_mb` or `ratio` sets.
+        """Return the limit set by `size_mb` or `ratio`.
 
         Args:
             total: parameters of the model.
-            prunable: those that a ratio is of; `among` says which these are, where they are not all.
+            prunable: number of parameters to which a ratio refers.
+            among: description of these for the message, if they are not all.
         """
         if target.size_mb is not None:
             limit = target.size_mb * BYTES_PER_MB / FLOAT_BYTES
@@ -67,13 +68,13 @@ class ParameterLimit:
 def choose_sizes(
     scores: Sequence[LayerScores], budget: Budget, share: float, round_to: int, *, loss_units: bool
 ) -> list[tuple[int, int]]:
-    """The heads and feed-forward width of each layer.
+    """Return the heads and feed-forward width of each layer.
 
     Args:
-        scores: of what each layer has now: the loss that each of its heads and units stands for.
-        share: of the way from what the model costs now to the budget.
-        round_to: widths are multiples of this, or as they are.
-        loss_units: whether scores are in units of the loss; any others count as shares of their part of the layer.
+        scores: for each current layer, the loss attributed to each of its heads and units.
+        share: fraction of the way from the model's current cost to the budget.
+        round_to: widths are multiples of this, or unchanged.
+        loss_units: whether scores are in units of the loss; otherwise they are normalized within each part of a layer.
 
     Raises:
         PassError: nothing fits the budget.
@@ -92,7 +93,7 @@ def choose_sizes(
 
 
 def within(places: Sequence[Sequence[Option]], budget: float, what: str, where: str) -> list[Option]:
-    """As `choose_options`.
+    """Run `choose_options`.
 
     Args:
         what: the budget in words ("a latency of 2 ms"), for the error.

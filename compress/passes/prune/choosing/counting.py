@@ -1,4 +1,4 @@
-"""How many parameters a model will have after groups of coupled channels are removed, counted from shapes."""
+"""Count the parameters that remain after removal of groups of coupled channels, from shapes alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def remaining(model: nn.Module, graph: Any, groups: Iterable[Any]) -> int:
-    """The parameters of a model without the channels of torch-pruning's groups; nothing is changed.
+    """Return the number of parameters of a model without the channels of torch-pruning's groups; nothing is changed.
 
     Args:
-        graph: the dependency graph that the groups are of.
+        graph: the dependency graph of the groups.
     """
     outputs: Counter[Any] = Counter()
     inputs: Counter[Any] = Counter()
@@ -36,7 +36,7 @@ def remaining(model: nn.Module, graph: Any, groups: Iterable[Any]) -> int:
 
 
 def _left(owner: Any, name: str, parameter: Tensor, outputs: int, inputs: int) -> int:
-    """How many numbers of a parameter stay when its layer loses so many outputs and inputs."""
+    """Return how many values of a parameter remain when its layer loses these numbers of outputs and inputs."""
     if isinstance(owner, CONVOLUTIONS):
         if name == "bias":
             return parameter.numel() - outputs
@@ -49,7 +49,7 @@ def _left(owner: Any, name: str, parameter: Tensor, outputs: int, inputs: int) -
         return rows if name == "bias" else rows * (owner.in_features - inputs)
     lost = max(outputs, inputs)
     widths = [size for size in parameter.shape if size > 1]
-    # Norms, tables and scales hold numbers for each channel along one axis.
+    # Norms, tables and scales have values per channel along one axis.
     return (
         parameter.numel() if not lost or not widths else parameter.numel() // widths[-1] * (widths[-1] - lost)
     )

@@ -1,4 +1,4 @@
-"""What pruning leaves of a decoder, from its config alone."""
+"""Compute the sizes of a pruned decoder from its config alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from compress.passes.prune.spec import PruneSpec, RemoveSpec
 
 @dataclass(frozen=True)
 class DecoderGoals:
-    """The sizes that are left, alike in every layer; `multiple`: of what the width of the stream is one where it
-    shrinks."""
+    """Remaining sizes, equal in all layers; a reduced hidden size is a multiple of `multiple`."""
 
     layers: int
     groups: int
@@ -28,15 +27,15 @@ class DecoderGoals:
 
 
 def decoder_goals(config: Config, remove: RemoveSpec, round_to: int) -> DecoderGoals:
-    """What is left of a decoder whose heads may go.
+    """Return the remaining sizes of a decoder whose heads can be removed.
 
     Raises:
-        PassError: a fraction removes nothing or everything, or there is no model of the heads that it leaves.
+        PassError: a fraction removes nothing or everything, or no config describes a model with the remaining heads.
     """
     sizes = dimensions(network_of(str(config["model_type"])), config)
     groups = kept_count(sizes["groups"], remove.heads, "heads")
     each = sizes["heads"] // sizes["groups"]
-    # What transformers takes of a config.
+    # Transformers requires the hidden size to be divisible by the number of heads.
     multiple = math.lcm(round_to, groups * each)
     found = DecoderGoals(
         layers=kept_count(sizes["layers"], remove.layers, "layers"),
@@ -58,12 +57,12 @@ def decoder_goals(config: Config, remove: RemoveSpec, round_to: int) -> DecoderG
 
 
 def config_left(spec: PruneSpec, config: Config) -> Config | None:
-    """The config of what is left of a model; None where only the pass tells."""
+    """Return the config of the pruned model; None if it cannot be derived from the config."""
     if spec.remove is None or config.get("model_type") not in DECODERS:
         return None
     try:
         goals = decoder_goals(config, spec.remove, spec.round_to)
     except PassError:
-        return None  # told where the pass is checked
+        return None  # reported where the pass is checked
     smaller = SmallerDecoder(config, goals.hidden, goals.heads, goals.feed_forward)
     return {**config, **smaller.described(goals.layers)}

@@ -1,4 +1,4 @@
-"""Which heads and feed-forward units matter least: pure functions of tensors."""
+"""Importance scores of heads and feed-forward units: pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerScores:
-    """Importance of the parts of one layer, larger matters more: float (heads,) and float (width,)."""
+    """Importance of the parts of a layer, larger matters more: float (heads,) and float (width,)."""
 
     heads: Tensor
     feed_forward: Tensor
@@ -25,9 +25,9 @@ Scores = TypeVar("Scores", LayerScores, Tensor)
 
 
 def sum_of_scores(batches: Iterable[Sequence[Scores]]) -> list[Scores]:
-    """The scores of each layer, or of each group of channels, summed over batches.
+    """Sum the scores of each layer, or of each channel group, over batches.
 
-    Magnitudes are summed, not gradients: gradients of opposite sign on two batches do not hide that a part
+    Magnitudes are summed, not gradients, so that gradients of opposite sign on two batches do not hide that a part
     matters on both (Molchanov et al., Importance Estimation for Neural Network Pruning, 2019, arXiv:1906.10771).
     """
     total: list[Scores] = []
@@ -39,16 +39,16 @@ def sum_of_scores(batches: Iterable[Sequence[Scores]]) -> list[Scores]:
 
 
 def head_scores(channels: Tensor, head_size: int) -> Tensor:
-    """Scores of channels (heads * head_size,) -> of heads (heads,): the mean of each head's channels."""
+    """Average scores of channels (heads * head_size,) over each head: (heads,)."""
     return channels.reshape(-1, head_size).mean(dim=1)
 
 
 def least_important(scores: Tensor, count: int) -> tuple[int, ...]:
-    """The indices of the `count` lowest scores, ascending; of equal ones the first go first."""
+    """Return the indices of the `count` lowest scores, ascending; among equal ones the first."""
     order = torch.argsort(scores, stable=True)[:count]
     return tuple(sorted(order.tolist()))
 
 
 def channels_of_heads(heads: Sequence[int], head_size: int) -> list[int]:
-    """The channels of the given heads: head h holds h * head_size to (h + 1) * head_size."""
+    """Return the channels of the given heads: head h has channels h * head_size to (h + 1) * head_size - 1."""
     return [head * head_size + channel for head in heads for channel in range(head_size)]

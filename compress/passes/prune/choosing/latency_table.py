@@ -1,7 +1,7 @@
-"""How long the parts of an encoder layer take by heads and feed-forward width, timed on small graphs.
+"""Latency tables of encoder layer parts by number of heads and feed-forward width, timed on small graphs.
 
-A table of latencies for each structure, as ZipLM's (Kurtic et al. 2023, arXiv:2302.04089): copies of one part with
-weights of their own, so that weights come from memory as they do in the model, in sessions of the runner.
+One table per structure, as in ZipLM (Kurtic et al. 2023, arXiv:2302.04089): a graph has several copies of a part with
+weights of their own, so that weights are read from memory as in the model, and runs in the runner's sessions.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 
 POINTS = 8
-"""Sizes of each part that are timed; those between are interpolated."""
+"""Number of sizes of each part that are timed; the others are interpolated."""
 COPIES = 6
-"""Copies of a part in its graph, at most."""
+"""Maximum number of copies of a part in its graph."""
 COPY_BYTES = 128 * MIB
-"""Weights of one graph, at most, but for one copy."""
+"""Maximum bytes of weights in one graph, except for a single copy."""
 MEMORY_SHARE = 4
-"""All graphs together hold at most one in so many bytes of the memory of the target's machine, also where a GPU runs
-them, but for one copy each."""
+"""All graphs together use at most 1 / MEMORY_SHARE of the target machine's memory, except for one copy each.
+
+This holds even if a GPU runs them.
+"""
 TIMED = MeasureSpec(examples=1, min_seconds=8.0, min_rounds=20)
 PROCESSES = 4
 IR_VERSION = 10
@@ -42,8 +44,10 @@ IR_VERSION = 10
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a layer reads, (batch, tokens, hidden), the size of its heads, and how many tokens the last layer's maps
-    behind attention work on: all, where the model reads all, and else those that its head reads."""
+    """Input shape of a layer (batch, tokens, hidden), and size of its heads.
+
+    `last_tokens`: tokens that the last layer's maps after attention process: all, or only those that the head reads.
+    """
 
     batch: int
     tokens: int
@@ -55,9 +59,11 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of attention by heads, and of the feed-forward part by width, in any layer but the last and in the
-    last: pairs (size, ms) of rising size. `rest_ms` is the model without its layers on the same input, timed in
-    turns with them. `disturbed`: other processes disturbed the timing beyond use."""
+    """Latency in ms of attention by number of heads and of the feed-forward part by width, for inner and last layers.
+
+    Each table holds pairs (size, ms) of increasing size. `rest_ms` is the model without its layers on the same input,
+    timed in turns with them. `disturbed`: other processes disturbed the timing beyond use.
+    """
 
     heads: tuple[tuple[int, float], ...]
     units: tuple[tuple[int, float], ...]
@@ -67,24 +73,24 @@ class LatencyTable:
     disturbed: bool = False
 
     def attention_ms(self, heads: int, *, last: bool) -> float:
-        """Attention of so many heads, with its norm."""
+        """Return the latency of attention with this number of heads, norm included."""
         return interpolated(self.last_heads if last else self.heads, heads)
 
     def feed_forward_ms(self, width: int, *, last: bool) -> float:
-        """A feed-forward part of this width, with its norm."""
+        """Return the latency of a feed-forward part of this width, norm included."""
         return interpolated(self.last_units if last else self.units, width)
 
 
 def interpolated(points: Sequence[tuple[int, float]], size: int) -> float:
-    """The latency of a size between the timed ones."""
+    """Interpolate the latency of a size between the timed ones."""
     sizes, times = zip(*points, strict=True)
     return float(np.interp(size, sizes, times))
 
 
 def rising(times: Sequence[float]) -> list[float]:
-    """The times of rising sizes without the noise in which a larger size is faster: the nearest that never fall.
+    """Return the nearest non-decreasing times for increasing sizes, which removes noise.
 
-    Pool adjacent violators (Barlow et al. 1972): where they fall, neighbours are averaged.
+    Isotonic regression by pool adjacent violators (Barlow et al. 1972): decreasing neighbours are averaged.
     """
     blocks: list[list[float]] = []
     for time in times:
@@ -96,7 +102,7 @@ def rising(times: Sequence[float]) -> list[float]:
 
 
 def timed_sizes(whole: int, multiple: int) -> list[int]:
-    """Some sizes up to `whole`, evenly spread: multiples, and the whole."""
+    """Return evenly spread sizes up to `whole`: multiples of `multiple`, and `whole` itself."""
     multiple = min(multiple, whole)
     exact = np.linspace(multiple, whole, POINTS)
     return sorted({whole, *(max(multiple, multiple * round(size / multiple)) for size in exact[:-1])} - {0})
@@ -115,10 +121,10 @@ def measure_table(
     """Time the parts of a layer with up to `heads` heads and a feed-forward width of up to `width`.
 
     Args:
-        layers: of the model; so many copies of a part are timed together, but no more than fit.
+        layers: layers of the model; this many copies of a part are timed together, but no more than fit.
         target: where they are timed.
-        folder: empty; graphs and jobs go there.
-        rest: the ONNX file of the model without its layers, and an input of it as long as `shape` says.
+        folder: empty; graphs and jobs are written there.
+        rest: the ONNX file of the model without its layers, and an input of the length given by `shape`.
 
     Raises:
         TargetError: a graph cannot be run, or the device of the target is lost.
@@ -161,10 +167,10 @@ def measure_table(
 
 
 def part_graph(shape: LayerShape, part: str, size: int, copies: int, *, last: bool) -> onnx.ModelProto:
-    """Copies of attention with `size` heads, or of a feed-forward part `size` wide, one after another, as the lowering
-    leaves them; of a last layer side by side, as what it gives has fewer tokens than it reads.
+    """Build a graph with copies of attention with `size` heads or of a feed-forward part of width `size`, as lowered.
 
-    Inputs `x`, float32 (batch, tokens, hidden), and `mask`, int32 (batch, tokens). Weights are drawn at random.
+    The copies run one after another; those of a last layer side by side, as its output has fewer tokens than its input.
+    Inputs `x`, float32 (batch, tokens, hidden), and `mask`, int32 (batch, tokens). Weights are random.
     """
     graph = _Graph(shape)
     results = []
@@ -180,7 +186,7 @@ def part_graph(shape: LayerShape, part: str, size: int, copies: int, *, last: bo
 
 
 class _Graph:
-    """Nodes and weights of a graph; `value` is what the next part reads."""
+    """Builder of a graph; `value` is the input of the next part."""
 
     def __init__(self, shape: LayerShape) -> None:
         self.shape = shape
@@ -211,7 +217,7 @@ class _Graph:
         return self.ended(wide, source, self.weight(width, self.shape.hidden))
 
     def selected(self, value: str) -> str:
-        """The tokens that the head reads."""
+        """Select the tokens that the head reads."""
         first = numpy_helper.from_array(
             np.arange(self.shape.last_tokens, dtype=np.int64), f"first{len(self.weights)}"
         )
@@ -219,7 +225,7 @@ class _Graph:
         return self.node("Gather", [value, first.name], axis=1)
 
     def ended(self, value: str, source: str, weight: str) -> str:
-        """The map back to the stream, its bias, the sum with what the part read, and the norm."""
+        """Append the output projection with its bias, the residual sum, and the norm."""
         product = self.node("MatMul", [value, weight])
         total = self.node("Add", [self.node("Add", [product, self.weight(self.shape.hidden)]), source])
         scales = [self.weight(self.shape.hidden), self.weight(self.shape.hidden)]
@@ -252,7 +258,7 @@ class _Graph:
 def _time(
     shape: LayerShape, paths: Sequence[Path], target: ResolvedTarget, folder: Path, rest: tuple[Path, Batch]
 ) -> Timed:
-    """Milliseconds of each graph and of the rest of the model, in turns."""
+    """Return ms of each graph and of the rest of the model, timed in turns."""
     jobs = JobFolder.of_target(folder, target)
     feeds: Mapping[int, str] = {
         tokens: jobs.feeds(f"tokens-{tokens}", [_batch(shape, tokens)])

@@ -1,4 +1,4 @@
-"""What pruning will leave, in closed form from the files of a model: no torch, nothing is loaded."""
+"""Predict the size of a pruned model from its files, in closed form: without torch, and without loading weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """The sizes of one encoder layer whose linear maps have biases; of query, key and value `biases` have.
+    """Sizes of an encoder layer whose linear maps have biases; `biases` counts those of query, key and value.
 
-    `attention` is (columns of the query map, rows of the output map), `feed` the same of both feed-forward maps; None
-    where those maps are not factored: `hidden` both.
+    `attention` is (columns of the query map, rows of the output map), `feed` the same of the two feed-forward maps;
+    None if those maps are not factored, when both are `hidden`.
     """
 
     hidden: int
@@ -52,17 +52,17 @@ class LayerSizes:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """The parameters of a whole model, and the sizes of its layers from the lowest."""
+    """Number of parameters of a model, and the sizes of its layers, first layer first."""
 
     parameters: int
     layers: tuple[LayerSizes, ...]
 
 
 def kept_count(whole: int, fraction: float, what: str) -> int:
-    """How many heads or layers stay when `fraction` of them is removed: rounded half up, one at least.
+    """Return how many heads or layers remain when `fraction` of them is removed: rounded half up, at least one.
 
     Args:
-        what: `heads` or `layers`, as the profile calls them.
+        what: `heads` or `layers`, as named in the profile.
 
     Raises:
         PassError: the fraction removes nothing.
@@ -77,8 +77,7 @@ def kept_count(whole: int, fraction: float, what: str) -> int:
 
 
 def kept_width(width: int, fraction: float, round_to: int, what: str = "feed_forward") -> int:
-    """How many feed-forward units (or dimensions of the stream) stay when `fraction` of them is removed: a multiple of
-    `round_to`.
+    """Return the feed-forward (or hidden) width that remains when `fraction` is removed: a multiple of `round_to`.
 
     Raises:
         PassError: the fraction removes nothing or everything.
@@ -98,14 +97,16 @@ def kept_width(width: int, fraction: float, round_to: int, what: str = "feed_for
 
 
 def kept_channels(width: int, fraction: float, multiple: int) -> int:
-    """How many channels of a convolution stay when `fraction` of them is removed: the nearest multiple, one multiple
-    at least; all of them where there are no more than that."""
+    """Return how many channels of a convolution remain when `fraction` is removed.
+
+    The result is the nearest multiple of `multiple`, at least one multiple; the full width if that is no larger.
+    """
     kept = multiple * math.floor(width * (1 - fraction) / multiple + 0.5)
     return min(width, max(multiple, kept))
 
 
 def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> int:
-    """The parameters that stay when every layer loses its fractions.
+    """Return the number of parameters that remain when every layer loses its fractions.
 
     Raises:
         PassError: a fraction removes nothing, or leaves nothing.
@@ -120,11 +121,13 @@ def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> i
 
 
 def predicted(spec: PruneSpec, folder: Path) -> int | None:
-    """The parameters that a pass will leave of the model in a torch-form folder; None where more is removed than heads
-    and feed-forward width of each layer, which only the loaded model and the data can tell.
+    """Return the parameters of the pruned model of a torch-form folder.
+
+    None if more is removed than heads and feed-forward width of each layer, which depends on the loaded model and the
+    data.
 
     Raises:
-        ModelError: the folder holds no encoder whose layers are known.
+        ModelError: the folder has no encoder with known layers.
         PassError: a fraction removes nothing, or leaves nothing.
     """
     remove = spec.remove
@@ -132,17 +135,17 @@ def predicted(spec: PruneSpec, folder: Path) -> int | None:
         return None
     if remove.channels or remove.layers or remove.hidden or remove.vocabulary != "keep":
         return None
-    # A decoder's pruner tells it itself, of the config that is left.
+    # For decoders it is derived from the config of the pruned model.
     if read_mapping(folder / MODEL_CONFIG).get("model_type") in DECODERS:
         return None
     return pruned_parameters(read_sizes(folder), remove, spec.round_to)
 
 
 def read_sizes(folder: Path) -> ModelSizes:
-    """The sizes of the model of a torch-form folder, irregular ones too, from the header of its weights.
+    """Read the sizes of a torch-form folder's model, including irregular ones, from the header of its weights.
 
     Raises:
-        ModelError: it holds no encoder whose layers are known.
+        ModelError: the folder has no encoder with known layers.
     """
     try:
         config = read_mapping(folder / MODEL_CONFIG)
@@ -160,15 +163,15 @@ def read_sizes(folder: Path) -> ModelSizes:
 
 
 def layers_of(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
-    """The layers found in the shapes of a model's weights, by number.
+    """Return the layers found in the shapes of a model's weights, by number.
 
     Args:
-        config: of a family that can be taken apart.
+        config: of a supported model family.
     """
     network = network_of(str(config["model_type"]))
     head_size = dimensions(network, config)["head_size"]
     biases = sum(network.has_bias(role, config) for role in ("query", "key", "value"))
-    # Of factored maps those factors count that lose rows or columns with a head or a unit.
+    # For factored maps, use the factor that loses rows or columns with a head or a unit.
     parts = {"query": "second", "attention_output": "first", "feed_in": "second", "feed_out": "first"}
     found: dict[str, dict[int, tuple[int, ...]]] = {}
     for role, factor in parts.items():
@@ -183,7 +186,7 @@ def layers_of(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
     for layer in sorted(query.keys() & output.keys() & feed_in.keys() & feed_out.keys()):
         attention = (query[layer][1], output[layer][0])
         feed = (feed_in[layer][1], feed_out[layer][0])
-        # Where every map is factored this is the largest rank; nothing is computed from it then.
+        # If every map is factored this is the largest rank; nothing is computed from it then.
         hidden = max(*attention, *feed)
         layers.append(
             LayerSizes(

@@ -1,4 +1,4 @@
-"""How much each weight matters, so that whatever can be removed is scored by the sum over its weights."""
+"""Saliency of single weights: anything removable is scored by the sum over its weights."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.loss_functions.labels import label_cross_entropy
 
 BATCH_SIZE = 32
-"""Examples a batch that importance reads."""
+"""Number of examples in a batch that importance reads."""
 
 Saliency = dict[nn.Parameter, Tensor]
 LOSS_UNITS = frozenset({"taylor", "hessian"})
-"""Kinds of importance whose scores are changes of the loss, comparable between layers as they are."""
+"""Kinds of importance whose scores are changes of the loss, hence directly comparable between layers."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What importance is measured on: the training examples, encoded for the model, and their labels, int64 (n,), or
-    None where the outputs are embeddings."""
+    """Data on which importance is measured.
+
+    `inputs`: the training examples, encoded for the model; `labels`: int64 (n,), or None if the outputs are embeddings.
+    """
 
     inputs: Inputs
     labels: Tensor | None
@@ -43,28 +45,28 @@ class Material:
     batch_size: int = BATCH_SIZE
 
     def batches(self) -> list[NDArray[np.int64]]:
-        """The batches that importance reads."""
+        """Return the batches that importance reads, as indices of examples."""
         every = shuffled_batches(self.inputs.lengths, self.batch_size, seed=self.seed, epoch=0)
         return every[: self.spec.importance_batches]
 
     def read(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Examples as the model reads them."""
+        """Return examples as inputs of the model."""
         return to_tensors(self.inputs.batch(indices), self.device)
 
     def example(self) -> dict[str, Tensor]:
-        """Two examples to trace a model on."""
+        """Return two examples to trace a model on."""
         return self.read(self.batches()[0][:2])
 
 
 def weight_saliency(model: nn.Module, material: Material) -> Saliency:
-    """A number >= 0 for each weight of a model, by the kind of importance.
+    """Return a saliency >= 0 for each weight of a model, by the kind of importance.
 
-    `magnitude`: w^2. `taylor`: |w dL/dw|, summed over batches (Molchanov et al. 2019, arXiv:1906.10771). `hessian`:
-    w^2 F / 2, Optimal Brain Damage (LeCun et al. 1990) with the diagonal of the empirical Fisher matrix as the Hessian:
+    `magnitude`: w^2. `taylor`: |w dL/dw|, summed over batches (Molchanov et al. 2019, arXiv:1906.10771). `hessian`: w^2
+    F / 2, Optimal Brain Damage (LeCun et al. 1990) with the diagonal of the empirical Fisher matrix as the Hessian:
     squared gradients of single examples (Theis et al. 2018, arXiv:1801.05787). `activation`: |w| times the root mean
-    square of what it multiplies (Wanda, Sun et al. 2023, arXiv:2306.11695). `random`: drawn from the seed.
+    square of its input (Wanda, Sun et al. 2023, arXiv:2306.11695). `random`: drawn with the seed.
 
-    Where the outputs are embeddings, their "loss" is the outputs along a random direction of each example.
+    If the outputs are embeddings, the "loss" is their projection on a random direction of each example.
     """
     parameters, importance = list(model.parameters()), material.spec.importance
     with torch.random.fork_rng(devices=[]):
@@ -93,8 +95,7 @@ def weight_saliency(model: nn.Module, material: Material) -> Saliency:
 
 @contextmanager
 def standing_in(saliency: Saliency) -> Iterator[None]:
-    """While it lasts, every weight of a model is its saliency, so that an importance that adds up weights adds up
-    those."""
+    """Context manager that replaces weights by their saliency, which an importance of weights then sums."""
     weights = {parameter: parameter.data for parameter in saliency}
     try:
         for parameter, values in saliency.items():
@@ -106,18 +107,21 @@ def standing_in(saliency: Saliency) -> Iterator[None]:
 
 
 def sum_over_group() -> Any:
-    """The importance of torch-pruning that adds up the weights of a group that go with each of its channels."""
+    """Return torch-pruning's importance that sums, for each channel of a group, the weights removed with it."""
     return tp.importance.GroupMagnitudeImportance(p=1, group_reduction="sum", normalizer=None)
 
 
 def total_of(module: nn.Module, saliency: Saliency) -> float:
-    """The saliency of all weights of a module together."""
+    """Return the total saliency of a module's weights."""
     return float(sum(saliency[each].double().sum() for each in module.parameters()))
 
 
 def loss_on(model: nn.Module, material: Material, indices: NDArray[np.int64]) -> Tensor:
-    """What importance differentiates, on the examples at `indices`: the loss on their labels, or on the tokens
-    that are to be foretold, or outputs along a random direction of each."""
+    """Return the differentiable loss of importance on the examples at `indices`.
+
+    That is the cross-entropy of the labels or of the tokens to be predicted, or for embeddings the projection of the
+    outputs on random directions.
+    """
     batch = material.read(indices)
     outputs = outputs_of(model(**taken(batch)))
     if (learnt := batch.get(LEARNT)) is not None:
@@ -129,7 +133,7 @@ def loss_on(model: nn.Module, material: Material, indices: NDArray[np.int64]) ->
 
 
 def gradients(model: nn.Module, material: Material, batches: Sequence[NDArray[np.int64]]) -> Iterator[None]:
-    """Leave the gradients of each batch in the parameters, one after another."""
+    """Compute the gradients of each batch in turn; they are in the parameters while the caller holds the yield."""
     for indices in batches:
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss_on(model, material, indices))
@@ -138,13 +142,13 @@ def gradients(model: nn.Module, material: Material, batches: Sequence[NDArray[np
 
 
 def _activation(model: nn.Module, material: Material) -> Saliency:
-    """|w| times the root mean square of the input that it multiplies, padding left out; of no map |w| alone."""
+    """Return |w| times the root mean square of its input without padding; |w| alone for parameters of other modules."""
     saliency = {each: each.detach().abs() for each in model.parameters()}
     squares: dict[nn.Module, Tensor] = {}
     counts: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, reads: Tensor, _: Tensor, mask: Tensor | None) -> None:
-        # Linear maps have their channels last, convolutions after the batch.
+        # Linear maps have channels last, convolutions after the batch.
         last = isinstance(module, nn.Linear | Conv1D)
         rows = token_rows(reads if last else reads.movedim(1, -1), mask)
         squares[module] = squares.get(module, torch.zeros(())) + (rows**2).sum(dim=0)

@@ -1,4 +1,4 @@
-"""Which units go, given their importance: in each layer for itself, or in all layers together. Pure."""
+"""Select the units to remove by importance, per layer or over all layers. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compress.passes.prune.choosing.importance import least_important
 
 
 def shares(steps: int) -> tuple[float, ...]:
-    """How much of what is to go has gone after each step: 1 - (1 - i / n)^3, most in the first ones.
+    """Return the fraction of the total removal that is done after each step: 1 - (1 - i / n)^3, most of it early.
 
     The schedule of Zhu and Gupta, To Prune or Not to Prune, 2017 (arXiv:1710.01878).
     """
@@ -21,15 +21,15 @@ def shares(steps: int) -> tuple[float, ...]:
 
 
 def between(whole: int, final: int, share: float, multiple: int = 1) -> int:
-    """How many of `whole` are left when `share` of the way to `final` is gone: `final` and some multiples, or all."""
+    """Return how many of `whole` remain after a `share` of the way to `final`: `final` + k * `multiple`, or all."""
     exact = (whole - final) * (1 - share)
     return min(whole, final + multiple * math.ceil(exact / multiple - 1e-9))
 
 
 def comparable(scores: Sequence[Tensor], *, loss: bool) -> list[Tensor]:
-    """Scores of layers that can be ranked together.
+    """Return scores that can be ranked across layers.
 
-    Those in units of the loss are so (Molchanov et al. 2019); any others are divided by the mean of their layer.
+    Scores in units of the loss already can (Molchanov et al. 2019); others are divided by the mean of their layer.
     """
     if loss:
         return list(scores)
@@ -37,13 +37,13 @@ def comparable(scores: Sequence[Tensor], *, loss: bool) -> list[Tensor]:
 
 
 def least_of_all(scores: Sequence[Tensor], count: int, block: int, least: int) -> list[tuple[int, ...]]:
-    """The indices that each layer loses when `count` units go, the least important ones of all layers.
+    """Return the indices that each layer loses when the `count` least important units of all layers are removed.
 
-    Units go in blocks within which they are ranked by layer, so that what a layer keeps is a multiple of `block`; a
-    layer keeps `least` units, or all where it has no more. No more than `count` go.
+    Units are removed in blocks ranked within their layer, so that each layer keeps a multiple of `block`. A layer keeps
+    at least `least` units, or all if it has no more. At most `count` units are removed.
 
     Args:
-        scores: float (units,), for each layer, comparable.
+        scores: float (units,) for each layer, comparable.
     """
     ordered = [torch.sort(each, stable=True).values for each in scores]
     gone = [0] * len(scores)
@@ -70,7 +70,7 @@ def least_of_all(scores: Sequence[Tensor], count: int, block: int, least: int) -
 
 
 def losses_left(scores: Tensor, sizes: Sequence[int]) -> list[float]:
-    """What is lost when only the `size` most important units stay, for each size: the scores of the others, summed."""
+    """Return, for each size, the loss when only the `size` most important units remain: the sum of the other scores."""
     ordered = torch.sort(scores.double(), stable=True).values
     sums = [0.0, *torch.cumsum(ordered, dim=0).tolist()]
     return [sums[len(scores) - size] for size in sizes]

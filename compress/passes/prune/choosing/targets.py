@@ -1,4 +1,4 @@
-"""What a pruned encoder may cost: a latency, a size, or a share of its parameters."""
+"""Budgets of a pruned encoder: latency, file size, or a fraction of its parameters."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ from compress.training.batches import to_tensors
 from compress.training.distributed.world import current_world
 
 TIMED = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
-"""How the models before and after are timed."""
+"""Timing settings of the models before and after pruning."""
 PROCESSES = 4
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The model before pruning, lowered and timed, beside the table of its parts; `folder` holds its file.
-    `disturbed`: other processes disturbed one of the timings beyond use."""
+    """Timing of the model before pruning, and the latency table of its parts.
+
+    `folder` contains its lowered file. `disturbed`: other processes disturbed one of the timings beyond use.
+    """
 
     folder: Path
     before_ms: float
@@ -54,7 +56,7 @@ class Timing:
 
 
 def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
-    """The budget of `size_mb` or `ratio`, in parameters."""
+    """Return the budget of `size_mb` or `ratio`, in parameters."""
     encoder = encoder_of(model)
     sizes = [block_sizes(layer) for layer in encoder.layers]
     total = count_parameters(model)
@@ -75,10 +77,10 @@ def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
 
 
 def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) -> Budget:
-    """The budget of `latency_ms` or `speedup`, in milliseconds.
+    """Return the budget of `latency_ms` or `speedup`, in milliseconds.
 
-    The parts and what stands around them are scaled together to what the model takes: they were timed on one input, and
-    in a model its many weights drive each other out of the caches.
+    The latencies of the parts and of the rest are scaled to sum up to that of the whole model: they were timed on a
+    single input, and in the model weights evict each other from the caches.
     """
     if target.latency_ms is not None:
         what, where, limit = f"a latency of {target.latency_ms:g} ms", "latency_ms", target.latency_ms
@@ -104,15 +106,15 @@ def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) ->
 
 
 def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> Timing:
-    """Lower and time the model as it is, and the parts of its layers; of several processes one does, for all.
+    """Lower and time the current model and the parts of its layers; with several processes, one of them for all.
 
     Args:
-        interface: the folder that says how the model reads its inputs.
-        folder: empty; files of the measurement go there.
+        interface: folder that describes the model's inputs.
+        folder: empty; files of the measurement are written there.
 
     Raises:
         PassError: the model cannot be lowered.
-        TargetError: the device that times is lost.
+        TargetError: the device that runs the timing is lost.
     """
     world = current_world()
     found = world.broadcast_object(_time_before(ctx, model, interface, folder) if world.leads else None)
@@ -146,8 +148,11 @@ def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pa
 
 
 def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> dict[str, Any]:
-    """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`,
-    `timed_on`, the target, and `timing_disturbed`, whether any timing was. Of several processes one does, for all."""
+    """Lower the pruned model and time it and the original one, each alone; with several processes, one of them for all.
+
+    Returns:
+        `before_ms`, `measured_ms`, `table`, `timed_on` (the target), and `timing_disturbed` (whether any timing was).
+    """
     world = current_world()
     (before, after), disturbed = world.broadcast_object(
         _time_after(ctx, model, interface, timing) if world.leads else None
@@ -168,12 +173,12 @@ def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Tim
 
 
 def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
-    """Write a model's `model.onnx` into a folder; what the lowering did."""
+    """Lower a model into a folder and return what the lowering did."""
     saved = _made(out) / "torch"
     save_model(model, saved)
     copy_interface(interface, saved)
     task = read_mapping(interface / TASK)
-    # The model is in memory, so its code was allowed and has run.
+    # The model is in memory, so its code was allowed and has already run.
     graph, done = lower(load_model(saved, attention="eager", allow_code=True), task)
     save_onnx(graph, out)
     return done
@@ -185,14 +190,14 @@ def _made(folder: Path) -> Path:
 
 
 def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
-    """Real inputs of the validation split, one at a time."""
+    """Return real inputs of the validation split, one example per batch."""
     inputs = ctx.task.encode(ctx.data.validation, interface)
     chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
     return scenarios(chosen, [1], [])[0].batches(inputs)
 
 
 def _time(folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTarget, where: Path) -> Timed:
-    """Milliseconds of models on the same batches, each as it runs alone."""
+    """Return ms of models on the same batches, each running alone."""
     with tempfile.TemporaryDirectory(dir=where) as name:
         jobs = JobFolder.of_target(Path(name), target)
         files = [folder / ONNX_MODEL for folder in folders]
@@ -200,7 +205,7 @@ def _time(folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTar
 
 
 def _typical(ctx: StepContext, interface: Path) -> Batch:
-    """One input of the validation split, of the median length."""
+    """Return the validation input of median length."""
     inputs = ctx.task.encode(ctx.data.validation, interface)
     chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
     place = chosen[np.argsort(inputs.lengths[chosen], kind="stable")[len(chosen) // 2]]
@@ -208,7 +213,7 @@ def _typical(ctx: StepContext, interface: Path) -> Batch:
 
 
 def _layer_shape(model: nn.Module, typical: Batch, selected: bool, device: str) -> LayerShape:
-    """What a layer of the model reads for a typical input.
+    """Return the input shape of a layer for a typical input.
 
     Args:
         selected: whether the lowered model selects the tokens of its head before the last layer's maps.

@@ -1,4 +1,4 @@
-"""Removing channels from the convolutions of any model, with whatever is coupled to them."""
+"""Remove channels from the convolutions of any model, along with everything coupled to them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from compress.passes.prune.choosing.prediction import kept_channels
 from compress.passes.prune.spec import PruneTargetSpec
 
 _MAKERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""What makes channels."""
+"""Modules that create channels."""
 _PRODUCTS = ("bmm", "dotproduct", "attention")
-"""In the names of operations that multiply two activations."""
+"""Substrings of the names of operations that multiply two activations."""
 PARTS = 1000
-"""Fractions that are tried for a target."""
+"""Resolution of the fractions that are tried for a target."""
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can only go together: those of `root` and of all layers that are added to or follow it.
+    """Channels that can only be removed together: those of `root` and of all layers added to it or following it.
 
-    `width` channels; `repeats` > 1 where a grouped convolution wants the same channels of each of its groups removed.
+    `width`: number of channels; `repeats`: > 1 if a grouped convolution requires the same channels of each of its
+    groups to be removed.
     """
 
     root: nn.Module
@@ -44,21 +45,21 @@ class ChannelGroup:
     repeats: int
 
     def channels(self, places: Sequence[int]) -> list[int]:
-        """The channels at places within a repeat, in all of them."""
+        """Return the channels at these positions of every repeat."""
         period = self.width // self.repeats
         return [repeat * period + place for repeat in range(self.repeats) for place in places]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Channels of a group to remove."""
+    """Channels of a group that are to be removed."""
 
     group: ChannelGroup
     channels: tuple[int, ...]
 
 
 class ChannelSurgeon:
-    """The dependency graph of a model with convolutions.
+    """Dependency graph of a model with convolutions.
 
     DepGraph: Fang et al., Towards Any Structural Pruning, 2023 (arXiv:2301.12900), by torch-pruning: sums of branches,
     concatenations, depthwise and grouped convolutions, norms, and the columns of a linear map after flattening.
@@ -68,10 +69,10 @@ class ChannelSurgeon:
         """Trace the model on an example batch.
 
         Args:
-            leave: names of groups that are none of `groups`, as they must stay whole.
+            leave: names of groups to exclude from `groups` because they must stay whole.
 
         Raises:
-            ModelError: it cannot be traced.
+            ModelError: the model cannot be traced.
         """
         self.model = model
         self.example = example
@@ -91,35 +92,35 @@ class ChannelSurgeon:
             ) from error
         self.names = {module: name for name, module in model.named_modules()}
         self.left_whole: dict[str, str] = {}
-        """Groups that nothing can be cut from, and why."""
+        """Groups that cannot be pruned, with the reason."""
         self.groups = tuple(group for group in self._groups() if group.name not in leave)
 
     def scores(self, importance: Any) -> list[Tensor]:
-        """The scores that an importance of torch-pruning gives the channels of each group, float (width,) each."""
+        """Score the channels of each group with one of torch-pruning's importances, float (width,) each."""
         return [self.score(group, importance) for group in self.groups]
 
     def score(self, group: ChannelGroup, importance: Any) -> Any:
-        """The scores that an importance of torch-pruning gives the channels of a group."""
+        """Score the channels of a group with one of torch-pruning's importances."""
         return importance(self._group(group, range(group.width)))
 
     def same(self, cuts: Sequence[Cut]) -> list[Cut]:
-        """The cuts of another copy of the model, in this one."""
+        """Map cuts of another copy of the model to this one."""
         groups = {group.name: group for group in self.groups}
         return [Cut(groups[cut.group.name], cut.channels) for cut in cuts]
 
     def remaining(self, cuts: Sequence[Cut]) -> int:
-        """The parameters that the model will have after the cuts, counted in a copy that is cut; nothing is changed."""
+        """Return the number of parameters after the cuts, counted in a copy; nothing is changed."""
         surgeon = ChannelSurgeon(duplicate(self.model), self.example)
         surgeon.remove(surgeon.same(cuts))
         return count_parameters(surgeon.model)
 
     def remove(self, cuts: Sequence[Cut]) -> None:
-        """Remove channels in place, with what is coupled to them."""
+        """Remove channels in place, along with everything coupled to them."""
         for cut in cuts:
             self._group(cut.group, cut.channels).prune()
 
     def consumers(self, cuts: Sequence[Cut]) -> dict[str, tuple[int, list[int]]]:
-        """What reads the channels that go: name of a module -> the axis of its input, and the channels there."""
+        """Return the readers of the removed channels: module name -> input axis, and the channels on it."""
         found: dict[str, tuple[int, set[int]]] = {}
         for cut in cuts:
             for dependency, channels in self._group(cut.group, cut.channels):
@@ -137,7 +138,7 @@ class ChannelSurgeon:
         return {name: (axis, sorted(channels)) for name, (axis, channels) in found.items()}
 
     def _groups(self) -> Iterator[ChannelGroup]:
-        # The widest first: what is coupled with a narrower one by mistake is told by its own name.
+        # The widest first: a group wrongly coupled with a narrower one is then reported under its own name.
         roots = sorted(
             (root for root in self.graph.module2node if isinstance(root, _MAKERS)),
             key=lambda root: -root.out_channels,
@@ -148,7 +149,7 @@ class ChannelSurgeon:
                 continue
             name, width = self.names[root], root.out_channels
             if any(_multiplies_activations(node.module) for node in self._reached(root)):
-                # Its walk through indices would take minutes, and end in wrong ones.
+                # torch-pruning would trace indices for minutes, and end with wrong ones.
                 self.left_whole[name] = "attention multiplies its channels with one another"
                 continue
             try:
@@ -174,7 +175,7 @@ class ChannelSurgeon:
                 yield ChannelGroup(root, name, width, repeats)
 
     def _reached(self, root: nn.Module) -> Iterator[Any]:
-        """The nodes that channels of `root` lead to; from where they are joined to others not back to those."""
+        """Yield the nodes reached by the channels of `root`; a concatenation does not lead back to its other inputs."""
         first = tp.prune_depthwise_conv_out_channels if _depthwise(root) else tp.prune_conv_out_channels
         waiting = [(self.graph.module2node[root], first)]
         seen = set(waiting)
@@ -192,8 +193,11 @@ class ChannelSurgeon:
         return self.graph.get_pruning_group(group.root, tp.prune_conv_out_channels, idxs=list(channels))
 
     def _stays(self, group: Any) -> bool:
-        """Whether a group reaches the model's outputs, or nothing but the model's input makes its channels (a depthwise
-        convolution of the image)."""
+        """Whether a group must stay whole.
+
+        That is if it reaches the model's outputs, or nothing but a depthwise convolution of the model's input makes its
+        channels.
+        """
         made = False
         for dependency, _ in group:
             node, module = dependency.target, dependency.target.module
@@ -209,8 +213,11 @@ class ChannelSurgeon:
         return not made
 
     def _repeats(self, group: Any) -> int | None:
-        """How often the pattern of removed channels must repeat in a group, so that grouped convolutions and norms over
-        groups of channels keep them equally wide; None where groups of channels do not line up."""
+        """Return how often the pattern of removed channels must repeat in a group; None if that is impossible.
+
+        Repetition keeps the groups of grouped convolutions and group norms equally wide; it fails if they do not line
+        up.
+        """
         width, grouped = len(group[0].idxs), set()
         for dependency, channels in group:
             module = dependency.target.module
@@ -239,7 +246,7 @@ def _multiplies_activations(operation: Any) -> bool:
 
 @contextmanager
 def _learning(model: nn.Module) -> Iterator[None]:
-    """While it lasts, gradients flow through frozen weights too: dependencies are found along them."""
+    """Context manager that lets gradients flow through frozen weights too: dependencies are traced along them."""
     frozen = [each for each in model.parameters() if each.is_floating_point() and not each.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -251,13 +258,13 @@ def _learning(model: nn.Module) -> Iterator[None]:
 
 
 def in_short(error: Exception) -> str:
-    """The first line of what a library says."""
+    """Return the first line of a library's error, shortened."""
     first = first_line(error)
     return first if len(first) <= 160 else f"{first[:157]}..."
 
 
 def duplicate(model: nn.Module) -> nn.Module:
-    """A copy of a model, also of one that keeps weights which it computes from others (the older weight_norm)."""
+    """Copy a model, including weights that a module computes from others and caches (the older weight_norm)."""
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()
@@ -268,7 +275,7 @@ def duplicate(model: nn.Module) -> nn.Module:
 
 
 def kept_widths(groups: Sequence[ChannelGroup], fraction: float, round_to: int) -> list[int]:
-    """How many channels of each group stay when `fraction` of them goes; one too narrow to lose any stays as it is.
+    """Return how many channels of each group remain when `fraction` is removed; a group too narrow is left whole.
 
     Raises:
         ModelError: no group would lose anything.
@@ -287,10 +294,10 @@ def kept_widths(groups: Sequence[ChannelGroup], fraction: float, round_to: int) 
 
 
 def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: int) -> list[int]:
-    """How many channels of each group stay when the smallest fraction of all that reaches a size or a ratio goes.
+    """Return the channels that remain of each group for the smallest common fraction that reaches a size or a ratio.
 
     Raises:
-        PassError: the target is not reached with the fewest channels, or nothing has to be removed for it.
+        PassError: the target is not reached with the fewest channels, or the model is already within it.
     """
     whole, groups = surgeon.remaining([]), surgeon.groups
     asked = ParameterLimit.of(target, whole, whole)
@@ -299,7 +306,7 @@ def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: in
         return [kept_channels(group.width, part / PARTS, multiple_of(group, round_to)) for group in groups]
 
     def parameters(part: int) -> int:
-        # Which channels go changes nothing of how many parameters stay.
+        # The number of remaining parameters does not depend on which channels are removed.
         zeros = [torch.zeros(group.width) for group in groups]
         return surgeon.remaining(choose_cuts(groups, zeros, kept(part)))
 
@@ -319,16 +326,16 @@ def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: in
 
 
 def multiple_of(group: ChannelGroup, round_to: int) -> int:
-    """What the width of a group is rounded to: all its repeats stay equally wide."""
+    """Return the multiple to which the width of a group is rounded: all its repeats keep equal widths."""
     return math.lcm(round_to, group.repeats)
 
 
 def choose_cuts(groups: Sequence[ChannelGroup], scores: Sequence[Tensor], kept: Sequence[int]) -> list[Cut]:
-    """The least important channels of each group that is wider than what stays of it.
+    """Select the least important channels of each group that is wider than its target width.
 
     Args:
-        scores: float (width,), for each group.
-        kept: how many channels stay, for each group.
+        scores: float (width,) for each group.
+        kept: number of channels to keep, for each group.
     """
     cuts = []
     for group, importance, left in zip(groups, scores, kept, strict=True):

@@ -1,7 +1,6 @@
-"""Pruning a decoder step by step: whole layers, groups of heads and feed-forward units, alike in every layer, and the
-width of the stream.
+"""Prune a decoder in steps: layers, groups of heads and feed-forward units, equally in each layer, and the hidden size.
 
-What is left is a regular model, which transformers loads from its config alone.
+The result is a regular model that transformers loads from its config alone.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from compress.passes.prune.removing.reconstruction import reconstruct
 
 
 class DecoderPruner:
-    """Takes a decoder from the sizes that it has to those that are asked for; see `EncoderPruner`."""
+    """Prunes a decoder from its current sizes to the requested ones; see `EncoderPruner`."""
 
     def __init__(self, model: PreTrainedModel, material: Material) -> None:
-        """Set the goals from the model as it is.
+        """Compute the target sizes from the current model.
 
         Raises:
             PassError: a fraction removes nothing or everything.
@@ -60,7 +59,7 @@ class DecoderPruner:
         self.parameters = self._counted()
 
     def advance(self, share: float) -> None:
-        """Remove so much that `share` of what is to go has gone; 1: all of it."""
+        """Prune until `share` of the total removal is done; 1: all of it."""
         goals = self._goals
         self._remove_layers(between(len(self.whole), goals.layers, share))
         groups = between(*self._groups, share)
@@ -74,19 +73,22 @@ class DecoderPruner:
         self.parameters = self._counted()
 
     def reconstruct(self, whole: nn.Module) -> list[float]:
-        """Refit what is left so that its stream is that of the model before pruning; of each layer that is left the
-        share of its stream's error that is gone."""
+        """Refit the remaining layers to the residual stream of the unpruned model; see `reconstruction.reconstruct`.
+
+        Returns:
+            For each remaining layer, the fraction of its stream's error that was eliminated.
+        """
         before = decoder_of(whole)
         assert before is not None
         return reconstruct(self._decoder, before, self.layers, self.material)
 
     @property
     def width(self) -> int:
-        """Of the stream that is left."""
+        """Current hidden size."""
         return self._decoder.sizes["hidden"]
 
     def described(self) -> list[dict[str, Any]]:
-        """For each layer that is left: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
+        """Describe each remaining layer: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
         sizes = self._decoder.sizes
         heads, width = self.whole[0]
         each = heads // self._groups[0]
@@ -112,8 +114,7 @@ class DecoderPruner:
         return found
 
     def _counted(self) -> int:
-        """What a model of the config that is left has, by the table of families, and of the ranks that its factored
-        maps have."""
+        """Count the parameters by the current config and the table of families, and by the ranks of factored maps."""
         config = self.model.config.to_dict()
         shapes = {
             name: shape[::-1] if self._decoder.network.in_out else shape
@@ -162,7 +163,7 @@ class DecoderPruner:
 
     def _remove_hidden(self, kept: int) -> None:
         decoder, material = self._decoder, self.material
-        # Halfway there may be as many heads as do not divide it: it then waits for a later step.
+        # At an intermediate step, the number of heads may not divide the hidden size: wait for a later step.
         if kept == decoder.sizes["hidden"] or kept % decoder.sizes["heads"]:
             return
         batches = material.batches()
@@ -175,12 +176,12 @@ class DecoderPruner:
             scores = torch.stack([*norms, *(share.scores(saliency) for share in decoder.stream())]).sum(0)
         with torch.no_grad():
             narrow(decoder, seen, most(scores, kept))
-        # Who holds the model holds the narrower one.
+        # Callers that hold the model get the narrower one.
         self.model.__dict__.update(remade(self.model).__dict__)
 
 
 def _cut(shares: Sequence[Share], saliency: Saliency, kept: int) -> list[int]:
-    """Leave the most important of the parts that maps share; which those are, ascending."""
+    """Keep the most important parts shared by several maps; return their indices, ascending."""
     scores = torch.stack([share.scores(saliency) for share in shares]).sum(0)
     gone = least_important(scores, len(scores) - kept)
     staying = [part for part in range(len(scores)) if part not in gone]

@@ -1,4 +1,4 @@
-"""Pruning an encoder step by step: layers, heads and feed-forward units, and the width of the stream."""
+"""Prune an encoder in steps: layers, heads and feed-forward units, and the hidden size."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ from compress.passes.prune.spec import RemoveSpec
 
 
 class EncoderPruner:
-    """Takes an encoder from the sizes that it has to those that are asked for, in as many steps as wanted.
+    """Prunes an encoder from its current sizes to the requested ones, in any number of steps.
 
-    `parameters` is what the model must have after each step, counted from shapes before anything is removed.
+    `parameters` is the number that the model must have after each step, computed from shapes before anything is
+    removed.
     """
 
     def __init__(self, model: nn.Module, material: Material, budget: Budget | None = None) -> None:
-        """Set the goals from the model as it is.
+        """Compute the target sizes from the current model.
 
         Raises:
             PassError: a fraction removes nothing or everything.
-            ModelError: the model is no encoder of a known family.
+            ModelError: the model is not an encoder of a known family.
         """
         self.model = model
         self.material = material
@@ -59,7 +60,7 @@ class EncoderPruner:
             self._check(remove)
 
     def _check(self, remove: RemoveSpec) -> None:
-        """Refuse fractions that remove nothing or everything, before anything is removed."""
+        """Reject fractions that remove nothing or everything, before anything is removed."""
         round_to = self.material.spec.round_to
         kept_count(len(self.layers), remove.layers, "layers")
         for heads, width in self.whole:
@@ -68,7 +69,7 @@ class EncoderPruner:
         kept_width(self.hidden, remove.hidden, round_to, "hidden")
 
     def advance(self, share: float) -> None:
-        """Remove so much that `share` of what is to go has gone; 1: all of it."""
+        """Prune until `share` of the total removal is done; 1: all of it."""
         remove = self.material.spec.remove
         if remove is None:
             self._fit_budget(share)
@@ -83,11 +84,11 @@ class EncoderPruner:
 
     @property
     def width(self) -> int:
-        """Of the stream that is left."""
+        """Current hidden size."""
         return encoder_of(self.model).hidden_size
 
     def described(self) -> list[dict[str, Any]]:
-        """For each layer that is left: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
+        """Describe each remaining layer: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
         found = []
         for layer in self.layers:
             heads, width = self.whole[layer]
@@ -172,27 +173,32 @@ class EncoderPruner:
         surgeon.remove(gone)
 
     def _summed_scores(self, surgeon: Surgeon) -> list[LayerScores]:
-        """The saliency of heads and units, added up over their weights."""
+        """Return the saliency of heads and units, summed over their weights."""
         with standing_in(weight_saliency(self.model, self.material)):
             scores = surgeon.scores(sum_over_group())
-        # Of a head's channels the mean is given.
+        # The surgeon averages over the channels of a head.
         return [
             LayerScores(each.heads * layer.head_size, each.feed_forward)
             for each, layer in zip(scores, surgeon.encoder.layers, strict=True)
         ]
 
     def _plain_scores(self, surgeon: Surgeon) -> list[LayerScores]:
-        """The scores by which each layer ranks its own parts."""
+        """Return the scores by which each layer ranks its own parts."""
         if self.material.spec.importance in ("hessian", "activation"):
             return self._summed_scores(surgeon)
         return plain_scores(surgeon, self.model, self.material)
 
 
 def plain_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any]:
-    """The scores of torch-pruning by magnitude, at random, or by Taylor's first order: how much the loss on the labels
-    would change, summed over batches.
+    """Return torch-pruning's scores: magnitude, random, or first-order Taylor expansion of the loss.
 
-    Embeddings have no labels: there it is how far the outputs would move, along a random direction of each example.
+    Taylor scores are summed over batches.
+
+    For embeddings, which have no labels, the loss is the projection of the outputs on a random direction of each
+    example.
+
+    Args:
+        surgeon: object with a method `scores`, such as `Surgeon` or `ChannelSurgeon`.
     """
     kinds = {
         "magnitude": tp.importance.GroupMagnitudeImportance,
@@ -217,7 +223,7 @@ def plain_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any
 def _least_important(
     scores: Sequence[LayerScores], kept: Sequence[tuple[int, int]]
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """The heads and the feed-forward units of each layer that go where so many of both stay."""
+    """Return the heads and feed-forward units that each layer loses when it keeps `kept` of both."""
     pairs = list(zip(scores, kept, strict=True))
     return (
         [least_important(each.heads, len(each.heads) - heads) for each, (heads, _) in pairs],
@@ -226,7 +232,7 @@ def _least_important(
 
 
 def _saved(layer: Layer, heads: int, units: int) -> int:
-    """The parameters of so many heads and feed-forward units of a layer."""
+    """Return the parameters of this many heads and feed-forward units of a layer."""
     head, unit = block_sizes(layer)
     if heads >= layer.heads or units >= layer.feed_forward:
         raise PassError("a layer would lose all its heads or units", where="prune")

@@ -1,4 +1,4 @@
-"""Removing dimensions of the stream between the layers of an encoder, from everything that reads or writes it."""
+"""Remove dimensions of an encoder's residual stream from everything that reads or writes it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from compress.passes.prune.choosing.importance import least_important
 
 @dataclass(frozen=True)
 class Narrowing:
-    """What goes: dimensions of the stream, and outputs of the head's inner map."""
+    """Indices to remove: dimensions of the stream, and outputs of the head's inner map."""
 
     stream: tuple[int, ...]
     inner: tuple[int, ...]
 
 
 class StreamSurgeon:
-    """The dependency graph of an encoder's stream, by torch-pruning (Fang et al. 2023, arXiv:2301.12900)."""
+    """Dependency graph of an encoder's residual stream, by torch-pruning (Fang et al. 2023, arXiv:2301.12900)."""
 
     def __init__(self, encoder: Encoder, example: Mapping[str, Tensor]) -> None:
         """Trace the encoder on an example batch.
 
         Raises:
-            ModelError: the stream is coupled with other layers than an encoder's is.
+            ModelError: the residual stream is coupled with unexpected layers.
         """
         self.encoder = encoder
         self.graph = tp.DependencyGraph().build_dependency(
@@ -50,8 +50,10 @@ class StreamSurgeon:
             )
 
     def least_important(self, importance: Any, count: int) -> Narrowing:
-        """So many dimensions of the stream to which an importance of torch-pruning gives the least; and as many outputs
-        of a head's inner map that is as wide as the stream, as configs have it."""
+        """Return the `count` least important dimensions of the stream, by one of torch-pruning's importances.
+
+        If the head's inner map is as wide as the stream, as configs require, it loses as many outputs.
+        """
         stream = least_important(importance(self._group(range(self.encoder.hidden_size))), count)
         inner = self._inner()
         if inner is None:
@@ -61,7 +63,7 @@ class StreamSurgeon:
         )
 
     def remaining(self, narrowing: Narrowing) -> int:
-        """The parameters that the model will have after a narrowing."""
+        """Return the number of parameters of the model after a narrowing."""
         return remaining(self.encoder.model, self.graph, self._groups(narrowing))
 
     def remove(self, narrowing: Narrowing) -> None:
@@ -77,7 +79,7 @@ class StreamSurgeon:
         return [self._group(narrowing.stream), *inner]
 
     def _inner(self) -> nn.Linear | None:
-        """The inner map of the head, where it is as wide as the stream."""
+        """Return the inner map of the head if it is as wide as the stream."""
         dense = self.encoder.head_dense
         inside = self.encoder.head_out is not None and dense is not None
         return (
@@ -93,7 +95,7 @@ class StreamSurgeon:
 
 
 def _expected(encoder: Encoder) -> set[nn.Module]:
-    """What reads or writes the stream."""
+    """Return the modules that read or write the residual stream."""
     found: list[nn.Module | None] = [encoder.final_norm, encoder.patches]
     if encoder.projection is not None:
         found.append(encoder.projection)

@@ -1,4 +1,4 @@
-"""Whole layers: which matter least, and how those of an encoder are removed."""
+"""Rank whole layers by importance, and remove layers from an encoder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from compress.passes.prune.choosing.saliency import Material, loss_on, total_of,
 def layers_to_go(
     model: nn.Module, blocks: Sequence[nn.Module], material: Material, count: int
 ) -> tuple[int, ...]:
-    """Which `count` of the `blocks`, the layers of a model, matter least, ascending.
+    """Return the indices of the `count` least important of the `blocks`, the layers of a model, ascending.
 
-    By `loss` one after the other, each time the one without which, and without those before it, the loss is least; by
-    `importance` all at once, see `layer_scores`.
+    By `loss`, layers are chosen one after another, each time the one whose removal, in addition to the previous ones,
+    gives the smallest loss; by `importance`, all at once, see `layer_scores`.
     """
     if material.spec.layers_by == "importance":
         return least_important(layer_scores(model, blocks, material), count)
@@ -45,7 +45,7 @@ def layers_to_go(
 def loss_without(
     model: nn.Module, blocks: Sequence[nn.Module], material: Material, batches: Sequence[NDArray[np.int64]]
 ) -> float:
-    """The mean loss of batches while some blocks give what they read."""
+    """Return the mean loss over batches while some blocks are skipped (their output is their input)."""
 
     def skip(_: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> Any:
         reads = read_by(args, kwargs)
@@ -58,7 +58,7 @@ def loss_without(
 
 
 def layer_scores(model: nn.Module, blocks: Sequence[nn.Module], material: Material) -> Tensor:
-    """Of layers of a model: with `activation` how much each changes the stream, else the saliency of its weights."""
+    """Score layers: with `activation` by influence on the residual stream, else by the saliency of their weights."""
     if material.spec.importance == "activation":
         batches = material.batches()
         return torch.tensor(block_influence(model, blocks, lambda: map(taken, map(material.read, batches))))
@@ -67,10 +67,10 @@ def layer_scores(model: nn.Module, blocks: Sequence[nn.Module], material: Materi
 
 
 def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:
-    """Remove layers from the model of an encoder, in place; its config says how many are left.
+    """Remove layers from the model of an encoder, in place, and update its config.
 
     Raises:
-        ModelError: its layers do not stand in one list.
+        ModelError: the layers are not in a single `ModuleList`.
     """
     blocks = {layer.block for layer in encoder.layers}
     lists = (module for module in encoder.model.modules() if isinstance(module, nn.ModuleList))

@@ -1,9 +1,9 @@
-"""What a pruned decoder's feed-forward parts write, refitted so that its stream is the whole model's again.
+"""Refit the feed-forward output projections of a pruned decoder to the residual stream of the unpruned model.
 
-A map that writes into the stream can take over what was removed around it, as far as that is linear in what it reads:
-layers behind it (ReplaceMe, Shopkhoev et al. 2025, arXiv:2505.02819, which fits one map for a cut), units beside those
-that it reads, and errors of the layers before (channel pruning by reconstruction, He et al. 2017, arXiv:1707.06168).
-Nothing is trained: each is a problem of least squares, solved in the order of the computation.
+A map that writes to the stream can compensate for what was removed nearby, as far as that is linear in its input: later
+layers (ReplaceMe, Shopkhoev et al. 2025, arXiv:2505.02819, which fits one map for a cut), removed units beside its
+inputs, and errors of earlier layers (channel pruning by reconstruction, He et al. 2017, arXiv:1707.06168). Nothing is
+trained: each fit is a least-squares problem, solved in the order of computation.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from compress.models.anatomy.observing import evaluating, hooked, observe_tokens
 from compress.passes.prune.choosing.saliency import Material
 
 RIDGE = 0.02
-"""What a change of a weight costs, as a share of what it reads, squared and summed: examples are few."""
+"""Ridge penalty of a weight's change, as a fraction of the sum of squares of its input: examples are few."""
 
 
 def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], material: Material) -> list[float]:
-    """Refit the maps that write what each feed-forward part gives, in place, on what importance reads.
+    """Refit the output projection of each feed-forward part, in place, on the batches that importance reads.
 
     Args:
         whole: the decoder before anything was removed.
-        layers: which of its layers are left.
+        layers: indices of its layers that remain.
 
     Returns:
-        Of each layer that is left, the share of the error of its stream that is gone.
+        For each remaining layer, the fraction of its stream's error that was eliminated.
     """
     batch = taken(material.read(np.concatenate(material.batches())))
     ends = [*(place - 1 for place in layers[1:]), len(whole.blocks) - 1]
@@ -50,7 +50,7 @@ def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], materia
         stream = gives if isinstance(gives, Tensor) else gives[0]
         owner: Any = writer(cast(Map, decoder.blocks[place].parts["feed_out"]))
         target, reads = wanted.pop(ends[place]), read.pop(owner)
-        # A token counts by how far off it is beside its size: of the first one of a text that often is huge.
+        # Tokens are weighted by relative error: the first token of a text often has a huge norm.
         weights = 1 / target.square().mean(1).sqrt().clamp_min(torch.finfo(target.dtype).tiny)
         short = (target - stream[mask].float()) * weights[:, None]
         rows, has_bias = reads[mask].float(), getattr(owner, "bias", None) is not None
@@ -82,7 +82,7 @@ def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], materia
 
 
 def streams_behind(decoder: Decoder, places: Sequence[int], batch: dict[str, Tensor]) -> dict[int, Tensor]:
-    """What some layers of a decoder give, a row a real token, float32 (tokens, hidden)."""
+    """Return the outputs of layers of a decoder, one row per real token, float32 (tokens, hidden)."""
     modules = {decoder.blocks[place].module: place for place in places}
     found: dict[int, Tensor] = {}
 
@@ -94,9 +94,9 @@ def streams_behind(decoder: Decoder, places: Sequence[int], batch: dict[str, Ten
 
 
 def least_change(rows: Tensor, short: Tensor) -> Tensor:
-    """The change of a map, (inputs, outputs), by which `rows` (n, inputs) come closest to `short` (n, outputs).
+    """Return the change of a map (inputs, outputs) that brings `rows` (n, inputs) closest to `short` (n, outputs).
 
-    Ridge regression (Hoerl and Kennard 1970): changes are held small where few rows ask for them.
+    Ridge regression (Hoerl and Kennard 1970): changes supported by few rows are kept small.
     """
     square = (rows.T @ rows).double()
     square.diagonal().add_(RIDGE * square.diagonal() + 1e-12)

@@ -1,4 +1,4 @@
-"""What goes, by importance: parts of an encoder, or channels of convolutions."""
+"""Choose and run the pruner of a model: parts of an encoder or decoder, or channels of convolutions."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from compress.passes.prune.removing.trial import believed
 from compress.passes.prune.spec import PruneSpec
 
 HALF = 0.5
-"""Of every group, tried where a target says how much is to go."""
+"""Fraction of every group that is tried if a target determines how much is removed."""
 
 
 def check_request(model: nn.Module, spec: PruneSpec) -> None:
-    """Refuse to remove what a model does not have. What a decoder has not, its pruner refuses.
+    """Check that a model has what is to be removed; for decoders, their pruner checks.
 
     Raises:
-        ModelError: channels of a model without convolutions, or parts of an encoder of one that is no encoder of a
-            known family; or a latency for a model whose maps are factored.
+        ModelError: the model has no convolutions for `channels`, is not an encoder of a known family for encoder parts,
+            or has factored maps and a latency target.
     """
     if decoder_of(model) is not None:
         return
@@ -83,14 +83,14 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
 
 
 def takes_channels(model: nn.Module, spec: PruneSpec) -> bool:
-    """Whether channels of convolutions are what goes, of a model that can give what is asked for."""
+    """Whether the spec removes channels of convolutions from this model, which has passed `check_request`."""
     if spec.remove is not None:
         return spec.remove.channels > 0
     return decoder_of(model) is None and _no_encoder(model) is not None
 
 
 def _no_encoder(model: nn.Module) -> ModelError | None:
-    """Why a model is no encoder of a known family; None where it is one."""
+    """Return the error why a model is not an encoder of a known family; None if it is one."""
     try:
         encoder_of(model)
     except ModelError as error:
@@ -99,13 +99,13 @@ def _no_encoder(model: nn.Module) -> ModelError | None:
 
 
 class ChannelPruner:
-    """Takes the convolutions of a model to the widths that are asked for; see `EncoderPruner`.
+    """Prunes the convolutions of a model to the requested widths; see `EncoderPruner`.
 
-    `left_whole`: the groups of channels that cannot be cut, by the name of their first convolution, and why.
+    `left_whole`: channel groups that cannot be pruned, by the name of their first convolution, with the reason.
     """
 
     def __init__(self, model: nn.Module, material: Material) -> None:
-        """Set the goals from the model as it is, once a cut of that size was tried.
+        """Compute the target widths from the current model, after a trial of a cut of that size.
 
         Raises:
             ModelError: nothing could or would be removed.
@@ -136,9 +136,9 @@ class ChannelPruner:
         }
 
     def advance(self, share: float) -> None:
-        """Remove so much that `share` of what is to go has gone; 1: all of it.
+        """Prune until `share` of the total removal is done; 1: all of it.
 
-        Widths are rounded, so a step before the last may find nothing to remove: it then leaves the model as it is.
+        Widths are rounded, so a step before the last may find nothing to remove and leave the model unchanged.
         """
         widths = {
             name: between(self.whole[name], final, share, multiple)
@@ -158,7 +158,7 @@ class ChannelPruner:
         self.widths = {name: widths[name] if name in cut else width for name, width in self.widths.items()}
 
     def described(self) -> list[dict[str, Any]]:
-        """For each group of coupled convolutions that lost any: `name`, `channels` and `channels_removed`."""
+        """Describe each group of coupled convolutions that lost channels: `name`, `channels` and `channels_removed`."""
         return [
             {"name": name, "channels": self.widths[name], "channels_removed": whole - self.widths[name]}
             for name, whole in self.whole.items()
@@ -166,7 +166,7 @@ class ChannelPruner:
         ]
 
     def whole_groups(self) -> dict[str, str]:
-        """The groups that lost nothing, by name, and why."""
+        """Return the groups that lost nothing, by name, with the reason."""
         narrow = {
             name: f"{width} channels are too few to remove a multiple of {self._goals[name][1]}"
             for name, width in self.widths.items()
@@ -175,7 +175,7 @@ class ChannelPruner:
         return {**self.left_whole, **narrow}
 
     def _blind_cuts(self, surgeon: ChannelSurgeon, fraction: float) -> list[Cut]:
-        """What a fraction would take of each group that is wide enough, whichever channels those are."""
+        """Return cuts of a fraction of each group that is wide enough, with channels drawn at random."""
         spec, random = self.material.spec, torch.Generator().manual_seed(self.material.seed)
         kept = [
             kept_channels(group.width, fraction, multiple_of(group, spec.round_to))
@@ -192,7 +192,7 @@ class ChannelPruner:
 
 
 def nothing_to_prune(left_whole: Mapping[str, str], where: str) -> ModelError:
-    """No group of a model can lose a channel."""
+    """Return the error for a model in which no group can lose a channel."""
     return ModelError(
         f"no channels of this model can be removed: {whole_words(left_whole)}",
         where=where,
@@ -202,7 +202,7 @@ def nothing_to_prune(left_whole: Mapping[str, str], where: str) -> ModelError:
 
 
 def whole_words(left_whole: Mapping[str, str], most: int = 5) -> str:
-    """Which groups stay whole, and why, as part of a sentence."""
+    """Describe the groups that stay whole, with reasons, as part of a sentence."""
     told = [f"{name} ({why})" for name, why in [*left_whole.items()][:most]]
     return "; ".join(told) + ("" if len(left_whole) <= most else f"; and {len(left_whole) - most} more")
 
@@ -211,7 +211,7 @@ Pruner = EncoderPruner | DecoderPruner | ChannelPruner
 
 
 def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None) -> Pruner:
-    """What prunes a model as a spec asks.
+    """Return the pruner of a model for a spec.
 
     Raises:
         PassError: a fraction removes nothing or everything.

@@ -1,4 +1,4 @@
-"""Removing heads and feed-forward units from an encoder, with the coupled layers that torch-pruning finds."""
+"""Remove heads and feed-forward units from an encoder, with the coupled layers that torch-pruning finds."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from compress.passes.prune.choosing.importance import LayerScores, channels_of_h
 
 
 class Surgeon:
-    """The dependency graph of an encoder: which layers lose what when one of them does.
+    """Dependency graph of an encoder: the layers coupled with each head and feed-forward unit.
 
-    Depgraph: Fang et al., Towards Any Structural Pruning, 2023 (arXiv:2301.12900).
+    DepGraph: Fang et al., Towards Any Structural Pruning, 2023 (arXiv:2301.12900).
     """
 
     def __init__(self, encoder: Encoder, example: Mapping[str, Tensor]) -> None:
         """Trace the encoder on an example batch.
 
         Raises:
-            ModelError: its attention or feed-forward is coupled with other layers than an encoder's is.
+            ModelError: the attention or feed-forward part is coupled with unexpected layers.
         """
         self.encoder = encoder
         self.graph = tp.DependencyGraph().build_dependency(
@@ -36,7 +36,7 @@ class Surgeon:
             self._group(writer(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
 
     def scores(self, importance: Any) -> list[LayerScores]:
-        """The scores that an importance of torch-pruning gives the parts of each layer."""
+        """Score the parts of each layer with one of torch-pruning's importances."""
         return [
             LayerScores(
                 head_scores(
@@ -53,11 +53,11 @@ class Surgeon:
         ]
 
     def remove(self, layer: Layer, heads: Sequence[int], units: Sequence[int]) -> None:
-        """Remove heads and feed-forward units of a layer, in place, with what is coupled to them."""
+        """Remove heads and feed-forward units of a layer, in place, along with everything coupled to them."""
         if heads:
             channels = channels_of_heads(heads, layer.head_size)
             self._group(writer(layer.query), channels, _attention(layer)).prune()
-            # torch-pruning leaves the head counts of the attention module as they were.
+            # torch-pruning does not update the head counts of the attention module.
             layer.note_heads()
         if units:
             self._group(writer(layer.feed_in), units, _feed_forward(layer)).prune()

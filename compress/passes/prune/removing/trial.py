@@ -1,4 +1,4 @@
-"""A cut is tried on a copy before it is believed: what breaks is left whole."""
+"""Verify cuts on a copy of the model before they are applied; groups whose cut breaks the model stay whole."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from compress.passes.prune.removing.channels import ChannelSurgeon, Cut, duplica
 Example = Mapping[str, Tensor]
 
 EXACT, ROUGH = 1e-9, 1e-3
-"""How far outputs may differ, as a share of the largest: in 64 bits, and where a model runs in 32 bits only."""
+"""Tolerance of outputs relative to the largest one: in float64, and for a model that runs in float32 only."""
 
 
 @dataclass(frozen=True)
 class Believed:
-    """The cuts that work together, the parameters that stay after them, and why the other groups stay whole."""
+    """Verified cuts, the parameters that remain after them, and the reasons why other groups stay whole."""
 
     cuts: tuple[Cut, ...]
     parameters: int
@@ -37,10 +37,9 @@ class Believed:
 
 
 def believed(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> Believed:
-    """Those of the cuts that work; the model is not changed.
+    """Return those of the cuts that work together; the model is not changed.
 
-    All are tried together first, then halves of those that do not work, so that a few bad groups among many cost few
-    trials.
+    All are tried at once first, then halves of those that fail, so that a few bad groups among many cost few trials.
     """
     if not cuts:
         return Believed((), count_parameters(model), {})
@@ -64,19 +63,17 @@ def believed(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> Believe
 
 
 def attempt(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[int, str | None]:
-    """Cut a copy; the parameters that it has left, and what is wrong with it, in a few words.
+    """Cut a copy; return its number of parameters, and a short description of the fault, if any.
 
-    The copy must run forward and backward, in eval and in train mode, and give outputs of the same shape; those must be
-    the outputs of the whole model in which nothing reads the removed channels; tied weights must stay tied; and the
-    widths that are left must be all that is needed to build it again.
+    The copy must run forward and backward, in eval and in train mode, with outputs of the same shape; these must equal
+    the outputs of the whole model with the removed channels masked; tied weights must stay tied; and the remaining
+    widths must suffice to rebuild the model.
     """
     whole = duplicate(model).eval()
     narrow = duplicate(model).eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of weights that are no parameters: they are what is found out here
+            warnings.simplefilter("ignore")  # of tensors that are not parameters: that is detected here
             surgeon = ChannelSurgeon(narrow, example)
             cuts = surgeon.same(cuts)
             fault = _unscored(surgeon, cuts)
@@ -98,7 +95,7 @@ def attempt(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[in
 
 
 def _unscored(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
-    """Importance must be able to rank the channels of each group."""
+    """Check that importance can rank the channels of each group."""
     importance = tp.importance.GroupMagnitudeImportance()
     for cut in cuts:
         scores = surgeon.score(cut.group, importance)
@@ -112,7 +109,7 @@ def _untied(whole: nn.Module, narrow: nn.Module) -> str | None:
 
 
 def _ties(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter that has several."""
+    """Return the names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -120,7 +117,7 @@ def _ties(model: nn.Module) -> list[list[str]]:
 
 
 def _broken(whole: nn.Module, narrow: nn.Module, example: Example) -> str | None:
-    """What runs whole must run, and learn, cut; norms move their statistics in train mode, so this comes last."""
+    """Check that the cut model runs and trains if the whole one does; last, as train mode updates norm statistics."""
     for training in (False, True):
         try:
             wanted = _run(whole.train(training), example)
@@ -141,9 +138,9 @@ def _broken(whole: nn.Module, narrow: nn.Module, example: Example) -> str | None
 def _other_outputs(
     whole: nn.Module, narrow: nn.Module, example: Example, consumers: Mapping[str, tuple[int, list[int]]]
 ) -> str | None:
-    """The cut model must compute what the whole one does where nothing reads the removed channels.
+    """Check that the cut model computes the same as the whole one with the removed channels masked.
 
-    What norms over channels subtract and divide by depends on which channels are there: they only scale and shift here.
+    The statistics of norms over channels depend on which channels exist, so norms only scale and shift here.
     """
     found = []
     for dtype, tolerance in ((torch.float64, EXACT), (torch.float32, ROUGH)):
@@ -159,7 +156,7 @@ def _other_outputs(
         except RuntimeError as error:
             if ran_out(error) or dtype is torch.float32:
                 raise
-            found.clear()  # it holds numbers of 32 bits that no parameter or buffer is
+            found.clear()  # it holds float32 tensors that are neither parameters nor buffers
             continue
         wanted, got = found
         if wanted.shape != got.shape:
@@ -172,7 +169,7 @@ def _other_outputs(
 
 @contextmanager
 def _masked(model: nn.Module, consumers: Mapping[str, tuple[int, list[int]]]) -> Iterator[None]:
-    """While it lasts, modules read zeros in these channels: name -> (axis, channels)."""
+    """Context manager in which modules read zeros in these channels: name -> (axis, channels)."""
 
     def mask(axis: int, channels: list[int]) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -190,7 +187,7 @@ def _masked(model: nn.Module, consumers: Mapping[str, tuple[int, list[int]]]) ->
 
 
 class _WithoutStatistics(TorchFunctionMode):
-    """Norms over channels scale and shift, and no more."""
+    """Reduces norms over channels to scale and shift."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -214,9 +211,9 @@ def _scaled(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tenso
 
 
 def _not_rebuilt(whole: nn.Module, narrow: nn.Module, example: Example) -> str | None:
-    """What is written down of the cut model must give it back."""
+    """Check that the stored structure of the cut model rebuilds it."""
     if any(isinstance(module, Factored) for module in whole.modules()):
-        return None  # factored maps are put in anew, which a model that has them already cannot show
+        return None  # `apply_structure` inserts factored maps, so it cannot be tried on a model that already has them
     structure = describe_structure(narrow, duplicate(whole))
     if structure is None:
         return "nothing in its description would change"
