@@ -1,4 +1,4 @@
-"""Factoring as the rest of the house knows it."""
+"""Registration of the low-rank factorization pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which maps of a model are factored, which of them together, and what they read."""
+"""Select the maps of a model to factor, group those with a common input, and collect moments of their inputs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from compress.models.anatomy.observing import Batches, MomentSums, observe, toke
 from compress.passes.low_rank.factoring import Decomposition
 
 CHUNK = 1 << 22
-"""Numbers of a convolution's patches that are held at once."""
+"""Maximum number of values of a convolution's patches held in memory at once."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A map that is factored, or several that read the same and get one first factor: query, key and value, whose
-    product then stays one, and of a decoder the gate with what it is multiplied with.
+    """A map that is factored, or several with the same input that share the first factor.
 
-    `weight` is theirs, one below the other: (rows, columns), where a convolution's columns are channels times kernel.
+    Query, key and value are grouped and remain a single product; in a decoder, so are the gate and the map whose output
+    it multiplies. `weight` stacks their weights: (rows, columns), where a convolution's columns are channels times
+    kernel.
     """
 
     modules: tuple[str, ...]
@@ -36,33 +37,32 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What reports call the place: the first module."""
+        """Name of the place in reports: its first module."""
         return self.modules[0]
 
     @property
     def rows(self) -> int:
-        """Outputs of all its maps."""
+        """Total number of outputs of its maps."""
         return len(self.weight)
 
     @property
     def columns(self) -> int:
-        """Inputs."""
+        """Number of inputs."""
         return self.weight.shape[1]
 
     def saved(self, rank: int) -> int:
-        """How many parameters factors of this rank save."""
+        """Return how many parameters factors of this rank save."""
         return self.rows * self.columns - rank * (self.rows + self.columns)
 
 
 def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
-    """The places of a model: the maps of the layers of an encoder or decoder that we know, else every linear map and
-    convolution.
+    """Return the places of a model: maps in the layers of a known architecture, else all linear maps and convolutions.
 
     Args:
-        exclude: shell patterns of module names; one that names a part of a place leaves out the place.
+        exclude: shell patterns of module names; a pattern that matches part of a place excludes the whole place.
 
     Raises:
-        ModelError: there is nothing to factor, or a pattern fits no module.
+        ModelError: there is nothing to factor, or a pattern matches no module.
     """
     names = {module: name for name, module in model.named_modules()}
     weights = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
@@ -92,7 +92,7 @@ def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
 
 
 def factor(model: nn.Module, place: Place, decomposition: Decomposition, rank: int) -> None:
-    """Put the factors of a rank in place, in the model."""
+    """Replace the maps of a place by factors of a rank, in the model."""
     first, second = decomposition.factors(rank)
     made = insert_factors(model, place.modules, rank)
     with torch.no_grad():
@@ -103,10 +103,10 @@ def factor(model: nn.Module, place: Place, decomposition: Decomposition, rank: i
 
 
 def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) -> list[Tensor]:
-    """E[x x^T] of what each place reads, float64 (columns, columns); padding of texts is left out.
+    """Return E[x x^T] of the input of each place, float64 (columns, columns); padding of texts is excluded.
 
     Raises:
-        ModelError: a place read nothing.
+        ModelError: a place received no input.
     """
     modules = [cast(Whole, model.get_submodule(place.name)) for place in places]
     sums = {module: MomentSums() for module in modules}
@@ -116,7 +116,7 @@ def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) 
             sums[cast(Whole, module)].add(rows)
 
     decoder = decoder_of(model)
-    # What stands behind the layers would be computed for every word.
+    # Without the head, which would be computed for every token.
     observe(model if decoder is None else base_of(decoder.model, decoder.network), batches(), modules, note)
     return [
         sums[module].moments(ModelError("no example reached this map", where=place.name)).square
@@ -125,7 +125,7 @@ def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) 
 
 
 def _groups(model: nn.Module) -> list[tuple[Whole, ...]]:
-    """The maps of a model that could be factored, those together that read the same."""
+    """Return the candidate maps of a model, grouped by common input."""
     if (decoder := decoder_of(model)) is not None:
         maps = (group for layer in range(len(decoder.blocks)) for group in decoder.maps(layer))
         return [cast(tuple[Whole, ...], group) for group in maps]
@@ -143,7 +143,7 @@ def _matrix(model: nn.Module, name: str) -> Tensor:
 
 
 def _rows(module: Whole, inputs: Tensor, mask: Tensor | None) -> Iterable[Tensor]:
-    """What a map multiplies, float32 (n, columns), in parts."""
+    """Yield the inputs of a map in chunks, float32 (n, columns)."""
     if not isinstance(module, nn.Conv2d):
         yield token_rows(inputs, mask)
         return

@@ -1,4 +1,4 @@
-"""The rank of each place: by a ratio, by energy, or by the loss of score that is allowed."""
+"""Choose the rank of each place: by ratio, by energy, or by the allowed loss of score."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from compress.passes.low_rank.factoring import Decomposition, pays, rank_for_ene
 from compress.passes.low_rank.spec import LowRankSpec
 
 LOSSES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)
-"""Shares of a map's output that `max_drop` tries to lose, the boldest first."""
+"""Fractions of a map's output that `max_drop` tries to lose, the largest first."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of each place; None where the whole weight is kept, because factors would multiply no less. `energy`
-    is the share of the output that was asked of each place, and `drop` the loss of score measured with it, where
-    `max_drop` decides."""
+    """The rank of each place; None if the full weight is kept because factors would not need fewer multiplications.
+
+    `energy` is the fraction of the output that each place was required to keep, and `drop` the loss of score measured
+    with it, if `max_drop` decides.
+    """
 
     ranks: tuple[int | None, ...]
     energy: float | None = None
@@ -29,11 +31,11 @@ def choose_ranks(
     spec: LowRankSpec,
     drop_of: Callable[[Sequence[int | None]], float],
 ) -> Ranks:
-    """The ranks that a spec asks for.
+    """Return the ranks that a spec requests.
 
     Args:
         decompositions: of each place.
-        drop_of: the loss of validation score with given ranks, for `max_drop`.
+        drop_of: returns the loss of validation score with given ranks, for `max_drop`.
 
     Raises:
         PassError: no place would be factored.
@@ -60,7 +62,7 @@ def choose_ranks(
 def ranks_for_energy(
     decompositions: Sequence[Decomposition], energy: float, round_to: int
 ) -> tuple[int | None, ...]:
-    """The least ranks that carry a share of each place's output; None where they do not pay."""
+    """Return the smallest ranks that carry a fraction of each place's output; None where factors do not pay."""
     return tuple(
         _paying(rank_for_energy(each.squares, energy, round_to), *_shape(each)) for each in decompositions
     )
@@ -72,7 +74,7 @@ def _within_drop(
     round_to: int,
     drop_of: Callable[[Sequence[int | None]], float],
 ) -> Ranks:
-    """The boldest loss whose drop is allowed, by bisection: losing less is taken to cost no more."""
+    """Return the ranks of the largest allowed loss, by bisection: assumes that losing less costs no more."""
     best = Ranks((None,) * len(decompositions))
     low, high = 0, len(LOSSES)
     while low < high:

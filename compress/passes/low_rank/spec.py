@@ -1,4 +1,4 @@
-"""How linear maps and convolutions are factored."""
+"""Spec of the low-rank factorization pass."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class LowRankSpec(PassSpec):
         return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT and unfactored
 
     def asked_precision(self) -> Precision:
-        """That of the recovery."""
+        """Precision of the recovery training."""
         return self.recover.precision if self.recover is not None else "auto"
 
     def produces(self, form: Form) -> Form:
-        """The form of the result."""
+        """Return the form of the output model."""
         return form.with_(structure=Structure.FACTORED)

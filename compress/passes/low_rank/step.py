@@ -24,18 +24,18 @@ from compress.training.recovery import check_saved, recover
 from compress.training.validation import Validation
 
 BATCH_SIZE = 32
-"""Examples a batch that the weighting reads."""
+"""Number of examples in a batch that the weighting reads."""
 AT_ONCE = 1 << 28
-"""Numbers of moments that are held at once, float64."""
+"""Maximum number of float64 moment values held in memory at once."""
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Choose ranks, factor, check the promised size, recover, save and read back.
+    """Choose ranks, factor, check the predicted size, recover, save and verify the saved model.
 
     Raises:
-        PassError: no map would be factored, the parameters are not those predicted, or the saved model does not
-            give the same outputs.
-        ModelError: nothing of the model can be factored.
+        PassError: no map would be factored, the number of parameters differs from the prediction, or the saved model
+            does not give the same outputs.
+        ModelError: nothing in the model can be factored.
     """
     spec, source = ctx.asked(LowRankSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
@@ -103,7 +103,7 @@ def _decompose(
 
 
 def _in_parts(places: Sequence[Place]) -> Iterator[list[Place]]:
-    """Places whose moments are held together; the model runs once for each part."""
+    """Split places into parts whose moments fit into memory; the model runs once for each part."""
     part: list[Place] = []
     for place in places:
         if part and sum(one.columns**2 for one in (*part, place)) > AT_ONCE:
@@ -119,7 +119,7 @@ def _factored(
     decompositions: Sequence[Decomposition],
     ranks: Sequence[int | None],
 ) -> nn.Module:
-    """The model with its places factored, in place."""
+    """Factor the places of the model in place, and return it."""
     for place, decomposition, rank in zip(places, decompositions, ranks, strict=True):
         if rank is not None:
             factor(model, place, decomposition, rank)
