@@ -1,4 +1,4 @@
-"""What of a profile cannot be exported as asked."""
+"""Profile checks: requested formats that cannot be exported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.tasks.table import task_kind
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
-    """The formats that the task or the model has not, below the pass."""
+    """Yield formats that the task or model does not support, as keys below the pass and messages."""
     spec = check.spec
     assert isinstance(spec, ExportSpec)
     formats = [name for name in LANGUAGE if name in spec.formats]

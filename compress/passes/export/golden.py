@@ -1,4 +1,4 @@
-"""Golden examples: texts or images with the outputs that a bundle must reproduce wherever it runs."""
+"""Golden examples: texts or images with the outputs that a bundle must reproduce everywhere."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from compress.encoding.images import ImageFormat
 from compress.runtimes.runner import Predictor, open_predictor
 
 _LARGEST = 2
-"""Images that are stored in their own proportions are scaled down to so many times what the model scales to."""
+"""Images stored with their own aspect ratio are scaled down to at most this many times the model's input size."""
 
 
 def golden_examples(
     bundle: Path, items: Sequence[Item], answers: BundleAnswers, tolerance: float
 ) -> dict[str, Any]:
-    """What the model of `bundle` answers to each item alone, as JSON values.
+    """Return the output of `bundle`'s model for each single item, as JSON values.
 
-    Images are stored in the bundle as PNG files: of the model's size where it takes whole images, else in their own
-    proportions, so that what is cropped or padded is tried too.
+    Images are stored in the bundle as PNG files: at the model's input size if it resizes whole images, otherwise with
+    their own aspect ratio, so that cropping and padding are tested too.
     """
     predictor = open_predictor(str(bundle))
     examples = []
@@ -41,13 +41,13 @@ def golden_examples(
 
 
 def choose_items(examples: Examples, count: int, seed: int) -> list[Item]:
-    """`count` of the items, drawn by the seed, in their order."""
+    """Draw `count` of the items with the seed, in their original order."""
     drawn = np.sort(np.random.default_rng(seed).permutation(len(examples))[:count])
     return [examples.items[index] for index in drawn]
 
 
 def _store(predictor: Predictor, item: Item, bundle: Path, number: int) -> str:
-    """Write an image for the model to be tried on; its path in the bundle."""
+    """Write an image as a golden example; return its path in the bundle."""
     from PIL import Image
 
     name = f"{GOLDEN_IMAGES}/{number:03d}.png"
@@ -59,7 +59,7 @@ def _store(predictor: Predictor, item: Item, bundle: Path, number: int) -> str:
 
 
 def _shown(pixels: Pixels, image: ImageFormat) -> Pixels:
-    """What is stored of an image: (height, width, channels), red first."""
+    """Return the pixels of an image as stored: (height, width, channels), red first."""
     if image.framing.resize == "squash" and not image.framing.resize_to:
         return framed(pixels, image.size, image.channels, Framing(interpolation=image.framing.interpolation))
     height, width = pixels.shape[:2]

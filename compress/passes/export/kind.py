@@ -1,4 +1,4 @@
-"""Packaging as the rest of the house knows it."""
+"""Registration of the export pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from compress.passes.export.spec import ExportSpec
 
 
 def _steps(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: str) -> str:
-    """One step, which is given the last torch model too where a format is made of it."""
+    """Plan the export step, with the last torch model as an additional input if a format is made from it."""
     assert isinstance(spec, ExportSpec)
     inputs = {"model": plan.lowered(current)}
     if spec.of_language:

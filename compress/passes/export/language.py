@@ -1,4 +1,4 @@
-"""The formats that language models alone have, beside the ONNX file of a bundle."""
+"""Formats of language models beside the ONNX file of a bundle."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from compress.step import StepContext
 
 
 def write_formats(ctx: StepContext, spec: ExportSpec) -> dict[str, Any]:
-    """Write those that are asked for; of `gguf` its type, how many tensors are stored in which, and its size.
+    """Write the requested formats; return facts of `gguf`: type, number of tensors by storage type, and size.
 
     Raises:
-        ModelError: llama.cpp or genai has no such model or tokenizer.
+        ModelError: llama.cpp or genai does not support the model or tokenizer.
         PassError: a weight does not fit into 16 bits.
     """
     source = ctx.inputs["weights"]

@@ -1,4 +1,4 @@
-"""What a phone needs to know of a model: the operators of a reduced build, and what its accelerators could take."""
+"""Mobile deployment: the operators of a reduced build, and what accelerators of phones could run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compress.core.artifacts import ORT_MODEL
 from compress.core.disk.files import write_text
 from compress.lowering.files import write_optimized
 
-# onnxruntime's tools log each file that they write, at levels that they set themselves while they are imported.
+# onnxruntime's tools log each file that they write, at levels that they set themselves when imported.
 logging.getLogger("ort_format_model.utils").setLevel(logging.ERROR)
 
 _COREML = "coreml_supported_mlprogram_ops.md"
@@ -31,9 +31,9 @@ _ACCELERATORS: dict[str, Callable[[onnx.ModelProto, bool], Any]] = {
 
 
 def write_operators(ort_model: Path, out: Path) -> None:
-    """Write the operators and types of an ORT file as `--include_ops_by_config` of onnxruntime's build reads them.
+    """Write the operators and types of an ORT file as read by `--include_ops_by_config` of onnxruntime's build.
 
-    They are read from the file that is shipped, so the list holds what its optimization left and nothing else.
+    They are read from the shipped file, so the list contains exactly what its optimization left.
     """
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
         # onnxruntime's reader leaves closing the file to the garbage collector.
@@ -45,7 +45,7 @@ def write_operators(ort_model: Path, out: Path) -> None:
 
 
 def operators_in(config: Path) -> dict[str, list[str]]:
-    """The names of the operators in such a list, sorted, by domain."""
+    """Return the names of the operators in such a list, sorted, by domain."""
     required, _ = parse_config(str(config))
     return {
         domain: sorted({name for names in opsets.values() for name in names})
@@ -54,11 +54,12 @@ def operators_in(config: Path) -> dict[str, list[str]]:
 
 
 def mobile_usability(model: Path) -> dict[str, Any]:
-    """What onnxruntime's check of mobile usability finds in the portable, optimized graph of an ONNX file.
+    """Run onnxruntime's mobile usability check on the portable, optimized graph of an ONNX file.
 
-    `opset` of ai.onnx, `dynamic_inputs` by name, `nodes`; for `nnapi` and `coreml` (MLProgram) the nodes that the
-    accelerator could take and in how many `partitions`, as the file is (`nodes`) and with fixed shapes (`nodes_fixed`),
-    and the better `verdict` of the two: no, maybe or yes. It reads onnxruntime's tables; nothing runs on a phone.
+    Returns `opset` of ai.onnx, `dynamic_inputs` by name, `nodes`; for `nnapi` and `coreml` (MLProgram) the number of
+    nodes that the accelerator could run and of `partitions` as the file is, the same with fixed shapes (`nodes_fixed`,
+    `partitions_fixed`), and the better `verdict` of the two: no, maybe or yes. The check uses onnxruntime's tables;
+    nothing runs on a phone.
     """
     with tempfile.TemporaryDirectory() as work:
         optimized = Path(work) / "optimized.onnx"

@@ -1,4 +1,4 @@
-"""What an exported model asks of a phone: the operators of a reduced build, and what accelerators could take."""
+"""Report section of mobile deployment: the operators of a reduced build, and what accelerators could run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TONES: dict[str, Tone] = {"yes": "good", "no": "bad"}
 
 
 def phones(run: RunRecord) -> Section:
-    """What onnxruntime's check of mobile usability found, and the operators that a build for a phone must have."""
+    """Report the result of onnxruntime's mobile usability check, and the operators needed in a build for phones."""
     found = list(_mobile(run))
     if not found:
         return Section("phones", "On phones")
@@ -50,7 +50,7 @@ def phones(run: RunRecord) -> Section:
 
 
 def phone_lines(run: RunRecord) -> list[str]:
-    """The same for a terminal, one line an export."""
+    """Report the same for a terminal, one line per export."""
     lines = []
     for step, mobile in _mobile(run):
         operators = sum(len(names) for names in step.facts.get("operators", {}).values())

@@ -1,4 +1,4 @@
-"""What an export writes."""
+"""Spec of the export pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress.core.forms import Form, Framework, Structure
 from compress.passes.contract import PassSpec
 
 LANGUAGE = ("gguf", "genai")
-"""The formats of language models: they are made of the last model in torch."""
+"""Formats of language models, made from the last torch model."""
 
 
 class ExportSpec(PassSpec):
@@ -35,7 +35,7 @@ class ExportSpec(PassSpec):
         return self
 
     def needs(self) -> str:
-        """What this one can start from, in words."""
+        """Description of the accepted input, for messages."""
         whole = "a model without factored maps, which llama.cpp does not support"
         return whole if "gguf" in self.formats else self.accepts
 
@@ -45,10 +45,10 @@ class ExportSpec(PassSpec):
         return not form.bundled and not (factored and "gguf" in self.formats)
 
     def produces(self, form: Form) -> Form:
-        """The form of the result."""
+        """Return the form of the output model."""
         return form.with_(framework=Framework.ONNX, bundled=True)
 
     @property
     def of_language(self) -> bool:
-        """Whether a format is asked for that language models alone have."""
+        """Whether a format of language models is requested."""
         return not set(LANGUAGE).isdisjoint(self.formats)

@@ -1,4 +1,4 @@
-"""export: package an ONNX model with all that is needed to use it, and prove that it says the same."""
+"""export: package an ONNX model with everything needed to use it, and verify that its outputs are the same."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from compress.runtimes import runner
 from compress.step import StepContext, StepResult
 
 QUANTIZED_LIMIT = 0.02
-"""Allowed difference over the largest output, where a sum of another order may move a value to the next integer."""
+"""Allowed difference over the largest output of a quantized model, in which summation order may change a rounding."""
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Copy the model as it was measured, add the mobile format, compare both with the input, describe everything.
+    """Copy the measured model, add the requested formats, compare them with the input model, and describe everything.
 
     Raises:
-        PassError: a file is not valid, or does not give the outputs of the input model.
+        PassError: a file is not valid, or does not reproduce the outputs of the input model.
     """
     spec, source = ctx.spec, ctx.inputs["model"]
     assert isinstance(spec, ExportSpec)
