@@ -1,4 +1,4 @@
-"""What a bundle predicts with and is proved by: one entry for each kind of answer, which tasks name."""
+"""How bundles predict and what they are verified by: one entry per kind of output, to which tasks refer."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from compress.runtimes.runner import softmax
 
 PROBABILITY_TOLERANCE = 1e-3
 QUANTIZED_PROBABILITY_TOLERANCE = 0.05
-"""Another processor sums in another order; where that moves a value to the next integer, the output moves visibly."""
+"""Machines sum in different orders; if that changes the rounding of an integer, the output changes visibly."""
 COSINE_TOLERANCE = 1e-4
 QUANTIZED_COSINE_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class BundleAnswers:
-    """How the bundle of a task answers.
+    """How the bundle of a task predicts.
 
-    `predict`: the file that predicts from the command line. `golden`: from a predictor and the output of one example to
-    what `golden.json` keeps of it. `tolerance` is how far another machine's answer may lie from that, of a float model
-    and of a quantized one. `predictor`: a file with a class `Predictor`, where the runner's own cannot make the inputs;
-    `beside`: further files of code that it imports.
+    `predict`: script that predicts from the command line. `golden`: maps a predictor and the output of one example to
+    its entry in `golden.json`. `tolerance` and `quantized_tolerance`: how far outputs on another machine may differ
+    from that, for float and quantized models. `predictor`: file with a class `Predictor`, if the runner's own cannot
+    make the inputs; `beside`: further code files that it imports.
     """
 
     predict: Path
@@ -41,17 +41,17 @@ class BundleAnswers:
     beside: tuple[Path, ...] = ()
 
     def code(self) -> dict[str, Path]:
-        """The files that a bundle runs beside the runner, by their names in it."""
+        """Return the code files of a bundle besides the runner, by their names in it."""
         own = {} if self.predictor is None else {PREDICTOR: self.predictor}
         return {PREDICT: self.predict, **own, **{file.name: file for file in self.beside}}
 
     def allowed(self, form: Form) -> float:
-        """The tolerance of a model of this form."""
+        """Return the tolerance for a model of this form."""
         return self.tolerance if form.numbers is Numbers.FLOAT else self.quantized_tolerance
 
 
 def answers_of(kind: TaskKind) -> BundleAnswers:
-    """How the bundle of a task answers."""
+    """Return how the bundle of a task predicts."""
     return cast(BundleAnswers, named(kind.bundle))
 
 
@@ -64,18 +64,18 @@ def _vector(predictor: Any, output: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def outputs(predictor: Any, output: NDArray[np.float32]) -> dict[str, Any]:
-    """An output of any shape as it is; `tolerance` is then a share of the largest of its values."""
+    """Return an output of any shape unchanged; `tolerance` is then relative to its largest value."""
     return {"outputs": rounded(output.ravel()), "shape": list(output.shape)}
 
 
 def rounded(values: NDArray[np.float32]) -> list[float]:
-    """Numbers as a golden example holds them."""
+    """Round values as stored in golden examples."""
     return [round(float(value), 7) for value in values]
 
 
 LABELS = BundleAnswers(
     TEMPLATES / "classify.py", _label, PROBABILITY_TOLERANCE, QUANTIZED_PROBABILITY_TOLERANCE
 )
-"""A label and the probabilities of all; a difference is that of a probability."""
+"""A label and the probabilities of all labels; the tolerance is that of a probability."""
 VECTORS = BundleAnswers(TEMPLATES / "embed.py", _vector, COSINE_TOLERANCE, QUANTIZED_COSINE_TOLERANCE)
-"""An embedding; a difference is that of the cosine from 1."""
+"""An embedding; the tolerance is that of the cosine's difference from 1."""

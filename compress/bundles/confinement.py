@@ -1,4 +1,4 @@
-"""The code of a bundle runs without a network and with nothing to write to, as far as this system allows it."""
+"""Run a bundle's code without network or write access, as far as the system supports it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFINE = TEMPLATES / "confine.py"
 _PYTHON = (sys.executable, "-I", "-B")
 _PROBE_S = 30
 _SAID = 64 * 1024
-"""Bytes that are read of what the code prints, from the end."""
+"""Number of bytes of the code's output that are read, from the end."""
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "TEMP", "TMP")
 _BUBBLEWRAP = (
     *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
@@ -29,14 +29,14 @@ _BUBBLEWRAP = (
 
 @dataclass(frozen=True)
 class Confinement:
-    """`name` is what holds the code: bubblewrap, namespaces, or None; `prefix` are the words before its command."""
+    """A sandbox: `name` is bubblewrap, namespaces, or None without one; `prefix` precedes the code's command."""
 
     name: str | None
     prefix: tuple[str, ...]
 
     @property
     def note(self) -> str | None:
-        """What a reader has to know where nothing holds it."""
+        """Warning for the reader if there is no sandbox."""
         if self.name is not None:
             return None
         return (
@@ -47,7 +47,7 @@ class Confinement:
 
 @functools.cache
 def confinement() -> Confinement:
-    """The first that works here: bubblewrap where it is installed, namespaces of Linux, nothing."""
+    """Return the first sandbox that works here: bubblewrap if installed, Linux namespaces, or none."""
     found = shutil.which("bwrap")
     tried = [Confinement("bubblewrap", (found, *_BUBBLEWRAP))] if found is not None else []
     if sys.platform == "linux":
@@ -58,10 +58,10 @@ def confinement() -> Confinement:
 def run_python(
     script: Sequence[str], held_by: Confinement, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python script with its arguments, isolated from the user's settings and held as far as can be.
+    """Run a Python script with arguments, isolated from the user's settings, in a sandbox.
 
     Raises:
-        subprocess.TimeoutExpired: it did not end.
+        subprocess.TimeoutExpired: it did not finish in time.
     """
     argv = [*held_by.prefix, *_PYTHON, *script]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -95,7 +95,7 @@ def _works(one: Confinement) -> bool:
 
 
 def _environment() -> Mapping[str, str]:
-    """Nothing of the user's but what finds programs and libraries: no tokens, no home."""
+    """Return a minimal environment that only locates programs and libraries: no tokens, no home folder."""
     return {**{name: os.environ[name] for name in _KEPT if name in os.environ}, **set_variables(1)}
 
 

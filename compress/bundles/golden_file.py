@@ -1,4 +1,4 @@
-"""What `golden.json` of a bundle must be before anything is compared with it: anybody may have written it."""
+"""Validation of a bundle's `golden.json` before anything is compared with it: the file is untrusted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NO_EXAMPLES = f"{GOLDEN} holds no golden examples"
 
 
 def golden_problems(file: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the golden examples of a bundle, as far as nothing has to be run to see it.
+    """Return the problems of a bundle's golden examples that can be found without running anything.
 
     Args:
-        manifest: of the bundle; its `files` are what may be shown.
+        manifest: of the bundle; only images listed in its `files` may be used.
     """
     try:
         golden = read_mapping(file)

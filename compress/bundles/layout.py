@@ -1,4 +1,4 @@
-"""The files of a bundle."""
+"""File names and format version of a bundle."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ PREDICT = "predict.py"
 PREDICTOR = "predictor.py"
 RUNNER = "runner.py"
 FORMAT = 2
-"""Version of the layout: 2 has bundles of images and of sentence embeddings."""
+"""Version of the layout: 2 added bundles for images and sentence embeddings."""
 
 TEMPLATES = Path(__file__).parent / "templates"

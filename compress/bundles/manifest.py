@@ -1,4 +1,4 @@
-"""The manifest of a bundle, and the card that is written from it."""
+"""Write the manifest of a bundle, and the model card rendered from it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from compress.data.images.framing import AS_USUAL
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
 _OF_INPUTS = ("max_length", "pad_id", "positions", "texts", "image", "width")
-"""What of `task.json` says how inputs are made and outputs are shaped, as far as the task has it."""
+"""Keys of `task.json` on the preparation of inputs and the shape of outputs, as far as the task has them."""
 _CONTENTS = {
     ONNX_MODEL: "the model",
     f"{ONNX_MODEL}.data": "its weights",
@@ -73,7 +73,7 @@ _NUMBERS_TEXT = {
 def write_manifest(
     bundle: Path, form: Form, facts: Mapping[str, Any], task: Mapping[str, Any], tolerance: float, name: str
 ) -> None:
-    """Describe and hash every file of `bundle`, and write its card."""
+    """Describe and hash every file of `bundle`, and write its model card."""
     model = onnx.load(str(bundle / ONNX_MODEL), load_external_data=False)
     reads = ("pillow",) if "image" in task else ("tokenizers",) if (bundle / TOKENIZER).exists() else ()
     libraries = (*_LIBRARIES, *reads)
@@ -102,9 +102,9 @@ def write_manifest(
 def write_manifest_metrics(
     bundle: Path, metrics: Mapping[str, Any], profile: str = "", name: str = ""
 ) -> None:
-    """Add what was measured (plain values), the profile's text and the run's name to a bundle that is already made.
+    """Add measurements (plain values), the profile's text and the run's name to an existing bundle.
 
-    The card is written anew, and its hash with it; no other file changes.
+    The model card is written again, and its hash updated; no other file changes.
     """
     manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
     manifest["metrics"] = dict(metrics)
@@ -114,7 +114,7 @@ def write_manifest_metrics(
 
 
 def hashes(bundle: Path) -> dict[str, dict[str, Any]]:
-    """sha256 and bytes of every file of a bundle but its manifest, by relative path."""
+    """Return sha256 and bytes of every file of a bundle except the manifest, by relative path."""
     return {
         str(PurePosixPath(file.relative_to(bundle))): {
             "sha256": sha256_file(file),
@@ -126,7 +126,7 @@ def hashes(bundle: Path) -> dict[str, dict[str, Any]]:
 
 
 def numbers_text(manifest: Mapping[str, Any]) -> str:
-    """How a bundle's model stores its weights, for readers."""
+    """Describe how a bundle's model stores its weights, for readers."""
     numbers, facts = Form.from_dict(manifest["form"]).numbers, manifest["facts"]
     if numbers is not Numbers.WEIGHT_ONLY:
         return _NUMBERS_TEXT[numbers]
@@ -135,7 +135,7 @@ def numbers_text(manifest: Mapping[str, Any]) -> str:
 
 
 def render_card(manifest: Mapping[str, Any]) -> str:
-    """The model card, from a manifest whose `files` are complete but for the card itself."""
+    """Render the model card from a manifest whose `files` are complete except for the card itself."""
     files = manifest["files"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False
@@ -156,7 +156,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
 
 
 def _publish(bundle: Path, manifest: dict[str, Any]) -> None:
-    """Write the card and the manifest; the manifest comes last, so that its hashes are those of what lies there."""
+    """Write the card, then the manifest, so that its hashes include the card's."""
     manifest["files"] = {file: entry for file, entry in hashes(bundle).items() if file != CARD}
     write_text(bundle / CARD, render_card(manifest))
     manifest["files"] = hashes(bundle)
@@ -164,7 +164,7 @@ def _publish(bundle: Path, manifest: dict[str, Any]) -> None:
 
 
 def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    """Name, element type and axes of an input or output; a dynamic axis is a name."""
+    """Return name, element type and axes of an input or output; a dynamic axis is a name."""
     tensor = value.type.tensor_type
     axes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
     return {

@@ -1,10 +1,10 @@
-"""The code that bundles are made with: the sha256 of every version of it that was ever released.
+"""Released bundle code: the sha256 of every released version of each code file.
 
-`verify` runs no other code without permission. After a change of `runner.py` or of a template of `predict.py`:
+`verify` runs no other code without permission. After a change of `runner.py` or of a template of `predict.py`, run
 
     python -m compress.bundles.released
 
-adds what they are now to the list; a test fails until it stands there.
+to add the current digests to the list; a test fails until they are listed.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from compress.runtimes import runner
 from compress.tasks.table import TASKS
 
 LIST = Path(__file__).with_name("released.json")
-"""Name in a bundle -> the sha256 of its versions, the oldest first."""
+"""File name in a bundle -> the sha256 of its versions, oldest first."""
 
 
 def is_released(name: str, digest: str) -> bool:
-    """Whether a file of that name in a bundle is ours: a version that was released, or that of this installation."""
+    """Whether a bundle file of this name is ours: a released version, or this installation's."""
     return digest in (*listed().get(name, ()), *present().get(name, ()))
 
 
 def listed() -> dict[str, list[str]]:
-    """The list."""
+    """Return the released digests by file name."""
     found: dict[str, list[str]] = json.loads(LIST.read_text(encoding="utf-8"))
     return found
 
 
 def present() -> dict[str, list[str]]:
-    """What this installation puts into bundles."""
+    """Return the digests of the code that this installation puts into bundles, by file name."""
     found: dict[str, list[str]] = {RUNNER: [sha256_file(Path(runner.__file__))]}
     for kind in TASKS.values():
         for name, file in answers_of(kind).code().items():
@@ -43,7 +43,7 @@ def present() -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Add to the list what is not there yet."""
+    """Add the digests of this installation to the list."""
     known, now = listed(), present()
     write_json(LIST, {name: list(dict.fromkeys([*known.get(name, []), *now[name]])) for name in now})
 

@@ -1,4 +1,4 @@
-"""Does a bundle hold what its manifest says, and does it answer as it did when it was made?"""
+"""Verify that a bundle matches its manifest and reproduces its golden outputs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _OF_DATA = frozenset(
         ".npz",
     }
 )
-"""Endings of files that nothing imports or executes. Whatever else a bundle holds counts as code."""
+"""Suffixes of files that are never imported or executed. Everything else in a bundle counts as code."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked, and one sentence for each thing that is wrong; `notes` are what a reader has to know."""
+    """Result of a verification: what was checked, one sentence per problem, and `notes` for the reader."""
 
     files: int
     examples: int
@@ -51,22 +51,22 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
 
 def verify_bundle(path: Path, *, allow_code: bool = False) -> Verification:
     """Check every hash, then run the golden examples in a clean process with the bundle's own code.
 
-    The process cannot import torch, transformers, onnx or this package, and has no network and nothing to write to
-    where the system allows that. Nothing of the bundle is run while anything else is wrong with it.
+    The process cannot import torch, transformers, onnx or this package, and has no network and no write access if the
+    system supports that. Nothing from the bundle is run if anything else is wrong with it.
 
     Args:
-        allow_code: run the bundle's code also where it is no version of ours.
+        allow_code: run the bundle's code even if it is not a released version.
 
     Raises:
-        ModelError: there is no readable manifest, or it names a file outside the bundle.
-        UsageError: with the code `code-not-allowed`: its code is none of ours.
+        ModelError: the manifest is not readable, or names a file outside the bundle.
+        UsageError: with the code `code-not-allowed`: the bundle contains code that is not from a release.
     """
     manifest = read_manifest(path)
     files = listed_files(path, manifest)
@@ -94,7 +94,7 @@ def verify_bundle(path: Path, *, allow_code: bool = False) -> Verification:
 
 
 def foreign_code(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The files of a bundle that are code and no version of ours, by name; their hashes are right."""
+    """Return the names of the code files of a bundle that are not a version of ours; their hashes have been checked."""
     return [
         name
         for name, entry in sorted(files.items())
@@ -103,10 +103,10 @@ def foreign_code(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a bundle.
+    """Read the manifest of a bundle.
 
     Raises:
-        ModelError: it cannot be read, or is of another version.
+        ModelError: it cannot be read, or has another format version.
     """
     try:
         manifest = read_mapping(path / MANIFEST)
@@ -128,10 +128,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def listed_files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The entries of the manifest, none of which leads out of the bundle.
+    """Return the file entries of the manifest.
 
     Raises:
-        ModelError: one does.
+        ModelError: a path leads out of the bundle, or an entry has no hash.
     """
     for name, entry in manifest["files"].items():
         inside(path, name, where=str(path / MANIFEST))
@@ -142,7 +142,7 @@ def listed_files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, An
 
 
 def changed_files(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """Files of the manifest that are missing or changed."""
+    """Return a problem for each file of the manifest that is missing or changed."""
     problems = []
     for name, entry in sorted(files.items()):
         file = path / name
@@ -154,9 +154,9 @@ def changed_files(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """Files that are missing, changed, or not in the manifest."""
+    """Return a problem for each file that is missing, changed, or not in the manifest."""
     problems = changed_files(path, files)
-    # A link to a folder would not be walked into, and may hold anything.
+    # A symbolic link to a folder would not be traversed, and may contain anything.
     found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
     present = {str(PurePosixPath(file.relative_to(path))) for file in found}
     for name in sorted(present - set(files) - {MANIFEST, "artifact.json"}):
@@ -169,7 +169,7 @@ def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _run_golden(path: Path, model: str, expected: int, held_by: Confinement) -> list[str]:
-    """What is wrong with the answers to so many golden examples."""
+    """Run the golden examples and return the problems of their outputs."""
     try:
         done = run_python([str(CHILD), str(path.resolve()), model], held_by, TIMEOUT_S)
     except subprocess.TimeoutExpired:

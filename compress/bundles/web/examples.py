@@ -1,4 +1,4 @@
-"""The examples of a page: the golden ones of its bundle, with the outputs that Python computes for them."""
+"""Examples of a web page: the bundle's golden inputs with reference outputs computed in Python."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CHECK_IMAGES = "check"
 
 @dataclass(frozen=True)
 class PageExamples:
-    """What a trial compares: texts with their ids (the examples' first), images with their tensors, and the outputs.
+    """References for the trial of a page: texts with token ids (the examples first), images with tensors, and outputs.
 
-    Of a language model: `prompts` with their outputs, and texts with their ids, and what these are decoded to.
+    For a language model: `prompts` with their outputs, and texts with their token ids and the decoded text.
     """
 
     texts: list[dict[str, Any]]
@@ -36,7 +36,7 @@ class PageExamples:
 
 
 def write_prompts(bundle: Path, out: Path) -> PageExamples:
-    """The same of a language model: prompts as token ids, and the logits of some words behind each."""
+    """Write `check.json` of a language model: prompts as token ids, with the golden outputs computed in Python."""
     golden = read_mapping(bundle / GOLDEN)
     predictor = open_predictor(str(bundle))
     items = [example["text"] for example in golden["examples"]]
@@ -54,7 +54,7 @@ def write_prompts(bundle: Path, out: Path) -> PageExamples:
 
 
 def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
-    """Write `check.json` (and the images that it names) into the folder `out` of a page."""
+    """Write `check.json` and its images into the folder `out` of a page."""
     golden = read_mapping(golden_file)
     predictor = open_predictor(str(bundle))
     texts: list[str] = []
@@ -79,7 +79,7 @@ def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
 
 
 def _with_values(pixels: NDArray[np.uint8], predictor: Predictor) -> dict[str, Any]:
-    """An image's RGB values, and what Python makes of them."""
+    """Return an image's RGB values, and the tensor that Python makes of them."""
     (values,) = predictor.encode([pixels]).values()
     height, width = pixels.shape[:2]
     coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
@@ -92,7 +92,7 @@ def _with_values(pixels: NDArray[np.uint8], predictor: Predictor) -> dict[str, A
 
 
 def _with_ids(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
-    """The texts, and awkward ones after them, with the ids that they have in Python."""
+    """Return the texts, followed by `AWKWARD` ones, with their token ids in Python."""
     if not (bundle / TOKENIZER).is_file():
         return []
     task = read_mapping(bundle / TASK)

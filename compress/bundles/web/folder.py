@@ -1,4 +1,4 @@
-"""A folder that runs a bundle's model in a browser: a page, the model, what makes its inputs, onnxruntime-web."""
+"""Write a folder that runs a bundle's model in a browser: page, model, preprocessing and onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from compress.models.text.chat import end_ids
 from compress.runtimes.runner import PAST
 
 PAGE = "page.json"
-"""What the page must know of the model."""
+"""File that describes the model to the page."""
 KIND = "web-page"
-"""What the folder's marker says that it is."""
+"""Kind of folder recorded in its marker file."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -52,7 +52,7 @@ POLICY = "; ".join(
         "form-action 'none'",
     )
 )
-"""The page loads from its own folder only, and compiles WebAssembly."""
+"""Content security policy: the page loads from its own folder only, and compiles WebAssembly."""
 
 _SOURCES = Path(__file__).with_name("page")
 _SHARED = ("page.css", "start.js", "shell.mjs", "model.mjs")
@@ -61,12 +61,12 @@ _OF_KIND = {
     "images": {"page.mjs": "page.mjs", "images.mjs": "images.mjs"},
     "writing": {"page.mjs": "chat.mjs", "writing.mjs": "writing.mjs"},
 }
-"""The scripts of a page by what its model does, and what they are called here."""
+"""Scripts of a page by the kind of its model: name in the page -> name of the source."""
 
 
 @dataclass(frozen=True)
 class WebPage:
-    """A folder that was written: its bytes, and how its model did under node (None where there is no node)."""
+    """A written page: its folder, bytes, and the result of its trial under node (None without node)."""
 
     path: Path
     bytes: int
@@ -74,18 +74,19 @@ class WebPage:
 
 
 def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> WebPage:
-    """Write the page of `bundle` to `out`; a page that lies there as it was written is replaced, nothing else is.
+    """Write the page of `bundle` to `out`, which may only hold an unmodified earlier page.
 
-    Everything is made beside `out` and tried with node where there is one; it gets its name when it is right.
+    The page is built in a temporary folder next to `out`, tried with node if available, and renamed on success.
 
     Args:
-        bundle: what `export` wrote.
+        bundle: folder written by `export`.
         out: the new folder.
-        runtime_folder: an installed onnxruntime-web; without it npm fetches the pinned one.
+        runtime_folder: an installed onnxruntime-web; None: npm fetches the pinned version.
 
     Raises:
-        UsageError: `out` holds something else (`not-ours`), or onnxruntime-web cannot be had as asked.
-        ModelError: the bundle was changed, or a browser cannot run it; an operator that is missing is named.
+        UsageError: `out` contains something else (`not-ours`), the bundle has foreign code (`code-not-allowed`), or
+            onnxruntime-web is not available as requested.
+        ModelError: the bundle was changed, or a browser cannot run it; a missing operator is named.
     """
     _check_free(out)
     with understood("this bundle", str(bundle)):
@@ -139,7 +140,7 @@ def _written_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPa
 
 
 def _check_free(out: Path) -> None:
-    """Refuse a place that holds anything but a page that we wrote.
+    """Check that a path is free or holds an unmodified page of ours.
 
     Raises:
         UsageError: with the code `not-ours`.
@@ -158,14 +159,14 @@ def _check_free(out: Path) -> None:
 
 
 def _kind_of(manifest: Mapping[str, Any]) -> str:
-    """What a model does: it reads `images` or `texts`, or goes on with texts (`writing`)."""
+    """Return the kind of a model: it reads `images` or `texts`, or generates text (`writing`)."""
     if any(str(value["name"]).startswith(PAST) for value in manifest["inputs"]):
         return "writing"
     return "images" if "image" in manifest else "texts"
 
 
 def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The content of `page.json`."""
+    """Return the content of `page.json`."""
     page = {
         "name": manifest["name"],
         "task": manifest["task"],
@@ -190,7 +191,7 @@ def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str,
 
 
 def columns_first() -> bool:
-    """Whether this Pillow scales along columns before rows where that is less work; 13 does, earlier ones do not."""
+    """Whether this Pillow resizes columns before rows if that is cheaper; version 13 does, earlier ones do not."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 5), np.uint8))
     filtered = Image.Resampling.BICUBIC
     both = np.asarray(noise.resize((13, 14), filtered))

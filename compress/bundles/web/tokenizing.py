@@ -1,7 +1,7 @@
-"""What a browser needs to cut texts as the Python library `tokenizers` does.
+"""Data that a browser needs to tokenize texts exactly like the Python library `tokenizers`.
 
-The package @huggingface/tokenizers reads `tokenizer.json`. BERT's normalizer and its splitting go by Unicode's
-categories, and those of a browser are newer than the library's; there the page uses tables measured here.
+The package @huggingface/tokenizers reads `tokenizer.json`. BERT's normalizer and pre-tokenizer depend on Unicode
+categories, which are newer in browsers than in the library; for these the page uses tables measured here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AWKWARD = (
     "x" * 99, "y" * 101, "$100.50 + 5 = 3^2 ~`|<>", "–—‘’“”…", "１２３ ｶﾅ ﬁ Ⅷ ½", "emoji 😀 🇩🇪", "a_b_c @user #tag",
     "\u00a0nbsp\u3000wide\u200bzero", "soft\u00adhyphen", "\u0000\ufffd\u0007", "[CLS] [sep] [MASK]x", "...!!!???",
 )  # fmt: skip
-"""Texts on which two tokenizers differ if they differ at all."""
+"""Texts that reveal differences between tokenizers."""
 
 _KINDS = ("WordPiece", "BPE")
 _REFUSED = {
@@ -39,15 +39,15 @@ _PRE_TOKENIZERS = (
 )  # fmt: skip
 
 _APART = "q"
-"""Stands between the characters that are normalized together; only its capital becomes it, and it has no accents."""
+"""Separates the characters that are normalized together; only its capital normalizes to it, and it has no accents."""
 _HANGUL = range(0xAC00, 0xD7A4)
-"""Syllables; they decompose by a rule that no version of Unicode may change, so the browser does it."""
+"""Hangul syllables, which decompose by a rule that is fixed across Unicode versions, so the browser does it."""
 
 Ranges = list[list[int]]
 
 
 def check_tokenizer(file: Path) -> None:
-    """Refuse a `tokenizer.json` with a part that the JavaScript package does not know.
+    """Reject a `tokenizer.json` with a component that the JavaScript package does not support faithfully.
 
     Raises:
         ModelError: there is one.
@@ -65,16 +65,16 @@ def check_tokenizer(file: Path) -> None:
 
 
 def tokenizer_facts(file: Path) -> dict[str, Any]:
-    """What a page must know beside `tokenizer.json`: the special tokens `before` and `after` a text, `characters`."""
+    """Return what a page needs beside `tokenizer.json`: special tokens `before` and `after` texts, and `characters`."""
     before, after = surroundings(Tokenizer.from_file(str(file)))
     return {"before": before, "after": after, "characters": character_tables(file)}
 
 
 def surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids of the special tokens before and after every text.
+    """Return the ids of the special tokens before and after every text.
 
     Raises:
-        ModelError: the tokenizer makes no token of the letter a.
+        ModelError: the tokenizer produces no token for the letter a.
     """
     encoded = tokenizer.encode("a")
     content = [place for place, owner in enumerate(encoded.sequence_ids) if owner is not None]
@@ -84,11 +84,11 @@ def surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def character_tables(file: Path) -> dict[str, Any]:
-    """How BERT's normalizer and splitting treat each character, as far as the tokenizer has them.
+    """Return how BERT's normalizer and pre-tokenizer treat each character, as far as the tokenizer has them.
 
-    `normalizer`: ranges of code points that are `removed`, become a `blank` or get blanks around them (`spaced`), and
-    what every other that changes becomes (`changed`); `syllables` says whether Hangul is decomposed. `splitting`:
-    ranges that separate words (`blank`) or stand alone (`alone`). Ranges are [first, last].
+    `normalizer`: ranges of code points that are `removed`, replaced by a `blank` or surrounded by blanks (`spaced`),
+    and the replacement of every other character that changes (`changed`); `syllables`: whether Hangul is decomposed.
+    `splitting`: ranges that separate words (`blank`) or become tokens of their own (`alone`). Ranges are [first, last].
     """
     body = read_mapping(file)
     tokenizer = Tokenizer.from_file(str(file))
@@ -133,7 +133,7 @@ def _normalizer_table(normalizer: Any) -> dict[str, Any]:
 def _splitting_table(pre_tokenizer: Any) -> dict[str, Any]:
     blank, alone = [], []
     for code in range(sys.maxunicode + 1):
-        # Letters, marks and digits are never split off; surrogates are no characters; the rest is tried.
+        # Letters, marks and digits are never split off; unassigned, private and surrogate code points are skipped.
         if unicodedata.category(chr(code))[0] in "LMN" or unicodedata.category(chr(code)) in (
             "Cn",
             "Co",
@@ -149,7 +149,7 @@ def _splitting_table(pre_tokenizer: Any) -> dict[str, Any]:
 
 
 def ranges(codes: Iterable[int]) -> Ranges:
-    """Rising numbers as [first, last] pairs of unbroken runs."""
+    """Return the unbroken runs of increasing numbers as [first, last] pairs."""
     found: Ranges = []
     for code in codes:
         if found and found[-1][1] == code - 1:
@@ -160,7 +160,7 @@ def ranges(codes: Iterable[int]) -> Ranges:
 
 
 def _types(part: Any) -> list[str]:
-    """The kinds of a part of a tokenizer, and of what it is a sequence of."""
+    """Return the types of a tokenizer component and, for a sequence, of its elements."""
     if part is None:
         return []
     inside = part.get("normalizers") or part.get("pretokenizers") or []

@@ -1,4 +1,4 @@
-"""A page's model, run by node with the page's own files before the page gets its name."""
+"""Run a page's model with node and the page's own files before the page is published."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ _MISSING = (
     re.compile(r"([\w.]+(?::\w+)?)\(-?\d+\) is not a registered function/op"),
     re.compile(r"Could not find an implementation for (\w+)\(\d+\)"),
 )
-"""How onnxruntime names an operator that it does not know, or has no kernel for."""
+"""Messages of onnxruntime for an operator that is unknown or has no kernel."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How far the outputs of so many examples were from Python's: of a probability, of the cosine from 1, or of a
-    logit as a share of the largest."""
+    """Result of a trial: number of examples, and the largest difference of their outputs from Python's.
+
+    The difference is that of a probability, of the cosine from 1, or of a logit relative to the largest.
+    """
 
     examples: int
     furthest: float
 
 
 def try_page(folder: Path, examples: PageExamples) -> Trial | None:
-    """Run the examples with node; None where there is no node.
+    """Run the examples with node; None if node is not installed.
 
     Raises:
-        ModelError: an operator is missing, a text is cut otherwise than in Python, or outputs differ.
+        ModelError: an operator is missing, a text is tokenized differently than in Python, or outputs differ.
     """
     node = shutil.which("node")
     if node is None:
@@ -62,7 +64,7 @@ def try_page(folder: Path, examples: PageExamples) -> Trial | None:
 
 
 def sentence(problem: Mapping[str, Any], tolerance: float) -> str:
-    """What is wrong, for a user."""
+    """Describe a problem for the user."""
     if problem["kind"] == "tokens":
         return (
             f"the text {problem['text']!r} has the tokens {problem['found']}, but {problem['ids']} in Python: "
