@@ -1,4 +1,4 @@
-"""The seam between one kind of problem and all else: how to encode examples and to score what a model answers."""
+"""Interface between a kind of task and the rest: how to encode examples and how to score a model's outputs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from compress.profile.schema import DataSpec
 from compress.tasks.table import task_kind
 
 Answers = Mapping[str, NDArray[Any]]
-"""What is kept of a model's outputs: named arrays with a row an example."""
+"""What is kept of a model's outputs: named arrays with one row per example."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What passes may see: training and validation examples, label names, unlabelled examples. Never the test split.
+    """Data available to passes: training, validation and unlabeled examples, and label names. Never the test split.
 
-    `copied`: of texts, which of them stand for the most part in the validation or the test split. Only who makes up
-    texts is told.
+    `copied`: for texts, returns which of them are near-duplicates of validation or test texts; only for passes that
+    generate training texts.
     """
 
     train: Examples
@@ -40,16 +40,16 @@ class TrainingData:
 
     @property
     def shown(self) -> tuple[Examples, ...]:
-        """What a model is trained on: the training examples, and those without labels where there are any."""
+        """Examples that a model is trained on: the training examples, and unlabeled ones if there are any."""
         return (self.train,) if self.unlabeled is None else (self.train, self.unlabeled)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What outputs are scored against.
+    """Ground truth that outputs are scored against.
 
     `labels`: int64 (n,). `scores`: float32 (n // 2,), given similarities of pairs. `reference`: float32 (n, d), the
-    teacher's outputs on the same examples, where the task compares with those.
+    teacher's outputs on the same examples, if the task compares with those.
     """
 
     labels: NDArray[np.int64]
@@ -58,11 +58,11 @@ class Truth:
 
     @classmethod
     def of(cls, examples: Examples, reference: NDArray[np.float32] | None = None) -> Truth:
-        """The truth of examples."""
+        """Return the ground truth of examples."""
         return cls(examples.labels, examples.scores, reference)
 
     def take(self, indices: NDArray[np.int64]) -> Truth:
-        """The truth of some of the examples, for truths without pairs.
+        """Return the ground truth of some of the examples, unless they are pairs.
 
         Raises:
             ValueError: the examples are pairs.
@@ -74,98 +74,100 @@ class Truth:
 
 @dataclass(frozen=True)
 class Score:
-    """The primary metric's value on a split."""
+    """Value of the primary metric on a split."""
 
     metric: MetricKind
     value: float
 
     @property
     def rank(self) -> float:
-        """What passes compare: larger is better. Minus the value of a metric of which less is better."""
+        """Value for comparisons, larger is better: negated if lower values of the metric are better."""
         return self.metric.rank(self.value)
 
 
 class Task(Protocol):
-    """One kind of problem on one set of data."""
+    """A kind of problem applied to a data set."""
 
     @property
     def kind(self) -> TaskKind:
-        """What the kind of problem is."""
+        """Kind of the task."""
 
     @property
     def data(self) -> DataSpec:
-        """What the profile says of the data."""
+        """Data section of the profile."""
 
     @property
     def scorer(self) -> Any:
-        """What reduces outputs to answers: a module of numpy alone, which is sent to where a model runs.
+        """Module that reduces outputs to answers; depends on numpy only, and is sent to where a model runs.
 
-        Its `answers(outputs, batch, settings)` takes the outputs (n, ...) of a batch, the inputs that they are of and
-        `settings`, and gives named arrays (n, ...) of a few bytes an example; a ValueError where the outputs are of a
-        shape that has no answers.
+        Its `answers(outputs, batch, settings)` takes the outputs (n, ...) of a batch, the batch's inputs and
+        `settings`, and returns named arrays (n, ...) of a few bytes per example. It raises ValueError for outputs of an
+        unsupported shape.
         """
 
     def encode(self, examples: Examples, model: Path) -> Inputs:
         """Encode examples as the artifact directory `model` declares it (tokenizer, image size); needs no torch."""
 
     def scored(self, examples: Examples) -> Examples:
-        """Those of the examples that there is a truth of."""
+        """Return the examples that have a ground truth."""
 
     def needs_reference(self, examples: Examples) -> bool:
-        """Whether `score` of these examples compares with the teacher's outputs."""
+        """Whether `score` compares these examples with the teacher's outputs."""
 
     def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
-        """What the scorer is told of a model, as plain JSON values, by its `task.json`."""
+        """Return the scorer's settings for a model, as plain JSON values, from its `task.json`."""
 
     def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
-        """Refuse a model whose outputs (n, ...) have another shape than the task reads.
+        """Reject a model whose outputs (n, ...) do not have the shape that the task expects.
 
         Raises:
             ModelError: with the code `wrong-outputs`.
         """
 
     def score(self, answers: Answers, truth: Truth) -> Score:
-        """The primary metric of what a model answered; which way is better says its kind."""
+        """Return the primary metric of a model's answers; `kind.metric` defines which direction is better."""
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
-        """How far outputs (n, ...) are from those that they stand for: 0 where they are equal, larger is worse. Both
-        are 0 after the end of an example."""
+        """Return the divergence of outputs (n, ...) from reference outputs: 0 if equal, larger is worse.
+
+        Both are padded with 0 after the end of an example.
+        """
 
 
 class WritingTask(Task, Protocol):
-    """A task whose models write: its examples hold prompts with answers, which others can take the place of."""
+    """Task of generative models: examples contain prompts with answers, which can be replaced."""
 
     @property
     def answered(self) -> Task:
-        """The task of the examples that `answered_item` makes."""
+        """Task of the examples made by `answered_item`."""
 
     @property
     def conversing(self) -> Task:
-        """The task of those that it makes of conversations, whatever the data hold."""
+        """Task of such examples made from conversations, whatever the data format is."""
 
     def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
-        """Of an example what is answered, and the data's own answer.
+        """Return the prompt of an example, and the data's own answer.
 
         Args:
-            beginning: of an example that holds none, the prompt that is made of it.
+            beginning: derives a prompt from an example that has none.
         """
 
     def prompt_of(self, text: str) -> Prompt:
-        """A text as the prompt of an example: of conversations, what the user says first."""
+        """Return a text as a prompt; for conversations, as the first user message."""
 
     def asked_in(self, item: Item) -> Sequence[str]:
-        """The texts of an example that no prompt may be a copy of, where it is none to learn from."""
+        """Return the texts of a held-out example that no prompt may copy."""
 
     def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
-        """An example of `answered`: the answer alone is learnt, and where it `ends`, that it ends there."""
+        """Make an example of `answered`: only the answer is trained on, and its end if it `ends`."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a model is asked to answer in words, greedily.
+    """Prompts to be answered by greedy generation.
 
-    `inputs`: its prompts as token ids. `settings`: of `decoding.answers`. `examples`: the places of the prompts in the
-    split; `prompts`, `expected`: the texts. `text`: from the tokens of an answer to what they say.
+    `inputs`: the prompts as token ids. `settings`: of `decoding.answers`. `examples`: indices of the prompts in the
+    split; `prompts`, `expected`: the texts. `text`: decodes the tokens of an answer.
     """
 
     inputs: Inputs
@@ -178,13 +180,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model answered to the test split, for the record of its scores.
+    """Answers of a model to the test split, for the record of its scores.
 
-    `baseline`: its scores on the same examples; None: this is the baseline. `reference`: what it answered to them,
-    where the kind of problem asks for it. `seed`: of the bootstrap. `digest`: what tells these examples from others.
-    `asked` and `written`: what it was asked to answer in words, and the tokens of that, int32 (prompts, most), -1 after
-    the end. `base` and `allow_code`: where code of the user lies that judges it, and whether it may run. `tasks`: what
-    it reached in further tasks.
+    `baseline`: the baseline's scores on the same examples; None: this is the baseline. `reference`: the baseline's
+    answers to them, if the kind of task needs them. `seed`: of the bootstrap. `digest`: identifies the examples.
+    `asked` and `written`: prompts for generation, and the generated tokens, int32 (prompts, most), -1 after the end.
+    `base` and `allow_code`: folder of user code that judges it, and whether it may run. `tasks`: scores on further
+    tasks.
     """
 
     task: Task
@@ -204,33 +206,33 @@ class Scored:
 
 
 def task_of(name: str, data: DataSpec) -> Task:
-    """The task that a profile names."""
+    """Return the task that a profile names."""
     made = cast(Callable[[DataSpec], Task], named(task_kind(name).task))
     return made(data)
 
 
 def answers_of(task: Task, outputs: NDArray[Any], batch: Mapping[str, Any] | None = None) -> Answers:
-    """What the task keeps of outputs (n, ...) that are held here.
+    """Return the task's answers for outputs (n, ...) in memory.
 
     Raises:
-        ValueError: they are of a shape that has no answers.
+        ValueError: the outputs have an unsupported shape.
     """
     found: Answers = task.scorer.answers(outputs, dict(batch or {}), {})
     return found
 
 
 def score_of(task: Task, outputs: NDArray[Any], truth: Truth) -> Score:
-    """The primary metric of outputs (n, ...) that are held here."""
+    """Return the primary metric of outputs (n, ...) in memory."""
     return task.score(answers_of(task, outputs), truth)
 
 
 def not_finite() -> ModelError:
-    """The error of outputs that are no numbers."""
+    """Return the error for outputs that are not finite."""
     return ModelError("the model's outputs are not finite numbers", hint="Did its training diverge?")
 
 
 def wrong_shape(shape: tuple[int, ...], expected: str, where: str) -> ModelError:
-    """The error of outputs of a shape that the task does not read."""
+    """Return the error for outputs of a shape that the task does not expect."""
     return ModelError(
         f"the model's outputs have shape {shape}; expected {expected} numbers per example",
         where=where,

@@ -1,4 +1,4 @@
-"""What is kept of a classifier's outputs: a few numbers an example. Runs beside `runner.py`: numpy alone."""
+"""Reduce a classifier's outputs to a few numbers per example. Runs beside `runner.py`: numpy only."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ SUM_TOLERANCE = 1e-3
 
 
 def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Outputs (n, labels) of a batch -> for each example its label and how sure the model is.
+    """Reduce outputs (n, labels) of a batch to the label and the confidence of each example.
 
     Args:
-        outputs: float32; (n, labels, 1, 1) is what a head of 1 x 1 convolutions gives.
-        batch: the inputs that they are of.
-        settings: `order`, where there is one: for each label of the data which output stands for it.
+        outputs: float32; also (n, labels, 1, 1), as from a head of 1 x 1 convolutions.
+        batch: the inputs of these outputs.
+        settings: `order`, if set: the index of the output of each label of the data.
 
     Returns:
-        `label` int64 (n,), the highest output; `softmax` and `output` float64 (n,), its share of the powers of e and of
-        the outputs themselves; `distribution` bool (n,), whether all that the model puts out are probabilities already:
-        it may end in a Softmax of its own. Where an output is no finite number, so is `softmax`.
+        `label` int64 (n,), the highest output; `softmax` and `output` float64 (n,), its softmax probability and its
+        share of the outputs; `distribution` bool (n,), whether the outputs are already probabilities, as from a model
+        with a final Softmax. `softmax` is NaN where an output is not finite.
 
     Raises:
-        ValueError: the outputs are not one row of numbers an example.
+        ValueError: the outputs are not one row of numbers per example.
     """
     rows = np.asarray(outputs).reshape(len(outputs), -1) if flat(outputs.shape) else outputs
     if rows.ndim != 2:
         raise ValueError("the outputs are not one row of numbers per example")
     wide = rows.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        # Of all outputs: those of labels that the data does not have take their part.
+        # Checked on all outputs, since those of labels not in the data have probability mass too.
         own = (wide >= 0).all(axis=1) & np.isclose(wide.sum(axis=1), 1, atol=SUM_TOLERANCE)
         if settings.get("order") is not None:
             wide = wide[:, settings["order"]]
@@ -44,5 +44,5 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
 
 
 def flat(shape: Any) -> bool:
-    """Whether outputs of this shape hold one row of numbers an example: one axis beside the first, or others of 1."""
+    """Whether outputs of this shape are one row of numbers per example: at most one axis besides the first is not 1."""
     return len(shape) > 2 and sum(size != 1 for size in shape[1:]) <= 1

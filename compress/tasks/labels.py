@@ -1,4 +1,4 @@
-"""What tasks share whose examples have one label each: how outputs become answers, and answers a score."""
+"""Base of tasks with one label per example: from outputs to answers, and from answers to a score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
 
 
 class LabelTask:
-    """One label an example, scored by accuracy; what is encoded is the business of each task."""
+    """Task with one label per example, scored by accuracy; subclasses define the encoding."""
 
     kind: ClassVar[TaskKind]
     scorer: ClassVar[Any] = label_scorer
@@ -26,23 +26,23 @@ class LabelTask:
         self.data = data
 
     def scored(self, examples: Examples) -> Examples:
-        """The examples whose label is known."""
+        """Return the examples with a known label."""
         return examples.take(np.flatnonzero(examples.labels != UNLABELLED))
 
     def needs_reference(self, examples: Examples) -> bool:
-        """Never: labels say what is right."""
+        """Return False: labels are the ground truth."""
         return False
 
     def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
-        """Which output stands for each label of the data, where the model has an order of its own."""
+        """Return the output index of each label of the data if the model has its own order."""
         interface = Interface.of(described)
         return {"order": None if interface is None or interface.order is None else list(interface.order)}
 
     def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
-        """Refuse outputs that are not one number a label.
+        """Reject outputs that are not one number per label.
 
         Raises:
-            ModelError: they are of another shape.
+            ModelError: they have another shape.
         """
         interface, labels = Interface.of(described), described.get("labels") or ()
         if interface is not None:
@@ -51,24 +51,24 @@ class LabelTask:
             raise wrong_shape(shape, str(len(labels) or "some"), where)
 
     def score(self, answers: Answers, truth: Truth) -> Score:
-        """The share of the labelled examples that are answered rightly.
+        """Return the accuracy on the labelled examples.
 
         Raises:
-            ModelError: an output is not a finite number, so no label is the highest.
-            ValueError: no example has a label, or there are more or fewer than answers.
+            ModelError: an output is not finite, so no label is the highest.
+            ValueError: no example has a label, or the number of labels differs from that of answers.
         """
         if not np.isfinite(answers["softmax"]).all():
             raise not_finite()
         return Score(self.kind.metric, accuracy(answers["label"], truth.labels))
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
-        """KL(reference || outputs) of the softmax of outputs (n, labels), nats: the mean over the examples."""
+        """Return KL(reference || outputs) of the softmax of outputs (n, labels) in nats, averaged over the examples."""
         sure, guess = (_log_softmax(each.astype(np.float64)) for each in (reference, outputs))
         return float((np.exp(sure) * (sure - guess)).sum(axis=1).mean())
 
 
 def accuracy(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Share of the labelled examples whose prediction is right; both int64 (n,).
+    """Return the fraction of the labelled examples that are predicted correctly; both int64 (n,).
 
     Raises:
         ValueError: the shapes differ, or no example has a label.
@@ -82,8 +82,10 @@ def accuracy(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 
 
 def confidence(answers: Answers) -> NDArray[np.float64]:
-    """The probability of each answer (n,) among the labels of the data: by softmax, or its share of the outputs where
-    these are probabilities already."""
+    """Return the probability of each answer (n,) among the labels of the data.
+
+    By softmax, or by its share of the outputs if these are already probabilities.
+    """
     return answers["output"] if answers["distribution"].all() else answers["softmax"]
 
 

@@ -1,4 +1,4 @@
-"""The tasks there are, by name: none is imported before it is asked for, and installed distributions may add some."""
+"""Registry of tasks by name, imported lazily; installed distributions may add some."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ TASKS: Table[TaskKind] = Table(
 
 
 def task_names() -> tuple[str, ...]:
-    """What a profile may name as its `task`."""
+    """Return the names that a profile's `task` may have."""
     return tuple(TASKS)
 
 
 def task_kind(name: str) -> TaskKind:
-    """The kind of problem that a profile, a record or a model's `task.json` names.
+    """Return the kind of task named by a profile, a record or a model's `task.json`.
 
     Raises:
-        KeyError: there is none of this name.
+        KeyError: there is no task of this name.
     """
     return TASKS[name]
 
 
 def writing_task() -> str:
-    """The task whose models write texts."""
+    """Return the name of the task whose models generate text."""
     return next(name for name, kind in TASKS.items() if kind.writes)
 
 
 def users_of_keys() -> dict[str, dict[str, str]]:
-    """The keys of a profile that not every task uses: which tasks do, and what they do with them."""
+    """Return the profile keys that not every task uses: key -> task -> how the task uses it, as a verb phrase."""
     found: dict[str, dict[str, str]] = {}
     for name, kind in TASKS.items():
         for key, verb in kind.uses.items():
@@ -46,12 +46,12 @@ def users_of_keys() -> dict[str, dict[str, str]]:
 
 
 def quantities_of(task: str) -> tuple[Quantity, ...]:
-    """What a task's models are measured by beside what all are; nothing of a task that is not installed."""
+    """Return the task-specific quantities that models are measured by; none for a task that is not installed."""
     return task_kind(task).quantities if task in TASKS else ()
 
 
 def users_of_quantities() -> dict[str, list[str]]:
-    """The tasks that declare a quantity, by its name."""
+    """Return the tasks that declare each quantity, by its name."""
     found: dict[str, list[str]] = {}
     for name, kind in TASKS.items():
         for quantity in kind.quantities:
@@ -60,12 +60,12 @@ def users_of_quantities() -> dict[str, list[str]]:
 
 
 def quantity_kind(name: str) -> Quantity | None:
-    """A quantity by the name that records have for it; None: none is called so."""
+    """Return a quantity by its name in records; None if it is unknown."""
     every = (quantity for task in TASKS.values() for quantity in task.quantities)
     return next((quantity for quantity in every if quantity.name == name), None)
 
 
 def metric_kind(name: str) -> MetricKind:
-    """A metric by the name that records have for it; one of a task that is not installed is a share of 1."""
+    """Return a metric by its name in records; one of a task that is not installed is assumed to be a fraction of 1."""
     every = (metric for task in TASKS.values() for metric in task.metrics)
     return next((metric for metric in every if metric.name == name), MetricKind(name, name))

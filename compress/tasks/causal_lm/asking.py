@@ -1,4 +1,4 @@
-"""What a model is asked to answer in words: prompts of the test split, and what their data says is the answer."""
+"""Prompts of the test split for generated answers, with the expected answers from the data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compress.tasks.causal_lm.text.documents import question_of
 
 
 def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
-    """Prompts as tokens of the artifact directory `model`; None where the data asks for no answers.
+    """Return prompts tokenized for the artifact directory `model`; None if the data requests no answers.
 
     Raises:
         DataError: no prompt leaves room for an answer.

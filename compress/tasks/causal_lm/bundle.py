@@ -1,4 +1,4 @@
-"""What a bundle of a language model answers with, and what it is proved by."""
+"""How bundles of language models predict, and what they are verified by."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ TEXTS = BundleAnswers(
     predictor=_HERE / "predictor.py",
     beside=(Path(decoding.__file__),),
 )
-"""The logits of some words after each prompt; a difference is a share of the largest of them."""
+"""The logits of some tokens after each prompt; the tolerance is relative to the largest of them."""

@@ -1,4 +1,4 @@
-"""Texts, prompts with completions, or conversations, in three splits in which each stands once."""
+"""Load texts, prompts with completions, or conversations, as three disjoint splits."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
 
 FEWEST = 2
-"""Documents of a split, at least: an interval over documents needs two."""
+"""Minimum number of documents in a split: a confidence interval over documents needs two."""
 
 
 def columns(spec: DataSpec, kind: ItemKind) -> Columns:
-    """The columns that are read of tables."""
+    """Return the columns to read from tables."""
     assert isinstance(spec, LanguageData)
     if spec.messages_column is not None:
         return Columns(spec.messages_column, None, text_key="messages_column")
@@ -38,10 +38,10 @@ def columns(spec: DataSpec, kind: ItemKind) -> Columns:
 
 
 def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
-    """The three splits; an example that stands in several stays in test before validation before train.
+    """Load the three splits; an example found in several stays in test before validation before train.
 
     Raises:
-        DataError: whatever makes the data unfit.
+        DataError: the data is unusable.
     """
     assert isinstance(spec, LanguageData)
     if spec.labels is not None:
@@ -69,10 +69,10 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
 
 
 def _check_prompts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
-    """Prompts with their completions, and what tells an example from others.
+    """Return prompts with their completions, and the deduplication keys of the examples.
 
     Raises:
-        DataError: one of the two is missing, blank or no text.
+        DataError: a prompt or completion is missing, blank or not a text.
     """
     prompts, _ = check_texts(rows)
     completions, _ = check_texts(replace(rows, texts=rows.labels, labels=[None] * len(rows)))
@@ -81,10 +81,10 @@ def _check_prompts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
 
 
 def _check_messages(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
-    """Conversations, and what tells one from others.
+    """Return conversations, and their deduplication keys.
 
     Raises:
-        DataError: one is no conversation.
+        DataError: an example is not a valid conversation.
     """
     faults = Faults()
     items = like(_conversations(rows, faults), rows.texts)
@@ -101,5 +101,5 @@ def _conversations(rows: Rows, faults: Faults) -> Iterator[str]:
 
 
 def _key(parts: Iterable[str]) -> bytes:
-    """What examples of several texts share when they count as the same: each of these, as texts do."""
+    """Return the deduplication key of an example with several texts, each normalized like a single text."""
     return hashlib.blake2b(b"".join(map(text_key, parts)), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""The keys of a profile's `data` that language models alone have."""
+"""Keys of a profile's `data` section for language models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.profile.schema import DataSpec
 from compress.profile.specs.validator import ValidatorName
 
 Written = Literal["texts", "prompts", "messages"]
-"""What an example is: a text, a prompt with its completion, or a conversation."""
+"""Format of an example: a text, a prompt with its completion, or a conversation."""
 
 
 class AnswersSpec(Spec):
@@ -91,25 +91,25 @@ class LanguageData(DataSpec):
         return self
 
     def code(self) -> tuple[str, ...]:
-        """What judges answers, where it is code of the user."""
+        """Return the validator if it is user code."""
         named = () if self.answers is None else (self.answers.validator,)
         return tuple(one for one in named if one.startswith(CODE))
 
     def scored_by(self) -> dict[str, Any]:
-        """The keys, and the release of lm-eval that holds its tasks."""
+        """Return the keys that affect scores, and the version of lm-eval that provides the tasks."""
         found = super().scored_by()
         if self.lm_eval is not None and find_spec("lm_eval") is not None:
             found["lm_eval_version"] = version("lm_eval")
         return found
 
     def judging(self, base: Path) -> tuple[Path, ...]:
-        """The files of the user's own tasks."""
+        """Return the files of the user's own tasks."""
         if self.lm_eval is None or self.lm_eval.include is None:
             return ()
         return tuple(sorted(file for file in (base / self.lm_eval.include).rglob("*") if file.is_file()))
 
     def check(self, base: Path, *, allow_code: bool) -> None:
-        """Refuse tasks that cannot be had or scored here."""
+        """Check that tasks are available and can be scored here."""
         if self.lm_eval is not None:
             from compress.tasks.causal_lm.harness.tasks import check_tasks
 
@@ -122,12 +122,12 @@ class LanguageData(DataSpec):
 
     @property
     def converses(self) -> bool:
-        """Whether they are conversations."""
+        """Whether the examples are conversations."""
         return self.written == "messages"
 
     @property
     def written(self) -> Written:
-        """What an example is."""
+        """Format of an example."""
         if self.messages_column is not None:
             return "messages"
         return "texts" if self.prompt_column is None else "prompts"

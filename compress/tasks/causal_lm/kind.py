@@ -1,4 +1,4 @@
-"""What causal language modelling is."""
+"""Definition of the causal language modelling task."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test", 
 IN_TASKS = MetricKind("task_accuracy", "lm-eval accuracy", test="exact McNemar test", column="in tasks")
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's most likely token")
 PROMPT = 128
-"""Tokens of a prompt, where a target names no other lengths."""
+"""Number of prompt tokens if a target names no lengths."""
 ANSWER = 32
-"""Tokens that are written behind the longest prompt where memory is measured."""
+"""Number of tokens generated after the longest prompt when memory is measured."""
 QUANTITIES = (
     Quantity("decode_tokens_per_s", "writing", "tokens/s", "write", "examples_per_s", "tokens/s"),
     Quantity("first_token_ms", "the first token", "ms", "read", "p50_ms", "first ms"),

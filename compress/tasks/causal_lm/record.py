@@ -1,4 +1,4 @@
-"""From sums by window to the scores of a language model, with intervals and the paired test over documents."""
+"""Scores of a language model from sums per window, with bootstrap intervals and paired tests over documents."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, IN_TASKS,
 
 Floats = NDArray[np.float64]
 SHOWN = 240
-"""Letters of a prompt or an answer that a record keeps, at most."""
+"""Maximum number of characters of a prompt or an answer in a record."""
 SAME = 1e-3
-"""Log-perplexities that differ by less are the same: rounding alone may move those of all texts the same way."""
+"""Smaller differences in log-perplexity count as equal: rounding may shift those of all texts in one direction."""
 
 
 def language_record(scored: Scored) -> Accuracy:
-    """Perplexity, bits per byte, next-token accuracy, and agreement with the baseline on the same tokens.
+    """Compute perplexity, bits per byte, next-token accuracy, and agreement with the baseline on the same tokens.
 
-    Retention is the baseline's perplexity over the model's. The perplexity of a model that reads other tokens than the
-    baseline is per token of the baseline, over the same bytes: per token of its own, it would be the better the shorter
-    its tokens are. Intervals are a bootstrap over the documents, and a test of the difference in log-perplexity on the
+    Retention is the baseline's perplexity over the model's. If the model's tokenization differs from the baseline's,
+    its perplexity is per token of the baseline, over the same bytes: per token of its own, shorter tokens would make it
+    look better. Intervals are a bootstrap over the documents, and the difference in log-perplexity is tested on the
     same resamples (`told_apart`).
     """
     assert scored.reference is not None
@@ -71,7 +71,7 @@ def language_record(scored: Scored) -> Accuracy:
     found: list[tuple[MetricKind, float, Floats, int]] = [
         (PERPLEXITY, value, np.exp(log_perplexity), round(float(per.sum()))),
         (BITS, bytewise / nat, per_byte / nat, tokens),
-        # Of other tokens than the baseline's there is no agreement.
+        # With another tokenization than the baseline's there is no agreement.
         *((*one, tokens) for one in zip((NEXT_TOKEN, AGREEMENT), means, shares, strict=False)),
     ]
     if (diverged := divergence(own, documents, scored.baseline is None, scored.seed)) is not None:
@@ -101,8 +101,10 @@ def language_record(scored: Scored) -> Accuracy:
 
 
 def divergence(own: Answers, documents: int, is_baseline: bool, seed: int) -> tuple[float, Floats] | None:
-    """KL(baseline || model), the mean over the tokens that are compared, and in every resample of the documents; None
-    where the model reads other tokens than the baseline."""
+    """Return KL(baseline || model), as a mean over the compared tokens and for every resample of the documents.
+
+    None if the model's tokenization differs from the baseline's.
+    """
     if is_baseline:
         return 0.0, np.zeros(RESAMPLES)
     if "divergence" not in own:
@@ -114,7 +116,7 @@ def divergence(own: Answers, documents: int, is_baseline: bool, seed: int) -> tu
 
 
 def written_record(scored: Scored) -> Written | None:
-    """What was answered in words, whether it is right, and the exact McNemar test against the baseline's answers.
+    """Return the generated answers with their correctness, and the exact McNemar test against the baseline's answers.
 
     Raises:
         DataError, ModelError: the validator cannot judge them.
@@ -133,7 +135,7 @@ def written_record(scored: Scored) -> Written | None:
     p_value: float | None = None
     verdict: Verdict | None = None
     before = None if scored.baseline is None else scored.baseline.written
-    # A model with another tokenizer may have been asked other examples.
+    # A model with another tokenizer may have been given other examples.
     if before is not None and before.examples == asked.examples:
         p_value, verdict = _tested(before.right, right)
     return Written(
@@ -142,7 +144,7 @@ def written_record(scored: Scored) -> Written | None:
         right=tuple(right),
         p_value=p_value,
         verdict=verdict,
-        # Of a prompt the end is what is asked.
+        # Keep the end of a prompt, which contains the question.
         prompts=tuple(prompt[-SHOWN:] for prompt in asked.prompts),
         expected=tuple(expected[:SHOWN] for expected in asked.expected),
         answers=tuple(answer[:SHOWN] for answer in answers),
@@ -150,7 +152,7 @@ def written_record(scored: Scored) -> Written | None:
 
 
 def compared_tasks(scored: Scored) -> tuple[TaskScore, ...]:
-    """The scores in further tasks, each with the exact McNemar test against the baseline on the same documents."""
+    """Return scores on further tasks, each with the exact McNemar test against the baseline on the same documents."""
     before = {} if scored.baseline is None else {one.task: one for one in scored.baseline.tasks}
     found = []
     for task in scored.tasks:
@@ -163,7 +165,7 @@ def compared_tasks(scored: Scored) -> tuple[TaskScore, ...]:
 
 
 def _tested(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, Verdict]:
-    """The exact McNemar test of what is right of the same questions."""
+    """Run the exact McNemar test on the correctness of answers to the same questions."""
     pairs = list(zip(before, after, strict=True))
     return paired_verdict(pairs.count((True, False)), pairs.count((False, True)))
 
@@ -177,30 +179,34 @@ def _compared(own: Answers) -> int:
 
 
 def told_apart(differences: Floats, documents: int) -> tuple[float, bool]:
-    """The p-value of a difference beyond `SAME`, from a difference for each resample of so many documents, and whether
-    it is above 0.
+    """Test whether a difference exceeds `SAME`, given its value in each resample of this many documents.
 
-    By the share of the resamples in which the difference is not beyond `SAME` on its side.
+    The p-value is based on the proportion of resamples in which the difference does not exceed `SAME` on its side.
+
+    Returns:
+        The p-value, and whether the difference is above 0.
     """
     above, below = float((differences <= SAME).mean()), float((differences >= -SAME).mean())
     return p_value_of_draws(min(above, below), len(differences), documents), above < below
 
 
 def _tokens_of(baseline: Mapping[str, Floats], size: Floats) -> Floats:
-    """The baseline's tokens of so many bytes of each document (documents,): what the perplexity of a model is held
-    against that reads other tokens; of its own it says nothing of another's. 0 where the baseline has none."""
+    """Return the number of baseline tokens equivalent to `size` bytes of each document, (documents,).
+
+    Used for the perplexity of a model with another tokenization. 0 where the baseline has no bytes.
+    """
     each = np.zeros_like(size)
     np.divide(baseline["tokens"], baseline["bytes"], out=each, where=baseline["bytes"] > 0)
     return each * size
 
 
 def by_document(answers: Answers, sums: NDArray[Any], documents: int) -> Floats:
-    """Sums by window (n,) -> sums by document (documents,): 0 of a text that has no window, as one of one token."""
+    """Sum values per window (n,) by document (documents,): 0 without a window, as for a text of a single token."""
     return np.bincount(answers["document"], sums, documents).astype(np.float64)
 
 
 def _agreed(own: Answers, theirs: Answers) -> NDArray[np.int64] | None:
-    """On how many tokens of each window both have the same likeliest token; None where they read other tokens."""
+    """Count the positions per window where both models' most likely tokens agree; None if tokenizations differ."""
     ours, baseline = own["likeliest"], theirs["likeliest"]
     if ours.shape != baseline.shape or not np.array_equal(ours >= 0, baseline >= 0):
         return None

@@ -1,4 +1,4 @@
-"""What is kept of a language model's outputs: sums a window. Runs beside `runner.py`: Python 3.9, numpy alone."""
+"""Reduce a language model's logits to sums per window. Runs beside `runner.py`: Python 3.9 and numpy only."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 TOP = 64
-"""Words of which the baseline's log-probability is kept at a token; the rest of its mass is one more."""
+"""Number of most likely tokens whose baseline log-probabilities are kept; the remaining mass is one more bucket."""
 CHUNK = 64
-"""Tokens whose logits are looked at together: a copy of all of them would be as large as the outputs."""
+"""Number of tokens processed at once: a copy of all logits would be as large as the outputs."""
 WHOLE = 2**26
-"""Logits of a window that a model gives in one run, at most: 256 MiB."""
+"""Maximum number of logits of a window that are computed in a single run: 256 MiB."""
 PIECE = 2**24
-"""Logits of a run, about so many at most, where a window has more."""
+"""Approximate maximum number of logits per run if a window has more."""
 
 
 class Pieces:
-    """Logits (1, tokens, words) of a long window, some tokens at a time, each behind the cache of those before it."""
+    """Logits (1, tokens, words) of a long window, computed in chunks of tokens with a KV cache."""
 
     def __init__(self, model: Any, batch: dict[str, Any], tokens: int) -> None:
         self._model, self._batch, self._tokens = model, batch, tokens
@@ -27,7 +27,7 @@ class Pieces:
         self.ndim = 3
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """The place of the first token of each piece, and the piece; once."""
+        """Yield the position of the first token of each chunk, and its logits; can be iterated only once."""
         yield 0, self._first
         del self._first
         for start in range(self._tokens, self.shape[1], self._tokens):
@@ -46,7 +46,7 @@ class Pieces:
 
 
 def outputs(model: Any, batch: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """Logits (n, tokens, words) of a batch: an array, or `Pieces` where it would be large and the model can go on."""
+    """Return logits (n, tokens, words) of a batch: an array, or `Pieces` if large and the model has a KV cache."""
     ids, words = batch["input_ids"], settings.get("words", 0)
     if len(ids) > 1 or ids.size * words <= WHOLE or not getattr(model, "goes_on", False):
         return np.asarray(model(batch), np.float32)
@@ -54,12 +54,12 @@ def outputs(model: Any, batch: dict[str, Any], settings: dict[str, Any]) -> Any:
 
 
 def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Logits (n, tokens, words) of a batch -> sums over the scored tokens of each window, and the likeliest words.
+    """Reduce logits (n, tokens, words) to sums over the scored tokens of each window, and most likely tokens.
 
-    `nats` float64 (n,): minus the log-probability of the tokens; `tokens`, `right`, `bytes`, `document` int64 (n,);
-    `likeliest` int32 (n, `settings["length"]`), where that is set: the likeliest word at each scored token, else -1.
-    Where the batch says which tokens are `compared`, `top_words` and `top_logs` (n, tokens, `TOP`) of these; or, where
-    it holds the baseline's, `divergence` float64 (n,): KL(baseline || model), summed over them.
+    `nats` float64 (n,): negative log-likelihood of the tokens; `tokens`, `right`, `bytes`, `document` int64 (n,);
+    `likeliest` int32 (n, `settings["length"]`), if that is set: the most likely token at each scored position, else -1.
+    If the batch has positions to be `compared`, also `top_words` and `top_logs` (n, tokens, `TOP`) at these; or, if it
+    holds the baseline's, `divergence` float64 (n,): KL(baseline || model), summed over them.
 
     Raises:
         ValueError: the outputs are not logits of every token.
@@ -80,7 +80,7 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
     if "beside.compared" in batch:
         kept.update(_nothing_compared(batch, outputs.shape[2]))
     for first, logits in outputs if isinstance(outputs, Pieces) else [(0, outputs)]:
-        # A token is foretold by what stands before it.
+        # The logits at a position predict the next token.
         last = first + logits.shape[1]
         for row in range(len(ids)):
             foretold = np.flatnonzero(learnt[row, first + 1 : last + 1]) + first + 1
@@ -98,7 +98,7 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
 
 
 def _nothing_compared(batch: dict[str, Any], words: int) -> dict[str, Any]:
-    """What is kept of the distributions at the tokens that are compared, before any is."""
+    """Allocate what is kept of the distributions at the compared positions."""
     places = batch["beside.compared"]
     if "beside.top_words" in batch:
         return {"compared": places, "divergence": np.zeros(len(places))}
@@ -111,7 +111,7 @@ def _nothing_compared(batch: dict[str, Any], words: int) -> dict[str, Any]:
 
 
 def _compare(kept: dict[str, Any], first: int, logits: Any, batch: dict[str, Any]) -> None:
-    """Add the tokens that these logits foretell, of which the first are those of the token at `first`."""
+    """Process the compared tokens predicted by a chunk of logits, the first of which is at position `first`."""
     places, given = batch["beside.compared"], batch.get("beside.top_words")
     for row in range(len(places)):
         here = np.flatnonzero((places[row] > first) & (places[row] <= first + logits.shape[1]))
@@ -129,9 +129,9 @@ def _compare(kept: dict[str, Any], first: int, logits: Any, batch: dict[str, Any
 
 
 def bucketed_divergence(theirs: Any, own: Any) -> Any:
-    """KL(theirs || own) in nats of log-probabilities (tokens, words) of some words, all others taken for one.
+    """Return KL(theirs || own) in nats from log-probabilities (tokens, words) of some words, with all others merged.
 
-    It is no larger than that of all words, by the log sum inequality.
+    It is a lower bound of the divergence over all words, by the log sum inequality.
     """
     tiny = 1e-12
     rest, ours = (np.maximum(1 - np.exp(logs).sum(axis=1), tiny) for logs in (theirs, own))
@@ -139,14 +139,16 @@ def bucketed_divergence(theirs: Any, own: Any) -> Any:
 
 
 def log_probabilities(logits: Any, words: Any) -> Any:
-    """The log-probability of one word in each row of logits (n, words), float64 (n,): as `log_softmax`, with less to
-    hold and to write."""
+    """Return the log-probability of one word in each row of logits (n, words), float64 (n,).
+
+    Equivalent to indexing `log_softmax`, with less memory traffic.
+    """
     shifted = logits - logits.max(axis=-1, keepdims=True).astype(np.float64)
     chosen = shifted[np.arange(len(words)), words]
     return chosen - np.log(np.exp(shifted, out=shifted).sum(axis=-1))
 
 
 def log_softmax(logits: Any) -> Any:
-    """Log-probabilities along the last axis, float64."""
+    """Return log-probabilities along the last axis, float64."""
     shifted = logits - logits.max(axis=-1, keepdims=True).astype(np.float64)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What a report says of language models beside what it says of all: which answers in words are right."""
+"""Report sections of language models: generated answers and lm-eval tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 def answers(run: RunRecord) -> Section:
-    """How many answers in words are right after each step, and some that the deployed model changed."""
+    """Report the right answers after each step, and examples where the deployed model's correctness changed."""
     target = first_target(run)
     found = [
         (step, one.written) for step in ordered(run) if (one := accuracy_on(step, target)) and one.written
@@ -58,7 +58,7 @@ def answers(run: RunRecord) -> Section:
 
 
 def _controls(found: Sequence[tuple[StepRecord, Written]], run: RunRecord) -> Table:
-    """The steps that have a control, beside it."""
+    """Compare steps with their controls."""
     answered = {step.step: written for step, written in found}
     lines = []
     for control, theirs in found:
@@ -74,7 +74,7 @@ def _controls(found: Sequence[tuple[StepRecord, Written]], run: RunRecord) -> Ta
 
 
 def tasks(run: RunRecord) -> Section:
-    """What each step reaches in tasks of lm-eval, and what is kept of the baseline's."""
+    """Report each step's scores on lm-eval tasks, and their retention of the baseline's."""
     target = first_target(run)
     lines = []
     steps = [(step, scored.tasks) for step in ordered(run) if (scored := accuracy_on(step, target))]
@@ -113,13 +113,13 @@ def tasks(run: RunRecord) -> Section:
 
 
 def share_kept(task: TaskScore, baseline: TaskScore | None) -> float | None:
-    """The share of the baseline's score that is kept; None where it has none above 0."""
+    """Return the retention of the baseline's score; None if that is not above 0."""
     before = 0.0 if baseline is None else baseline.metrics[0].value
     return task.metrics[0].value / before if before else None
 
 
 def _side_by_side(before: Written, after: Written, chosen: Sequence[int], caption: str) -> Table:
-    """Prompts with both answers to them, where the report shows texts."""
+    """Show prompts with both answers, if the report includes texts."""
     if len(chosen) > SHOWN:
         caption = f"{caption} (the first {SHOWN} of {len(chosen)})"
     texts = (after.prompts, after.expected, before.answers, after.answers)

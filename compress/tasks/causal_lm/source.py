@@ -1,4 +1,4 @@
-"""The first step: the model that the profile names, with its tokenizer and chat template."""
+"""First step: write the model named by the profile, with its tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ from compress.tasks.causal_lm.text.own_tokenizer import of_file, trained_tokeniz
 
 @dataclass(frozen=True)
 class _Source:
-    """A model in memory, its tokenizer, the template of its conversations, None where it has none, and the facts of
-    an adapter that was added to it. `ends`: the tokens that a GGUF file says end an answer."""
+    """A model in memory with its tokenizer, chat template (None if it has none), and the facts of a merged adapter.
+
+    `ends`: tokens that end an answer according to a GGUF file.
+    """
 
     model: PreTrainedModel
     tokenization: Tokenization
@@ -63,10 +65,10 @@ class _Source:
 
 
 def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
-    """Write the model's weights, its tokenizer and its `task.json`; the facts.
+    """Write the model's weights, its tokenizer and its `task.json`; return the facts.
 
     Raises:
-        ModelError: the model cannot be had, is no decoder that is known, or takes no texts of `max_length` tokens.
+        ModelError: the model is not available, is not a supported decoder, or does not accept `max_length` tokens.
     """
     data = ctx.task.data
     assert isinstance(data, LanguageData)
@@ -136,7 +138,7 @@ def _found(ctx: StepContext, spec: TeacherSpec) -> _Source:
 
 
 def _adapted(source: _Source, adapter: str, base: Path) -> _Source:
-    """A model with an adapter added to its weights; where a tokenizer lies beside that, texts were written by it."""
+    """Merge an adapter into a model's weights; a tokenizer in the adapter's folder replaces the model's."""
     folder = local_path(adapter, base)
     if folder is None:
         raise ModelError("an adapter must be a folder on this machine", where=adapter)
@@ -149,7 +151,7 @@ def _adapted(source: _Source, adapter: str, base: Path) -> _Source:
 
 
 def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
-    """A model with random weights, and a tokenizer that stands ready or is trained here."""
+    """Create a model with random weights, and a tokenizer that is loaded or trained here."""
     loaded = _tokenizer(ctx, spec)
     tokenization, (template, special) = of_transformers(loaded, "teacher.config"), _conversations(loaded)
     tokenizer = tokenization.tokenizer()
@@ -188,14 +190,14 @@ def _of_folder(folder: Path) -> _Source:
 
 
 def _tokenizer_in(folder: Path) -> tuple[Tokenization, str | None, dict[str, str]]:
-    """The tokenizer of a folder, its chat template, and the special tokens that templates name."""
+    """Load the tokenizer of a folder, its chat template, and the special tokens used in templates."""
     tokenization = read_tokenization(folder, sentences=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return tokenization, *_conversations(tokenizer)
 
 
 def _of_gguf(file: Path) -> _Source:
-    """A model in llama.cpp's format: its weights dequantized, and the tokenizer that it holds."""
+    """Load a model in llama.cpp's format, with dequantized weights and its tokenizer."""
     try:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
@@ -203,7 +205,7 @@ def _of_gguf(file: Path) -> _Source:
         tokenizer = gguf_tokenizer(file)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
         raise ModelError(f"cannot load this model: {error}", where=str(file)) from error
-    # Else transformers takes it for quantized still, and will not save it.
+    # Otherwise transformers still considers it quantized, and refuses to save it.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -212,10 +214,10 @@ def _of_gguf(file: Path) -> _Source:
 
 
 def gguf_tokenizer(file: Path) -> Any:
-    """The tokenizer in a GGUF file, which cuts texts as the file says: transformers asks only what is joined.
+    """Load the tokenizer of a GGUF file with the file's pre-tokenization, as transformers only reads the merges.
 
     Raises:
-        ModelError: the file does not say how, or the letters that are joined first are not known.
+        ModelError: the pre-tokenization is not given or unknown, or the order of merges is unknown.
     """
     fields = header_fields(file)
     if (why := why_not_cut(fields)) is not None:
@@ -233,7 +235,7 @@ def gguf_tokenizer(file: Path) -> Any:
 
 
 def _join_letters(tokenizer: Tokenizer, *, adds_space: bool) -> None:
-    """Let a BPE of SentencePiece write spaces as llama.cpp does."""
+    """Make a SentencePiece BPE encode spaces like llama.cpp."""
     spaces, before = normalizers.Replace(" ", SPACE), normalizers.Prepend(SPACE)
     tokenizer.normalizer = normalizers.Sequence([before, spaces]) if adds_space else spaces
     tokenizer.pre_tokenizer = None
@@ -242,9 +244,9 @@ def _join_letters(tokenizer: Tokenizer, *, adds_space: bool) -> None:
 
 
 def _check_scores(file: Path, tokenizer: Tokenizer) -> None:
-    """Refuse scores that do not say what is joined first.
+    """Reject scores that do not determine the order of merges.
 
-    Of Gemma transformers goes by the places of the tokens, as its makers do.
+    For Gemma, transformers uses the order of the tokens instead, like its authors.
     """
     read = GGUFReader(file).fields
     if read["general.architecture"].contents().startswith("gemma"):
@@ -262,7 +264,7 @@ def _check_scores(file: Path, tokenizer: Tokenizer) -> None:
 
 
 def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
-    """The chat template of a tokenizer, and the special tokens that templates name."""
+    """Return the chat template of a tokenizer, and the special tokens used in templates."""
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")
@@ -272,6 +274,6 @@ def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
 
 
 def _begin_of(tokenizer: Tokenizer) -> int | None:
-    """The token that the tokenizer puts before every text; None where it puts none."""
+    """Return the token that the tokenizer prepends to every text; None if there is none."""
     plain, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
     return None if whole[:1] == plain[:1] else int(whole[0])

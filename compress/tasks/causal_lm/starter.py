@@ -1,4 +1,4 @@
-"""What `compress init` writes of language models."""
+"""Profile template of `compress init` for language models."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ teacher:
 
 
 _LENGTH = 512
-"""Tokens of a window, where the model takes so many."""
+"""Tokens per window, if the model accepts as many."""
 
 
 def data_keys(found: Detected) -> Iterator[str]:
-    """The columns, how files are read, and how long windows are."""
+    """Yield the columns, how files are read, and the window length."""
     columns = found.to_write
     if columns.messages is not None:
         yield key("messages_column", columns.messages, "", "conversations; what the assistant says is learnt")
@@ -45,7 +45,7 @@ def data_keys(found: Detected) -> Iterator[str]:
 
 
 def teacher_keys(found: Detected) -> Iterator[str]:
-    """Whether the model is trained on the texts first."""
+    """Yield whether the model is fine-tuned on the texts first."""
     yield "  # Delete this line to leave it as it is. `lora: {rank: 16}` among its keys trains adapters alone, with\n"
     yield "  # less memory; `pack: true` puts short texts side by side.\n"
     yield "  finetune: {epochs: 1, learning_rate: 1.0e-4, batch_size: 4}\n"

@@ -1,4 +1,4 @@
-"""Causal language modelling: a text, and for each of its tokens the logits of the one that follows."""
+"""Causal language modelling: texts, with the logits of the next token at each position."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from compress.tasks.causal_lm.text.documents import answered_item, asked_in, que
 from compress.tasks.causal_lm.text.windows import WindowInputs, encode_documents, encoding_key
 
 KEPT = 4
-"""Encoded splits: the three of one tokenizer, and one of another."""
+"""Number of encoded splits to cache: the three of one tokenizer, and one of another."""
 
 
 class CausalLanguageModel:
-    """Texts in windows of `max_length` tokens; scored by perplexity."""
+    """Task on texts in windows of `max_length` tokens, scored by perplexity."""
 
     kind: ClassVar[TaskKind] = KIND
     scorer: ClassVar[Any] = token_scorer
@@ -37,7 +37,7 @@ class CausalLanguageModel:
     def encode(self, examples: Examples, model: Path) -> WindowInputs:
         """Encode examples with the tokenizer and the chat template of the artifact directory `model`.
 
-        What was encoded last is kept: the steps of a run, and its measurements, ask for the same splits again.
+        The last encodings are cached: the steps of a run, and its measurements, encode the same splits again.
         """
         key = encoding_key(examples, self.data, model)
         inputs = self._encoded.pop(key, None) or encode_documents(examples, self.data, model)
@@ -48,7 +48,7 @@ class CausalLanguageModel:
 
     @property
     def answered(self) -> CausalLanguageModel:
-        """The task of prompts and conversations to which something was answered."""
+        """Task of prompts or conversations with generated answers."""
         if not self.data.goes_on:
             return self
         columns = {"prompt_column": "prompt", "completion_column": "completion"}
@@ -56,12 +56,12 @@ class CausalLanguageModel:
 
     @property
     def conversing(self) -> CausalLanguageModel:
-        """The task of conversations to which something was answered."""
+        """Task of conversations with generated answers."""
         columns = {"prompt_column": None, "completion_column": None, "messages_column": "messages"}
         return CausalLanguageModel(self.data.model_copy(update=columns))
 
     def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
-        """The prompt of an example, and its own answer; a plain text goes on behind its `beginning`."""
+        """Return the prompt of an example, and its own answer; a plain text is continued after its `beginning`."""
         text = str(item)
         if not self.data.goes_on:
             return question_of(text)
@@ -69,50 +69,50 @@ class CausalLanguageModel:
         return prompt, text[len(prompt) :]
 
     def prompt_of(self, text: str) -> Prompt:
-        """A text as the prompt of an example: of conversations, what the user says first."""
+        """Return a text as a prompt; for conversations, as the first user message."""
         return [{"role": "user", "content": text}] if self.data.converses else text
 
     def asked_in(self, item: Item) -> Sequence[str]:
-        """A plain text, a prompt, or what the user says in a conversation."""
+        """Return a plain text, a prompt, or the user's messages in a conversation."""
         return [str(item)] if self.data.goes_on else asked_in(str(item))
 
     def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
-        """A prompt with an answer, of which the answer alone is learnt."""
+        """Combine a prompt with an answer, where only the answer is trained on."""
         return answered_item(prompt, answer, ends=ends)
 
     def scored(self, examples: Examples) -> Examples:
-        """All of them: each text says itself what follows."""
+        """Return all examples: each text is its own target."""
         return examples
 
     def needs_reference(self, examples: Examples) -> bool:
-        """Never: the truth is the text."""
+        """Return False: the ground truth is the text."""
         return False
 
     def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
-        """How many tokens a window has at most, as the likeliest words are kept, and how many words there are."""
+        """Return the maximum window length, for the most likely tokens, and the vocabulary size."""
         return {"length": int(described.get("max_length", 0)), "words": int(described.get("words", 0))}
 
     def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
-        """Refuse outputs that are not one row of logits a token.
+        """Reject outputs that are not one row of logits per token.
 
         Raises:
-            ModelError: they are of another shape.
+            ModelError: they have another shape.
         """
         if len(shape) != 3 or shape[2] != described["words"]:
             raise wrong_shape(shape, f"(tokens, {described['words']})", where)
 
     def score(self, answers: Answers, truth: Truth) -> Score:
-        """Perplexity: e to the mean of minus the log-probability of a token.
+        """Return the perplexity: e to the mean negative log-likelihood of a token.
 
         Raises:
-            ModelError: an output is not a finite number.
+            ModelError: an output is not finite.
         """
         if not np.isfinite(answers["nats"]).all():
             raise not_finite()
         return Score(KIND.metric, float(np.exp(answers["nats"].sum() / answers["tokens"].sum())))
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
-        """KL(reference || outputs) in nats, the mean over the tokens of logits (n, tokens, words)."""
+        """Return KL(reference || outputs) in nats, averaged over the tokens of logits (n, tokens, words)."""
         total = 0.0
         for expected, found in zip(reference, outputs, strict=True):
             sure, guess = (token_scorer.log_softmax(each) for each in (expected, found))

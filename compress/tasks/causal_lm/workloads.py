@@ -1,4 +1,4 @@
-"""What is timed of a language model: reading a prompt, and writing one more token behind it."""
+"""Timing scenarios of language models: prefill of a prompt, and decoding of one more token."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from compress.tasks.causal_lm.kind import ANSWER, PROMPT
 
 @dataclass(frozen=True)
 class Reading(Scenario):
-    """A prompt of `length` tokens is read: its time is that to the first token."""
+    """Prefill of a prompt of `length` tokens: its latency is the time to the first token."""
 
     @property
     def lengths(self) -> str:
-        """`read:128`, as records name it."""
+        """`read:128`, the name in records."""
         return f"read:{self.length}"
 
     def batches(self, inputs: Inputs) -> list[Batch]:
-        """Prompts of exactly `length` tokens from the texts, and the logits of the last one."""
+        """Return prompts of exactly `length` tokens made from the texts, requesting the logits of the last position."""
         return [
             {
                 INPUT_IDS: self.tokens(inputs, row),
@@ -37,26 +37,26 @@ class Reading(Scenario):
 
     @property
     def size(self) -> int:
-        """Tokens of the prompt."""
+        """Number of tokens of the prompt."""
         assert self.length is not None
         return self.length
 
     def tokens(self, inputs: Inputs, row: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Token ids (rows, length): each text repeated from its start, or cut."""
+        """Return token ids (rows, length): each text repeated or truncated to that length."""
         return np.stack([np.resize(inputs.batch([index])[INPUT_IDS][0], self.size) for index in row])
 
 
 @dataclass(frozen=True)
 class Writing(Reading):
-    """One token is written behind `length` tokens that are in the cache already."""
+    """Decoding of one token after `length` tokens that are already in the KV cache."""
 
     @property
     def lengths(self) -> str:
-        """`write:128`, as records name it."""
+        """`write:128`, the name in records."""
         return f"write:{self.length}"
 
     def batches(self, inputs: Inputs) -> list[Batch]:
-        """The last token alone; the mask says how many stand before it."""
+        """Return the last token alone; the length of the mask implies the number of cached tokens."""
         return [
             {
                 INPUT_IDS: self.tokens(inputs, row)[:, -1:],
@@ -69,16 +69,15 @@ class Writing(Reading):
 
 @dataclass(frozen=True)
 class Answering(Reading):
-    """A prompt of `length` tokens is read and `ANSWER` are written behind it, one at a time, with room in the cache for
-    both."""
+    """Prefill of `length` tokens and decoding of `ANSWER` more, one at a time, in a preallocated KV cache."""
 
     @property
     def lengths(self) -> str:
-        """`read:128 write:32`, as records name it."""
+        """`read:128 write:32`, the name in records."""
         return f"read:{self.length} write:{ANSWER}"
 
     def batches(self, inputs: Inputs) -> list[Batch]:
-        """The prompt, and then its last token again and again, as what the model would have written."""
+        """Return the prompt, followed by its last token repeatedly in place of generated tokens."""
         made = []
         for row in self.indices:
             tokens = self.tokens(inputs, row)
@@ -96,7 +95,7 @@ class Answering(Reading):
 
 
 def weighed(indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Sequence[int]) -> list[Scenario]:
-    """Two answers to the longest prompt, at the first batch size: what a device must hold for it."""
+    """Return the scenario for memory measurement: two answers to the longest prompt, at the first batch size."""
     size = batch_sizes[0]
     return [Answering(size, max(lengths or (PROMPT,)), np.resize(indices, (2, size)))]
 
@@ -104,7 +103,7 @@ def weighed(indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Seq
 def workloads(
     indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Sequence[int]
 ) -> list[Scenario]:
-    """Writing first, which is what flat keys and budgets mean, and reading, at each length and batch size."""
+    """Return scenarios by length and batch size: decoding first, to which flat keys and budgets refer, then prefill."""
     return [
         kind(size, length, np.resize(indices, (max(1, len(indices) // size), size)))
         for kind in (Writing, Reading)

@@ -1,4 +1,4 @@
-"""What image classification is."""
+"""Definition of the image classification task."""
 
 from __future__ import annotations
 

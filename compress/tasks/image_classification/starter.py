@@ -1,4 +1,4 @@
-"""What `compress init` writes of image classification."""
+"""Profile template of `compress init` for image classification."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ SHOWN = "cat, dog"
 
 
 def data_keys(found: Detected) -> Iterator[str]:
-    """How images are scaled, the columns and the splits."""
+    """Yield how images are scaled, the columns and the splits."""
     yield KEYS
     yield from label_keys(found, SHOWN)
     yield SPLITS
 
 
 def image_passes(found: Detected) -> Iterator[str]:
-    """Channels go where there are some; else a smaller student is taught."""
+    """Yield channel pruning for convolutional models, else distillation into a smaller student."""
     if found.model.convolutional:
         yield CONVOLUTIONS
     else:

@@ -14,10 +14,10 @@ from compress.tasks.labels import LabelTask
 
 
 class ImageClassification(LabelTask):
-    """Images scaled and normalised as the `task.json` of an artifact says; scored by accuracy."""
+    """Task on images scaled and normalized as in the `task.json` of an artifact; scored by accuracy."""
 
     kind: ClassVar[TaskKind] = KIND
 
     def encode(self, examples: Examples, model: Path) -> ImageInputs:
-        """The images as the artifact directory `model` declares them; none is read yet."""
+        """Return the images as inputs in the format of the artifact directory `model`; none is read yet."""
         return ImageInputs(examples.items, ImageFormat.read(model / TASK))

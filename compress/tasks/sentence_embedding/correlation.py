@@ -1,4 +1,4 @@
-"""Bootstraps of rank correlations: over texts, and over given pairs."""
+"""Bootstraps of rank correlations, over texts and over given pairs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def spearman_interval(
     texts: tuple[NDArray[np.int64], NDArray[np.int64]],
     seed: int,
 ) -> Interval:
-    """Bootstrap interval over texts of a rank correlation of their similarities.
+    """Return the bootstrap interval over texts of a rank correlation of their similarities.
 
-    A pair counts as often as both of its texts were drawn, and all pairs are ranked again in every draw. Where the
-    correlation itself was taken over more pairs than these, the percentiles are moved by the difference of the two.
+    A pair counts as often as both of its texts were drawn, and all pairs are ranked again in every draw. If the
+    correlation itself was computed on more pairs than these, the percentiles are shifted by the difference of the two.
 
     Args:
         value: the correlation.
         first, second: two models' similarities of pairs of texts (p,).
-        texts: the two texts of each pair, as indices from 0 on, (p,) each.
+        texts: the two texts of each pair, as indices starting at 0, (p,) each.
         seed: of the draws.
     """
     one, two = rank_groups(first), rank_groups(second)
@@ -45,10 +45,10 @@ def spearman_interval(
 
 @dataclass(frozen=True)
 class PairedCorrelation:
-    """How well two models' similarities follow given scores.
+    """Rank correlations of two models' similarities with given scores.
 
-    The model's correlation with its interval, the baseline's, the interval of their ratio (None where a draw of the
-    baseline's is not positive), and the two-sided p value of the bootstrap that the two are equal.
+    The model's correlation with its interval, the baseline's correlation, the interval of their ratio (None if a draw
+    of the baseline's is not positive), and the two-sided bootstrap p-value of the hypothesis that the two are equal.
     """
 
     correlation: Interval
@@ -88,7 +88,7 @@ def paired_correlations(
 
 
 def _drawn(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each of n is drawn, for each resample (n,)."""
+    """Yield for each resample how often each of n items is drawn (n,)."""
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         yield np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Texts without labels, or pairs of them with a given similarity."""
+"""Load texts without labels, or pairs of texts with a given similarity."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from compress.tasks.sentence_embedding.keys import SentenceData
 from compress.tasks.sentence_embedding.pairs import split_pairs
 
 FEWEST_TEXTS = 3
-"""Texts of a split, at least: fewer have no order of similarities."""
+"""Minimum number of texts in a split: fewer have no order of similarities."""
 
 
 def columns(spec: SentenceData, kind: ItemKind) -> Columns:
-    """The columns that are read of tables: the text alone."""
+    """Return the columns to read from tables: the text only."""
     return columns_of(spec, kind, labelled=False)
 
 
 def load(spec: SentenceData, base: Path, seed: int, kind: ItemKind) -> Splits:
-    """Texts without labels, or pairs of them with given scores; further texts are cut as these are."""
+    """Load texts without labels, or pairs with given scores; further texts are split into sentences alike."""
     if spec.labels is not None:
         raise DataError("embeddings have no labels: leave `labels` out", where="data.labels")
     if spec.pair_columns is None:

@@ -1,4 +1,4 @@
-"""Texts cut into sentences as they are read, or once they are divided into splits."""
+"""Split texts into sentences, while they are read or once they are divided into splits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from compress.tasks.sentence_embedding.sentences import FEWEST_WORDS, cut_senten
 
 
 def check_sentences(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
-    """The sentences of the texts of a split and the key of each.
+    """Return the sentences of a split's texts, and the key of each.
 
     Raises:
-        DataError: a text is missing, blank, no text at all, or not valid Unicode.
+        DataError: a text is missing, blank, not a text, or not valid Unicode.
     """
     return _cut(check_texts(rows)[0])
 
@@ -28,5 +28,5 @@ def _cut(texts: Sequence[str]) -> tuple[tuple[str, ...], list[bytes]]:
 
 
 SENTENCES = replace(TEXTS, noun="sentence", check=check_sentences)
-"""Texts that are cut into their sentences as they are read."""
+"""Texts that are split into sentences while they are read."""
 IN_SENTENCES = Cut("sentence", _cut, f"Sentences of fewer than {FEWEST_WORDS} words are left out.")

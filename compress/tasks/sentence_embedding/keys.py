@@ -1,4 +1,4 @@
-"""The keys of a profile's `data` that sentence embedding alone has."""
+"""Keys of a profile's `data` section for sentence embedding."""
 
 from __future__ import annotations
 

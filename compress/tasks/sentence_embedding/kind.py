@@ -1,4 +1,4 @@
-"""What sentence embedding is."""
+"""Definition of the sentence embedding task."""
 
 from __future__ import annotations
 

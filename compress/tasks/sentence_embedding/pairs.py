@@ -1,4 +1,4 @@
-"""Pairs of texts with a given similarity: checked, and divided so that no text of a held-out pair is trained on."""
+"""Pairs of texts with a given similarity: validated, and split so that no text of a held-out pair is trained on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from compress.data.splitting import rank
 from compress.data.texts import check_texts, describe, is_missing
 
 FEWEST_PAIRS = 3
-"""Pairs of a held-out split, at least: fewer have no order of scores."""
+"""Minimum number of pairs in a held-out split: fewer have no order of scores."""
 
 _HINT = "Is `data.score_column` the right column?"
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """`texts` and `keys` hold both sides of each pair; `scores`: float32 (n,)."""
+    """Pairs of texts: `texts` and `keys` hold both sides of each pair; `scores`: float32 (n,)."""
 
     texts: tuple[tuple[str, str], ...]
     keys: tuple[tuple[bytes, bytes], ...]
@@ -45,21 +45,22 @@ def split_pairs(
     seed: int,
     where: str,
 ) -> Splits:
-    """The three splits of scored pairs; no text of a validation or test pair stands in training.
+    """Return the three splits of scored pairs; no text of a validation or test pair is in training.
 
-    A pair of a named split is dropped where one of its texts stands in a pair of test (from validation and train) or of
-    validation (from train). Made splits keep pairs that share a text together, whatever leads from one to the other.
+    A pair of a named split is dropped if one of its texts is in a test pair (dropped from validation and train) or in a
+    validation pair (dropped from train). Generated splits keep pairs together that share a text, directly or through
+    others.
 
     Args:
         first, second: the rows of the two columns of texts for each role, with the scores as their labels.
         names: the source's name of each role's split, for notes.
-        fractions: the roles to make of the training pairs, with their shares.
-        seed: of the made splits.
+        fractions: the roles to split off the training pairs, with their fractions.
+        seed: of the generated splits.
         where: the source, for errors.
 
     Raises:
-        DataError: a text that is none, a score that is no finite number, a held-out split with too few pairs or
-            with one score only.
+        DataError: a text is not valid, a score is not a finite number, or a held-out split has too few pairs or just
+            one distinct score.
     """
     for role, each in first.items():
         if not len(each):
@@ -93,7 +94,7 @@ def split_pairs(
 
 
 def linked_groups(pairs: Sequence[tuple[bytes, bytes]]) -> list[list[int]]:
-    """The pairs that hang together, by their indices: two that share a key, directly or through others."""
+    """Return the connected components of pairs, as indices: pairs that share a key, directly or through others."""
     parent: dict[bytes, bytes] = {}
 
     def root(key: bytes) -> bytes:
@@ -138,7 +139,7 @@ def _score(rows: Rows, i: int) -> float:
 def _make_missing(
     pairs: Mapping[str, _Pairs], fractions: Mapping[str, float], seed: int
 ) -> dict[str, _Pairs]:
-    """Make the splits that the data lacks; groups go where there is room for the whole of them, the rest to train."""
+    """Make the splits that the data lacks; a group joins a split that has room for all of it, otherwise train."""
     train = pairs["train"]
     room = {role: round(share * len(train.scores)) for role, share in fractions.items()}
     chosen: dict[str, list[int]] = {role: [] for role in ("train", *fractions)}

@@ -1,4 +1,4 @@
-"""From embeddings to their scores, with intervals, against given scores or the baseline's similarities."""
+"""Compute the scores of embeddings, with intervals, against given scores or the baseline's similarities."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress.tasks.sentence_embedding.similarity import (
 
 
 def embedding_record(scored: Scored) -> Accuracy:
-    """Scores of embeddings: the task's correlation, and recall of the baseline's ten nearest neighbours.
+    """Compute the task's correlation, and the recall of the baseline's ten nearest neighbours.
 
     Raises:
         ValueError: there is no reference.
@@ -77,13 +77,13 @@ def embedding_record(scored: Scored) -> Accuracy:
 def _interval(
     outputs: NDArray[np.float32], reference: NDArray[np.float32], value: float, seed: int
 ) -> Interval:
-    """The interval of the correlation over texts, from as many pairs as a bootstrap can rank again and again."""
+    """Return the bootstrap interval of the correlation over texts, from a limited number of pairs."""
     own, theirs = (similarities(each, INTERVAL_PAIRS) for each in (outputs, reference))
     return spearman_interval(value, own, theirs, compared_pairs(len(outputs), INTERVAL_PAIRS), seed)
 
 
 def _distinct(examples: Examples) -> NDArray[np.int64]:
-    """One index of each distinct text, in their order: of pairs, a text may stand in several."""
+    """Return one index of each distinct text, in order: in pairs, a text may occur several times."""
     first: dict[bytes, int] = {}
     for index, item in enumerate(examples.items):
         first.setdefault(item_bytes(item), index)

@@ -1,4 +1,4 @@
-"""What is kept of a sentence encoder's outputs: the vectors. Runs beside `runner.py`: Python 3.9, numpy alone."""
+"""Keep a sentence encoder's output vectors. Runs beside `runner.py`: Python 3.9 and numpy only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Outputs (n, width) of a batch -> `vector` float32 (n, width); which texts are alike is known of all together.
+    """Return outputs (n, width) of a batch as `vector` float32 (n, width); similarities need all batches together.
 
     Raises:
-        ValueError: the outputs are not one row of numbers an example.
+        ValueError: the outputs are not one row of numbers per example.
     """
     rows = np.asarray(outputs, np.float32)
     if rows.ndim > 2 and sum(size != 1 for size in rows.shape[1:]) <= 1:

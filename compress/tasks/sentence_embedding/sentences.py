@@ -1,11 +1,11 @@
-"""Texts cut into their sentences, by a rule short enough to be known. Pure."""
+"""Split texts into sentences with a simple rule. Pure functions."""
 
 from __future__ import annotations
 
 import re
 
 FEWEST_WORDS = 3
-"""Shorter pieces are dropped: headings, bylines and what is left of lists say too little to be compared."""
+"""Shorter pieces are dropped: headings, bylines and remains of lists are too short to be compared."""
 
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
 _CLOSERS = "\"'”’»)\\]"
@@ -39,12 +39,12 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\w+(?:['’]\w+)*
 
 
 def cut_sentences(text: str, fewest_words: int = FEWEST_WORDS) -> list[str]:
-    """The sentences of a text in their order, white space collapsed; those of too few words are left out.
+    """Return the sentences of a text in order, with white space collapsed; sentences of too few words are dropped.
 
-    A sentence ends at a blank line, and after `.`, `!`, `?` or `…` (with closing quotes and brackets) where white space
-    and no lower-case letter follows. A single full stop ends none after an abbreviation (`Mr.`), an initial (`J.`) or
-    single letters with full stops between them (`U.S.`). Ideographic and Devanagari full stops end one wherever they
-    stand; an ideograph counts as a word.
+    A sentence ends at a blank line, and after `.`, `!`, `?` or `…` (with closing quotes and brackets) if followed by
+    white space and no lower-case letter. A single full stop does not end one after an abbreviation (`Mr.`), an initial
+    (`J.`) or single letters with full stops between them (`U.S.`). Ideographic and Devanagari full stops always end
+    one; an ideograph counts as a word.
     """
     pieces = [piece for paragraph in _PARAGRAPH.split(text) for piece in _cut(" ".join(paragraph.split()))]
     return [piece for piece in pieces if len(_WORD.findall(piece)) >= fewest_words]

@@ -1,4 +1,4 @@
-"""How like embeddings order pairs of texts: cosine similarities, Spearman correlation, shared neighbours. Pure."""
+"""How embeddings order pairs of texts: cosine similarities, Spearman correlation, shared neighbours. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_PAIRS = 2_000_000
-"""Pairs of texts that are compared, at most: all pairs of up to 2,000 texts."""
+"""Maximum number of compared pairs: all pairs of up to 2,000 texts."""
 MOST_QUERIES = 5_000
-"""Texts whose neighbours are looked up, at most; they are looked up among all texts."""
+"""Maximum number of texts whose neighbours are searched; they are searched among all texts."""
 NEIGHBOURS = 10
-"""Neighbours of a text that are compared."""
+"""Number of neighbours per text that are compared."""
 
 _SEED = 20_260_101
-"""Of the order in which texts are paired: the same pairs for every model."""
+"""Seed of the order in which texts are paired: the same pairs for every model."""
 _CELLS = 4_000_000
 _SMALLEST = 1e-12
 
 
 def unit_vectors(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Embeddings (n, d) -> the same of length 1, float32; a zero vector stays one and is like nothing."""
+    """Normalize embeddings (n, d) to length 1, float32; a zero vector stays zero and is similar to nothing."""
     wide = np.asarray(embeddings, np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     return np.asarray(wide / np.maximum(lengths, _SMALLEST), np.float32)
 
 
 def pair_similarities(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Embeddings (2 m, d) of pairs that stand one behind the other -> cosine similarity of each pair (m,)."""
+    """Return the cosine similarities (m,) of pairs of consecutive embeddings (2 m, d)."""
     unit = unit_vectors(embeddings)
     return np.asarray(np.einsum("nd,nd->n", unit[0::2], unit[1::2]), np.float32)
 
 
 def compared_pairs(n: int, most: int = MOST_PAIRS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of n texts are compared: two index arrays (p,), p = n (n - 1) / 2, or `most` where that is less.
+    """Return which of n texts are compared: two index arrays (p,) with p = n (n - 1) / 2, or `most` if that is less.
 
-    The texts stand in a circle, in a fixed random order; each is paired with its next neighbour, then with the one
-    behind that, and so on. So no pair comes twice, and each text comes equally often, give or take one place.
+    The texts form a circle in a fixed random order; each is paired with its next neighbour, then with the second next,
+    and so on. Hence no pair occurs twice, and each text occurs equally often, give or take one.
     """
     order, count, _ = _circle(n, most)
     turn, first = np.divmod(np.arange(count, dtype=np.int64), max(n, 1))
@@ -43,7 +43,7 @@ def compared_pairs(n: int, most: int = MOST_PAIRS) -> tuple[NDArray[np.int64], N
 
 
 def similarities(embeddings: NDArray[np.float32], most: int = MOST_PAIRS) -> NDArray[np.float32]:
-    """Embeddings (n, d) -> cosine similarities of `compared_pairs(n, most)`, in that order (p,)."""
+    """Return the cosine similarities (p,) of embeddings (n, d) for `compared_pairs(n, most)`, in that order."""
     n = len(embeddings)
     order, count, turns = _circle(n, most)
     circle = unit_vectors(embeddings)[order]
@@ -55,20 +55,20 @@ def similarities(embeddings: NDArray[np.float32], most: int = MOST_PAIRS) -> NDA
 
 
 def _circle(n: int, most: int) -> tuple[NDArray[np.int64], int, int]:
-    """The texts in a circle, how many pairs are compared, and how many times round that takes."""
+    """Return the texts in a circle, the number of compared pairs, and the number of rounds that takes."""
     count = min(n * (n - 1) // 2, most)
     return np.random.default_rng(_SEED).permutation(n).astype(np.int64), count, -(-count // max(n, 1))
 
 
 def rank_groups(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Values (n,) -> for each the number of distinct smaller ones (n,): equal values share a group."""
+    """Return the number of distinct smaller values (n,) for each of the values (n,): equal values share a group."""
     return np.asarray(np.unique(values, return_inverse=True)[1].reshape(-1), np.int64)
 
 
 def spearman(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Spearman's rank correlation of two series (n,), ties sharing their mean rank (Spearman 1904).
+    """Return Spearman's rank correlation of two series (n,), with mean ranks for ties (Spearman 1904).
 
-    0 where one of them is constant: it orders nothing.
+    0 if one of them is constant and so defines no order.
 
     Raises:
         ValueError: the series differ in length.
@@ -81,11 +81,11 @@ def spearman(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
 def weighted_spearman(
     first: NDArray[np.int64], second: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> float:
-    """Spearman's correlation of two series, each item standing there `weights` times.
+    """Return Spearman's correlation of two series in which each item is repeated `weights` times.
 
     Args:
         first, second: `rank_groups` of the series (n,).
-        weights: float64 (n,), 0 or more; whole numbers are what a bootstrap draws.
+        weights: float64 (n,), 0 or more; counts in a bootstrap.
     """
     one, two = _mid_ranks(first, weights), _mid_ranks(second, weights)
     total = weights.sum()
@@ -95,7 +95,7 @@ def weighted_spearman(
     two -= weights @ two / total
     weighted = weights * one
     spread = (weighted @ one) * ((weights * two) @ two)
-    # Ranks are whole or half numbers: what is smaller than this is rounding.
+    # Ranks are multiples of one half: a smaller spread is rounding error.
     if spread <= 1e-9:
         return 0.0
     return float(np.clip((weighted @ two) / np.sqrt(spread), -1.0, 1.0))
@@ -107,16 +107,19 @@ def _mid_ranks(groups: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArr
 
 
 def recall_shares(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
-    """For each text the share of its nearest neighbours by `reference` that are among its nearest by `embeddings`.
+    """Return for each text the fraction of its neighbours by `reference` that are neighbours by `embeddings`.
 
-    Nearest by cosine similarity, the text itself left out; of fewer than 11 texts, all others are neighbours. Of more
-    than 5,000 texts a fixed random 5,000 are looked up.
+    Nearest by cosine similarity, excluding the text itself; with fewer than 11 texts, all others are neighbours. With
+    more than 5,000 texts, a fixed random 5,000 are queried.
 
     Args:
         embeddings, reference: (n, d) and (n, e), n > 1; the widths may differ.
 
     Returns:
         float64 (min(n, 5000),).
+
+    Raises:
+        ValueError: the numbers of rows differ, or there is only one.
     """
     n = len(embeddings)
     if len(reference) != n or n < 2:
@@ -136,7 +139,7 @@ def recall_shares(embeddings: NDArray[np.float32], reference: NDArray[np.float32
 
 
 def _nearest(unit: NDArray[np.float32], queries: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The k nearest others of each query: indices (len(queries), k), in no order."""
+    """Return the k nearest other texts of each query: indices (len(queries), k), unordered."""
     near = unit[queries] @ unit.T
     near[np.arange(len(queries)), queries] = -np.inf
     return np.asarray(np.argpartition(-near, k - 1, axis=1)[:, :k], np.int64)

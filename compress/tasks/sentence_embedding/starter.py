@@ -1,4 +1,4 @@
-"""What `compress init` writes of sentence embedding."""
+"""Profile template of `compress init` for sentence embedding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LESSON = """\
 
 
 def data_keys(found: Detected) -> Iterator[str]:
-    """The columns, whether texts are cut into sentences, how files are read, and how long texts are."""
+    """Yield the columns, whether texts are split into sentences, how files are read, and the text length."""
     yield from text_keys(found)
     if found.columns.pair is None:
         yield "  # sentences: true             # cut longer texts into their sentences, each an example\n"
@@ -36,7 +36,7 @@ def data_keys(found: Detected) -> Iterator[str]:
 
 
 def teacher_keys(found: Detected) -> Iterator[str]:
-    """How token vectors become one."""
+    """Yield how token vectors are pooled."""
     yield "  # pooling: mean               # how token vectors become one, if its folder does not say\n"
 
 

@@ -1,4 +1,4 @@
-"""Sentence embedding: one text, one vector; what counts is which texts come out alike."""
+"""Sentence embedding: one vector per text, judged by which texts are similar."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from compress.tasks.sentence_embedding.similarity import pair_similarities, simi
 
 
 class SentenceEmbedding:
-    """Texts cut to `max_length` tokens; scored by Spearman's correlation of their cosine similarities.
+    """Task on texts truncated to `max_length` tokens; scored by Spearman's correlation of their cosine similarities.
 
-    They are compared with the given scores where the data holds pairs, else with the teacher's similarities of the same
-    texts: over all pairs of up to 2,000 texts, over 2,000,000 evenly chosen ones of more. The model may be wider or
-    narrower than its teacher.
+    They are compared with given scores if the data has pairs, else with the teacher's similarities of the same texts:
+    over all pairs of up to 2,000 texts, or 2,000,000 evenly chosen ones of more. The widths of model and teacher may
+    differ.
     """
 
     kind: ClassVar[TaskKind] = KIND
@@ -40,22 +40,22 @@ class SentenceEmbedding:
         return encode_texts(examples.texts, model / TOKENIZER, model / TASK)
 
     def scored(self, examples: Examples) -> Examples:
-        """All of them."""
+        """Return all examples."""
         return examples
 
     def needs_reference(self, examples: Examples) -> bool:
-        """Where there are no given scores, the teacher's similarities take their place."""
+        """Whether the teacher's similarities are needed because there are no given scores."""
         return examples.scores is None
 
     def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing: a vector has no order."""
+        """Return no settings: a vector has no order."""
         return {}
 
     def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
-        """Refuse outputs that are not one vector a text.
+        """Reject outputs that are not one vector per text.
 
         Raises:
-            ModelError: they are of another shape.
+            ModelError: they have another shape.
         """
         interface = Interface.of(described)
         if interface is not None:
@@ -64,11 +64,11 @@ class SentenceEmbedding:
             raise wrong_shape(shape, "some", where)
 
     def score(self, answers: Answers, truth: Truth) -> Score:
-        """Spearman's correlation of the similarities of vectors with the given scores or those of the reference.
+        """Return Spearman's correlation of the similarities of vectors with the given scores, or with the reference's.
 
         Raises:
-            ModelError: an output is not a finite number.
-            ValueError: there is nothing to compare with, or it is of other examples.
+            ModelError: an output is not finite.
+            ValueError: there is nothing to compare with, or the number of examples differs.
         """
         vectors, metric = answers["vector"], self.kind.metric
         if not np.isfinite(vectors).all():
@@ -80,7 +80,7 @@ class SentenceEmbedding:
         return Score(metric, spearman(similarities(vectors), similarities(truth.reference)))
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
-        """1 - the cosine of two embeddings (n, width) of a text: the mean over the texts."""
+        """Return 1 - cosine similarity of embeddings (n, width), averaged over the texts."""
         expected, found = reference.astype(np.float64), outputs.astype(np.float64)
         lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
         cosines = (expected * found).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)

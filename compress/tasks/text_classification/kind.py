@@ -1,4 +1,4 @@
-"""What text classification is."""
+"""Definition of the text classification task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `compress init` writes of text classification."""
+"""Profile template of `compress init` for text classification."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHOWN = "negative, positive"
 
 
 def data_keys(found: Detected) -> Iterator[str]:
-    """The columns, how files are read, and how long texts are."""
+    """Yield the columns, how files are read, and the text length."""
     yield from text_keys(found)
     yield from label_keys(found, SHOWN)
     yield from length_keys(found)

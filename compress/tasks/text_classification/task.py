@@ -14,10 +14,10 @@ from compress.tasks.text_classification.kind import KIND
 
 
 class TextClassification(LabelTask):
-    """Texts cut to `max_length` tokens; scored by accuracy.
+    """Task on texts truncated to `max_length` tokens; scored by accuracy.
 
-    `data.max_length` is what the profile asks for; an artifact holds it in its `task.json`, and that is what
-    `encode` reads, so that a model is always given what its bundle will give it.
+    `data.max_length` is the profile's setting; an artifact stores it in its `task.json`, which `encode` reads, so that
+    a model always gets the same inputs as in its bundle.
     """
 
     kind: ClassVar[TaskKind] = KIND

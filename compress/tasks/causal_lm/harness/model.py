@@ -1,5 +1,4 @@
-"""Tasks of lm-eval asked of a model here: likelihoods, as windows that are scored like those of any text, and answers
-that it writes."""
+"""Run lm-eval tasks on a model: likelihoods, computed from windows like those of any text, and generated answers."""
 
 from __future__ import annotations
 
@@ -26,21 +25,22 @@ from compress.tasks.causal_lm.harness.tasks import TASKS
 from compress.tasks.causal_lm.text.windows import WindowInputs
 
 Pair = tuple[Sequence[int], Sequence[int]]
-"""Tokens that stand before, and those whose likelihood is wanted."""
+"""Context tokens, and the tokens whose likelihood is requested."""
 MOST = 256
-"""Tokens of an answer, where a task does not say how many: lm-eval's own default."""
+"""Maximum number of tokens of an answer if the task does not set it: lm-eval's own default."""
 
 
 class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
-    """What lm-eval takes for a language model.
+    """lm-eval's interface of a language model.
 
     Args:
         tokenizer: without truncation and padding.
-        form: how the model takes texts; a window has at most its `max_length` tokens, the last one included, of which
-            lm-eval's own `HFLM` counts one less.
-        answer: windows -> what `scorer.answers` keeps of the model's outputs, in their order.
-        write: prompts and settings of `decoding.answers` -> the tokens of the answers, int32 (prompts, most), -1 behind
-            the end of each.
+        form: the model's text format; a window has at most `max_length` tokens, including the last one, which lm-eval's
+            own `HFLM` does not count.
+        names: input names of the model.
+        answer: maps windows to the results of `scorer.answers` on the model's outputs, in the same order.
+        write: maps prompts and settings of `decoding.answers` to the tokens of the answers, int32 (prompts, most), -1
+            after the end of each.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def eot_token_id(self) -> int:
-        """What stands before a text of which nothing is given: the token that begins texts, or else ends them."""
+        """Token that precedes a text without context: the begin-of-text token, else the end-of-text token."""
         named = self.tokens.token_to_id(self.form.special.get("bos_token", ""))
         for found in (self.form.begin, named, self.form.end):
             if found is not None:
@@ -65,7 +65,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         raise DataError("the model has no beginning-of-text or end-of-text token", where="data.lm_eval")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
-        """A text as token ids, behind the model's begin token but where it says that itself."""
+        """Tokenize a text, with the model's begin token unless the text starts with it."""
         ids = list(self.tokens.encode(string, add_special_tokens=False).ids)
         begin = self.form.begin
         if add_special_tokens is False or begin is None or ids[:1] == [begin]:
@@ -78,7 +78,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return self.likelihoods([(before, wanted) for _, before, wanted in requests])
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """The log-likelihood of whole texts, in windows that do not overlap but for one token."""
+        """Return the log-likelihoods of whole texts, computed in windows that overlap by one token only."""
         pairs, owners = list[Pair](), list[int]()
         for number, request in enumerate(requests):
             windows = get_rolling_token_windows(
@@ -95,10 +95,10 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes behind each prompt, greedily, up to what ends an answer.
+        """Return the model's greedy continuation of each prompt, up to a stop string.
 
         Raises:
-            DataError: a task wants answers to be drawn, or longer ones than a window holds.
+            DataError: a task requests sampling, or longer answers than a window allows.
         """
         texts = [""] * len(requests)
         by_most: dict[int, list[tuple[int, list[str]]]] = {}
@@ -118,13 +118,13 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return texts
 
     def _said(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
-        # A special token among the stops is in no text.
+        # A special token among the stop strings is not part of the decoded text.
         marks = {self.tokens.token_to_id(stop) for stop in stops}
         said: str = self.tokens.decode([*takewhile(lambda token: token not in marks, tokens)])
         return text_before(said, stops)
 
     def _prompt(self, text: str, most: int) -> NDArray[np.int32]:
-        """The end of a prompt that leaves room for an answer, as lm-eval's own runner cuts it."""
+        """Truncate a prompt from the left to leave room for an answer, like lm-eval's own runner."""
         room = self.form.max_length - 1 - most
         if room < 1:
             raise DataError(
@@ -137,14 +137,14 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         ends = list(self.form.ends)
         inputs = TokenInputs(prompts, ("input_ids", "attention_mask"), self.form.pad)
         found = self.write(inputs, {"most": most, "ends": ends, "together": TOGETHER})
-        # Of an end that is an ordinary token lm-eval's own runner keeps the text.
+        # If the end token is an ordinary token, lm-eval's own runner keeps its text.
         return [[token for token in row if token >= 0 and token != self.form.end] for row in found.tolist()]
 
     def likelihoods(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
-        """The log-likelihood of tokens behind others, and whether each of them is the likeliest.
+        """Return the log-likelihood of continuations, and whether all of their tokens are the most likely ones.
 
         Raises:
-            DataError: more tokens are wanted than a window holds.
+            DataError: a continuation is longer than a window.
         """
         ids, learnt = RaggedWriter(np.int32), RaggedWriter(np.int32)
         longest = self.form.max_length

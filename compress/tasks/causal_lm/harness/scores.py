@@ -1,4 +1,4 @@
-"""What a model reaches in tasks of lm-eval."""
+"""Scores of a model on lm-eval tasks."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def scored_in(
     write: Writes,
     base: Path,
 ) -> tuple[TaskScore, ...]:
-    """What the artifact directory `model` reaches in the tasks that the data names.
+    """Return the scores of the artifact directory `model` on the tasks that the data names.
 
     Args:
-        answer: windows -> what is kept of the model's outputs, where it runs.
-        write: prompts and settings of `decoding.answers` -> the tokens of the answers that it writes there.
+        answer: maps windows to what is kept of the model's outputs, wherever it runs.
+        write: maps prompts and settings of `decoding.answers` to the tokens of the answers generated there.
 
     Raises:
-        DataError: the documents of a task cannot be had.
-        ModelError: the folder does not say how the model takes texts.
+        DataError: the documents of a task are not available.
+        ModelError: the folder does not describe the model's text format.
     """
     data = task.data
     assert isinstance(data, LanguageData)
@@ -70,13 +70,13 @@ def scored_in(
 
 def _score(name: str, found: Any) -> TaskScore:
     every = sorted(found["samples"][name], key=lambda one: one["doc_id"])
-    # Each way in which a task finds the answer in what was written is a filter; the first one decides.
+    # Each way in which a task extracts the answer from the generated text is a filter; the first one decides.
     ways: dict[str, list[Any]] = {}
     for one in every:
         ways.setdefault(one["filter"], []).append(one)
     metrics = list[tuple[str, list[bool]]]()
     for way, samples in ways.items():
-        # Of all that is computed for a document, shares are what is right or wrong of each.
+        # Metrics that are right or wrong for each document become proportions; others are dropped.
         said = {metric: [one[metric] for one in samples] for metric in samples[0]["metrics"]}
         shares = {metric: values for metric, values in said.items() if all(one in (0, 1) for one in values)}
         first = next(metric for metric in dict.fromkeys(FIRST.values()) if metric in shares)
@@ -102,7 +102,7 @@ def _metric(name: str, right: list[bool]) -> Metric:
 
 @contextmanager
 def _quiet_and_drawn_alike() -> Iterator[None]:
-    """lm-eval seeds the generators of the process and tells of its progress: neither is to be seen outside."""
+    """Keep lm-eval's seeding of the process's random generators and its progress output from leaking out."""
     drawn, numbers = random.getstate(), np.random.get_state()
     try:
         with redirect_stderr(io.StringIO()):

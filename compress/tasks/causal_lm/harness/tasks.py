@@ -1,4 +1,4 @@
-"""Tasks of lm-eval: found, and refused before anything is trained where they cannot be asked."""
+"""Find lm-eval tasks, and reject unusable ones before anything is trained."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from compress.tasks.causal_lm.keys import LmEvalSpec
 
 TASKS = "data.lm_eval.tasks"
 FIRST = {"multiple_choice": "acc", "loglikelihood": "acc", "generate_until": "exact_match"}
-"""What tasks ask of a model, likelihoods or answers, and the metric that says of each document whether it is right."""
+"""Supported output types of tasks, and the metric that decides whether a document is answered correctly."""
 
 
 def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
-    """Refuse tasks that cannot be had or scored here; nothing of them is run.
+    """Check that tasks are available and can be scored here, without running anything of them.
 
     Raises:
-        DataError: lm-eval is not installed, or a task is unknown, or its documents are not right or wrong.
-        UsageError: tasks of one's own are not allowed to run code.
+        DataError: lm-eval is not installed, a task is unknown, or its documents have no right-or-wrong score.
+        UsageError: the user's own tasks are not allowed to run code.
     """
     if spec.include is not None:
-        # Beside `!function`, their templates are Jinja that lm-eval renders outside of a sandbox.
+        # Besides `!function`, their templates are Jinja that lm-eval renders outside of a sandbox.
         check_code_allowed(spec.include, allow_code, "your own tasks are loaded")
         if not (base / spec.include).is_dir():
             raise DataError(
@@ -67,7 +67,7 @@ def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
 
 
 def tasks_of(spec: LmEvalSpec, base: Path) -> Any:
-    """The tasks of one's own, and those of lm-eval where they are asked for: to look through these takes seconds."""
+    """Return a manager of the user's own tasks, with lm-eval's if needed: indexing those takes seconds."""
     from lm_eval.tasks import TaskManager
 
     if spec.include is None:
@@ -81,7 +81,7 @@ def tasks_of(spec: LmEvalSpec, base: Path) -> Any:
 
 @cache
 def _packaged() -> Any:
-    """The tasks of lm-eval itself, which are the same for all models that a process scores."""
+    """Return the manager of lm-eval's own tasks, shared by all models that a process scores."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()

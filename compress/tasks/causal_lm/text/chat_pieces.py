@@ -1,4 +1,4 @@
-"""A chat template as fixed pieces of text, for where there is no Jinja: proved equal, or not had at all."""
+"""Convert a chat template into fixed pieces of text for use without Jinja, only if provably equivalent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress.core.errors import ModelError
 from compress.models.text.chat import Render
 
 TURNS = 6
-"""Turns of the longest conversation that is tried."""
+"""Turns of the longest conversation in the check."""
 _CONTENTS = (
     "Hello, how are you?",
     "a\nb",
@@ -24,23 +24,25 @@ _CONTENTS = (
     " \n",
 )
 _SAID = "\u2063said {} \u2063"
-"""What stands for what somebody says: no template holds it."""
+"""Stands for the content of a message; occurs in no template."""
 _CLOCK = "strftime_now"
-"""What a template reads the clock with."""
+"""Function with which a template reads the clock."""
 
 Message = Mapping[str, str]
 
 
 def pieces_of_template(template: str, render: Render) -> dict[str, Any] | None:
-    """What a template puts before, between and after messages; None where that depends on more than their roles.
+    """Return the text that a template puts before, between and after messages.
+
+    None if that depends on more than the messages' roles.
 
     Args:
-        render: what the template makes of messages.
+        render: renders messages with the template.
 
     Returns:
-        `start`, `end` and `asks` by role, and `between` by two roles (`user>assistant`): text that stands before the
-        first message, after the last one, after it where the assistant is asked to answer, and between two. `trim`:
-        the roles whose words lose the blanks around them.
+        `start`, `end` and `asks` by role, and `between` by two roles (`user>assistant`): the text before the first
+        message, after the last one, after the last one with a generation prompt, and between two messages. `trim`:
+        roles whose content is stripped of surrounding whitespace.
     """
     if _CLOCK in template:
         return None
@@ -55,10 +57,10 @@ def pieces_of_template(template: str, render: Render) -> dict[str, Any] | None:
 
 
 def joined(pieces: Mapping[str, Any], messages: Sequence[Message], asks: bool) -> str:
-    """Messages as the template would render them.
+    """Render messages from pieces, like the template.
 
     Raises:
-        KeyError: two roles follow each other that did not when the pieces were found.
+        KeyError: the pieces lack a role or a pair of adjacent roles.
     """
     roles = [message["role"] for message in messages]
     parts = [pieces["start"][roles[0]]]
@@ -71,7 +73,7 @@ def joined(pieces: Mapping[str, Any], messages: Sequence[Message], asks: bool) -
 
 
 def _conversations() -> list[list[str]]:
-    """Roles of conversations of one to `TURNS` turns, with a system message and without."""
+    """Return the roles of conversations of one to `TURNS` turns, with and without a system message."""
     turns = [role for role, _ in zip(itertools.cycle(("user", "assistant")), range(TURNS), strict=False)]
     return [[*system, *turns[:count]] for system in ([], ["system"]) for count in range(1, TURNS + 1)]
 
@@ -104,7 +106,7 @@ def _read_off(render: Render) -> dict[str, Any]:
                 kind, name = ("between", pair) if place else ("start", roles[0])
                 pieces[kind].setdefault(name, before)
             pieces["asks" if asks else "end"].setdefault(roles[-1], rest)
-    # Of the longest conversation, in which everybody speaks.
+    # Determined from the longest conversation, which has all roles.
     around = [{**message, "content": f"\v{message['content']}\v"} for message in messages]
     shown = render(around, False)
     pieces["trim"] = sorted({one["role"] for one in around if one["content"] not in shown})

@@ -1,4 +1,4 @@
-"""What an example is before it is tokens: pieces of text, of which the model learns some."""
+"""Structure of an example before tokenization: pieces of text, some of which are trained on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from compress.tasks.causal_lm.keys import Written
 
 ROLES = ("system", "user", "assistant")
 _OTHER_ROLES = {"human": "user", "gpt": "assistant"}
-"""As data sets in the form of ShareGPT call them."""
+"""Role names in the ShareGPT format."""
 _SHOWN = 60
-"""Letters of an answer that an error shows."""
+"""Maximum number of characters of an answer shown in an error."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A text, whether its tokens are learnt and scored, and whether the text ends with it."""
+    """A text, whether its tokens are trained on and scored, and whether an end token follows it."""
 
     text: str
     learnt: bool
@@ -29,21 +29,21 @@ class Piece:
 
 
 def prompt_item(prompt: str, completion: str, *, ends: bool = True) -> str:
-    """A prompt with its completion as one item of the data; `ends`: whether the text ends with it."""
+    """Return a prompt with its completion as a data item; `ends`: whether an end token follows."""
     said = {"prompt": prompt, "completion": completion}
     return json.dumps(said if ends else {**said, "ends": False}, ensure_ascii=False)
 
 
 def messages_item(messages: Any, where: str | None = None) -> str:
-    """A conversation as one item of the data.
+    """Return a conversation as a data item.
 
-    It is a list of messages, or that as JSON; `{from, value}` stands for `{role, content}`.
+    Accepts a list of messages, or that as JSON; `{from, value}` is read as `{role, content}`.
 
     Raises:
-        DataError: it is none: no list of messages with a role and a text, or the assistant says nothing in it.
+        DataError: it is not a list of messages with a role and a text, or has no assistant message.
     """
     if isinstance(messages, str):
-        # As a cell of a csv file holds it.
+        # As stored in a cell of a csv file.
         with suppress(ValueError, RecursionError):
             messages = json.loads(messages)
     if not isinstance(messages, list | tuple) or not messages:
@@ -71,13 +71,13 @@ def messages_item(messages: Any, where: str | None = None) -> str:
 
 
 def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]:
-    """The pieces of an example, in order; each is turned into tokens by itself, as it is when the model answers.
+    """Split an example into pieces, in order; each is tokenized separately, as it is during generation.
 
     Args:
-        render: the model's chat template, which conversations need.
+        render: the model's chat template, required for conversations.
 
     Raises:
-        DataError: the template does not put an answer behind the conversation before it.
+        DataError: there is no template, or it does not append the whole answer to the preceding conversation.
     """
     if written == "texts":
         return [Piece(item, learnt=True)]
@@ -92,7 +92,7 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
             code="no-chat-template",
         )
     found, pieces, done = json.loads(item), list[Piece](), ""
-    # Of an answer that was written anew, those before it are what it was asked.
+    # If the last answer was generated, the previous ones belong to its prompt.
     messages, answered_alone = (found["messages"], True) if isinstance(found, dict) else (found, False)
     for place, message in enumerate(messages):
         if message["role"] != "assistant" or (answered_alone and place < len(messages) - 1):
@@ -124,8 +124,10 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
 
 
 def _holds(before: str, learnt: str, content: str) -> bool:
-    """Whether an answer stands whole where it is learnt, blanks aside; its first words may be those that the template
-    puts there when it asks (`<think>`)."""
+    """Whether the trained text contains the whole answer, ignoring whitespace.
+
+    The answer may begin within the generation prompt of the template (`<think>`).
+    """
     asked, said, whole = ("".join(text.split()) for text in (before, learnt, content))
     return whole in (asked + said)[max(0, len(asked) - len(whole) + 1) :]
 
@@ -135,7 +137,7 @@ def _shown(text: str) -> str:
 
 
 def question_of(item: str) -> tuple[Prompt, str]:
-    """Of an example what is answered, and the answer: of a conversation what the assistant says last."""
+    """Return the prompt and the answer of an example; in a conversation, the answer is the last assistant message."""
     said = json.loads(item)
     if isinstance(said, dict):
         return said["prompt"], said["completion"]
@@ -144,7 +146,7 @@ def question_of(item: str) -> tuple[Prompt, str]:
 
 
 def asked_in(item: str) -> list[str]:
-    """Of an example what it asks: its prompt, or what the user says in a conversation."""
+    """Return the questions of an example: its prompt, or the user's messages in a conversation."""
     said = json.loads(item)
     if isinstance(said, dict):
         return [said["prompt"]]
@@ -152,7 +154,7 @@ def asked_in(item: str) -> list[str]:
 
 
 def answered_item(prompt: Prompt, answer: str, *, ends: bool) -> str:
-    """A prompt with what was answered to it, of which the answer alone is learnt."""
+    """Combine a prompt with a generated answer, where only the answer is trained on."""
     if isinstance(prompt, str):
         return prompt_item(prompt, answer, ends=ends)
     messages = [*map(dict, prompt), {"role": "assistant", "content": answer}]

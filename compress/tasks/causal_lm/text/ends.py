@@ -1,4 +1,4 @@
-"""The tokens that end an answer, as whoever made a model says it in several places."""
+"""Tokens that end an answer, which models define in several places."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from compress.models.text.chat import PLACEHOLDER, Render
 
 
 def end_of(said: int | list[int] | None, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
-    """The token that stands behind a text that is learnt: what the tokenizer calls its end, else what the model's
-    config says."""
+    """Return the token that ends a training text: the tokenizer's end token, else that of the model's config."""
     if "eos_token" in special and (found := tokenizer.token_to_id(special["eos_token"])) is not None:
         return int(found)
     return said[0] if isinstance(said, list) else said
@@ -27,10 +26,11 @@ def ends_of(
     render: Render | None,
     tokenizer: Tokenizer,
 ) -> list[int]:
-    """All tokens that end an answer, each once: those that texts and turns are taught to end with, and those that the
-    model's config, its `generation_config.json` and `further` name.
+    """Return all tokens that end an answer, without duplicates.
 
-    Chat models end a turn by another token than a text, and only some of these places say so.
+    These are the tokens that end texts and turns in training, and those named by the model's config, its
+    `generation_config.json` and `further`: chat models end a turn by another token than a text, and only some of these
+    places name it.
     """
     configs = (model.config, getattr(model, "generation_config", None))
     said = [getattr(config, "eos_token_id", None) for config in configs]
@@ -40,11 +40,11 @@ def ends_of(
 
 
 def _end_of_turn(render: Render | None, tokenizer: Tokenizer) -> int | None:
-    """The special token that a chat template puts behind what the assistant says; None where it puts none."""
+    """Return the special token that a chat template appends to an assistant message; None if there is none."""
     if render is None:
         return None
     talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PLACEHOLDER}]
-    # A template that refuses so plain a conversation will say so where one is to be learnt.
+    # A template that rejects such a plain conversation raises again when a real one is trained on.
     with suppress(ModelError):
         behind = tokenizer.encode(render(talk, False).partition(PLACEHOLDER)[2], add_special_tokens=False).ids
         added = tokenizer.get_added_tokens_decoder()

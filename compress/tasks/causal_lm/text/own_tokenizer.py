@@ -1,4 +1,4 @@
-"""A tokenizer that no model comes with: trained on the texts, or a `tokenizer.json` alone."""
+"""Tokenizers that do not come with a model: trained on the texts, or a `tokenizer.json` alone."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""The template of conversations of a tokenizer that is trained on them."""
+"""Chat template of a tokenizer trained on conversations."""
 
 _ENDS = (END, _SAID, "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>", "<end>")
-"""What the token that ends a text is called, where nothing but a vocabulary says it."""
+"""Common names of the end-of-text token, for files that contain only a vocabulary."""
 
 
 def trained_tokenizer(items: Sequence[str], written: Written, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte pairs of bytes (Sennrich et al. 2016), as GPT-2 has them, trained on examples; equal examples, equal tokens.
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016), as in GPT-2, on examples; deterministic.
 
-    A text begins with the token that ends an answer; conversations are written in ChatML.
+    Without conversations, every text begins with the token that ends an answer; conversations are rendered in ChatML.
 
     Args:
-        items: the examples, as the data holds them.
-        vocabulary: tokens at most.
+        items: the examples, as data items.
+        vocabulary: maximum number of tokens.
     """
     talks = written == "messages"
     special = [END, _SAYS, _SAID] if talks else [END]
@@ -56,7 +56,7 @@ def trained_tokenizer(items: Sequence[str], written: Written, vocabulary: int) -
 
 
 def of_file(file: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a `tokenizer.json`, which says nothing of what ends a text."""
+    """Load the tokenizer of a `tokenizer.json`, which does not name the end-of-text token."""
     known = Tokenizer.from_file(str(file)).get_vocab()
     end = next((token for token in _ENDS if token in known), None)
     return PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=end)

@@ -1,4 +1,4 @@
-"""Texts as windows of tokens: each token is learnt and scored once, with those before it in its window."""
+"""Cut texts into windows of tokens: each token is trained on and scored once, with the preceding ones of its window."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.text.documents import pieces_of
 
 DOCUMENT = "beside.document"
-"""In a batch, int64 (windows,): the example that a window is of."""
+"""Batch key, int64 (windows,): index of the example that a window belongs to."""
 BYTES = "beside.bytes"
-"""In a batch, int64 (windows,): how many bytes of UTF-8 the scored tokens of a window stand for."""
+"""Batch key, int64 (windows,): number of UTF-8 bytes of a window's scored tokens."""
 COMPARED = "beside.compared"
-"""In a batch, int64 (windows, places): tokens whose distribution is held against the baseline's, -1 behind the last."""
+"""Batch key, int64 (windows, places): token positions compared with the baseline's distribution, padded with -1."""
 TOP_WORDS, TOP_LOGS = "beside.top_words", "beside.top_logs"
-"""In a batch, (windows, places, k): the words that the baseline holds likeliest there, and their log-probabilities."""
+"""Batch keys, (windows, places, k): the baseline's most likely tokens at these positions, and log-probabilities."""
 MOST_COMPARED = 8192
-"""Tokens whose distributions are compared, about so many at most: spread evenly over the windows."""
+"""Approximate maximum number of compared tokens, spread evenly over the windows."""
 
 LETTERS = 1 << 18
-"""Of texts that are encoded together: the tokenizer's own objects take hundreds of bytes a token."""
+"""Number of characters of texts tokenized at once: the tokenizer's own objects take hundreds of bytes per token."""
 
 
 @dataclass(frozen=True, eq=False)
 class WindowInputs(TokenInputs):
-    """Windows of tokens of one split, ragged.
+    """Ragged windows of tokens of one split.
 
-    `learnt`: of each window int32 (length,), 1 where a token is scored. `documents`, `sizes`: int64 (n,), the example
-    and the bytes of its scored tokens. `compared`: what stands beside them in a batch too, (n, ...) each.
+    `learnt`: int32 (length,) for each window, 1 where a token is scored. `documents`, `sizes`: int64 (n,), the example
+    and the bytes of its scored tokens. `compared`: further arrays of a batch, (n, ...) each.
     """
 
     learnt: Ragged = field(kw_only=True)
@@ -54,7 +54,7 @@ class WindowInputs(TokenInputs):
     compared: Mapping[str, NDArray[Any]] = field(default_factory=dict, kw_only=True)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The windows at `indices`, padded behind to the longest of them, with what the scorer needs beside them."""
+        """Return the windows at `indices`, right-padded to the longest of them, with the scorer's additional inputs."""
         chosen = np.asarray(indices, np.int64)
         learnt, _ = self.learnt.padded(indices, 0)
         beside = {
@@ -65,20 +65,20 @@ class WindowInputs(TokenInputs):
         return super().batch(indices) | beside | {name: rows[chosen] for name, rows in self.compared.items()}
 
     def against(self, reference: Mapping[str, NDArray[Any]] | None) -> WindowInputs:
-        """These windows with what their tokens' distributions are compared with.
+        """Return these windows with the data for comparing the distributions of their tokens.
 
         Args:
-            reference: what is kept of the baseline's outputs; None: the baseline's own are to be kept.
+            reference: what was kept of the baseline's outputs; None: these are the baseline's windows.
         """
         places = self._places()
         beside = {COMPARED: places}
-        # Of other tokens than the baseline's there is nothing to compare.
+        # With another tokenization than the baseline's there is nothing to compare.
         if reference is not None and np.array_equal(reference["compared"], places):
             beside |= {TOP_WORDS: reference["top_words"], TOP_LOGS: reference["top_logs"]}
         return replace(self, compared={} if reference is not None and len(beside) == 1 else beside)
 
     def _places(self) -> NDArray[np.int64]:
-        """Some scored tokens of each window, evenly spread: int64 (n, places), -1 behind the last."""
+        """Select evenly spaced scored tokens of each window: int64 (n, places), padded with -1."""
         scored = [np.flatnonzero(row)[np.flatnonzero(row) > 0] for row in self.learnt]
         most = max(1, min(max(map(len, scored), default=1), MOST_COMPARED // max(1, len(scored))))
         places = np.full((len(scored), most), -1, np.int64)
@@ -88,7 +88,7 @@ class WindowInputs(TokenInputs):
         return places
 
     def digest(self) -> str:
-        """sha256 over all that a model is given, and which tokens are scored."""
+        """sha256 over the model inputs and the positions of scored tokens."""
         digest = hashlib.sha256(super().digest().encode())
         for block in self.learnt.flat.blocks():
             digest.update(block.tobytes())
@@ -100,7 +100,7 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
 
     Raises:
         ModelError: a file is missing or unreadable.
-        DataError: conversations cannot be had with the model's template.
+        DataError: conversations do not work with the model's chat template.
     """
     form, names = reading_of(model)
     tokenizer = open_uncut(model / TOKENIZER)
@@ -141,7 +141,7 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
 
 
 def encoding_key(examples: Examples, data: LanguageData, model: Path) -> str:
-    """What decides what `encode_documents` makes of them: equal keys, equal windows.
+    """Cache key of `encode_documents`: equal keys imply equal windows.
 
     Raises:
         ModelError: a file is missing or unreadable.
@@ -157,10 +157,10 @@ def encoding_key(examples: Examples, data: LanguageData, model: Path) -> str:
 
 
 def reading_of(model: Path) -> tuple[Format, tuple[str, ...]]:
-    """How texts are read for the model of an artifact directory, and the names of its inputs.
+    """Read the text format of the model in an artifact directory, and the names of its inputs.
 
     Raises:
-        ModelError: it does not say so.
+        ModelError: the description is missing or invalid.
     """
     try:
         described = read_mapping(model / TASK)
@@ -170,13 +170,13 @@ def reading_of(model: Path) -> tuple[Format, tuple[str, ...]]:
 
 
 def cut_windows(tokens: NDArray[np.int64], longest: int, context: int) -> Iterator[NDArray[np.int64]]:
-    """Windows of at most `longest` tokens that begin with the last `context` tokens of the one before.
+    """Yield windows of at most `longest` tokens that start with the last `context` tokens of the previous one.
 
-    A token is scored in the first window that it stands in, and the first token of all never: nothing stands before
-    it. A window without a token to score is left out.
+    A token is scored in the first window that contains it, except for the very first token, which has no context.
+    Windows without a token to score are skipped.
 
     Args:
-        tokens: (tokens, 3): the id, whether it is scored, anything.
+        tokens: (tokens, 3): the id, whether it is scored, and any further value.
     """
     start, scored = 0, 1
     while scored < len(tokens):
@@ -189,7 +189,7 @@ def cut_windows(tokens: NDArray[np.int64], longest: int, context: int) -> Iterat
 
 
 def _byte_lengths(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Bytes of UTF-8 that each token stands for; those that share a letter share it too: the last one counts it."""
+    """Return the UTF-8 bytes of each token; if tokens share a character, the last one counts all of its bytes."""
     places: Sequence[int] | NDArray[np.int64] = range(len(text) + 1)
     if not text.isascii():
         places = np.concatenate(
