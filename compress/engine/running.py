@@ -16,11 +16,11 @@ from compress.core.errors import ModelError, RunInterrupted, UsageError, in_word
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.core.terminal.progress import Progress
 from compress.engine.budget import judge_row, measured_values, outcome
+from compress.engine.early_checks import target_warnings, try_untrained
 from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts, samples_in, with_texts
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
-from compress.engine.trials import target_warnings, try_untrained
 from compress.measuring.artifact import measure
 from compress.measuring.chance import no_better_than_chance
 from compress.measuring.identity import model_digest

@@ -18,6 +18,7 @@ from tokenizers.models import WordPiece
 
 from compress.bundles.manifest import write_manifest_metrics
 from compress.bundles.web.folder import write_page
+from compress.bundles.web.node_check import sentence
 from compress.bundles.web.packages import (
     RUNTIME,
     TOKENIZERS,
@@ -28,7 +29,6 @@ from compress.bundles.web.packages import (
     unpack,
 )
 from compress.bundles.web.tokenizing import check_tokenizer, ranges, tokenizer_facts
-from compress.bundles.web.trial import sentence
 from compress.cli.root import main
 from compress.core.disk.ownership import MARKER
 from compress.core.errors import ModelError, UsageError

@@ -13,7 +13,7 @@ from PIL import Image
 
 from compress.bundles.web.examples import PageExamples
 from compress.bundles.web.folder import WebPage, write_page
-from compress.bundles.web.trial import try_page
+from compress.bundles.web.node_check import try_page
 from compress.core.errors import ModelError
 from compress.runtimes.runner import cosine, open_predictor, softmax
 from tests.bundles import image_bundle, sentence_bundle, text_bundle

@@ -17,9 +17,9 @@ from compress.bundles.layout import GOLDEN, PREDICTOR
 from compress.bundles.manifest import numbers_text
 from compress.bundles.verify import foreign_code, hash_problems, listed_files, read_manifest
 from compress.bundles.web.examples import write_examples, write_prompts
+from compress.bundles.web.node_check import Trial, try_page
 from compress.bundles.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
 from compress.bundles.web.tokenizing import check_tokenizer, tokenizer_facts
-from compress.bundles.web.trial import Trial, try_page
 from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
 from compress.core.disk.files import (
     copy_file,

@@ -25,7 +25,7 @@ def init(model: str, data: str, out: Path, force: bool, task: str | None) -> Non
     """Write a commented profile for MODEL and DATA, derived from their files; fail if no profile would run."""
     from compress.core.disk.files import write_text
     from compress.core.disk.reading import understood
-    from compress.starter.trial import faults_of_starter
+    from compress.starter.profile_check import faults_of_starter
     from compress.starter.writing import starter_profile
 
     if not out.parent.is_dir():

@@ -27,9 +27,9 @@ from compress.passes.prune.removing.channels import (
     multiple_of,
     widths_within,
 )
+from compress.passes.prune.removing.cut_check import safe_cuts
 from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.passes.prune.removing.encoders import EncoderPruner, plain_scores
-from compress.passes.prune.removing.trial import believed
 from compress.passes.prune.spec import PruneSpec
 
 HALF = 0.5
@@ -118,7 +118,7 @@ class ChannelPruner:
         self.parameters = count_parameters(model)
         asked = HALF if spec.remove is None else spec.remove.channels
         where = "prune.target" if spec.remove is None else "prune.remove.channels"
-        tried = believed(model, example, self._blind_cuts(surgeon, asked))
+        tried = safe_cuts(model, example, self._blind_cuts(surgeon, asked))
         self.left_whole = {**surgeon.left_whole, **tried.left_whole}
         if not tried.cuts and self.left_whole:
             raise nothing_to_prune(self.left_whole, where)
@@ -150,7 +150,7 @@ class ChannelPruner:
         surgeon = ChannelSurgeon(self.model, example, self.left_whole)
         kept = [widths[group.name] for group in surgeon.groups]
         cuts = choose_cuts(surgeon.groups, self._scores(surgeon), kept)
-        tried = believed(self.model, example, cuts)
+        tried = safe_cuts(self.model, example, cuts)
         self.left_whole |= tried.left_whole
         surgeon.remove(tried.cuts)
         self.parameters = tried.parameters

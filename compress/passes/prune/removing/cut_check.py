@@ -1,4 +1,4 @@
-"""Verify cuts on a copy of the model before they are applied; groups whose cut breaks the model stay whole."""
+"""Checks channel cuts on a copy of the model first: groups that would break it are left whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXACT, ROUGH = 1e-9, 1e-3
 
 
 @dataclass(frozen=True)
-class Believed:
+class SafeCuts:
     """Verified cuts, the parameters that remain after them, and the reasons why other groups stay whole."""
 
     cuts: tuple[Cut, ...]
@@ -36,33 +36,34 @@ class Believed:
     left_whole: Mapping[str, str]
 
 
-def believed(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> Believed:
-    """Return those of the cuts that work together; the model is not changed.
+def safe_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> SafeCuts:
+    """The cuts that leave the model working; it is not changed.
 
-    All are tried at once first, then halves of those that fail, so that a few bad groups among many cost few trials.
+    All are tried together first, then halves of those that do not work, so that a few bad groups among many cost few
+    trials.
     """
     if not cuts:
-        return Believed((), count_parameters(model), {})
-    parameters, fault = attempt(model, example, cuts)
+        return SafeCuts((), count_parameters(model), {})
+    parameters, fault = check_cuts(model, example, cuts)
     if fault is None:
-        return Believed(tuple(cuts), parameters, {})
+        return SafeCuts(tuple(cuts), parameters, {})
     if len(cuts) == 1:
-        return Believed((), count_parameters(model), {cuts[0].group.name: fault})
+        return SafeCuts((), count_parameters(model), {cuts[0].group.name: fault})
     middle = len(cuts) // 2
-    first, second = believed(model, example, cuts[:middle]), believed(model, example, cuts[middle:])
+    first, second = safe_cuts(model, example, cuts[:middle]), safe_cuts(model, example, cuts[middle:])
     left = {**first.left_whole, **second.left_whole}
     if not first.cuts or not second.cuts:
         kept = first if first.cuts else second
-        return Believed(kept.cuts, kept.parameters, left)
-    parameters, fault = attempt(model, example, [*first.cuts, *second.cuts])
+        return SafeCuts(kept.cuts, kept.parameters, left)
+    parameters, fault = check_cuts(model, example, [*first.cuts, *second.cuts])
     if fault is None:
-        return Believed((*first.cuts, *second.cuts), parameters, left)
+        return SafeCuts((*first.cuts, *second.cuts), parameters, left)
     kept, other = (first, second) if len(first.cuts) >= len(second.cuts) else (second, first)
     reason = f"it cannot be cut together with {kept.cuts[0].group.name}: {fault}"
-    return Believed(kept.cuts, kept.parameters, {**left, **{cut.group.name: reason for cut in other.cuts}})
+    return SafeCuts(kept.cuts, kept.parameters, {**left, **{cut.group.name: reason for cut in other.cuts}})
 
 
-def attempt(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[int, str | None]:
+def check_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[int, str | None]:
     """Cut a copy; return its number of parameters, and a short description of the fault, if any.
 
     The copy must run forward and backward, in eval and in train mode, with outputs of the same shape; these must equal
@@ -73,7 +74,8 @@ def attempt(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[in
     narrow = duplicate(model).eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tensors that are not parameters: that is detected here
+            # torch-pruning warns of weights that are no parameters; this check reports them itself.
+            warnings.simplefilter("ignore")
             surgeon = ChannelSurgeon(narrow, example)
             cuts = surgeon.same(cuts)
             fault = _unscored(surgeon, cuts)

@@ -1,4 +1,4 @@
-"""A cut is tried before it is believed: what breaks is left whole by name, and the rest still computes the same."""
+"""Channel cuts are checked on a copy: groups that would break are left whole, and the rest computes the same."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from compress.models.io.outputs import outputs_of
 from compress.passes.prune.choosing.prediction import kept_channels
 from compress.passes.prune.choosing.saliency import Material
 from compress.passes.prune.removing.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
+from compress.passes.prune.removing.cut_check import check_cuts, safe_cuts
 from compress.passes.prune.removing.removal import ChannelPruner
-from compress.passes.prune.removing.trial import attempt, believed
 from compress.passes.prune.spec import PruneSpec
 from compress.runtimes.runner import open_session
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
@@ -197,7 +197,7 @@ def cut_by_half(model: nn.Module, seed: int = 0) -> tuple[nn.Module, dict[str, s
     scores = [torch.rand(group.width, generator=drawn) for group in surgeon.groups]
     kept = [kept_channels(group.width, 0.5, multiple_of(group, 2)) for group in surgeon.groups]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    tried = believed(model, PIXELS, choose_cuts(surgeon.groups, scores, kept))
+    tried = safe_cuts(model, PIXELS, choose_cuts(surgeon.groups, scores, kept))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     narrow = duplicate(model)
     own = ChannelSurgeon(narrow, PIXELS)
@@ -257,7 +257,7 @@ def test_a_scramble_that_still_runs_is_found() -> None:
     own = ChannelSurgeon(narrow, PIXELS)
     own.remove(own.same(cuts))
     assert outputs_of(narrow(**PIXELS)).shape == (2, 3)
-    assert attempt(model, PIXELS, cuts)[1] is not None
+    assert check_cuts(model, PIXELS, cuts)[1] is not None
 
 
 def test_a_network_that_cannot_be_traced_is_refused_by_name() -> None:
@@ -306,9 +306,9 @@ def test_a_network_that_can_lose_nothing_is_refused(changes: dict[str, Any], tmp
     assert "stem" in caught.value.message
 
 
-def test_no_cut_at_all_is_believed() -> None:
+def test_no_cut_at_all_is_safe() -> None:
     model = network("units")
-    assert believed(model, PIXELS, []).parameters == count_parameters(model)
+    assert safe_cuts(model, PIXELS, []).parameters == count_parameters(model)
 
 
 def test_narrow_groups_are_named_too(tmp_path: Path) -> None:
