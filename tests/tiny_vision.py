@@ -16,14 +16,14 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from compress.core.artifacts import STRUCTURE, TASK, Artifact, seal
+from compress.core.artifacts import TASK, Artifact
 from compress.core.disk.files import write_json
-from compress.core.forms import TORCH_FLOAT, Structure
 from compress.data.splits import Examples
-from compress.models.io.checkpoints import count_parameters, save_model
+from compress.models.io.checkpoints import save_model
 from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.profile.schema import DataSpec
 from compress.tasks.image_classification.task import ImageClassification
+from tests.tiny import sealed
 
 LABELS = ("left", "right", "both")
 SIZE = 8
@@ -162,5 +162,4 @@ def write_image_artifact(out: Path, model: nn.Module) -> Artifact:
             "image": {"size": [SIZE, SIZE], "channels": 1, "mean": [0.5], "std": [0.25]},
         },
     )
-    form = TORCH_FLOAT.with_(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT
-    return seal(out, form, {"parameters": count_parameters(model)})
+    return sealed(out, model)

@@ -5,28 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from compress.core.errors import ProfileError
 from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
+from tests.profiles import write_profile
 
 BODIES = {"prune": {"remove": {"heads": 0.5}}}
 
 
 def profile_of(folder: Path, passes: list[str], **more: object) -> Path:
     (folder / "data.csv").write_text("text,label\nhello,a\n")
-    file = folder / "p.yaml"
-    body = {
-        "name": "job",
-        "task": "text-classification",
-        "data": {"path": "data.csv"},
+    sections = {
         "teacher": {"model": "owner/model", "finetune": {}},
         "passes": [{name: BODIES.get(name, {})} for name in passes],
         **more,
     }
-    file.write_text(yaml.safe_dump(body))
-    return file
+    return write_profile(folder / "p.yaml", **sections)
 
 
 LEGAL = [

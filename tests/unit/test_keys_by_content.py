@@ -22,6 +22,7 @@ from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 from compress.store.cache import Cache
 from tests.jobs import tiny_texts, write_job
+from tests.profiles import write_profile
 
 Table = dict[str, list[Any]]
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
@@ -46,15 +47,12 @@ def write(folder: Path, tables: dict[str, Table], kind: str, **data: Any) -> Pat
         old.unlink()
     for name, table in tables.items():
         WRITERS[kind](pd.DataFrame(table), folder / "data" / f"{name}.{kind}")
-    body = {
-        "name": "job",
-        "task": "text-classification",
-        "data": {"path": "./data", **data},
-        "teacher": {"model": "owner/model", "finetune": {}},
-        "passes": [{"distill": {}}, {"quantize": {"bits": 8}}, {"export": {}}],
-    }
-    (folder / "job.yaml").write_text(yaml.safe_dump(body))
-    return folder / "job.yaml"
+    return write_profile(
+        folder / "job.yaml",
+        data={"path": "./data", **data},
+        teacher={"model": "owner/model", "finetune": {}},
+        passes=[{"distill": {}}, {"quantize": {"bits": 8}}, {"export": {}}],
+    )
 
 
 def keys(profile: Path) -> dict[str, str]:

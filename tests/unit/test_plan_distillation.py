@@ -8,20 +8,17 @@ import yaml
 
 from compress.planning.steps import Plan, build_plan, model_sources
 from compress.profile.load import load_profile
+from tests.profiles import write_profile
 
 
 def plan_of(tmp_path: Path, distill: str, **changes: object) -> Plan:
     (tmp_path / "data.csv").write_text("text,label\nhello,a\n")
-    body = {
-        "name": "job",
-        "task": "text-classification",
-        "data": {"path": "data.csv"},
+    sections = {
         "teacher": {"model": "owner/model", "finetune": {}},
         "passes": [{"distill": yaml.safe_load(distill)}],
         **changes,
     }
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(body))
-    return build_plan(load_profile(tmp_path / "p.yaml").profile)
+    return build_plan(load_profile(write_profile(tmp_path / "p.yaml", **sections)).profile)
 
 
 def test_the_teacher_is_source_and_reference_of_a_plain_student(tmp_path: Path) -> None:

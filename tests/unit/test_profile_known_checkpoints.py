@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from safetensors.numpy import save_file
 
 from compress.core.errors import ModelError, ProfileError
@@ -23,6 +22,7 @@ from compress.profile.model_checks.tokenizers import (
     no_tokenizer,
 )
 from compress.profile.schema import TeacherSpec
+from tests.profiles import write_profile
 
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "a": 2}
 LABELS = ("x", "y")
@@ -47,17 +47,7 @@ def write(file: Path, value: Any) -> None:
 
 def profile(folder: Path, **changes: Any) -> Path:
     (folder / "data.csv").write_text("text,label\na,x\nb,y\n")
-    body = {
-        "name": "job",
-        "task": "text-classification",
-        "data": {"path": "data.csv"},
-        "teacher": {"model": "model"},
-        "passes": [{"export": {}}],
-        **changes,
-    }
-    file = folder / "p.yaml"
-    file.write_text(yaml.safe_dump(body, sort_keys=False))
-    return file
+    return write_profile(folder / "p.yaml", **{"teacher": {"model": "model"}, **changes})
 
 
 def found(folder: Path, **changes: Any) -> tuple[list[tuple[str, str | None]], int]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from gguf import GGUFWriter
 from transformers import CONFIG_MAPPING
 
@@ -27,6 +26,7 @@ from compress.profile.load import LoadedProfile, load_profile
 from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.schema import Profile
+from tests.profiles import write_profile
 
 EXPORT: dict[str, Any] = {"export": {}}
 DISTIL: dict[str, Any] = {"distill": {"student": {"layers": 1}, "epochs": 1}}
@@ -43,17 +43,14 @@ def write(
     for name in ("a", "b"):
         (folder / "images" / name).mkdir(parents=True, exist_ok=True)
     model(folder / "model", config)
-    values = {
-        "name": "job",
+    sections = {
         "task": task,
         "data": {"path": "images" if task == "image-classification" else "data.csv"},
         "teacher": {"model": "model"},
         "passes": list(passes),
         **body,
     }
-    file = folder / "p.yaml"
-    file.write_text(yaml.safe_dump(values, sort_keys=False))
-    return file
+    return write_profile(folder / "p.yaml", **sections)
 
 
 def model(folder: Path, config: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from compress.core.errors import ProfileError
 from compress.profile.load import load_profile
+from tests.profiles import write_profile
 
 TO_VIT = {
     "distill": {
@@ -30,16 +30,13 @@ def write(folder: Path, kind: str, *passes: dict[str, Any]) -> Path:
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text(json.dumps({"model_type": kind}))
     (folder / "model" / "preprocessor_config.json").write_text("{}")
-    body = {
-        "name": "job",
-        "task": "image-classification",
-        "data": {"path": "data"},
-        "teacher": {"model": "model"},
-        "passes": list(passes),
-    }
-    file = folder / "p.yaml"
-    file.write_text(yaml.safe_dump(body, sort_keys=False))
-    return file
+    return write_profile(
+        folder / "p.yaml",
+        task="image-classification",
+        data={"path": "data"},
+        teacher={"model": "model"},
+        passes=list(passes),
+    )
 
 
 REFUSED = [

@@ -14,6 +14,7 @@ import yaml
 from compress.core.errors import ProfileError
 from compress.profile.load import load_profile
 from tests import golden
+from tests.profiles import write_profile
 
 TEXT, IMAGE, SENTENCE = "text-classification", "image-classification", "sentence-embedding"
 LANGUAGE = "causal-lm"
@@ -44,17 +45,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, task: str, distill: str, changes: dict[str, Any]) -> Path:
-    body = {
-        "name": "job",
-        "task": task,
-        "data": {"path": "data.csv"},
-        "teacher": {"model": "owner/model"},
-        "passes": [{"distill": yaml.safe_load(distill)}],
-        **changes,
-    }
-    file = folder / "p.yaml"
-    file.write_text(yaml.safe_dump(body, sort_keys=False))
-    return file
+    sections = {"task": task, "passes": [{"distill": yaml.safe_load(distill)}], **changes}
+    return write_profile(folder / "p.yaml", **sections)
 
 
 WORDS = "refused_teaching"

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from compress.cli.root import main
 from compress.profile.load import load_profile
 from compress.profile.schema import TargetSpec
 from compress.profile.timing_target import timing_target
+from tests.profiles import write_profile
 
 PI: dict[str, Any] = {"device": "ssh://pi@board", "name": "pi", "threads": 4}
 GPU: dict[str, Any] = {"device": "cuda", "name": "gpu"}
@@ -27,17 +27,7 @@ def write(
     folder: Path, step: dict[str, Any], *targets: dict[str, Any], task: str = "text-classification"
 ) -> Path:
     (folder / "data.csv").write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(9)))
-    body = {
-        "name": "job",
-        "task": task,
-        "data": {"path": "data.csv"},
-        "teacher": {"model": "owner/model"},
-        "passes": [step],
-        "targets": list(targets),
-    }
-    file = folder / "p.yaml"
-    file.write_text(yaml.safe_dump(body, sort_keys=False))
-    return file
+    return write_profile(folder / "p.yaml", task=task, passes=[step], targets=list(targets))
 
 
 def test_the_first_target_that_runs_onnxruntime_times() -> None:
