@@ -18,8 +18,9 @@ from compress.passes.quantize.calibration.activation_ranges import calibrate
 from compress.passes.quantize.int8.affine import activation_scale, quantize_bias, quantize_kernel
 from compress.passes.quantize.int8.convolutions import activated
 from compress.passes.quantize.int8.coverage import count_products
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import needed_values, quantize_static, ranged_values
-from compress.passes.quantize.layers import Convolution, layers, split_excluded
+from compress.passes.quantize.layers import Convolution, layers, layers_to_quantize
 from compress.runtimes.runner import open_session
 from tests.processor import WEIGHT_LIMIT
 
@@ -58,7 +59,7 @@ def quantized(
     path, after = folder / "float.onnx", folder / "integer.onnx"
     ir.save(model, path)
     wanted = open_session(str(path)).run(None, {"x": X})[0]
-    chosen, _ = split_excluded(model.graph, exclude)
+    chosen = layers_to_quantize(model.graph, Int8Spec(exclude=tuple(exclude)))
     names = ranged_values(model.graph, chosen)
     optional = set(names) - needed_values(chosen)
     ranges = calibrate(

@@ -18,8 +18,8 @@ from compress.passes.quantize.int8.coverage import count_products
 from compress.passes.quantize.int8.dynamic import quantize_dynamic
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import quantize_static, ranged_values
-from compress.passes.quantize.layers import Linear, Table, layers, split_excluded
-from compress.passes.quantize.step import check_promise, left_floating
+from compress.passes.quantize.layers import Linear, Table, excluded_weights, layers, layers_to_quantize
+from compress.passes.quantize.step import check_promise
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import write_blocks
 from compress.runtimes.runner import open_session
@@ -225,15 +225,16 @@ def other_products_graph() -> ir.Model:
 
 
 def test_products_that_are_no_layers_can_be_excluded(tmp_path):
-    ir.save(other_products_graph(), tmp_path / "model.onnx")
-    assert list(layers(other_products_graph().graph)) == []
-    allowed = left_floating(tmp_path, Int8Spec(exclude=("turned", "with_*")))
+    model = other_products_graph()
+    ir.save(model, tmp_path / "model.onnx")
+    assert list(layers(model.graph)) == []
+    allowed = excluded_weights(model.graph, Int8Spec(exclude=("turned", "with_*")))
     assert allowed == ["left", "a"]
     products = count_products(tmp_path / "model.onnx", allowed)
     assert products.floating == ()
     assert count_products(tmp_path / "model.onnx").floating
     with pytest.raises(ModelError, match="no layer of the model matches") as caught:
-        left_floating(tmp_path, Int8Spec(exclude=("other",)))
+        excluded_weights(model.graph, Int8Spec(exclude=("other",)))
     assert "turned, with_number" in str(caught.value)
 
 
@@ -259,8 +260,8 @@ def test_a_shared_weight_is_stored_once():
 
 def test_excluded_layers_are_left_and_allowed(tmp_path):
     model = mlp()
-    chosen, left = split_excluded(model.graph, ["sec*"])
-    assert [layer.node.name for layer in left] == ["second"]
+    chosen = layers_to_quantize(model.graph, Int8Spec(exclude=("sec*",)))
+    assert [layer.node.name for layer in chosen] == ["first"]
     quantize_dynamic(model, chosen, per_channel=True, embeddings=True)
     path = tmp_path / "m.onnx"
     ir.save(model, path)
@@ -270,7 +271,7 @@ def test_excluded_layers_are_left_and_allowed(tmp_path):
 
 def test_a_pattern_that_fits_nothing_is_an_error():
     with pytest.raises(ModelError, match="no layer of the model matches") as caught:
-        split_excluded(mlp().graph, ["encoder.*"])
+        layers_to_quantize(mlp().graph, Int8Spec(exclude=("encoder.*",)))
     assert "first, second" in str(caught.value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import cast
 
 import torch
@@ -18,6 +17,7 @@ from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Whole, can_factor, insert_factors
 from compress.models.anatomy.observing import Batches, MomentSums, observe, token_rows
 from compress.passes.low_rank.factoring import Decomposition
+from compress.passes.patterns import matching_names
 
 CHUNK = 1 << 22
 """Maximum number of values of a convolution's patches held in memory at once."""
@@ -71,18 +71,14 @@ def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
         for group in _groups(model)
         if all(can_factor(module) and weights.count(id(module.weight)) == 1 for module in group)
     ]
-    for pattern in exclude:
-        if not any(fnmatchcase(name, pattern) for name in names.values()):
-            raise ModelError(
-                f"no module of the model matches the pattern {pattern!r}",
-                where="low_rank.exclude",
-                hint=f"The maps are: {', '.join(name for group in groups for name in group)}",
-            )
-    chosen = [
-        group
-        for group in groups
-        if not any(fnmatchcase(name, pattern) for name in group for pattern in exclude)
-    ]
+    excluded = matching_names(
+        list(names.values()),
+        exclude,
+        what="module",
+        where="low_rank.exclude",
+        known=[name for group in groups for name in group],
+    )
+    chosen = [group for group in groups if excluded.isdisjoint(group)]
     if not chosen:
         what = (
             "all its maps are excluded" if groups else "it has no standard torch linear maps or convolutions"

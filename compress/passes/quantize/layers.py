@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compress.core.errors import ModelError
 from compress.lowering.graph import (
     MS_DOMAIN,
     Array,
@@ -21,6 +19,8 @@ from compress.lowering.graph import (
     constant_shape,
     inputs_of,
 )
+from compress.passes.patterns import matching_names
+from compress.passes.quantize.spec import OnnxSpec
 
 Floats = NDArray[np.float32]
 
@@ -123,39 +123,38 @@ KINDS: dict[str, type[Layer]] = {
 """Kinds of layers by their names in profiles."""
 
 
-def layers_to_quantize(graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[str]) -> list[Layer]:
-    """Return the layers of a graph that are not excluded by name or kind.
+def layers_to_quantize(graph: ir.Graph, spec: OnnxSpec) -> list[Layer]:
+    """The layers of a graph that the spec does not exclude, in graph order.
 
     Raises:
-        ModelError: see `split_excluded`.
-    """
-    return split_excluded(graph, exclude, kinds)[0]
-
-
-def split_excluded(
-    graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[str] = ()
-) -> tuple[list[Layer], list[Layer]]:
-    """Split the layers into those to quantize and those excluded by a name pattern or by kind.
-
-    Raises:
-        ModelError: a pattern matches no layer and no product of `other_products`.
+        ModelError: a pattern of `exclude` matches no layer and no product of `other_products`.
     """
     found = list(layers(graph))
-    named = fitting(
-        [layer.node for layer in found] + list(other_products(graph)), exclude, "quantize.exclude"
-    )
-    classes = tuple(KINDS[kind] for kind in kinds)
-    out = [isinstance(layer, classes) or layer.node in named for layer in found]
-    chosen = [layer for layer, excluded in zip(found, out, strict=True) if not excluded]
-    left = [layer for layer, excluded in zip(found, out, strict=True) if excluded]
-    return chosen, left
+    excluded = _excluded(found, other_products(graph), spec)
+    return [layer for layer in found if layer.node not in excluded]
+
+
+def excluded_weights(graph: ir.Graph, spec: OnnxSpec) -> list[str]:
+    """Names of the weights that stay in floating point because the spec excludes their products.
+
+    Raises:
+        ModelError: see `layers_to_quantize`.
+    """
+    found, others = list(layers(graph)), other_products(graph)
+    excluded = _excluded(found, others, spec)
+    products = {layer.node: weight_name(layer) for layer in found if not isinstance(layer, Table)} | others
+    return [name for node, name in products.items() if node in excluded]
+
+
+def _excluded(found: Sequence[Layer], others: Iterable[ir.Node], spec: OnnxSpec) -> set[ir.Node]:
+    named = nodes_named([*(layer.node for layer in found), *others], spec.exclude, "quantize.exclude")
+    kinds = tuple(KINDS[kind] for kind in spec.exclude_kinds)
+    return named | {layer.node for layer in found if isinstance(layer, kinds)}
 
 
 def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
-    """Return non-quantizable products with a constant weight, which are not `Layer`s: node -> weight name.
-
-    For example, the weight is the left operand or holds several matrices.
-    """
+    """Products with a constant weight that are no layers, so that nothing multiplies them in integers, and the names of
+    their weights. The weight stands on the left, say, or holds several matrices."""
     known = {layer.node for layer in layers(graph)}
     found: dict[ir.Node, str] = {}
     for node in graph:
@@ -168,24 +167,15 @@ def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
     return found
 
 
-def fitting(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> set[ir.Node]:
-    """Return the nodes whose name matches one of the shell patterns.
-
-    Args:
-        where: path of the patterns in the profile, for the message.
+def nodes_named(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> set[ir.Node]:
+    """The nodes whose names match one of the shell patterns of the key `where` of the profile.
 
     Raises:
-        ModelError: a pattern matches no node.
+        ModelError: a pattern matches none.
     """
     names = [node.name or "" for node in nodes]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ModelError(
-                f"no layer of the model matches the pattern {pattern!r}",
-                where=where,
-                hint=f"The layers are: {', '.join(names)}",
-            )
-    return {node for node in nodes if any(fnmatchcase(node.name or "", one) for one in patterns)}
+    matched = matching_names(names, patterns, what="layer", where=where)
+    return {node for node, name in zip(nodes, names, strict=True) if name in matched}
 
 
 def weight_name(layer: Layer) -> str:

@@ -39,7 +39,7 @@ def prepare(
     prepared = work / "prepared"
     empty_folder(prepared)
     model = ir.load(folder / ONNX_MODEL)
-    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
+    chosen = layers_to_quantize(model.graph, spec)
     facts: dict[str, Any] = {}
     if spec.equalize:
         facts["equalized_pairs"] = equalize(chosen)

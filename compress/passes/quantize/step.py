@@ -28,13 +28,9 @@ from compress.passes.quantize.kv_cache import store_cache
 from compress.passes.quantize.layers import (
     Convolution,
     Layer,
-    Table,
-    fitting,
-    layers,
+    excluded_weights,
     layers_to_quantize,
     other_products,
-    split_excluded,
-    weight_name,
 )
 from compress.passes.quantize.mixed.step import mix
 from compress.passes.quantize.preparation import prepare
@@ -59,7 +55,7 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: a pattern in `exclude` matches nothing, or the scheme does not fit a layer.
     """
     spec, source = ctx.asked(OnnxSpec), ctx.inputs["model"]
-    chosen = layers_to_quantize(ir.load(source.path / ONNX_MODEL).graph, spec.exclude, spec.exclude_kinds)
+    chosen = layers_to_quantize(ir.load(source.path / ONNX_MODEL).graph, spec)
     schemes = schemes_for(spec, convolutions(chosen))
     if isinstance(spec, Int8Spec):
         made = _integers(ctx, source, spec, schemes, chosen)
@@ -116,7 +112,7 @@ def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: st
     if spec.cache is not None:
         store_cache(model, batches, folder.parent)
     save_onnx(model, folder)
-    return _Made(folder, scheme, left_floating(path.parent, spec), facts)
+    return _Made(folder, scheme, excluded_weights(ir.load(path).graph, spec), facts)
 
 
 def _integers(
@@ -131,7 +127,8 @@ def _integers(
     known = variants[chosen].score if variants else None
     attempt, facts["on_validation"] = _remedied(ctx, source, attempt, chosen, batches, known, contest)
     facts |= attempt.done
-    result, floating = attempt.folders[chosen], left_floating(source.path, spec)
+    result = attempt.folders[chosen]
+    floating = excluded_weights(ir.load(source.path / ONNX_MODEL).graph, spec)
     if spec.mixed is not None:
         mixture = mix(ctx, spec.mixed, attempt.writer, chosen, source)
         result, floating = mixture.folder, [*floating, *mixture.given_back]
@@ -270,18 +267,6 @@ def _measured(ctx: StepContext, contest: Contest, folders: dict[str, Path]) -> d
     if any(one.disturbed for one in found.values()):
         ctx.progress.say(chosen_while_disturbed("quantize", ctx.timing_target.place))
     return found
-
-
-def left_floating(source: Path, spec: OnnxSpec) -> list[str]:
-    """Return the names of the weights that the user excluded."""
-    graph = ir.load(source / ONNX_MODEL).graph
-    _, excluded = split_excluded(graph, spec.exclude, spec.exclude_kinds)
-    others = other_products(graph)
-    named = fitting([*(layer.node for layer in layers(graph)), *others], spec.exclude, "quantize.exclude")
-    return [
-        *(weight_name(layer) for layer in excluded if not isinstance(layer, Table)),
-        *(others[node] for node in others if node in named),
-    ]
 
 
 def check_promise(

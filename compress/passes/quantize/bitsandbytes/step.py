@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
 from compress.core.artifacts import (
     MODEL_CONFIG,
     MODULE,
@@ -18,6 +16,7 @@ from compress.core.forms import Numbers
 from compress.models.io.checkpoints import bare_model, load_model
 from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, write_low_bit
 from compress.models.io.weights import read_weights, write_weights
+from compress.passes.patterns import matching_names
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.passes.quantize.size_check import sizes_in_facts
 from compress.step import StepContext, StepResult
@@ -68,19 +67,13 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def _chosen(found: list[str], exclude: tuple[str, ...]) -> list[str]:
-    """Return the layers that no `exclude` pattern matches.
+    """The layers that no pattern names.
 
     Raises:
-        ModelError: a pattern matches no layer, or no layer is left.
+        ModelError: a pattern matches no layer, or nothing is left.
     """
-    for pattern in exclude:
-        if not any(fnmatchcase(name, pattern) for name in found):
-            raise ModelError(
-                f"no linear layer of the model matches the pattern {pattern!r}",
-                where="quantize.exclude",
-                hint=f"The layers are: {', '.join(found)}",
-            )
-    kept = [name for name in found if not any(fnmatchcase(name, pattern) for pattern in exclude)]
+    excluded = matching_names(found, exclude, what="linear layer", where="quantize.exclude")
+    kept = [name for name in found if name not in excluded]
     if not kept:
         raise ModelError(
             "no linear layer is left to pack", where="quantize.exclude" if exclude else "quantize"

@@ -45,21 +45,21 @@ class Products:
     floating: tuple[str, ...]
 
 
-def count_products(path: Path, left_floating: Collection[str] = ()) -> Products:
-    """Count the products in the optimized graph of a session over `path`.
+def count_products(path: Path, allowed: Collection[str] = ()) -> Products:
+    """Count in the optimized graph of a session over `path`.
 
     Args:
         path: an ONNX file.
-        left_floating: names of weights that may stay in float; their products are not in `floating`.
+        allowed: names of weights that may stay floating; their products are not in `floating`.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optimized-") as folder:
         optimized = Path(folder) / "model.onnx"
         write_optimized(path, optimized, hardware_specific=True, without=_RENAMING)
         model = onnx.load(str(optimized), load_external_data=False)
-    return count_in_graph(model.graph, frozenset(left_floating))
+    return count_in_graph(model.graph, frozenset(allowed))
 
 
-def count_in_graph(graph: onnx.GraphProto, left_floating: frozenset[str]) -> Products:
+def count_in_graph(graph: onnx.GraphProto, allowed: frozenset[str]) -> Products:
     """Count the products of a graph."""
     origin = {tensor.name: tensor.name for tensor in graph.initializer}
     integer = weight_only = 0
@@ -82,7 +82,7 @@ def count_in_graph(graph: onnx.GraphProto, left_floating: frozenset[str]) -> Pro
             integer += 1
         elif node.op_type in _WEIGHT_ONLY:
             weight_only += 1
-        elif node.op_type in _FLOAT and not any(_same_weight(name, left_floating) for name in weights):
+        elif node.op_type in _FLOAT and not any(_same_weight(name, allowed) for name in weights):
             floating.append(node.name or node.op_type)
     return Products(integer, weight_only, tuple(floating))
 

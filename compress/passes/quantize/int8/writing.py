@@ -96,7 +96,7 @@ class Writer:
         return done
 
     def _chosen(self, model: ir.Model, given_back: Collection[str] = ()) -> list[Layer]:
-        chosen = layers_to_quantize(model.graph, self._spec.exclude, self._spec.exclude_kinds)
+        chosen = layers_to_quantize(model.graph, self._spec)
         return [layer for layer in chosen if weight_name(layer) not in given_back]
 
     def _calibrated(self, model: ir.Model, chosen: list[Layer]) -> Mapping[str, Range]:

@@ -26,7 +26,6 @@ from compress.passes.quantize.layers import (
     Table,
     layers,
     layers_to_quantize,
-    split_excluded,
 )
 from compress.passes.quantize.step import schemes_for
 from compress.passes.quantize.weight_matching import Place, places_of, tokens_read, watch
@@ -55,7 +54,7 @@ def simulate(
     """
     graph = ir.load(path).graph
     every = list(layers(graph))
-    chosen, _ = split_excluded(graph, spec.exclude, spec.exclude_kinds)
+    chosen = layers_to_quantize(graph, spec)
     scheme = schemes_for(spec, convolutions(chosen))[0]
     wanted = {layer.node for layer in chosen if spec.embeddings or not isinstance(layer, Table)}
     seen = watch(model, batch)
@@ -120,7 +119,7 @@ def _values(
 def _stored_ranges(path: Path, spec: Int8Spec, known: Mapping[str, Floats]) -> set[str]:
     """Return the names of those values that have a scale of their own in the integer file."""
     model = ir.load(path)
-    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
+    chosen = layers_to_quantize(model.graph, spec)
     ranges = {name: (float(values.min()), float(values.max())) for name, values in known.items()}
     quantize_static(model, chosen, ranges, per_channel=spec.per_channel, embeddings=False)
     return {name for name in known if f"{name}.scale" in model.graph.initializers}

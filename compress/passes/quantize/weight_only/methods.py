@@ -19,9 +19,9 @@ from compress.passes.quantize.layers import (
     Layer,
     Linear,
     Table,
-    fitting,
     layers,
-    split_excluded,
+    layers_to_quantize,
+    nodes_named,
 )
 from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
 from compress.passes.quantize.weight_only.awq import search_scales
@@ -55,17 +55,17 @@ def quantize_weights(
         work: folder for temporary parts of the graph.
 
     Raises:
-        ModelError: see `split_excluded`, `fitting` and `write_blocks`.
+        ModelError: see `layers_to_quantize`, `nodes_named` and `write_blocks`.
     """
     graph = model.graph
-    kept, _ = split_excluded(graph, spec.exclude, spec.exclude_kinds)
+    kept = layers_to_quantize(graph, spec)
     chosen = [
         layer
         for layer in kept
         if isinstance(layer, Linear | FusedAttention) or (isinstance(layer, Table) and spec.embeddings)
     ]
     nodes = [layer.node for layer in layers(graph)]
-    method = _Method(spec, fitting(nodes, spec.eight_bits, "quantize.eight_bits"))
+    method = _Method(spec, nodes_named(nodes, spec.eight_bits, "quantize.eight_bits"))
     if spec.method == "awq":
         method.scale_activations(graph, chosen, moments_of(path, input_names(chosen), batches, work))
     done: list[Rounded] = []

@@ -24,7 +24,7 @@ from compress.passes.quantize.calibration.activation_capture import fed, open_wr
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.int8.gain.probe import typical_length
-from compress.passes.quantize.layers import Layer, Table, fitting, layers, split_excluded
+from compress.passes.quantize.layers import Layer, Table, layers, layers_to_quantize, nodes_named
 from compress.passes.quantize.mixed.search import give_back_within, take_back_until
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.blocks import Blocks, quantize_blocks
@@ -179,8 +179,8 @@ def widened(
 
 def _narrow(graph: ir.Graph, spec: WeightOnlySpec) -> list[Layer]:
     """Return the layers whose weights get fewer than 8 bits."""
-    kept, _ = split_excluded(graph, spec.exclude, spec.exclude_kinds)
-    named = fitting([layer.node for layer in layers(graph)], spec.eight_bits, "quantize.eight_bits")
+    kept = layers_to_quantize(graph, spec)
+    named = nodes_named([layer.node for layer in layers(graph)], spec.eight_bits, "quantize.eight_bits")
     wide = {layer.weight_value for layer in kept if layer.node in named}
     wide |= {layer.weight_value for layer in kept if isinstance(layer, Table) and spec.table_bits == 8}
     return [
