@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -145,40 +145,24 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
         )
     lines: list[Judged] = []
     baseline = same_baseline(now, then)
-    judged = slice(None if now["task"] in TASKS and task_kind(now["task"]).judges_all else 1)
-    for before, after in _pairs(now, then, deployed_only=deployed_only):
-        for number, target in enumerate(then["targets"]):
-            one, two = _target(before, then, target), _target(after, now, target)
-            if one is None:
+    for row, row_now in _rows(now, then, deployed_only=deployed_only):
+        for target in then["targets"]:
+            before, after = _measured_on(row, then, target), _measured_on(row_now, now, target)
+            if before is None:
                 continue
-            if two is None:
-                raise UsageError(f"{now['run']}: row {after['step']!r} was not measured on {target}")
-            if not same_split(one, two):
+            if after is None:
+                raise UsageError(f"{now['run']}: row {row['step']!r} was not measured on {target}")
+            if not same_split(before, after):
                 raise UsageError(
-                    f"row {after['step']!r} now and in the report was scored on "
-                    f"{other_split(now['metric'], two, one)}"
+                    f"row {row['step']!r} now and in the report was scored on "
+                    f"{other_split(now['metric'], after, before)}"
                 )
-            lines += _score(before, one, two, target, tolerances)
-            for old in one["latency"][judged]:
-                lines += _latency(before, one, two, old, target, tolerances, baseline)
-            for quantity in quantities_of(now["task"]):
-                # Timings from before the task declared this quantity lack it.
-                timed = [old for old in one["latency"] if quantity.name in old]
-                for old in timed[judged] if quantity.statistic != "p95_ms" else ():
-                    lines += _latency(before, one, two, old, target, tolerances, baseline, quantity)
-            if number == 0:
-                pair = before["size_mb"], after["size_mb"]
-                lines += _judged(before, target, "size", "MB on disk", pair, tolerances.size)
-            if not same_memory_batch(one, two):
-                raise UsageError(
-                    f"the peak memory of row {after['step']!r} was measured at {memory_words(two)} now, and at "
-                    f"{memory_words(one)} in the report",
-                    hint="Memory is measured at the first of `batch_sizes` and, for some tasks, at the longest of "
-                    "`sequence_lengths`: set those of the report.",
-                )
-            if same_memory_lengths(one, two):
-                pair = one["peak_memory_mb"], two["peak_memory_mb"]
-                lines += _judged(before, target, "memory", "peak MB", pair, tolerances.memory)
+            pair = _Pair(row["step"], row["role"], target, before, after, tolerances, baseline)
+            lines += [*_score(pair), *_latencies(pair, now["task"])]
+            if target == then["targets"][0]:
+                sizes = row["size_mb"], row_now["size_mb"]
+                lines += _compare(pair, "size", "MB on disk", sizes, tolerances.size)
+            lines += _memory(pair)
     useless = [when for when, one in (("then", then), ("now", now)) if one.get("baseline_fault")]
     if useless:
         note = f"the baseline is no better than chance {' and '.join(useless)}"
@@ -186,7 +170,7 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
     return Check(now["metric"], tuple(lines))
 
 
-def _pairs(
+def _rows(
     now: Report, then: Report, *, deployed_only: bool
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Return the matching rows (earlier, now)."""
@@ -211,91 +195,115 @@ def _deployed(report: Report) -> Mapping[str, Any]:
     return row
 
 
-def _target(row: Mapping[str, Any], report: Report, label: str) -> Mapping[str, Any] | None:
+def _measured_on(row: Mapping[str, Any], report: Report, label: str) -> Mapping[str, Any] | None:
     """Return a row's measurement on a target; a report with a single target matches any label."""
     if len(report["targets"]) == 1:
         label = report["targets"][0]
     return next((found for found in row["targets"] if found["target"] == label), None)
 
 
-def _score(
-    row: Mapping[str, Any],
-    one: Mapping[str, Any],
-    two: Mapping[str, Any],
-    target: str,
-    tolerances: Tolerances,
-) -> list[Judged]:
-    metric = one["metrics"][0] if one["metrics"] else {"name": "score"}
-    pair = one["score"], two["score"]
+@dataclass(frozen=True)
+class _Pair:
+    """The measurements of one row on one target, in the earlier report and now.
+
+    `same_baseline`: both reports have the same baseline model.
+    """
+
+    step: str
+    role: str
+    target: str
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    tolerances: Tolerances
+    same_baseline: bool
+
+
+def _score(pair: _Pair) -> list[Judged]:
+    metric = pair.before["metrics"][0] if pair.before["metrics"] else {"name": "score"}
     kind = metric_kind(str(metric["name"]))
     # For a task that is not installed, only the report has the direction.
     kind = replace(kind, smaller_is_better=bool(metric.get("smaller_is_better")))
     worse_way = 1 if kind.smaller_is_better else -1
 
-    def more(before: float, after: float) -> float:
+    def change(before: float, after: float) -> float:
         return worse_way * kind.lost(kind.rank(before), kind.rank(after))
 
-    lines = _judged(row, target, "score", kind.name, pair, tolerances.score, change_of=more)
-    found = reported_test(one, two)
+    scores, tolerance = (pair.before["score"], pair.after["score"]), pair.tolerances.score
+    found = reported_test(pair.before, pair.after)
     note = "" if found is None else f"paired test: {found.verdict}"
     if found is not None and found.p_value is not None:
         note += f", {p_value(found.p_value)}"
     return [
-        replace(line, worse=worse_way * line.change > line.tolerance + _ROUNDING, note=note) for line in lines
+        replace(line, worse=worse_way * line.change > line.tolerance + _ROUNDING, note=note)
+        for line in _compare(pair, "score", kind.name, scores, tolerance, change_of=change)
     ]
 
 
-def _latency(
-    row: Mapping[str, Any],
-    one: Mapping[str, Any],
-    two: Mapping[str, Any],
-    old: Mapping[str, Any],
-    target: str,
-    tolerances: Tolerances,
-    baseline: bool,
-    quantity: Quantity | None = None,
-) -> list[Judged]:
-    """Judge one timing of a row (`old` in the earlier report): its median, or a `quantity` derived from it.
+def _latencies(pair: _Pair, task: str) -> Iterator[Judged]:
+    """Judge the latencies of a row and the quantities that its task declares, each at the first batch size and length
+    unless the task judges all."""
+    judged = slice(None if task in TASKS and task_kind(task).judges_all else 1)
+    for old in pair.before["latency"][judged]:
+        yield from _latency(pair, old)
+    for quantity in quantities_of(task):
+        # Timings from before the task declared this quantity lack it.
+        timed = [old for old in pair.before["latency"] if quantity.name in old]
+        for old in timed[judged] if quantity.statistic != "p95_ms" else ():
+            yield from _latency(pair, old, quantity)
 
-    `baseline`: both reports have the same baseline.
-    """
-    if not two["latency"]:
+
+def _latency(pair: _Pair, old: Mapping[str, Any], quantity: Quantity | None = None) -> list[Judged]:
+    """Judge one timing of a row (`old` in the earlier report): its median, or a `quantity` derived from it."""
+    if not pair.after["latency"]:
         return []
-    alone = row["role"] == "baseline"
-    here = same_machine(one, two)
-    if alone and (baseline or not here):
+    is_baseline = pair.role == "baseline"
+    here = same_machine(pair.before, pair.after)
+    if is_baseline and (pair.same_baseline or not here):
         return []
-    new = timing_like(two, old)
+    new = timing_like(pair.after, old)
     if new is None:
         raise UsageError(
-            f"row {row['step']!r} was timed at {timed_words(two)}; the report has it at {timed_words(one)}",
+            f"row {pair.step!r} was timed at {timed_words(pair.after)}; "
+            f"the report has it at {timed_words(pair.before)}",
             hint="Time it at the report's first batch size and lengths too: set the target's `batch_sizes` and "
             "`sequence_lengths`.",
         )
     name, key, unit = "latency", "latency_p50_ms", "p50 ms"
     if quantity is not None:
         name, key, unit = quantity.name, quantity.name, quantity.unit
-    more_is_worse = quantity is None or quantity.smaller_is_better
-    ratios = old["speedup"], new["speedup"]
-    by = "speed-up over the baseline, since the machines differ"
-    by_ratio = (
-        []
-        if alone
-        else _judged(row, target, name, by, ratios, tolerances.latency, change_of=_slowed, called="speed-up")
-    )
-    pair = old[key], new.get(key)
-    words = unit if old is one["latency"][0] else f"{unit}, {timing_words(old)}"
-    found = by_ratio
+    tolerance = pair.tolerances.latency
+    speedups = old["speedup"], new["speedup"]
+    by_speedup = []
+    if not is_baseline:
+        by = "speed-up over the baseline, since the machines differ"
+        by_speedup = _compare(pair, name, by, speedups, tolerance, change_of=_slowed, measured="speed-up")
+    found = by_speedup
     if here:
-        found = _judged(row, target, name, words, pair, tolerances.latency, more_is_worse=more_is_worse)
+        by = unit if old is pair.before["latency"][0] else f"{unit}, {timing_words(old)}"
+        more_is_worse = quantity is None or quantity.smaller_is_better
+        found = _compare(pair, name, by, (old[key], new.get(key)), tolerance, more_is_worse=more_is_worse)
     disturbed = [when for when, one in (("then", old), ("now", new)) if one.get("disturbed")]
     if disturbed:
         note = f"other processes disturbed the timing {' and '.join(disturbed)}"
         return [replace(line, worse=False, judged=False, note=note) for line in found]
-    if here and baseline and found and found[0].worse and by_ratio and not by_ratio[0].worse:
-        note = f"the machine is slower: speed-up {times(ratios[0])} before, {times(ratios[1])} now"
+    if here and pair.same_baseline and found and found[0].worse and by_speedup and not by_speedup[0].worse:
+        note = f"the machine is slower: speed-up {times(speedups[0])} before, {times(speedups[1])} now"
         return [replace(found[0], worse=False, note=note)]
     return found
+
+
+def _memory(pair: _Pair) -> list[Judged]:
+    if not same_memory_batch(pair.before, pair.after):
+        raise UsageError(
+            f"the peak memory of row {pair.step!r} was measured at {memory_words(pair.after)} now, and at "
+            f"{memory_words(pair.before)} in the report",
+            hint="Memory is measured at the first of `batch_sizes` and, for some tasks, at the longest of "
+            "`sequence_lengths`: set those of the report.",
+        )
+    if not same_memory_lengths(pair.before, pair.after):
+        return []
+    peaks = pair.before["peak_memory_mb"], pair.after["peak_memory_mb"]
+    return _compare(pair, "memory", "peak MB", peaks, pair.tolerances.memory)
 
 
 def _share_more(before: float, after: float) -> float:
@@ -307,40 +315,40 @@ def _slowed(before: float, after: float) -> float:
     return before / after - 1
 
 
-def _judged(
-    row: Mapping[str, Any],
-    target: str,
+def _compare(
+    pair: _Pair,
     quantity: str,
     by: str,
-    pair: tuple[float | None, float | None],
+    values: tuple[float | None, float | None],
     tolerance: float,
     *,
     change_of: Callable[[float, float], float] = _share_more,
-    called: str | None = None,
+    measured: str | None = None,
     more_is_worse: bool = True,
 ) -> list[Judged]:
     """Judge one quantity: worse if its change exceeds the tolerance; empty if the earlier report has no value.
 
     Args:
-        called: its name in errors.
+        values: before and now.
+        measured: its name in errors; None: `quantity`.
         more_is_worse: False for a rate, which may decrease by the factor by which a time may increase.
 
     Raises:
         UsageError: the earlier report has a value, but the current one has none.
     """
-    before, after = pair
+    before, after = values
     if not known(before):
         return []
     if not known(after):
         raise UsageError(
-            f"the {called or quantity} of row {row['step']!r} was not measured; the report has it"
+            f"the {measured or quantity} of row {pair.step!r} was not measured; the report has it"
         )
     change = change_of(before, after)
     worse = change > tolerance + _ROUNDING
     if not more_is_worse:
         tolerance = 1 / (1 + tolerance) - 1
         worse = change < tolerance - _ROUNDING
-    return [Judged(row["step"], target, quantity, by, before, after, change, tolerance, worse)]
+    return [Judged(pair.step, pair.target, quantity, by, before, after, change, tolerance, worse)]
 
 
 def _words(line: Judged, metric: str) -> Sequence[str]:
