@@ -18,7 +18,7 @@ UINT8_ZERO = 128
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _SMALLEST_KERNEL_SCALE = 1e-20
 _SMALLEST_RANGE = 1e-20
-BIAS_LIMIT = 2.0**30
+_BIAS_LIMIT = 2.0**30
 
 
 def weight_limit(reduced: bool) -> int:
@@ -49,21 +49,28 @@ def quantize_columns(weight: Floats, per_channel: bool = True, limit: int = INT8
 def quantize_kernel(
     kernel: Floats, per_channel: bool, bias: Floats | None, input_scale: float, limit: int = INT8_LIMIT
 ) -> Quantized:
-    """Quantize a convolution kernel (outputs, inputs, ...) symmetrically to int8, per output channel or with one scale.
+    """The kernel of a convolution (outputs, inputs, ...) as int8 around zero, one scale an output (or one in all).
 
-    Scales are large enough that the bias, stored in units of input scale times kernel scale, fits into 32 bits; output
-    channels with near-zero weights would overflow it otherwise.
+    Scales are raised where the bias would not fit into 32 bits; see `scales_for_bias`.
     """
     rows = np.abs(kernel.reshape(len(kernel), -1))
     largest = rows.max(axis=1) if per_channel else rows.max()
     scales = np.maximum(largest / limit, _SMALLEST_KERNEL_SCALE)
     if bias is not None:
-        needed = np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
-        scales = np.maximum(scales, needed if per_channel else needed.max())
+        scales = np.maximum(scales, scales_for_bias(bias, input_scale, per_channel))
     scales = scales.astype(np.float32)
     across = scales.reshape(-1, *[1] * (kernel.ndim - 1)) if per_channel else scales
     values = np.clip(np.rint(kernel / across), -limit, limit).astype(np.int8)
     return Quantized(values, scales)
+
+
+def scales_for_bias(bias: Floats, input_scale: float, per_channel: bool) -> NDArray[np.float64]:
+    """The smallest weight scales with which a bias fits into 32 bits: one an output, or one in all.
+
+    It is stored in units of input scale times weight scale, which are tiny for an output whose weights are almost zero.
+    """
+    needed = np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
+    return needed if per_channel else np.asarray(needed.max())
 
 
 def quantize_bias(bias: Floats, scales: Floats, input_scale: float) -> NDArray[np.int32]:

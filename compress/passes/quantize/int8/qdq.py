@@ -26,7 +26,7 @@ from compress.lowering.graph import (
     replace,
     tidy,
 )
-from compress.passes.quantize.int8.affine import BIAS_LIMIT, SMALLEST_SCALE, quantize_bias
+from compress.passes.quantize.int8.affine import SMALLEST_SCALE, quantize_bias, scales_for_bias
 
 _BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
 _UNARY = {
@@ -147,7 +147,9 @@ def _matmul(
 ) -> ir.Value:
     """Insert DequantizeLinear(x) @ DequantizeLinear(weight) + DequantizeLinear(bias)."""
     if bias is not None:
-        weight, weight_scale = _fitting(graph, weight, weight_scale, constant_of(scale), constant_of(bias))
+        weight, weight_scale = _raise_scales(
+            graph, weight, weight_scale, constant_of(scale), constant_of(bias)
+        )
     inputs = [
         _floating(graph, node, [x, scale, zero]),
         _floating(graph, node, [weight, weight_scale, None], 1),
@@ -161,22 +163,19 @@ def _matmul(
     return insert_before(graph, node, add)
 
 
-def _fitting(
+def _raise_scales(
     graph: ir.Graph, weight: ir.Value | None, scales: ir.Value | None, step: Array, bias: Array
 ) -> tuple[ir.Value | None, ir.Value | None]:
-    """Return the weight and its scales, enlarged where too small for the bias to fit into 32 bits.
-
-    This concerns output channels with near-zero weights, as in `quantize_kernel`.
-    """
-    needed = np.maximum(np.abs(bias.astype(np.float64)) / BIAS_LIMIT, SMALLEST_SCALE) / float(step)
+    """An int8 weight with its scales raised where the bias would not fit into 32 bits; see `scales_for_bias`."""
     found = constant_of(scales)
-    wider = np.maximum(found, needed if found.ndim else needed.max()).astype(np.float32)
-    if weight is None or scales is None or (wider == found).all():
+    needed = scales_for_bias(bias, float(step), per_channel=found.ndim > 0)
+    raised = np.maximum(found, np.maximum(needed, SMALLEST_SCALE / float(step))).astype(np.float32)
+    if weight is None or scales is None or (raised == found).all():
         return weight, scales
-    values = np.rint(constant_of(weight) * (found.astype(np.float64) / wider)).astype(np.int8)
+    values = np.rint(constant_of(weight) * (found.astype(np.float64) / raised)).astype(np.int8)
     return (
         add_initializer(graph, f"{weight.name}.fitting", values),
-        add_initializer(graph, f"{scales.name}.fitting", wider),
+        add_initializer(graph, f"{scales.name}.fitting", raised),
     )
 
 
