@@ -94,7 +94,7 @@ def test_it_is_said_before_the_first_step(
         events.append("a step")
         raise ModelError("enough")
 
-    monkeypatch.setattr(running, "_row", first)
+    monkeypatch.setattr(running, "make_step", first)
     job = resolve_job(load_profile(write_job(tmp_path)), allow_code=False)
     with pytest.raises(ModelError, match="enough"):
         running.run_job(job, Cache(tmp_path / "cache"), tmp_path, Told(), lambda *_: None)
