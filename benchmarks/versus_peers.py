@@ -37,8 +37,8 @@ from compress.measuring.jobs import JobFolder
 from compress.measuring.scoring import model_answers
 from compress.measuring.timing.feeds import sample_indices
 from compress.measuring.variants import Contest
-from compress.passes.quantize.int8.choice import choose
-from compress.passes.quantize.step import calibration_batches
+from compress.passes.quantize.calibration.examples import calibration_batches
+from compress.passes.quantize.schemes import choose_scheme
 from compress.profile.schema import MeasureSpec
 from compress.store.cache import Cache
 from compress.tasks.base import Truth
@@ -240,7 +240,8 @@ class Judge:
         """
         inputs = self.job.task.encode(self.validation, self.model.path)
         truth = Truth.of(self.validation)
-        return choose(Contest(inputs, truth, self.job.task, self.job.targets[0], seed=0).compare(files))
+        contest = Contest(inputs, truth, self.job.task, self.job.targets[0], seed=0)
+        return choose_scheme(contest.compare(files), self.job.task.kind.metric)
 
     def check(self, file: Path) -> None:
         """Run a few examples, of several lengths.

@@ -30,6 +30,7 @@ from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.spec import Int8Spec
+from compress.passes.quantize.result import QuantizedModel, check_result
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu
@@ -284,7 +285,7 @@ def test_calibration_sees_training_data_only(lowered: Artifact, tmp_path: Path):
 
 def test_a_file_that_did_not_shrink_fails(lowered: Artifact):
     with pytest.raises(PassError, match="MB"):
-        quantize.check_promise(lowered.path, lowered.path, [], "dynamic")
+        check_result(lowered.path, QuantizedModel(lowered.path, "dynamic", [], {}))
 
 
 def test_a_float_product_that_is_left_fails(lowered: Artifact, tmp_path: Path):
@@ -293,7 +294,7 @@ def test_a_float_product_that_is_left_fails(lowered: Artifact, tmp_path: Path):
     bigger.mkdir()
     (bigger / "model.onnx").write_bytes((lowered.path / "model.onnx").read_bytes() + b"\0" * 10)
     with pytest.raises(PassError, match="are still in floating point"):
-        quantize.check_promise(bigger, tmp_path, [], "dynamic")
+        check_result(bigger, QuantizedModel(tmp_path, "dynamic", [], {}))
 
 
 def test_a_bundle_verifies(bundle: Path):

@@ -19,7 +19,7 @@ from compress.passes.quantize.int8.dynamic import quantize_dynamic
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import quantize_static, ranged_values
 from compress.passes.quantize.layers import Linear, Table, excluded_weights, layers, layers_to_quantize
-from compress.passes.quantize.step import check_promise
+from compress.passes.quantize.result import QuantizedModel, check_result
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import write_blocks
 from compress.runtimes.runner import open_session
@@ -245,7 +245,7 @@ def test_a_product_left_in_floats_is_told_by_the_name_that_excludes_it(tmp_path)
         add_initializer(model.graph, "ballast", np.zeros(1000 * size, np.float32))
         ir.save(model, tmp_path / folder / "model.onnx")
     with pytest.raises(PassError, match=r"in floating point: with_number\n"):
-        check_promise(tmp_path / "before", tmp_path / "after", ["left"], "dynamic")
+        check_result(tmp_path / "before", QuantizedModel(tmp_path / "after", "dynamic", ["left"], {}))
 
 
 def test_a_shared_weight_is_stored_once():

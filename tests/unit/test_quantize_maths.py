@@ -13,7 +13,7 @@ from compress.measuring.variants import Variant
 from compress.passes.quantize.calibration.ranges import entropy_range, percentile_range
 from compress.passes.quantize.embeddings import block_size_for
 from compress.passes.quantize.int8.affine import activation_scale, quantize_columns, quantize_table
-from compress.passes.quantize.int8.choice import choose
+from compress.passes.quantize.schemes import choose_scheme
 from compress.passes.quantize.weight_only.blocks import pack_nibbles, quantize_blocks
 from compress.tasks.causal_lm.kind import PERPLEXITY
 
@@ -124,15 +124,15 @@ def test_the_fastest_within_half_a_point_wins():
         "static": Variant(0.953, 1.8),
         "worse": Variant(0.951, 1.0),
     }
-    assert choose(found, ACCURACY) == "static"
+    assert choose_scheme(found, ACCURACY) == "static"
 
 
 def test_half_a_percent_of_a_perplexity_is_as_good():
     found = {"dynamic": Variant(-20.0, 2.0), "static": Variant(-20.09, 1.0), "worse": Variant(-20.2, 0.5)}
-    assert choose(found, PERPLEXITY) == "static"
+    assert choose_scheme(found, PERPLEXITY) == "static"
 
 
 def test_noise_does_not_choose():
-    assert choose({"a": Variant(0.95, 1.0), "b": Variant(0.951, 1.04)}, ACCURACY) == "b"
-    assert choose({"a": Variant(0.95, 1.03), "b": Variant(0.95, 1.0)}, ACCURACY) == "a"
-    assert choose({"a": Variant(0.95, 1.0), "b": Variant(0.951, 1.06)}, ACCURACY) == "a"
+    assert choose_scheme({"a": Variant(0.95, 1.0), "b": Variant(0.951, 1.04)}, ACCURACY) == "b"
+    assert choose_scheme({"a": Variant(0.95, 1.03), "b": Variant(0.95, 1.0)}, ACCURACY) == "a"
+    assert choose_scheme({"a": Variant(0.95, 1.0), "b": Variant(0.951, 1.06)}, ACCURACY) == "a"

@@ -19,7 +19,7 @@ from compress.core.forms import ONNX_FLOAT
 from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.quantize import step
-from compress.passes.quantize.int8.remedies import PLAIN, remedied, remedies
+from compress.passes.quantize.int8.remedies import PLAIN, apply_remedies, remedies
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.runtimes.runner import open_session
 from compress.tasks.base import TrainingData
@@ -147,13 +147,13 @@ def test_an_explicit_scheme_is_kept_and_the_key_that_helps_is_named(
 
 def test_nothing_is_tried_where_little_is_lost() -> None:
     for scheme, lost in (("auto", 0.01), ("static", 0.05)):
-        outcome = remedied(Int8Spec(scheme=scheme), [], LABELLED, 0.9, 0.9 - lost, of({}))
+        outcome = apply_remedies(Int8Spec(scheme=scheme), [], LABELLED, 0.9, 0.9 - lost, of({}))
         assert (outcome.spec, outcome.message) == (Int8Spec(scheme=scheme), None)
         assert outcome.facts == {"float": 0.9, PLAIN: 0.9 - lost}
 
 
 def test_a_remedy_that_does_not_help_is_not_taken() -> None:
-    outcome = remedied(Int8Spec(), [], LABELLED, 0.9, 0.8, of({"bias_correction": 0.8}))
+    outcome = apply_remedies(Int8Spec(), [], LABELLED, 0.9, 0.8, of({"bias_correction": 0.8}))
     assert outcome.spec == Int8Spec()
     assert "chosen" not in outcome.facts
     assert outcome.message is not None
@@ -161,14 +161,14 @@ def test_a_remedy_that_does_not_help_is_not_taken() -> None:
 
 def test_what_is_lost_of_a_perplexity_is_its_share() -> None:
     for scheme, after in (("auto", -20.2), ("dynamic", -21.0)):
-        outcome = remedied(Int8Spec(scheme=scheme), [], WRITING, -20.0, after, of({}))
+        outcome = apply_remedies(Int8Spec(scheme=scheme), [], WRITING, -20.0, after, of({}))
         assert outcome.message is None
-    helped = remedied(Int8Spec(), [], WRITING, -20.0, -22.0, of({"bias_correction": -20.1}))
+    helped = apply_remedies(Int8Spec(), [], WRITING, -20.0, -22.0, of({"bias_correction": -20.1}))
     assert helped.message == (
         "8-bit integers lose 9.1 % on validation (22.000 instead of 20.000); with bias_correction only 0.5 %, "
         "so it is used"
     )
-    said = remedied(Int8Spec(), [], WRITING, -20.0, -22.0, of({"bias_correction": -23.0})).message
+    said = apply_remedies(Int8Spec(), [], WRITING, -20.0, -22.0, of({"bias_correction": -23.0})).message
     # What is refused of a language model is not advised.
     assert said is not None
     assert said.endswith("do not help: consider `scheme: weight_only`")

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
 from compress.passes.quantize.int8 import smoothquant
+from compress.passes.quantize.int8.preparation import prepare
 from compress.passes.quantize.int8.smoothquant import (
     ChannelSample,
     best_alpha,
@@ -23,7 +24,6 @@ from compress.passes.quantize.int8.smoothquant import (
 )
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import layers
-from compress.passes.quantize.preparation import prepare
 from tests.unit.test_quantize_graphs import mlp, model_of, normal, run
 
 POSITIVE = arrays.arrays(np.float32, 5, elements=st.floats(0, 1e4, width=32))

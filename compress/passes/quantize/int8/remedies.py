@@ -46,7 +46,7 @@ def remedies(spec: Int8Spec, layers: Sequence[Layer]) -> dict[str, Int8Spec]:
     return {" and ".join(keys): spec.model_copy(update=dict.fromkeys(keys, True)) for keys in named}
 
 
-def remedied(
+def apply_remedies(
     spec: Int8Spec,
     layers: Sequence[Layer],
     task: TaskKind,

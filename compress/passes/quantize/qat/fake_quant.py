@@ -27,7 +27,7 @@ from compress.passes.quantize.layers import (
     layers,
     layers_to_quantize,
 )
-from compress.passes.quantize.step import schemes_for
+from compress.passes.quantize.schemes import schemes_for
 from compress.passes.quantize.weight_matching import Place, places_of, tokens_read, watch
 from compress.training.rounding.integers import round_table, round_weights, round_whole_table
 from compress.training.rounding.operations import Operation

@@ -1,0 +1,158 @@
+"""INT8 quantization: scheme, remedies and mixed precision, chosen by measuring on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.disk.files import make_folder
+from compress.encoding.inputs import Batch
+from compress.measuring.timing.disturbance import chosen_while_disturbed
+from compress.measuring.variants import Contest, Variant
+from compress.passes.quantize.calibration.examples import calibration_batches
+from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_length, warning
+from compress.passes.quantize.int8.preparation import prepare
+from compress.passes.quantize.int8.remedies import PLAIN, apply_remedies
+from compress.passes.quantize.int8.spec import Int8Spec
+from compress.passes.quantize.int8.writing import Writer
+from compress.passes.quantize.layers import Layer, excluded_weights
+from compress.passes.quantize.mixed.step import mix
+from compress.passes.quantize.result import QuantizedModel
+from compress.passes.quantize.schemes import choose_scheme
+from compress.step import StepContext
+from compress.tasks.base import Truth
+
+ATTEMPTS = "attempts"
+"""Folder of the candidate models."""
+
+
+def quantize_int8(
+    ctx: StepContext, source: Artifact, spec: Int8Spec, schemes: Sequence[str], layers: Sequence[Layer]
+) -> QuantizedModel:
+    """Quantize by the best of the schemes, with remedies and mixed precision where the spec asks for them.
+
+    Args:
+        source: the float model.
+        layers: those that are to be quantized.
+    """
+    facts = _probe_gain(ctx, source, layers)
+    search = _Search(ctx, source, calibration_batches(ctx, source, spec.calibration_examples))
+    candidate = search.write(spec, schemes, PLAIN)
+    variants = search.compare(candidate.folders) if len(schemes) > 1 else {}
+    scheme = choose_scheme(variants, ctx.task.kind.metric) if variants else schemes[0]
+    known = variants[scheme].score if variants else None
+    candidate, facts["on_validation"] = search.try_remedies(candidate, scheme, known)
+    facts |= candidate.facts
+    folder = candidate.folders[scheme]
+    floating = excluded_weights(ir.load(source.path / ONNX_MODEL).graph, spec)
+    if spec.mixed is not None:
+        mixture = mix(ctx, spec.mixed, candidate.writer, scheme, source)
+        folder, floating = mixture.folder, [*floating, *mixture.given_back]
+        facts["mixed"] = mixture.facts
+    if variants:
+        facts["variants"] = {name: one._asdict() for name, one in variants.items()}
+        facts["timed_on"] = ctx.timing_target.label
+        facts["timing_disturbed"] = any(one.disturbed for one in variants.values())
+    return QuantizedModel(folder, scheme, floating, facts)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """The model quantized according to a spec: its writer, the folder of each scheme, and facts."""
+
+    spec: Int8Spec
+    writer: Writer
+    folders: dict[str, Path]
+    facts: dict[str, Any]
+
+
+class _Search:
+    """Writes candidates, and compares them on the validation split."""
+
+    def __init__(self, ctx: StepContext, source: Artifact, batches: Callable[[], Iterator[Batch]]) -> None:
+        """
+        Args:
+            source: the float model, which is the reference of embeddings.
+            batches: starts an iteration over the calibration examples.
+        """
+        self.ctx, self.source, self.batches = ctx, source, batches
+        validation = ctx.data.validation
+        self.contest = Contest(
+            ctx.task.encode(validation, source.path),
+            Truth.of(validation),
+            ctx.task,
+            ctx.timing_target,
+            ctx.seed,
+            source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
+        )
+
+    def write(self, spec: Int8Spec, schemes: Sequence[str], name: str) -> _Candidate:
+        """Quantize by each scheme, below the folder `name`."""
+        work = self.ctx.work / ATTEMPTS / name
+        make_folder(work)
+        prepared, facts = prepare(self.source.path, spec, self.batches, work)
+        writer = Writer(prepared, spec, self.batches, work)
+        folders = {scheme: work / scheme for scheme in schemes}
+        for scheme, folder in folders.items():
+            facts |= writer.write(scheme, folder)
+        return _Candidate(spec, writer, folders, facts)
+
+    def compare(self, folders: dict[str, Path]) -> dict[str, Variant]:
+        """Measure the score and the latency of each scheme."""
+        place = self.ctx.timing_target.place
+        self.ctx.progress.say(
+            f"quantize: measuring {' and '.join(folders)} on {len(self.contest.inputs)} validation examples, on "
+            f"{place}"
+        )
+        found = self.contest.compare({scheme: folder / ONNX_MODEL for scheme, folder in folders.items()})
+        if any(one.disturbed for one in found.values()):
+            self.ctx.progress.say(chosen_while_disturbed("quantize", place))
+        return found
+
+    def try_remedies(
+        self, plain: _Candidate, scheme: str, known: float | None
+    ) -> tuple[_Candidate, dict[str, Any]]:
+        """Return the candidate to keep, and facts with the scores of all candidates.
+
+        Args:
+            known: the score of the plain candidate, if already measured.
+        """
+        candidates = {plain.spec: plain}
+        files = {"float": self.source.path / ONNX_MODEL}
+        if known is None:
+            files[PLAIN] = plain.folders[scheme] / ONNX_MODEL
+        scores = self.contest.scores(files)
+
+        def score(spec: Int8Spec) -> float:
+            candidates[spec] = self.write(spec, [scheme], f"remedy-{len(candidates)}")
+            return self.contest.scores({PLAIN: candidates[spec].folders[scheme] / ONNX_MODEL})[PLAIN]
+
+        outcome = apply_remedies(
+            plain.spec,
+            plain.writer.layers(),
+            self.ctx.task.kind,
+            scores["float"],
+            scores[PLAIN] if known is None else known,
+            score,
+        )
+        if outcome.message is not None:
+            self.ctx.progress.say(f"quantize: {outcome.message}")
+        return candidates[outcome.spec], outcome.facts
+
+
+def _probe_gain(ctx: StepContext, source: Artifact, layers: Sequence[Layer]) -> dict[str, Any]:
+    """How much faster integers are where the model will run, for the facts; warns where they are not. A GPU is not
+    timed: its integers are of another kind."""
+    target = ctx.timing_target
+    if target.spec.device == "cuda":
+        return {}
+    found = probe(shapes_of(layers), typical_length(ctx, source), target)
+    message = warning(found, machine=target.place)
+    if message is not None:
+        ctx.progress.say(f"quantize: {message}")
+    return {"probe": {"processor": target.description["cpu"]["model"], **found.facts()}}

@@ -1,0 +1,59 @@
+"""The result of quantization to ONNX, and its check: smaller file, all products quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compress.core.artifacts import ONNX_MODEL
+from compress.core.errors import PassError
+from compress.passes.quantize.int8.coverage import count_products
+from compress.passes.quantize.layers import other_products
+from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized model: its folder and scheme, names of the weights left in floating point, and facts."""
+
+    folder: Path
+    scheme: str
+    floating: Collection[str]
+    facts: dict[str, Any]
+
+
+def check_result(source: Path, model: QuantizedModel) -> dict[str, Any]:
+    """Check that the file is smaller and that every product with a constant weight is quantized unless excluded.
+
+    Args:
+        source: the folder of the float model.
+
+    Returns:
+        Facts: the number of integer, weight-only and floating-point products, and both file sizes in MB.
+
+    Raises:
+        PassError: one of the two does not hold.
+    """
+    hint = "Nothing in this model is worth quantizing, or `exclude` leaves too much of it out."
+    sizes = sizes_in_facts(model_bytes(source), model_bytes(model.folder), model.scheme, hint)
+    products = count_products(model.folder / ONNX_MODEL, model.floating)
+    if products.floating:
+        # A session renames what it fuses, but `exclude` refers to the names in the file.
+        others = other_products(ir.load(model.folder / ONNX_MODEL).graph)
+        named = [node.name or "" for node, weight in others.items() if weight not in model.floating]
+        names = ", ".join((named or products.floating)[:5])
+        raise PassError(
+            f"{len(products.floating)} products with a constant weight are still in floating point: {names}",
+            where="quantize",
+            hint="If that is intended, list them in `exclude`.",
+        )
+    return {
+        "integer_matmuls": products.integer,
+        "weight_only_matmuls": products.weight_only,
+        "float_matmuls": len(products.floating),
+        **sizes,
+    }
