@@ -512,7 +512,7 @@ def test_what_can_be_kept_of_a_teacher_is_kept(
     assert there
     assert not cached("rare", on_policy={"lambda": 0.75, "most": 5})[0]
     assert not cached("all", losses=[{"logits": {"temperature": 1, "top_k": "all"}}])[0]
-    monkeypatch.setattr("compress.passes.distill.teaching._School._live", lambda *given: True)
+    monkeypatch.setattr("compress.passes.distill.teaching._Distillation._runs_live", lambda *given: True)
     there, along = cached("along")
     assert not there
     for name, tensor in along.items():

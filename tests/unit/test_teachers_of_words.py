@@ -205,7 +205,7 @@ def test_a_student_learns_the_same_of_what_is_kept_and_of_teachers_that_run_alon
     found = weights(kept)
     assert any(kept.shared.rglob("*.bin"))
     along = prepared(tmp_path / "along", both, **way)
-    monkeypatch.setattr("compress.passes.distill.teaching._School._live", lambda *given: True)
+    monkeypatch.setattr("compress.passes.distill.teaching._Distillation._runs_live", lambda *given: True)
     live = weights(along)
     assert not any(along.shared.rglob("*.bin"))
     begun = weights(prepared(tmp_path / "begun", both, **{**way, "epochs": 0.01, "learning_rate": 1e-12}))

@@ -29,7 +29,7 @@ from compress.passes.distill.kind import GENERATED, HELD_OUT, WRITTEN
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
-from compress.passes.distill.teaching import Taught, steps_of, teach
+from compress.passes.distill.teaching import Taught, count_steps, teach
 from compress.passes.distill.written.documents import written_pairs
 from compress.passes.distill.written.held_out import Exam
 from compress.passes.distill.written.lessons import Lessons, written_lessons
@@ -39,7 +39,7 @@ from compress.training.state import training_steps
 from compress.training.trimming import tokens_of
 from compress.training.validation import Validation
 
-_OF_TEACHERS = (
+_TEACHER_KEYS = (
     "select",
     "online",
     "ema",
@@ -50,7 +50,7 @@ _OF_TEACHERS = (
     "data_free",
     "on_policy",
 )
-"""Keys of a distillation that do not apply to a student without a teacher."""
+"""Keys that mean nothing to a student without a teacher."""
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -58,11 +58,11 @@ def run(ctx: StepContext) -> StepResult:
     spec = ctx.asked(DistillSpec)
     if spec.data_free is not None and spec.sequence is None:
         taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec)[0])
-        return _finish(ctx, spec, untrained, taught.model, [taught])
+        return _save_student(ctx, spec, untrained, taught.model, [taught])
     teachers, folders = _teachers(ctx, spec), list[Artifact]()
-    lessons = _lessons(ctx, spec)
-    untrained = _untrained(ctx, spec, lessons)
-    warn_of_gap(_answering(ctx, spec), untrained.model, ctx.progress)
+    lessons = _write_lessons(ctx, spec)
+    untrained = _build_student(ctx, spec, lessons)
+    warn_of_gap(_compared_teachers(ctx, spec), untrained.model, ctx.progress)
     _check_tokenizer(ctx, untrained)
     exam = (
         None
@@ -78,9 +78,11 @@ def run(ctx: StepContext) -> StepResult:
         taught = teach(learning, spec, student.model, teachers, shown, name=name, seed=ctx.seed)
         generations.append(taught)
         if spec.generations > 1:
-            folders.append(_keep_generation(ctx, taught.model, number))
+            folders.append(_save_generation(ctx, taught.model, number))
             teachers = [TeacherAt(name, folders[-1])]
-    return _finish(ctx, spec, untrained, _kept(ctx, spec, generations, folders), generations, lessons, exam)
+    return _save_student(
+        ctx, spec, untrained, _choose_result(ctx, spec, generations, folders), generations, lessons, exam
+    )
 
 
 def run_control(ctx: StepContext) -> StepResult:
@@ -95,12 +97,12 @@ def run_control(ctx: StepContext) -> StepResult:
     if asked.control == "answers_only":
         return run(ctx)
     if asked.data_free is not None and asked.sequence is None:
-        return run(replace(ctx, spec=_with_data(ctx, asked, asked.data_free)))
+        return run(replace(ctx, spec=_spec_with_data(ctx, asked, asked.data_free)))
     images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
     augment = asked.augment
     spec = asked.model_copy(
         update={
-            "losses": (LOSS_ENTRIES.entry(_alone(ctx.task.kind, asked)),),
+            "losses": (LOSS_ENTRIES.entry(_data_loss(ctx.task.kind, asked)),),
             "stages": (),
             "data": "train",
             # Labels hold for augmented images except blends; augmented texts are left out, since only a teacher
@@ -108,24 +110,24 @@ def run_control(ctx: StepContext) -> StepResult:
             "augment": augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
             if images and augment
             else None,
-            **dict.fromkeys(_OF_TEACHERS),
+            **dict.fromkeys(_TEACHER_KEYS),
             "teachers": (),
             "generations": 1,
             "keep": "last",
         }
     )
     # The teacher's texts determine how a data-free student is cut, so they are needed for equal initial weights.
-    untrained = _untrained(ctx, asked, _lessons(ctx, asked) if asked.data_free else None)
+    untrained = _build_student(ctx, asked, _write_lessons(ctx, asked) if asked.data_free else None)
     _check_tokenizer(ctx, untrained)
     exam = Exam.again(ctx, untrained.model) if asked.synthetic is not None else None
     shown = shown_data(ctx, spec, ())
     per_epoch, _ = training_steps(spec, len(shown.part("train")))
-    spec = spec.model_copy(update={"epochs": _steps(ctx, asked) / per_epoch})
+    spec = spec.model_copy(update={"epochs": _count_steps(ctx, asked) / per_epoch})
     taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=ctx.seed)
-    return _finish(ctx, spec, untrained, taught.model, [taught], exam=exam)
+    return _save_student(ctx, spec, untrained, taught.model, [taught], exam=exam)
 
 
-def _steps(ctx: StepContext, spec: DistillSpec) -> int:
+def _count_steps(ctx: StepContext, spec: DistillSpec) -> int:
     """Return the number of steps of the student with its teachers.
 
     Examples are selected by the teachers of the first generation.
@@ -134,10 +136,10 @@ def _steps(ctx: StepContext, spec: DistillSpec) -> int:
         written = sum(ctx.inputs["taught"].facts["shown"].values())
         return sum(training_steps(spec.stage_training(stage), written)[1] for stage in spec.staged)
     teachers = _teachers(ctx, spec)
-    return steps_of(ctx, spec, teachers, shown_data(ctx, spec, teachers)) * spec.generations
+    return count_steps(ctx, spec, teachers, shown_data(ctx, spec, teachers)) * spec.generations
 
 
-def _lessons(ctx: StepContext, spec: DistillSpec) -> Lessons | None:
+def _write_lessons(ctx: StepContext, spec: DistillSpec) -> Lessons | None:
     """Return the texts that the teacher writes; None if there are none."""
     if spec.sequence is None:
         return None
@@ -147,7 +149,7 @@ def _lessons(ctx: StepContext, spec: DistillSpec) -> Lessons | None:
     return written_lessons(ctx, spec, teacher, alone=spec.control == "answers_only")
 
 
-def _untrained(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> Untrained:
+def _build_student(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> Untrained:
     """Build the untrained student; without data, from the teacher's texts."""
     if spec.data_free is None or lessons is None:
         return untrained_student(ctx, spec, ctx.seed)
@@ -155,7 +157,7 @@ def _untrained(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> 
     return untrained_student(ctx, spec, ctx.seed, read)
 
 
-def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
+def _spec_with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
     """Return the spec with data, with as many steps in each stage: an epoch has another number of batches."""
     every = sum(map(len, ctx.data.shown))
     examples = {"all": every, "train": len(ctx.data.train), "unlabeled": every - len(ctx.data.train)}
@@ -169,7 +171,7 @@ def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> Disti
     return spec.model_copy(update={"data_free": None, "epochs": epochs(spec), "stages": stages})
 
 
-def _alone(task: TaskKind, spec: DistillSpec) -> LossSpec:
+def _data_loss(task: TaskKind, spec: DistillSpec) -> LossSpec:
     """Return the loss that trains on the data alone, with weight 1 and otherwise as in the spec, for its control."""
     assert task.label_loss is not None
     loss = LOSSES[task.label_loss].spec
@@ -187,7 +189,7 @@ def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
     ]
 
 
-def _answering(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
+def _compared_teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
     """Return the teachers whose outputs the student learns; none if it learns only from labels or its own average."""
     asked = any(loss.compares for stage in spec.staged for loss in losses_of(stage))
     return _teachers(ctx, spec) if asked and spec.ema is None else []
@@ -199,7 +201,7 @@ def _check_tokenizer(ctx: StepContext, untrained: Untrained) -> None:
         check_segmentation(own, ctx.task.encode(ctx.data.train, ctx.inputs["model"].path), untrained.words)
 
 
-def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artifact:
+def _save_generation(ctx: StepContext, student: nn.Module, number: int) -> Artifact:
     """Save a generation as the teacher of the next one."""
     folder = ctx.work / f"generation-{number}"
     empty_folder(folder)
@@ -208,7 +210,7 @@ def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artif
     return seal(folder, TORCH_FLOAT, {"parameters": count_parameters(student)})
 
 
-def _kept(
+def _choose_result(
     ctx: StepContext, spec: DistillSpec, generations: Sequence[Taught], folders: Sequence[Artifact]
 ) -> nn.Module:
     """Return the generation that is the result, or the ensemble of all."""
@@ -219,7 +221,7 @@ def _kept(
     return generations[-1].model
 
 
-def _finish(
+def _save_student(
     ctx: StepContext,
     spec: DistillSpec,
     untrained: Untrained,
@@ -237,11 +239,11 @@ def _finish(
         score = max(one.validation_score for one in taught)
     elif spec.keep == "ensemble":
         score = Validation.of(ctx, ctx.out, ctx.inputs["original"]).score(student)
-    generated = _generated(ctx, spec)
+    generated = _generated_texts(ctx, spec)
     if lessons is not None:
-        _note_writer(ctx.out, lessons.source)
+        _record_generator(ctx.out, lessons.source)
     elif generated is not None:
-        _note_writer(ctx.out, {name: generated.facts[name] for name in ("model", "license")})
+        _record_generator(ctx.out, {name: generated.facts[name] for name in ("model", "license")})
     samples = [*([] if lessons is None else lessons.samples), *taught[-1].samples]
     if generated is not None:
         samples += generated.read_json(SAMPLES)["samples"]
@@ -255,13 +257,13 @@ def _finish(
         "precision": ctx.precision,
         **taught[-1].facts,
         "times_fewer_parameters": times_fewer(_teachers(ctx, spec), parameters),
-        **_assistants(ctx),
+        **_assistant_facts(ctx),
         **({} if lessons is None else {WRITTEN: lessons.told}),
         **({} if generated is None else {GENERATED: dict(generated.facts)}),
         **({} if exam is None else {HELD_OUT: exam.told(ctx, student)}),
         **({"data_free": {"shown": "prompts that the teacher wrote"}} if lessons and spec.data_free else {}),
     }
-    warnings = gap_warnings(_answering(ctx, spec), count_parameters(untrained.model))
+    warnings = gap_warnings(_compared_teachers(ctx, spec), count_parameters(untrained.model))
     if warnings:
         facts["warnings"] = warnings
     if (ctx.out / TOKENIZER).exists() and not isinstance(student, Ensemble):
@@ -273,19 +275,19 @@ def _finish(
     return StepResult(TORCH_FLOAT, facts, tuple(curves))
 
 
-def _generated(ctx: StepContext, spec: DistillSpec) -> Artifact | None:
+def _generated_texts(ctx: StepContext, spec: DistillSpec) -> Artifact | None:
     """Return the artifact of generated texts that the student learnt from; None if there are none."""
     learns = spec.data_free is None and any((stage.data or spec.data) != "train" for stage in spec.staged)
     return ctx.inputs.get(UNLABELED) if learns else None
 
 
-def _note_writer(folder: Path, source: Mapping[str, Any]) -> None:
+def _record_generator(folder: Path, source: Mapping[str, Any]) -> None:
     """Record in the student's `task.json` the model whose texts it learnt from."""
     described = read_mapping(folder / TASK)
     write_json(folder / TASK, {**described, LEARNT_FROM: [*described.get(LEARNT_FROM, ()), source]})
 
 
-def _assistants(ctx: StepContext) -> Mapping[str, Any]:
+def _assistant_facts(ctx: StepContext) -> Mapping[str, Any]:
     """Return the facts of the assistants between the student and the profile's teacher."""
     teacher, original = ctx.inputs["teacher"], ctx.inputs["original"]
     if teacher.path == original.path:

@@ -79,19 +79,19 @@ def teach(
         name: name of the curve, and prefix of the stages' checkpoint folders.
     """
     validation = Validation.of(ctx, ctx.out, ctx.inputs["original"])
-    school = _School(ctx, spec, teachers, shown, validation, seed)
+    distillation = _Distillation(ctx, spec, teachers, shown, validation, seed)
     if any(spec.stage_training(stage).on_policy for stage in spec.staged):
         check_same_words(ctx.out, [(teacher.name, teacher.artifact.path) for teacher in teachers])
-    chosen, facts = school.frozen.trusted(spec.select)
+    chosen, facts = distillation.frozen.trusted(spec.select)
     stages, curves, samples = [], [], list[dict[str, str]]()
     trained: TrainResult | None = None
     for number, stage in enumerate(spec.staged, start=1):
         title = name if len(spec.staged) == 1 else f"{name}, {stage.name or f'stage {number}'}"
         started = time.monotonic()
-        examples = _examples(spec, stage, shown, chosen)
+        examples = _examples_of_stage(spec, stage, shown, chosen)
         if len(examples) == 0:
             raise PassError("no example is left to learn from", where=title)
-        trained, own, wrote = school.stage(
+        trained, own, wrote = distillation.train_stage(
             student, stage, examples, title, f"{name.replace(' ', '-')}-stage-{number}"
         )
         samples += wrote
@@ -99,7 +99,7 @@ def teach(
         stages.append(
             {
                 "name": title,
-                "losses": [_kind(entry) for entry in stage.losses],
+                "losses": [_loss_name(entry) for entry in stage.losses],
                 "examples": len(examples),
                 "epochs": trained.epochs,
                 "steps": trained.steps,
@@ -116,19 +116,21 @@ def teach(
         "best_step": trained.best_step,
         "steps": sum(stage["steps"] for stage in stages),
         "epochs": sum(stage["epochs"] for stage in stages),
-        "teachers": school.described(),
+        "teachers": distillation.teacher_facts(),
     }
     return Taught(student.eval(), score, tuple(curves), facts, tuple(samples))
 
 
-def steps_of(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt], shown: Shown) -> int:
+def count_steps(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt], shown: Shown) -> int:
     """Return the number of steps that `teach` takes in all stages, if patience does not end one early."""
     chosen, _ = FrozenTeachers(ctx, teachers, shown, spec.combine).trusted(spec.select)
-    counted = ((spec.stage_training(one), len(_examples(spec, one, shown, chosen))) for one in spec.staged)
+    counted = (
+        (spec.stage_training(one), len(_examples_of_stage(spec, one, shown, chosen))) for one in spec.staged
+    )
     return sum(training_steps(own, examples)[1] for own, examples in counted)
 
 
-def _examples(
+def _examples_of_stage(
     spec: DistillSpec, stage: StageSpec, shown: Shown, chosen: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the indices of the `chosen` examples that a stage shows."""
@@ -136,7 +138,7 @@ def _examples(
 
 
 @dataclass(frozen=True)
-class _School:
+class _Distillation:
     """What all stages of one training share."""
 
     ctx: StepContext
@@ -151,7 +153,7 @@ class _School:
         """The teachers, for cached signals."""
         return FrozenTeachers(self.ctx, self.teachers, self.shown, self.spec.combine)
 
-    def stage(
+    def train_stage(
         self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str, folder: str
     ) -> tuple[TrainResult, dict[str, Any], tuple[dict[str, str], ...]]:
         """Train through one stage, with checkpoints in `folder`; return the result, facts and on-policy samples."""
@@ -164,7 +166,7 @@ class _School:
             and self.spec.control != "answers_only"
             and own.on_policy is None
         )
-        along = self._live(losses, own)
+        along = self._runs_live(losses, own)
         loaded = (
             [load_model(teacher.artifact.path, allow_code=ctx.allow_code) for teacher in self.teachers]
             if along or own.on_policy is not None
@@ -174,15 +176,19 @@ class _School:
         module = TrainingModule(
             student,
             objective,
-            change=self._change(),
+            change=self._augmentation(),
             teacher=loaded[0] if self.spec.online is not None else None,
             decay=self.spec.ema.decay if self.spec.ema is not None else None,
         )
         policy = policy_of(ctx, own, student, self.shown.student, self.seed)
-        answers = self._answers(module, losses, loaded, objective.teacher_needs, along=along, policy=policy)
+        answers = self._teacher_answers(
+            module, losses, loaded, objective.teacher_needs, along=along, policy=policy
+        )
         facts: dict[str, Any] = {}
         if objective.trusted is not None:
-            facts["kept"] = self._kept(objective.trusted, answers if along else None, examples, title)
+            facts["kept"] = self._count_selected(
+                objective.trusted, answers if along else None, examples, title
+            )
         loss = batch_loss(
             module,
             answers,
@@ -204,7 +210,7 @@ class _School:
             name=title,
             metric=ctx.task.kind.metric,
             keep="best" if judged else "last",
-            slow=self._slow(module),
+            slow=self._teacher_rate(module),
             instead=policy,
             after_step=module.after_step,
         )
@@ -218,11 +224,11 @@ class _School:
             facts[OWN_TEXTS], wrote = told(policy)
         return result, facts, wrote
 
-    def described(self) -> list[dict[str, Any]]:
+    def teacher_facts(self) -> list[dict[str, Any]]:
         """Return the teachers, with each frozen teacher's score on the training examples."""
         if self.spec.ema is not None:
             return [{"name": "the student's moving average", "weight": 1.0}]
-        asked = self.spec.online is None and (self._change() is None or self.spec.select is not None)
+        asked = self.spec.online is None and (self._augmentation() is None or self.spec.select is not None)
         scores = self.frozen.training_scores() if asked else None
         described: list[dict[str, Any]] = [
             {"name": teacher.name, "weight": teacher.weight} for teacher in self.teachers
@@ -237,7 +243,7 @@ class _School:
         read, teacher = (self.ctx.out, self.shown.student), None
         if self.spec.ema is not None:
             teacher = (student, self.shown.student)
-        elif self._asks(losses):
+        elif self._needs_teacher(losses):
             path = self.teachers[0].artifact.path
             model = loaded[0] if loaded else load_model(path, allow_code=self.ctx.allow_code)
             teacher = (model, self.shown.teachers[0])
@@ -247,7 +253,7 @@ class _School:
             read,
             teacher,
             seed=self.seed,
-            trusted=None if teacher is None else self._trusted(teacher[0]),
+            trusted=None if teacher is None else self._token_selection(teacher[0]),
         )
         if self.spec.ema is None:
             readers = zip(self.teachers, self.shown.teachers, strict=True)
@@ -256,7 +262,7 @@ class _School:
             check_aligned(objective.teacher_needs, read, teachers, rows=rows)
         return objective.to(self.ctx.device)
 
-    def _trusted(self, teacher: nn.Module) -> TrustedTokens | None:
+    def _token_selection(self, teacher: nn.Module) -> TrustedTokens | None:
         """Return the token selection by the teacher, if `select` asks for it."""
         select = self.spec.select
         if select is None or not self.ctx.task.kind.writes:
@@ -264,7 +270,7 @@ class _School:
         words = transformer_of(teacher).get_output_embeddings().weight.shape[0]
         return TrustedTokens(select.confidence, select.right, words)
 
-    def _kept(
+    def _count_selected(
         self, trusted: TrustedTokens, along: Answers | None, examples: NDArray[np.int64], title: str
     ) -> dict[str, int]:
         """Count the selected tokens of the examples; with a live teacher (`along`), of a subset of them.
@@ -295,7 +301,7 @@ class _School:
         )
         return {"tokens": found.kept, "of": found.of}
 
-    def _answers(
+    def _teacher_answers(
         self,
         module: TrainingModule,
         losses: Sequence[LossSpec],
@@ -306,13 +312,13 @@ class _School:
         policy: OnPolicy | None,
     ) -> Answers:
         """Return the source of teacher signals: for the data (live with `along`), and for on-policy texts."""
-        if not self._asks(losses) and self.spec.online is None:
+        if not self._needs_teacher(losses) and self.spec.online is None:
             return nobody
         device = self.ctx.device
         names = needs if self.ctx.task.kind.writes else needs | {"outputs"}
         if module.moving_average is not None:
             return live(module.moving_average, names, device)
-        changed = self._change() is not None
+        changed = self._augmentation() is not None
         if module.teacher is not None:
             read = None if changed else self.shown.teachers[0]
             return live(module.teacher, names, device, inputs=read, learns=True)
@@ -329,21 +335,21 @@ class _School:
             return of_data if policy is None else policy.judged(live(model, names, device), of_data)
         return fixed(self.frozen.say(needs))
 
-    def _asks(self, losses: Sequence[LossSpec]) -> bool:
+    def _needs_teacher(self, losses: Sequence[LossSpec]) -> bool:
         """Whether teacher signals are needed: for losses, or for the selection of tokens."""
         chooses = self.spec.select is not None and self.ctx.task.kind.writes
         return bool(self.teachers) and (chooses or any(loss.compares for loss in losses))
 
-    def _live(self, losses: Sequence[LossSpec], own: DistillSpec) -> bool:
+    def _runs_live(self, losses: Sequence[LossSpec], own: DistillSpec) -> bool:
         """Whether the teacher runs in every step, because it must or because caching does not pay."""
         if self.spec.online is not None:
             return True
-        taught = self._asks(losses) and self.spec.ema is None
+        taught = self._needs_teacher(losses) and self.spec.ema is None
         of_data = 1.0 if own.on_policy is None else 1.0 - own.on_policy.share
         kept = is_kept(self.ctx.task.kind, losses, own.epochs * of_data)
-        return taught and (self._change() is not None or not kept)
+        return taught and (self._augmentation() is not None or not kept)
 
-    def _change(self) -> Change | None:
+    def _augmentation(self) -> Change | None:
         """Return the augmentation of image batches; None for texts."""
         spec = self.spec.augment
         if spec is None or PIXEL_VALUES not in self.shown.student.input_names:
@@ -362,7 +368,7 @@ class _School:
                     hint="Leave `augment` out, or give both the same `data.image_size`.",
                 )
 
-    def _slow(self, module: TrainingModule) -> tuple[nn.Module, float] | None:
+    def _teacher_rate(self, module: TrainingModule) -> tuple[nn.Module, float] | None:
         """Return a teacher that is trained too, and the ratio of its learning rate to the student's."""
         if module.teacher is None or self.spec.online is None:
             return None
@@ -376,7 +382,7 @@ def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[st
     return {**batch, PIXEL_VALUES: moved if blended is None else blended}, blended is None
 
 
-def _kind(entry: Entry[LossSpec]) -> str:
+def _loss_name(entry: Entry[LossSpec]) -> str:
     """Return the profile's name of a loss, with its weight."""
     weight = entry.body.weight
     return entry.key if weight == 1 else f"{weight:g} {entry.key}"

@@ -66,7 +66,7 @@ def run(ctx: StepContext) -> StepResult:
     promised = predicted(spec, source.path)
     facts: dict[str, Any] = {"parameters_before": count_parameters(model), "importance": spec.importance}
     with ExitStack() as stack:
-        interface = _interface(ctx, spec, model, facts, stack)
+        interface = _trimmed_interface(ctx, spec, model, facts, stack)
         inputs = ctx.task.encode(ctx.data.train, interface)
         validation = Validation.of(ctx, interface, ctx.inputs.get("teacher", ctx.inputs["model"]))
         labels = None if ctx.task.kind.label_loss is None else torch.from_numpy(ctx.data.train.labels)
@@ -104,10 +104,11 @@ def run(ctx: StepContext) -> StepResult:
             "validation_score": validation.score(model),
         }
         model.cpu()
-        facts |= _target(facts["parameters"], ctx, spec, model, budget, timing, interface) | _left(pruner)
+        facts |= _target_facts(facts["parameters"], ctx, spec, model, budget, timing, interface)
+        facts |= _facts_of_rest(pruner)
         save_model(model, ctx.out)
         copy_interface(interface, ctx.out)
-    _note_width(model, ctx.out)
+    _write_width(model, ctx.out)
     check_saved(model, ctx.out, inputs, "prune")
     return StepResult(spec.produces(source.form), facts, tuple(curves))
 
@@ -145,7 +146,7 @@ def _check_count(model: nn.Module, predicted: int) -> None:
         raise PassError(f"{predicted} parameters were predicted, but {parameters} are left", where="prune")
 
 
-def _interface(
+def _trimmed_interface(
     ctx: StepContext, spec: PruneSpec, model: nn.Module, facts: dict[str, Any], stack: ExitStack
 ) -> Path:
     """Return the folder that describes the model's inputs: its own, or a temporary one with a trimmed vocabulary.
@@ -179,7 +180,7 @@ def _budget(
     return timing, latency_budget(timing, encoder_of(model), spec.target)
 
 
-def _target(
+def _target_facts(
     parameters: int,
     ctx: StepContext,
     spec: PruneSpec,
@@ -206,7 +207,7 @@ def _target(
     return {"target": target}
 
 
-def _left(pruner: Pruner) -> dict[str, Any]:
+def _facts_of_rest(pruner: Pruner) -> dict[str, Any]:
     """Return the remaining layers and hidden size if reduced, or the channel groups that lost nothing, with reasons."""
     if isinstance(pruner, ChannelPruner):
         whole = pruner.whole_groups()
@@ -216,7 +217,7 @@ def _left(pruner: Pruner) -> dict[str, Any]:
     return {**layers, **({"hidden": {"width": hidden, "removed": removed}} if removed else {})}
 
 
-def _note_width(model: nn.Module, out: Path) -> None:
+def _write_width(model: nn.Module, out: Path) -> None:
     """Update the width of sentence embeddings to the remaining hidden size."""
     if isinstance(model, SentenceEncoder):
         task = read_mapping(out / TASK)

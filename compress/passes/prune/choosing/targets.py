@@ -122,12 +122,12 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
 
 
 def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> dict[str, Any]:
-    batches = _batches(ctx, interface)
-    done = _lowered(model, interface, folder / "before")
+    batches = _real_inputs(ctx, interface)
+    done = _lower(model, interface, folder / "before")
     rest = copy.deepcopy(model)
     remove_layers(encoder_of(rest), range(len(encoder_of(rest).layers)))
-    _lowered(rest, interface, folder / "rest")
-    typical = _typical(ctx, interface)
+    _lower(rest, interface, folder / "rest")
+    typical = _typical_input(ctx, interface)
     shape = _layer_shape(model, typical, done["selected_early"], ctx.device)
     encoder = encoder_of(model)
     table = measure_table(
@@ -137,7 +137,7 @@ def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pa
         ctx.asked(PruneSpec).round_to,
         len(encoder.layers),
         ctx.timing_target,
-        _made(folder / "table"),
+        _new_folder(folder / "table"),
         (folder / "rest" / ONNX_MODEL, typical),
     )
     (before,), disturbed = _time([folder / "before"], batches, ctx.timing_target, folder)
@@ -167,14 +167,14 @@ def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timi
 
 
 def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> Timed:
-    _lowered(model, interface, timing.folder / "after")
+    _lower(model, interface, timing.folder / "after")
     files = [timing.folder / "before", timing.folder / "after"]
-    return _time(files, _batches(ctx, interface), ctx.timing_target, timing.folder)
+    return _time(files, _real_inputs(ctx, interface), ctx.timing_target, timing.folder)
 
 
-def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
+def _lower(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
     """Lower a model into a folder and return what the lowering did."""
-    saved = _made(out) / "torch"
+    saved = _new_folder(out) / "torch"
     save_model(model, saved)
     copy_interface(interface, saved)
     task = read_mapping(interface / TASK)
@@ -184,12 +184,12 @@ def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
     return done
 
 
-def _made(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     make_folder(folder)
     return folder
 
 
-def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
+def _real_inputs(ctx: StepContext, interface: Path) -> list[Batch]:
     """Return real inputs of the validation split, one example per batch."""
     inputs = ctx.task.encode(ctx.data.validation, interface)
     chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
@@ -204,7 +204,7 @@ def _time(folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTar
         return undisturbed_apart(jobs, files, batches, TIMED, processes=PROCESSES)
 
 
-def _typical(ctx: StepContext, interface: Path) -> Batch:
+def _typical_input(ctx: StepContext, interface: Path) -> Batch:
     """Return the validation input of median length."""
     inputs = ctx.task.encode(ctx.data.validation, interface)
     chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)

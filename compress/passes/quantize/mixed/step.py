@@ -116,14 +116,14 @@ class _Mixing:
 
     def mix(self) -> Mixture:
         if self.spec.max_drop is not None:
-            return self.until_it_holds(self.spec.max_drop)
+            return self.restore_until_score_holds(self.spec.max_drop)
         if self.spec.size_mb is not None:
-            return self.within_size(self.spec.size_mb)
+            return self.restore_within_size(self.spec.size_mb)
         assert self.spec.latency_ms is not None
-        return self.within_latency(self.spec.latency_ms)
+        return self.restore_within_latency(self.spec.latency_ms)
 
-    def until_it_holds(self, max_drop: float) -> Mixture:
-        started, unit = self.drop(frozenset()), self.metric.loss_unit
+    def restore_until_score_holds(self, max_drop: float) -> Mixture:
+        started, unit = self.score_lost(frozenset()), self.metric.loss_unit
         known = [] if started <= max_drop else self.sensitivities()
         losses = [one.divergence for one in known]
         ranked = sorted(range(len(known)), key=lambda place: -losses[place])
@@ -134,21 +134,21 @@ class _Mixing:
             def drop_of(given: frozenset[int]) -> float:
                 if not given:
                     return started
-                found = self.drop(given)
+                found = self.score_lost(given)
                 advance(note=f"{len(given)} in floating point, {100 * found:.2f} {unit} lost")
                 return found
 
             guess = predicted_layers(ranked, losses, started, max_drop)
-            found = give_back_until(worst_first, max_drop, drop_of, self.in_time, guess)
+            found = give_back_until(worst_first, max_drop, drop_of, self.has_time, guess)
         if not found.held:
             self.ctx.progress.say(
                 f"quantize: the loss limit of {100 * max_drop:g} {unit} was not met: {found.reason}; "
                 f"{100 * found.best.drop:.2f} {unit} are lost with {len(found.best.given_back)} of {len(self.layers)} "
                 "layers in floating point"
             )
-        return self.made(found, known, {"max_drop": max_drop})
+        return self.result(found, known, {"max_drop": max_drop})
 
-    def within_size(self, size_mb: float) -> Mixture:
+    def restore_within_size(self, size_mb: float) -> Mixture:
         least = megabytes(model_bytes(self.write(frozenset())))
         if least > size_mb:
             raise PassError(
@@ -167,9 +167,9 @@ class _Mixing:
             size_mb,
             lambda given: megabytes(model_bytes(self.write(given))),
         )
-        return self.made(self.compared(given, FITS), known, {"size_mb": size_mb})
+        return self.result(self.compare_with_integers(given, FITS), known, {"size_mb": size_mb})
 
-    def within_latency(self, latency_ms: float) -> Mixture:
+    def restore_within_latency(self, latency_ms: float) -> Mixture:
         products = [layer for layer in self.layers if isinstance(layer, Linear | FusedAttention)]
         if not all(isinstance(layer, Linear | FusedAttention | Table) for layer in self.layers):
             raise PassError(
@@ -195,7 +195,7 @@ class _Mixing:
         losses = [one.divergence for one in known]
         given = give_back_within(losses, costs, latency_ms - least)
         predicted = least + sum(max(0.0, costs[place]) for place in given)
-        given, measured = take_back_until(given, losses, costs, latency_ms, self.latency, self.in_time)
+        given, measured = take_back_until(given, losses, costs, latency_ms, self.latency, self.has_time)
         facts = {
             "latency_ms": latency_ms,
             "predicted_ms": predicted,
@@ -205,11 +205,13 @@ class _Mixing:
         }
         if self.disturbed:
             self.ctx.progress.say(chosen_while_disturbed("quantize", self.ctx.timing_target.place))
-        return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
+        return self.result(
+            self.compare_with_integers(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts
+        )
 
-    def compared(self, given: frozenset[int], reason: str) -> Found:
+    def compare_with_integers(self, given: frozenset[int], reason: str) -> Found:
         """Return the choice as the best trial, next to the trial with every layer in integers."""
-        trials = tuple(Trial(each, self.drop(each)) for each in (frozenset[int](), given))
+        trials = tuple(Trial(each, self.score_lost(each)) for each in (frozenset[int](), given))
         return Found(trials[-1], trials, reason)
 
     def sensitivities(self) -> list[Sensitivity]:
@@ -230,7 +232,7 @@ class _Mixing:
         found: list[Sensitivity] = []
         with self.ctx.progress.bar("sensitivity of each layer", len(self.layers)) as advance:
             for layer in self.layers:
-                if found and not self.in_time():
+                if found and not self.has_time():
                     break
                 name = weight_name(layer)
                 self.writer.write(self.scheme, folder, names - {name})
@@ -253,7 +255,7 @@ class _Mixing:
             )
         return found
 
-    def drop(self, given: frozenset[int]) -> float:
+    def score_lost(self, given: frozenset[int]) -> float:
         """Return the loss of validation score against the float model."""
         return self.metric.lost(self.float_score, self.score(self.write(given) / ONNX_MODEL))
 
@@ -277,17 +279,17 @@ class _Mixing:
         """Write the model with these layers in floating point unless it was the last one; return its folder."""
         folder = self.ctx.work / "mixed"
         if self.written != given:
-            self.writer.write(self.scheme, folder, self.names(given))
+            self.writer.write(self.scheme, folder, self.weight_names(given))
             self.written = given
         return folder
 
-    def names(self, given: frozenset[int]) -> tuple[str, ...]:
+    def weight_names(self, given: frozenset[int]) -> tuple[str, ...]:
         return tuple(weight_name(self.layers[place]) for place in sorted(given))
 
-    def in_time(self) -> bool:
+    def has_time(self) -> bool:
         return time.monotonic() < self.deadline
 
-    def made(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> Mixture:
+    def result(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> Mixture:
         """Write the model of the best trial again if another was written since, and return it with its facts."""
         best = found.best
         folder = self.write(best.given_back)
@@ -312,7 +314,7 @@ class _Mixing:
             ],
             "trials": [{"given_back": len(one.given_back), "score_lost": one.drop} for one in found.trials],
         }
-        return Mixture(folder, self.names(best.given_back), facts)
+        return Mixture(folder, self.weight_names(best.given_back), facts)
 
 
 def distinct(layers: Sequence[Layer]) -> list[Layer]:
