@@ -103,7 +103,9 @@ class Convolution(_Weighted):
     bias: Array | None
 
 
-Layer = Linear | FusedAttention | Table | Convolution
+MatMulLayer = Linear | FusedAttention
+"""A layer that multiplies its input by a matrix: weight (inputs, outputs)."""
+Layer = MatMulLayer | Table | Convolution
 
 
 def layers(graph: ir.Graph) -> Iterator[Layer]:
@@ -176,6 +178,20 @@ def nodes_named(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -
     names = [node.name or "" for node in nodes]
     matched = matching_names(names, patterns, what="layer", where=where)
     return {node for node, name in zip(nodes, names, strict=True) if name in matched}
+
+
+def by_source(found: Iterable[Layer]) -> dict[ir.Value, list[MatMulLayer]]:
+    """The matrix products among some layers, grouped by the value that they multiply, in graph order."""
+    groups: dict[ir.Value, list[MatMulLayer]] = {}
+    for layer in found:
+        if isinstance(layer, MatMulLayer):
+            groups.setdefault(layer.source, []).append(layer)
+    return groups
+
+
+def input_names(found: Iterable[Layer]) -> list[str]:
+    """Names of the values that the matrix products among some layers multiply, each once."""
+    return [value.name for value in by_source(found) if value.name]
 
 
 def weight_name(layer: Layer) -> str:

@@ -23,7 +23,7 @@ from compress.lowering.graph import (
     insert_before,
     made_by,
 )
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear, layers
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear, MatMulLayer, by_source, layers
 from compress.passes.quantize.weights import one_use, set_weight
 
 Floats = NDArray[np.float32]
@@ -36,18 +36,14 @@ class Group:
     """The layers that multiply the same value (..., channels)."""
 
     source: ir.Value
-    layers: tuple[Linear | FusedAttention, ...]
+    layers: tuple[MatMulLayer, ...]
 
 
 def groups(chosen: Sequence[Layer]) -> list[Group]:
     """Group linear layers by their input; a group with a weight that is used elsewhere is left out."""
-    by_source: dict[ir.Value, list[Linear | FusedAttention]] = {}
-    for layer in chosen:
-        if isinstance(layer, Linear | FusedAttention):
-            by_source.setdefault(layer.source, []).append(layer)
     return [
         Group(source, tuple(readers))
-        for source, readers in by_source.items()
+        for source, readers in by_source(chosen).items()
         if all(one_use(layer.weight_value) for layer in readers)
     ]
 
@@ -171,7 +167,7 @@ def _own_vector(value: ir.Value) -> bool:
     return found is not None and found.ndim == 1 and one_use(value)
 
 
-def _own_parts(layer: Linear | FusedAttention) -> bool:
+def _own_parts(layer: MatMulLayer) -> bool:
     return one_use(layer.weight_value) and (layer.bias is None or _own_vector(layer.bias))
 
 
@@ -183,7 +179,7 @@ def _scaling_vectors(values: Sequence[ir.Value]) -> Scale:
     return scale
 
 
-def _scaling_columns(layer: Linear | FusedAttention, count: int) -> Scale:
+def _scaling_columns(layer: MatMulLayer, count: int) -> Scale:
     """Return a function that scales the last `count` outputs of a layer."""
 
     def scale(factors: Floats) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compress.passes.quantize.layers import Convolution, FusedAttention, Linear
+from compress.passes.quantize.layers import Convolution, MatMulLayer
 
 Floats = NDArray[np.float32]
 
@@ -16,7 +16,7 @@ def one_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def set_weight(layer: Linear | FusedAttention | Convolution, weight: Floats) -> None:
+def set_weight(layer: MatMulLayer | Convolution, weight: Floats) -> None:
     """Replace the weight of a layer, in the layer's storage layout."""
     set_constant(layer.weight_value, weight.T if layer.transposed else weight)
 

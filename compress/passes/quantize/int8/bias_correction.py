@@ -28,11 +28,11 @@ from compress.passes.quantize.int8.affine import (
     quantize_kernel,
     rounded_activations,
 )
-from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear
+from compress.passes.quantize.layers import Convolution, Layer, Linear, MatMulLayer
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Multiplying = Linear | FusedAttention | Convolution
+Multiplying = MatMulLayer | Convolution
 
 
 def correct_biases(

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace
 from compress.passes.quantize.int8.affine import INT8_LIMIT, quantize_columns
-from compress.passes.quantize.layers import FusedAttention, Linear
+from compress.passes.quantize.layers import FusedAttention, Linear, MatMulLayer
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Weights:
     """The largest integer of a weight."""
     _made: dict[tuple[int, bool], tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
-    def columns(self, layer: Linear | FusedAttention) -> tuple[ir.Value, ir.Value]:
+    def columns(self, layer: MatMulLayer) -> tuple[ir.Value, ir.Value]:
         """Return the int8 weight (inputs, outputs) and its scales, as constants of the graph."""
         transposed = isinstance(layer, Linear) and bool(attribute(layer.node, "transB", 0))
         key = (id(layer.weight_value), transposed)

@@ -31,7 +31,7 @@ from compress.passes.quantize.embeddings import quantize_rows
 from compress.passes.quantize.int8.affine import INT8_LIMIT, activation_scale
 from compress.passes.quantize.int8.convolutions import activated, quantize_convolutions, ranged_between
 from compress.passes.quantize.int8.operators import Weights, attend, quantize_linear
-from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, Table
+from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, MatMulLayer, Table
 
 _ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", "Erf")
 
@@ -96,7 +96,7 @@ def quantize_static(
     quantize_convolutions(graph, convolutions(chosen), ranges, per_channel=per_channel, limit=limit)
     for layer in chosen:
         if id(layer) in names:
-            assert isinstance(layer, Linear | FusedAttention)
+            assert isinstance(layer, MatMulLayer)
             source = fixed(layer.source, layer.node, names[id(layer)])
             if isinstance(layer, FusedAttention):
                 attend(graph, layer, weights, *source)

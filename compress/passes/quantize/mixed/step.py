@@ -24,14 +24,7 @@ from compress.measuring.timing.feeds import sample_indices
 from compress.measuring.variants import scored_sample, variant_answers, variant_ms, variant_outputs
 from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_length
 from compress.passes.quantize.int8.writing import Writer
-from compress.passes.quantize.layers import (
-    KINDS,
-    FusedAttention,
-    Layer,
-    Linear,
-    Table,
-    weight_name,
-)
+from compress.passes.quantize.layers import KINDS, Layer, MatMulLayer, Table, weight_name
 from compress.passes.quantize.mixed.search import (
     FITS,
     OUT_OF_TIME,
@@ -170,8 +163,7 @@ class _Mixing:
         return self.result(self.compare_with_integers(given, FITS), known, {"size_mb": size_mb})
 
     def restore_within_latency(self, latency_ms: float) -> Mixture:
-        products = [layer for layer in self.layers if isinstance(layer, Linear | FusedAttention)]
-        if not all(isinstance(layer, Linear | FusedAttention | Table) for layer in self.layers):
+        if not all(isinstance(layer, MatMulLayer | Table) for layer in self.layers):
             raise PassError(
                 "latencies of integer convolutions depend on the neighbouring layers and cannot be predicted",
                 where="quantize.mixed.latency_ms",
@@ -186,7 +178,7 @@ class _Mixing:
             )
         known = self.sensitivities()
         rows = typical_length(self.ctx, self.source)
-        shapes = shapes_of(products)
+        shapes = shapes_of(self.layers)
         products_timed = probe(shapes, rows, self.ctx.timing_target, most=len(shapes), patient=True)
         self.disturbed |= products_timed.disturbed
         extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in products_timed.timings}
@@ -330,5 +322,5 @@ def _kind(layer: Layer) -> str:
 
 
 def _shape(layer: Layer) -> tuple[int, int]:
-    assert isinstance(layer, Linear | FusedAttention)
+    assert isinstance(layer, MatMulLayer)
     return layer.shape[0], layer.shape[1]

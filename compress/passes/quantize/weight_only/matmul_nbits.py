@@ -17,13 +17,13 @@ from compress.lowering.graph import (
     replace,
 )
 from compress.passes.quantize.embeddings import gather, read_blocks
-from compress.passes.quantize.layers import FusedAttention, Linear, Table
+from compress.passes.quantize.layers import FusedAttention, MatMulLayer, Table
 from compress.passes.quantize.weight_only.blocks import Blocks
 
 ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits inside the kernel, which makes it fast."""
 
-Blocked = Linear | FusedAttention | Table
+Blocked = MatMulLayer | Table
 
 
 def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) -> None:
@@ -60,9 +60,7 @@ def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) ->
         replace(table.node.outputs[0], _tied_rows(graph, table, blocks, [integers, *grid]))
 
 
-def _product(
-    graph: ir.Graph, layer: Linear | FusedAttention, blocks: Blocks, constants: Sequence[ir.Value]
-) -> ir.Value:
+def _product(graph: ir.Graph, layer: MatMulLayer, blocks: Blocks, constants: Sequence[ir.Value]) -> ir.Value:
     """Insert source @ weight."""
     attributes = {
         "K": blocks.width,

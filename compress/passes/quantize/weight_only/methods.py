@@ -15,10 +15,11 @@ from compress.encoding.inputs import Batch
 from compress.lowering.graph import tidy
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.layers import (
-    FusedAttention,
     Layer,
-    Linear,
+    MatMulLayer,
     Table,
+    by_source,
+    input_names,
     layers,
     layers_to_quantize,
     nodes_named,
@@ -43,16 +44,16 @@ def quantize_weights(
     batches: Callable[[], Iterator[Batch]],
     work: Path,
 ) -> list[Rounded]:
-    """Replace each layer that is not excluded, by the spec's method; return the rounding error of each weight.
+    """Replace each layer that is not excluded, by the method of the spec; what that changed of each weight.
 
-    Constants shared by several layers, and tables, come first, with inputs from the float model; then one layer after
-    another, with inputs from the already quantized layers before it.
+    Constants that several layers share come first, tables among them, by the inputs of the float model; then one
+    layer after the other, by inputs that went through those that were quantized before it.
 
     Args:
-        model: the graph, changed in place.
-        path: the file that it was loaded from.
-        batches: training examples, read by `gptq` and `awq` only.
-        work: folder for temporary parts of the graph.
+        model: the graph to change.
+        path: the file that it was read from.
+        batches: training examples, read by `gptq` and `awq` alone.
+        work: where parts of the graph may lie for a moment.
 
     Raises:
         ModelError: see `layers_to_quantize`, `nodes_named` and `write_blocks`.
@@ -62,7 +63,7 @@ def quantize_weights(
     chosen = [
         layer
         for layer in kept
-        if isinstance(layer, Linear | FusedAttention) or (isinstance(layer, Table) and spec.embeddings)
+        if isinstance(layer, MatMulLayer) or (isinstance(layer, Table) and spec.embeddings)
     ]
     nodes = [layer.node for layer in layers(graph)]
     method = _Method(spec, nodes_named(nodes, spec.eight_bits, "quantize.eight_bits"))
@@ -120,7 +121,7 @@ class _Method:
     def write(self, graph: ir.Graph, sharing: Sequence[Blocked], second: Second | None) -> Rounded:
         """Replace the layers that share a constant; see `blocks`."""
         first = sharing[0]
-        name, rows = first.node.name or "", first.weight if isinstance(first, Table) else first.weight.T
+        name, rows = first.node.name or "", _rows(first)
         blocks = self.blocks(sharing, second)
         error = relative_error(rows, blocks.dequantized(), None if self.is_read(sharing) else second)
         write_blocks(graph, sharing, blocks)
@@ -134,7 +135,7 @@ class _Method:
             second: second moments of their inputs, for `gptq`; None: no layer multiplies by it.
         """
         spec, first, bits = self.spec, sharing[0], self.bits(sharing)
-        rows: Floats = first.weight if isinstance(first, Table) else first.weight.T
+        rows = _rows(first)
         if self.is_read(sharing):
             return table_blocks(rows, bits)
         grid = spec.block_of(rows.shape[1]), bits, spec.symmetric
@@ -160,7 +161,7 @@ class _Method:
                 scale_channels(graph, group, scales)
 
 
-def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[Linear | FusedAttention]]:
+def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[MatMulLayer]]:
     """Split into groups that share a constant, every table included, and products with a constant of their own."""
     found: dict[tuple[ir.Value, bool], list[Blocked]] = {}
     for layer in chosen:
@@ -170,15 +171,6 @@ def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[Li
     return [one for one in found.values() if len(one) > 1 or isinstance(one[0], Table)], alone
 
 
-def by_source(products: Sequence[Linear | FusedAttention]) -> dict[ir.Value, list[Linear | FusedAttention]]:
-    """Group products by their input, in graph order."""
-    found: dict[ir.Value, list[Linear | FusedAttention]] = {}
-    for layer in products:
-        found.setdefault(layer.source, []).append(layer)
-    return found
-
-
-def input_names(chosen: Sequence[Layer]) -> list[str]:
-    """Return the names of the inputs of the products, without duplicates."""
-    names = [layer.source.name for layer in chosen if isinstance(layer, Linear | FusedAttention)]
-    return list(dict.fromkeys(name for name in names if name))
+def _rows(layer: Blocked) -> Floats:
+    """What is cut into blocks: the rows of a table, or of a product one row an output."""
+    return layer.weight if isinstance(layer, Table) else layer.weight.T

@@ -26,7 +26,7 @@ from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.disturbance import any_disturbed
 from compress.measuring.timing.latency import milliseconds, timed
 from compress.passes.quantize.calibration.activation_capture import observe
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear, layers
+from compress.passes.quantize.layers import Layer, MatMulLayer, input_names, layers
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
 from compress.targets.local import ResolvedTarget
@@ -85,7 +85,7 @@ class Probe:
 
 def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
     """Count the linear layers by shape (inputs, outputs)."""
-    found = [layer.shape for layer in chosen if isinstance(layer, Linear | FusedAttention)]
+    found = [layer.shape for layer in chosen if isinstance(layer, MatMulLayer)]
     return Counter((int(inputs), int(outputs)) for inputs, outputs in found)
 
 
@@ -108,8 +108,7 @@ def most_rows(path: Path, example: Batch, work: Path) -> int:
     Args:
         work: folder for a temporary copy of the model.
     """
-    linear = [layer for layer in layers(ir.load(path).graph) if isinstance(layer, Linear | FusedAttention)]
-    names = list(dict.fromkeys(layer.source.name or "" for layer in linear))
+    names = input_names(layers(ir.load(path).graph))
     (found,) = observe(path, names, iter([example]), work)
     return max((values.size // values.shape[-1] for values in found.values()), default=1)
 
