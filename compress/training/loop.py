@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -121,26 +122,6 @@ def train(
     optimizer = adamw(model, spec, slow)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
 
-    def step(batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None) -> Tensor:
-        """Run forward and backward on one part, accumulating gradients; return its share of the batch loss."""
-        with arithmetic(precision, device):
-            value: Tensor = with_loss(batch, indices, factors)
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
-
-    def parts_of(
-        read: Inputs, chosen: NDArray[np.int64]
-    ) -> list[tuple[dict[str, Tensor], NDArray[np.int64], Tensor | None]]:
-        """Split a batch into this process's parts, each with the scaling factors of its mean losses."""
-        shares = world.shares(chosen, spec.accumulate)
-        parts = [(to_tensors(read.batch(indices), device), indices) for indices, _ in shares]
-        if len(parts) == world.size == 1:
-            return [(*parts[0], None)]
-        with torch.no_grad(), arithmetic(precision, device):
-            counts = [minimised.counts(batch, torch.from_numpy(indices)) for batch, indices in parts]
-        factors = world.factors([count * own for count, (_, own) in zip(counts, shares, strict=True)])
-        return [(*part, factor.float().to(device)) for part, factor in zip(parts, factors, strict=True)]
-
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
         advance = stack.enter_context(progress.bar(name, total))
@@ -153,6 +134,7 @@ def train(
             state.told = instead.told
         if world.size > 1 and world.strategy == "ddp":
             with_loss = _parallel(with_loss, device)
+        backward = _Backward(with_loss, minimised, spec.accumulate, world, precision, device)
         with_loss.train()
         advance(state.step)
         saved_at = time.monotonic()
@@ -168,12 +150,7 @@ def train(
             read, chosen = inputs, batches[state.step % per_epoch]
             if instead is not None and (other := instead.at(state.step)) is not None:
                 read, chosen = other, np.arange(len(other))
-            *early, last = parts_of(read, chosen)
-            value = torch.zeros((), device=device)
-            for part in early:
-                with _by_itself(with_loss):
-                    value += step(*part)
-            value += step(*last)
+            value = backward.run(read, chosen)
             nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
             optimizer.step()
             after_step()
@@ -235,9 +212,53 @@ def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:
     return DistributedDataParallel(with_loss, device_ids=devices, find_unused_parameters=True)
 
 
-def _by_itself(with_loss: nn.Module) -> AbstractContextManager[object]:
-    """Skip gradient synchronization; the gradients accumulate locally until the last part of the step."""
-    return with_loss.no_sync() if isinstance(with_loss, DistributedDataParallel) else nullcontext()
+@dataclass(frozen=True)
+class _Backward:
+    """Computes the gradients of a batch: this process's share of it, in as many parts as asked for."""
+
+    with_loss: nn.Module
+    minimised: Means
+    accumulate: int
+    world: World
+    precision: Precision
+    device: Device
+
+    def run(self, read: Inputs, chosen: NDArray[np.int64]) -> Tensor:
+        """Add the gradients of the examples `chosen` up; their loss, without a graph."""
+        *early, last = self._parts(read, chosen)
+        loss = torch.zeros((), device=self.device)
+        for part in early:
+            # Gradients are averaged over the processes once, with those of the last part.
+            with self._without_averaging():
+                loss += self._run_part(*part)
+        loss += self._run_part(*last)
+        return loss
+
+    def _parts(
+        self, read: Inputs, chosen: NDArray[np.int64]
+    ) -> list[tuple[dict[str, Tensor], NDArray[np.int64], Tensor | None]]:
+        """The parts of a batch with the indices of their examples, and the factors of the means over each."""
+        shares = self.world.shares(chosen, self.accumulate)
+        parts = [(to_tensors(read.batch(indices), self.device), indices) for indices, _ in shares]
+        if len(parts) == self.world.size == 1:
+            return [(*parts[0], None)]
+        with torch.no_grad(), arithmetic(self.precision, self.device):
+            counts = [self.minimised.counts(batch, torch.from_numpy(indices)) for batch, indices in parts]
+        factors = self.world.factors([count * own for count, (_, own) in zip(counts, shares, strict=True)])
+        return [(*part, factor.float().to(self.device)) for part, factor in zip(parts, factors, strict=True)]
+
+    def _run_part(
+        self, batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None
+    ) -> Tensor:
+        with arithmetic(self.precision, self.device):
+            value: Tensor = self.with_loss(batch, indices, factors)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    def _without_averaging(self) -> AbstractContextManager[object]:
+        if isinstance(self.with_loss, DistributedDataParallel):
+            return self.with_loss.no_sync()
+        return nullcontext()
 
 
 def _resume(
