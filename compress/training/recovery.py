@@ -13,7 +13,7 @@ from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.encoding.inputs import Inputs, by_row, taken
 from compress.losses.contract import LossSpec
-from compress.models.io.checkpoints import load_model
+from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.io.outputs import outputs_of
 from compress.profile.specs.recovery import RecoverySpec, recovery_losses
 from compress.profile.specs.training import TrainingSpec
@@ -109,6 +109,17 @@ def trained_by(
         name=name,
         metric=ctx.task.kind.metric,
     )
+
+
+def check_count(model: nn.Module, predicted: int, where: str) -> None:
+    """A model that lost parts has as many parameters as were predicted.
+
+    Raises:
+        PassError: it has not.
+    """
+    parameters = count_parameters(model)
+    if parameters != predicted:
+        raise PassError(f"{predicted} parameters were predicted, but {parameters} are left", where=where)
 
 
 def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None:

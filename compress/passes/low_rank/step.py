@@ -10,7 +10,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from compress.core.artifacts import copy_interface
-from compress.core.errors import PassError
 from compress.encoding.inputs import Inputs, taken
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank.factoring import Decomposition, decompose
@@ -20,7 +19,7 @@ from compress.passes.low_rank.spec import LowRankSpec
 from compress.step import StepContext, StepResult
 from compress.training.batches import to_tensors
 from compress.training.prediction import examples_at_once
-from compress.training.recovery import check_saved, recover
+from compress.training.recovery import check_count, check_saved, recover
 from compress.training.validation import Validation
 
 BATCH_SIZE = 32
@@ -55,11 +54,9 @@ def run(ctx: StepContext) -> StepResult:
         place.saved(rank) for place, rank in zip(places, chosen.ranks, strict=True) if rank is not None
     )
     _factored(model, places, decompositions, chosen.ranks)
-    parameters = count_parameters(model)
-    if parameters != predicted:
-        raise PassError(f"{predicted} parameters were predicted, but {parameters} are left", where="low_rank")
+    check_count(model, predicted, "low_rank")
     facts: dict[str, Any] = {
-        "parameters": parameters,
+        "parameters": predicted,
         "parameters_predicted": predicted,
         "parameters_before": before,
         "weighted": spec.weighted,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from compress.core.artifacts import TASK, copy_interface
 from compress.core.disk.files import write_json
 from compress.core.disk.reading import read_mapping
-from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
 from compress.encoding.inputs import Inputs
@@ -47,7 +46,7 @@ from compress.passes.prune.spec import PruneSpec
 from compress.profile.specs.examples import VocabularySpec
 from compress.step import StepContext, StepResult
 from compress.training.prediction import WINDOWS
-from compress.training.recovery import check_saved, recover
+from compress.training.recovery import check_count, check_saved, recover
 from compress.training.trimming import tokens_shown, write_tokenizer
 from compress.training.validation import Validation
 
@@ -80,7 +79,7 @@ def run(ctx: StepContext) -> StepResult:
         for number, share in enumerate(steps, start=1):
             before = pruner.parameters
             pruner.advance(share)
-            _check_count(model, pruner.parameters)
+            check_count(model, pruner.parameters, "prune")
             last = number == len(steps)
             if pruner.parameters == before and not last:
                 continue  # widths are rounded: nothing was removed, so there is nothing to recover from
@@ -96,7 +95,7 @@ def run(ctx: StepContext) -> StepResult:
                 name = "recover" if last else f"recover-{number}"
                 curves.append(recover(ctx, model, recovery, interface, validation, name))
         if promised is not None:
-            _check_count(model, promised)
+            check_count(model, promised, "prune")
         facts |= {
             "parameters": count_parameters(model),
             "parameters_predicted": pruner.parameters if promised is None else promised,
@@ -140,12 +139,6 @@ def _material(ctx: StepContext, spec: PruneSpec, inputs: Inputs, labels: Tensor 
     return Material(inputs, labels, spec, ctx.seed, ctx.device, size)
 
 
-def _check_count(model: nn.Module, predicted: int) -> None:
-    parameters = count_parameters(model)
-    if parameters != predicted:
-        raise PassError(f"{predicted} parameters were predicted, but {parameters} are left", where="prune")
-
-
 def _trimmed_interface(
     ctx: StepContext, spec: PruneSpec, model: nn.Module, facts: dict[str, Any], stack: ExitStack
 ) -> Path:
@@ -162,7 +155,7 @@ def _trimmed_interface(
     assert words is not None
     before, (rows, width) = count_parameters(model), words_of(model).weight.shape
     trim_embeddings(model, words.table, words.kept)
-    _check_count(model, before - (rows - len(words.kept)) * width)
+    check_count(model, before - (rows - len(words.kept)) * width, "prune")
     facts["vocabulary"] = {"tokens": len(words.kept), "tokens_removed": rows - len(words.kept)}
     return folder
 
