@@ -80,8 +80,10 @@ def run_job(
 
 
 class _Run:
-    """One run of a job: what it works with, and what it has so far. The caller holds its directory, and its steps in
-    the cache."""
+    """Run loop of a job, with its state.
+
+    The caller holds the locks of the run's directory and of its steps in the cache.
+    """
 
     def __init__(self, job: Job, cache: Cache, store: RunStore, progress: Progress) -> None:
         self.job, self.cache, self.store, self.progress = job, cache, store, progress
@@ -89,14 +91,14 @@ class _Run:
         self.made: dict[str, MadeStep] = {}
         self.from_cache: dict[str, bool] = {}
         self.recorded: set[str] = set()
-        """The steps whose seconds are in a row already."""
+        """Names of the steps whose seconds are already part of a row."""
         self.measured: dict[str, TargetMeasurement] = {}
-        """By their keys."""
+        """Measurements by their keys."""
         self.baselines: dict[str, TargetMeasurement] = {}
-        """By the labels of the targets."""
+        """Measurements of the baseline by target label."""
 
     def run(self, on_row: OnRow, was_interrupted: Callable[[], bool]) -> RunRecord:
-        """Make, measure and judge row after row, and leave the record in the run's directory."""
+        """Make and measure the rows, check their limits, and write the record to the run's directory."""
         began = time.monotonic()
         self.store.begin(self.record)
         try:
@@ -122,10 +124,10 @@ class _Run:
         return self.record
 
     def _check_early(self) -> None:
-        """Find out what cannot work, or gains nothing, before any training."""
+        """Check before any training what cannot work, and warn of what gains nothing."""
         for message in target_warnings(self.job):
             self.progress.say(f"warning: {message}")
-        # A model that nobody can use is refused before another is trained.
+        # Make the source steps first, so that an unusable model is found before another one is trained.
         for step in self.job.plan.steps:
             if step.kind == SOURCE:
                 notes = self._artifact(step.name).facts.get("notes", ())
@@ -133,7 +135,7 @@ class _Run:
         try_untrained(self.job, self.cache, self.progress, self._artifact)
 
     def _add_row(self, position: int, was_interrupted: Callable[[], bool]) -> None:
-        """Add a row to the record, judged."""
+        """Make and measure a row, check its limits, and add it to the record."""
         job, row = self.job, self.job.plan.rows[position]
         try:
             record = self._make_and_measure(row)

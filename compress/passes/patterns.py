@@ -1,4 +1,4 @@
-"""Matches names against the shell patterns of `exclude` and similar keys."""
+"""Selection of names by shell patterns."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from compress.core.errors import ModelError
 def matching_names(
     names: Collection[str], patterns: Sequence[str], *, what: str, where: str, known: Sequence[str] = ()
 ) -> set[str]:
-    """The names that match at least one pattern.
+    """Return the names that match at least one pattern.
 
     Args:
-        what: kind of thing that is named, for the message.
-        where: key of the profile that holds the patterns.
-        known: names to list in the message; empty: all of them.
+        what: kind of the named objects, for the message.
+        where: path of the patterns in the profile, for the message.
+        known: names to list in the message; all of `names` if empty.
 
     Raises:
         ModelError: a pattern matches no name.

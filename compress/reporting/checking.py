@@ -240,8 +240,10 @@ def _score(pair: _Pair) -> list[Judged]:
 
 
 def _latencies(pair: _Pair, task: str) -> Iterator[Judged]:
-    """Judge the latencies of a row and the quantities that its task declares, each at the first batch size and length
-    unless the task judges all."""
+    """Judge the latencies of a row and the quantities that its task declares.
+
+    Only the first timing (batch size and length) is judged unless the task judges all.
+    """
     judged = slice(None if task in TASKS and task_kind(task).judges_all else 1)
     for old in pair.before["latency"][judged]:
         yield from _latency(pair, old)

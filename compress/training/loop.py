@@ -214,7 +214,7 @@ def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Backward:
-    """Computes the gradients of a batch: this process's share of it, in as many parts as asked for."""
+    """Computes the gradients of this process's share of a batch, in `accumulate` parts."""
 
     with_loss: nn.Module
     minimised: Means
@@ -224,11 +224,11 @@ class _Backward:
     device: Device
 
     def run(self, read: Inputs, chosen: NDArray[np.int64]) -> Tensor:
-        """Add the gradients of the examples `chosen` up; their loss, without a graph."""
+        """Accumulate the gradients of the examples `chosen` and return their loss, detached."""
         *early, last = self._parts(read, chosen)
         loss = torch.zeros((), device=self.device)
         for part in early:
-            # Gradients are averaged over the processes once, with those of the last part.
+            # Gradients accumulate locally and are synchronized once, in the last part.
             with self._without_averaging():
                 loss += self._run_part(*part)
         loss += self._run_part(*last)
@@ -237,7 +237,7 @@ class _Backward:
     def _parts(
         self, read: Inputs, chosen: NDArray[np.int64]
     ) -> list[tuple[dict[str, Tensor], NDArray[np.int64], Tensor | None]]:
-        """The parts of a batch with the indices of their examples, and the factors of the means over each."""
+        """Split a batch into this process's parts, each with its indices and the scaling factors of its mean losses."""
         shares = self.world.shares(chosen, self.accumulate)
         parts = [(to_tensors(read.batch(indices), self.device), indices) for indices, _ in shares]
         if len(parts) == self.world.size == 1:

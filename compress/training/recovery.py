@@ -112,10 +112,10 @@ def trained_by(
 
 
 def check_count(model: nn.Module, predicted: int, where: str) -> None:
-    """A model that lost parts has as many parameters as were predicted.
+    """Check that a reduced model has the predicted number of parameters.
 
     Raises:
-        PassError: it has not.
+        PassError: it does not.
     """
     parameters = count_parameters(model)
     if parameters != predicted:

@@ -50,7 +50,7 @@ _TEACHER_KEYS = (
     "data_free",
     "on_policy",
 )
-"""Keys that mean nothing to a student without a teacher."""
+"""Keys of a distillation that do not apply to a student without a teacher."""
 
 
 def run(ctx: StepContext) -> StepResult:

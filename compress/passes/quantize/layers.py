@@ -104,7 +104,7 @@ class Convolution(_Weighted):
 
 
 MatMulLayer = Linear | FusedAttention
-"""A layer that multiplies its input by a matrix: weight (inputs, outputs)."""
+"""Layer that multiplies its input by a matrix: weight (inputs, outputs)."""
 Layer = MatMulLayer | Table | Convolution
 
 
@@ -126,7 +126,7 @@ KINDS: dict[str, type[Layer]] = {
 
 
 def layers_to_quantize(graph: ir.Graph, spec: OnnxSpec) -> list[Layer]:
-    """The layers of a graph that the spec does not exclude, in graph order.
+    """Return the layers of a graph that the spec does not exclude, in graph order.
 
     Raises:
         ModelError: a pattern of `exclude` matches no layer and no product of `other_products`.
@@ -137,7 +137,7 @@ def layers_to_quantize(graph: ir.Graph, spec: OnnxSpec) -> list[Layer]:
 
 
 def excluded_weights(graph: ir.Graph, spec: OnnxSpec) -> list[str]:
-    """Names of the weights that stay in floating point because the spec excludes their products.
+    """Return the names of the weights that the spec excludes; tables are not included.
 
     Raises:
         ModelError: see `layers_to_quantize`.
@@ -155,8 +155,10 @@ def _excluded(found: Sequence[Layer], others: Iterable[ir.Node], spec: OnnxSpec)
 
 
 def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
-    """Products with a constant weight that are no layers, so that nothing multiplies them in integers, and the names of
-    their weights. The weight stands on the left, say, or holds several matrices."""
+    """Return non-quantizable products with a constant weight, which are not `Layer`s: node -> weight name.
+
+    For example, the weight is the left operand or holds several matrices.
+    """
     known = {layer.node for layer in layers(graph)}
     found: dict[ir.Node, str] = {}
     for node in graph:
@@ -170,10 +172,13 @@ def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
 
 
 def nodes_named(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> set[ir.Node]:
-    """The nodes whose names match one of the shell patterns of the key `where` of the profile.
+    """Return the nodes whose name matches one of the shell patterns.
+
+    Args:
+        where: path of the patterns in the profile, for the message.
 
     Raises:
-        ModelError: a pattern matches none.
+        ModelError: a pattern matches no node.
     """
     names = [node.name or "" for node in nodes]
     matched = matching_names(names, patterns, what="layer", where=where)
@@ -181,7 +186,7 @@ def nodes_named(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -
 
 
 def by_source(found: Iterable[Layer]) -> dict[ir.Value, list[MatMulLayer]]:
-    """The matrix products among some layers, grouped by the value that they multiply, in graph order."""
+    """Group the matrix products among the layers by their input, in graph order."""
     groups: dict[ir.Value, list[MatMulLayer]] = {}
     for layer in found:
         if isinstance(layer, MatMulLayer):
@@ -190,7 +195,7 @@ def by_source(found: Iterable[Layer]) -> dict[ir.Value, list[MatMulLayer]]:
 
 
 def input_names(found: Iterable[Layer]) -> list[str]:
-    """Names of the values that the matrix products among some layers multiply, each once."""
+    """Return the names of the inputs of the matrix products among the layers, without duplicates."""
     return [value.name for value in by_source(found) if value.name]
 
 

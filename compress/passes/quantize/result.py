@@ -1,4 +1,4 @@
-"""The result of quantization to ONNX, and its check: smaller file, all products quantized."""
+"""Result of a quantization to ONNX, and its check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A quantized model: its folder and scheme, names of the weights left in floating point, and facts."""
+    """A quantized model: folder, scheme, names of the floating weights, and facts."""
 
     folder: Path
     scheme: str
@@ -30,13 +30,13 @@ def check_result(source: Path, model: QuantizedModel) -> dict[str, Any]:
     """Check that the file is smaller and that every product with a constant weight is quantized unless excluded.
 
     Args:
-        source: the folder of the float model.
+        source: folder of the float model.
 
     Returns:
-        Facts: the number of integer, weight-only and floating-point products, and both file sizes in MB.
+        The counted products and the sizes of both files, for the facts.
 
     Raises:
-        PassError: one of the two does not hold.
+        PassError: either check fails.
     """
     hint = "Nothing in this model is worth quantizing, or `exclude` leaves too much of it out."
     sizes = sizes_in_facts(model_bytes(source), model_bytes(model.folder), model.scheme, hint)

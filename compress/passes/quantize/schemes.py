@@ -1,4 +1,4 @@
-"""Quantization schemes: those that a spec asks for, and the rule by which `scheme: auto` picks one."""
+"""Schemes of a quantization spec, and the selection rule of `scheme: auto`."""
 
 from __future__ import annotations
 

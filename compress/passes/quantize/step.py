@@ -1,4 +1,4 @@
-"""quantize: 8-bit integers or blocks of 4 or 8 bits, chosen by measuring where the profile leaves the choice."""
+"""quantize: 8-bit integers or blocks of 4 or 8 bits; where the profile leaves a choice, variants are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks channel cuts on a copy of the model first: groups that would break it are left whole."""
+"""Verify cuts on a copy of the model before they are applied; groups whose cut breaks the model stay whole."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ class SafeCuts:
 
 
 def safe_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> SafeCuts:
-    """The cuts that leave the model working; it is not changed.
+    """Return those of the cuts that work together; the model is not changed.
 
-    All are tried together first, then halves of those that do not work, so that a few bad groups among many cost few
-    trials.
+    All are tried at once first, then halves of those that fail, so that a few bad groups among many cost few trials.
     """
     if not cuts:
         return SafeCuts((), count_parameters(model), {})
@@ -74,7 +73,7 @@ def check_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple
     narrow = duplicate(model).eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
-            # torch-pruning warns of weights that are no parameters; this check reports them itself.
+            # torch-pruning warns of tensors that are not parameters, which are detected here.
             warnings.simplefilter("ignore")
             surgeon = ChannelSurgeon(narrow, example)
             cuts = surgeon.same(cuts)

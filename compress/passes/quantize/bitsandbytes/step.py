@@ -67,10 +67,10 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def _chosen(found: list[str], exclude: tuple[str, ...]) -> list[str]:
-    """The layers that no pattern names.
+    """Return the layers that no `exclude` pattern matches.
 
     Raises:
-        ModelError: a pattern matches no layer, or nothing is left.
+        ModelError: a pattern matches no layer, or no layer is left.
     """
     excluded = matching_names(found, exclude, what="linear layer", where="quantize.exclude")
     kept = [name for name in found if name not in excluded]

@@ -49,9 +49,9 @@ def quantize_columns(weight: Floats, per_channel: bool = True, limit: int = INT8
 def quantize_kernel(
     kernel: Floats, per_channel: bool, bias: Floats | None, input_scale: float, limit: int = INT8_LIMIT
 ) -> Quantized:
-    """The kernel of a convolution (outputs, inputs, ...) as int8 around zero, one scale an output (or one in all).
+    """Quantize a convolution kernel (outputs, inputs, ...) symmetrically to int8, per output channel or with one scale.
 
-    Scales are raised where the bias would not fit into 32 bits; see `scales_for_bias`.
+    Scales are large enough for the bias to fit into 32 bits, see `scales_for_bias`.
     """
     rows = np.abs(kernel.reshape(len(kernel), -1))
     largest = rows.max(axis=1) if per_channel else rows.max()
@@ -65,9 +65,10 @@ def quantize_kernel(
 
 
 def scales_for_bias(bias: Floats, input_scale: float, per_channel: bool) -> NDArray[np.float64]:
-    """The smallest weight scales with which a bias fits into 32 bits: one an output, or one in all.
+    """Return the smallest weight scales with which a bias fits into 32 bits: per output channel, or a single one.
 
-    It is stored in units of input scale times weight scale, which are tiny for an output whose weights are almost zero.
+    The bias is stored in units of input scale times weight scale; output channels with near-zero weights would overflow
+    it otherwise.
     """
     needed = np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
     return needed if per_channel else np.asarray(needed.max())

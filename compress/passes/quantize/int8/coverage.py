@@ -46,11 +46,11 @@ class Products:
 
 
 def count_products(path: Path, allowed: Collection[str] = ()) -> Products:
-    """Count in the optimized graph of a session over `path`.
+    """Count the products in the optimized graph of a session over `path`.
 
     Args:
         path: an ONNX file.
-        allowed: names of weights that may stay floating; their products are not in `floating`.
+        allowed: names of weights that may stay in float; their products are not in `floating`.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optimized-") as folder:
         optimized = Path(folder) / "model.onnx"

@@ -166,7 +166,10 @@ def _matmul(
 def _raise_scales(
     graph: ir.Graph, weight: ir.Value | None, scales: ir.Value | None, step: Array, bias: Array
 ) -> tuple[ir.Value | None, ir.Value | None]:
-    """An int8 weight with its scales raised where the bias would not fit into 32 bits; see `scales_for_bias`."""
+    """Return the int8 weight and its scales, enlarged where too small for the bias to fit into 32 bits.
+
+    This concerns output channels with near-zero weights, see `scales_for_bias`.
+    """
     found = constant_of(scales)
     needed = scales_for_bias(bias, float(step), per_channel=found.ndim > 0)
     raised = np.maximum(found, np.maximum(needed, SMALLEST_SCALE / float(step))).astype(np.float32)

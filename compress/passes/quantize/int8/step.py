@@ -1,4 +1,4 @@
-"""INT8 quantization: scheme, remedies and mixed precision, chosen by measuring on the validation split."""
+"""INT8 quantization: choose the scheme and the remedies for a loss of score by measuring on the validation split."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ ATTEMPTS = "attempts"
 def quantize_int8(
     ctx: StepContext, source: Artifact, spec: Int8Spec, schemes: Sequence[str], layers: Sequence[Layer]
 ) -> QuantizedModel:
-    """Quantize by the best of the schemes, with remedies and mixed precision where the spec asks for them.
+    """Quantize by the best of the schemes, with remedies and mixed precision if the spec requests them.
 
     Args:
         source: the float model.
-        layers: those that are to be quantized.
+        layers: the layers to quantize.
     """
     facts = _probe_gain(ctx, source, layers)
     search = _Search(ctx, source, calibration_batches(ctx, source, spec.calibration_examples))
@@ -63,7 +63,7 @@ def quantize_int8(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """The model quantized according to a spec: its writer, the folder of each scheme, and facts."""
+    """A model quantized by a spec: its writer, the folder of each scheme, and further facts."""
 
     spec: Int8Spec
     writer: Writer
@@ -72,13 +72,13 @@ class _Candidate:
 
 
 class _Search:
-    """Writes candidates, and compares them on the validation split."""
+    """Writes candidates and compares them on the validation split."""
 
     def __init__(self, ctx: StepContext, source: Artifact, batches: Callable[[], Iterator[Batch]]) -> None:
         """
         Args:
-            source: the float model, which is the reference of embeddings.
-            batches: starts an iteration over the calibration examples.
+            source: the float model; it is the reference of embeddings.
+            batches: returns an iterator over the calibration examples.
         """
         self.ctx, self.source, self.batches = ctx, source, batches
         validation = ctx.data.validation
@@ -92,7 +92,7 @@ class _Search:
         )
 
     def write(self, spec: Int8Spec, schemes: Sequence[str], name: str) -> _Candidate:
-        """Quantize by each scheme, below the folder `name`."""
+        """Quantize by each scheme into subfolders of the folder `name`."""
         work = self.ctx.work / ATTEMPTS / name
         make_folder(work)
         prepared, facts = prepare(self.source.path, spec, self.batches, work)
@@ -103,7 +103,7 @@ class _Search:
         return _Candidate(spec, writer, folders, facts)
 
     def compare(self, folders: dict[str, Path]) -> dict[str, Variant]:
-        """Measure the score and the latency of each scheme."""
+        """Return score and latency of each scheme on the validation split."""
         place = self.ctx.timing_target.place
         self.ctx.progress.say(
             f"quantize: measuring {' and '.join(folders)} on {len(self.contest.inputs)} validation examples, on "
@@ -117,10 +117,10 @@ class _Search:
     def try_remedies(
         self, plain: _Candidate, scheme: str, known: float | None
     ) -> tuple[_Candidate, dict[str, Any]]:
-        """Return the candidate to keep, and facts with the scores of all candidates.
+        """Return the final candidate, and the validation scores of all candidates.
 
         Args:
-            known: the score of the plain candidate, if already measured.
+            known: the score of the plain candidate if it has been measured.
         """
         candidates = {plain.spec: plain}
         files = {"float": self.source.path / ONNX_MODEL}
@@ -146,8 +146,10 @@ class _Search:
 
 
 def _probe_gain(ctx: StepContext, source: Artifact, layers: Sequence[Layer]) -> dict[str, Any]:
-    """How much faster integers are where the model will run, for the facts; warns where they are not. A GPU is not
-    timed: its integers are of another kind."""
+    """Measure the INT8 speed-up on the timing target and warn if there is none; return the facts.
+
+    Skipped for GPUs, which the probe does not cover.
+    """
     target = ctx.timing_target
     if target.spec.device == "cuda":
         return {}

@@ -44,16 +44,16 @@ def quantize_weights(
     batches: Callable[[], Iterator[Batch]],
     work: Path,
 ) -> list[Rounded]:
-    """Replace each layer that is not excluded, by the method of the spec; what that changed of each weight.
+    """Replace each layer that is not excluded, by the spec's method; return the rounding error of each weight.
 
-    Constants that several layers share come first, tables among them, by the inputs of the float model; then one
-    layer after the other, by inputs that went through those that were quantized before it.
+    Constants shared by several layers, and tables, come first, with inputs from the float model; then one layer after
+    another, with inputs from the already quantized layers before it.
 
     Args:
-        model: the graph to change.
-        path: the file that it was read from.
-        batches: training examples, read by `gptq` and `awq` alone.
-        work: where parts of the graph may lie for a moment.
+        model: the graph, changed in place.
+        path: the file that it was loaded from.
+        batches: training examples, read by `gptq` and `awq` only.
+        work: folder for temporary parts of the graph.
 
     Raises:
         ModelError: see `layers_to_quantize`, `nodes_named` and `write_blocks`.
@@ -172,5 +172,5 @@ def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[Ma
 
 
 def _rows(layer: Blocked) -> Floats:
-    """What is cut into blocks: the rows of a table, or of a product one row an output."""
+    """Return the rows that are divided into blocks: those of a table, or one per output of a product."""
     return layer.weight if isinstance(layer, Table) else layer.weight.T
