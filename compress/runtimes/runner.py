@@ -330,8 +330,7 @@ def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
         loads[index] -= time.perf_counter_ns()
         models[index] = runtime.open(job["models"][index], job["threads"], job["device"])
         loads[index] += time.perf_counter_ns()
-    which, processes = job["share"]
-    patience = job.get("patience_s", 0.0)
+    (which, processes), patience = job["share"], job.get("patience_s", 0.0)
     scenarios = []
     for scenario in job["scenarios"]:
         feeds = [read_batches(path) for path in scenario["feeds"]]
@@ -347,12 +346,11 @@ def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
                 models, turned, job["seconds"], job["rounds"], cover, waits.read, patience_s=patience
             )
         patience = max(0.0, patience - rounds.patient_s)
-        known = waits.source != "unknown"
         scenarios.append(
             {
                 "samples_ns": rounds.samples_ns,
                 "inputs": [(first + index) % count for index in rounds.inputs],
-                "waited_ns": rounds.waited_ns if known else None,
+                "waited_ns": None if waits.source == "unknown" else rounds.waited_ns,
                 "waited_by": waits.source,
                 "wanted": rounds.wanted,
                 "patient_s": rounds.patient_s,
@@ -595,8 +593,7 @@ def counted_since(before: dict[str, Any]) -> dict[str, Any]:
 def pressure_seconds() -> float | None:
     """Seconds in which some thread waited for a core since the start of the system (Linux' PSI); None: not counted."""
     try:
-        with open("/proc/pressure/cpu") as stream:
-            return int(stream.readline().rsplit("total=", 1)[1]) / 1e6
+        return int(Path("/proc/pressure/cpu").read_text().splitlines()[0].rsplit("total=", 1)[1]) / 1e6
     except (OSError, IndexError, ValueError):
         return None
 
@@ -669,8 +666,7 @@ def keep_to(cores: Sequence[int]) -> list[int]:
 def reset_peak() -> bool:
     """Set the kernel's peak counter back to the present size; False where that is not allowed."""
     try:
-        with open("/proc/self/clear_refs", "w") as stream:
-            stream.write("5")
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
     return True
@@ -679,13 +675,10 @@ def reset_peak() -> bool:
 def status_bytes(field: str) -> int | None:
     """A field of /proc/self/status (`VmRSS`, `VmHWM`) in bytes; None where there is none."""
     try:
-        with open("/proc/self/status") as stream:
-            for line in stream:
-                if line.startswith(field + ":"):
-                    return int(line.split()[1]) * 1024
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), None)
 
 
 def peak_bytes() -> tuple[int, str]:
@@ -702,8 +695,7 @@ def peak_bytes() -> tuple[int, str]:
 
 def resident_bytes() -> int:
     """The resident size now, or the peak so far where only that is known."""
-    now = status_bytes("VmRSS")
-    return peak_bytes()[0] if now is None else now
+    return status_bytes("VmRSS") or peak_bytes()[0]
 
 
 def gpu_bytes_of(pid: int) -> int | None:
@@ -869,22 +861,11 @@ def encode_images(images: Sequence[Any], task: dict[str, Any]) -> Batch:
     return {task["input_names"][0]: values}
 
 
-def require_pillow() -> None:
-    """Make sure that images can be read.
-
-    Raises:
-        RunnerError: Pillow is not installed.
-    """
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise RunnerError("images are read with Pillow: pip install pillow") from None
-
-
 def input_maker(folder: str, task: dict[str, Any]) -> Callable[[Sequence[Any]], Batch]:
     """The function that makes a model's inputs: from images where the task has an `image` section, else from texts."""
     if "image" in task:
-        require_pillow()
+        if importlib.util.find_spec("PIL") is None:
+            raise RunnerError("images are read with Pillow: pip install pillow")
         return lambda images: encode_images(images, task)
     tokenizer = load_tokenizer(folder, task["max_length"], task.get("texts", {}).get("cut", "right"))
     return lambda texts: encode(tokenizer, texts, task)
@@ -919,16 +900,12 @@ class Predictor:
 
 
 class Classifier(Predictor):
-    """Classifies texts."""
+    """Classifies texts or images."""
 
     def __call__(self, items: Sequence[Any]) -> list[tuple[str, float]]:
         """The label of each item and its probability."""
         probabilities = softmax(self.outputs(items))
         return [(self.labels[int(row.argmax())], float(row.max())) for row in probabilities]
-
-
-class ImageClassifier(Classifier):
-    """Classifies images."""
 
 
 class SentenceEncoder(Predictor):
@@ -945,7 +922,7 @@ class SentenceEncoder(Predictor):
 
 PREDICTORS = {
     "text-classification": Classifier,
-    "image-classification": ImageClassifier,
+    "image-classification": Classifier,
     "sentence-embedding": SentenceEncoder,
 }
 
@@ -967,7 +944,31 @@ def open_predictor(folder: str, threads: int = 1, device: str = "cpu", model: st
     return PREDICTORS[name](folder, threads, device, model)
 
 
-# The command.
+# The commands.
+
+
+def in_words(error: Exception) -> str:
+    """An error in one line, with its kind where its words were not written for users."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, RunnerError) else f"{type(error).__name__}: {words}"
+
+
+def command(main: Callable[[], int]) -> int:
+    """The exit code of a script's `main`; no traceback where it is interrupted, or a stream fails or is not read on."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="strict")
+    try:
+        code = main()
+        print(end="", flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, UnicodeError) as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"cannot read the input or write the output: {in_words(error)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return 1
+    return code
+
 
 JOBS = {"score": score_job, "latency": latency_job, "memory": memory_job}
 
@@ -999,8 +1000,7 @@ def run_job(argv: Sequence[str], runtime: Any) -> int:
         print(error, file=sys.stderr)
         return 5
     result["seconds"] = time.perf_counter() - started
-    if kept is not None:
-        result["cores"] = kept
+    result |= {} if kept is None else {"cores": kept}
     write_result(argv[1], result)
     return 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tokenizers.models import WordLevel
 
 from compress.bundles.layout import TEMPLATES
 from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
+from compress.runtimes import runner
 from tests.tiny_onnx import VOCABULARY, write_embedder_artifact, write_votes_artifact
 from tests.unit.test_language_bundles import asked
 
@@ -109,3 +112,47 @@ def test_embeddings_that_cannot_be_written_are_told_of(
     # What is no file, but takes what is written to it, stays what it is.
     assert asked(predict, monkeypatch, "red cat", "--out", "/dev/null") == 0
     assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_threads_are_one_or_more(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict = script(name, tmp_path / "bundle")
+    for threads in ("0", "-2"):
+        assert asked(predict, monkeypatch, "red", "--threads", threads) == 2
+        assert f"argument --threads: expected 1 or more, not {threads}" in capsys.readouterr().err
+
+
+# A command of a shell, and what the script says then.
+STREAMS = {
+    "nobody reads on": ("python predict.py red cat | :", ""),
+    "a full disk": (
+        "python predict.py red >/dev/full",
+        "cannot read the input or write the output: OSError: [Errno 28] No space left on device\n",
+    ),
+    "other bytes than letters": (
+        "python predict.py",
+        "cannot read the input or write the output: UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9 in "
+        "position 3: invalid continuation byte\n",
+    ),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("case", STREAMS)
+def test_streams_that_fail_end_a_script_without_a_traceback(name: str, case: str, tmp_path: Path) -> None:
+    command, told = STREAMS[case]
+    predict = script(name, tmp_path / "bundle")
+    shutil.copy(runner.__file__, predict.parent)
+    command = command.replace("python", sys.executable)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=predict.parent,
+        input="caf\xe9\n".encode("latin-1"),
+        env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", told)

@@ -108,7 +108,7 @@ def test_an_image_classifier_predicts_labels_with_their_probability(tmp_path: Pa
     bright_left[:, :4] = 255
     Image.fromarray(bright_left[:, ::-1]).save(tmp_path / "right.png")
     classify = runner.open_predictor(folder)
-    assert isinstance(classify, runner.ImageClassifier)
+    assert isinstance(classify, runner.Classifier)
     # White is (1 - 0.5) / 0.25 = 2 and black is -2.
     np.testing.assert_allclose(classify.outputs([bright_left]), [[2, -2]], atol=1e-6)
     (first, second) = classify([bright_left, str(tmp_path / "right.png")])

@@ -18,13 +18,13 @@ sys.dont_write_bytecode = True
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
-from runner import RunnerError, open_predictor, softmax  # type: ignore[import-not-found]  # noqa: E402
-
-
-def in_words(error: Exception) -> str:
-    """An error in one line, with its kind where its words were not written for users."""
-    words = " ".join(str(error).split())
-    return words if isinstance(error, RunnerError) else f"{type(error).__name__}: {words}"
+from runner import (  # type: ignore[import-not-found]  # noqa: E402
+    RunnerError,
+    command,
+    in_words,
+    open_predictor,
+    softmax,
+)
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def main() -> int:
     inputs = asked.inputs or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not inputs:
         parser.error("no input given")
+    if asked.threads < 1:
+        parser.error(f"argument --threads: expected 1 or more, not {asked.threads}")
     if not (FOLDER / asked.model).is_file():
         parser.error(f"argument --model: there is no {asked.model} in this folder")
     try:
@@ -70,4 +72,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -21,13 +21,7 @@ sys.dont_write_bytecode = True
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
-from runner import RunnerError, cosine, open_predictor  # type: ignore[import-not-found]  # noqa: E402
-
-
-def in_words(error: Exception) -> str:
-    """An error in one line, with its kind where its words were not written for users."""
-    words = " ".join(str(error).split())
-    return words if isinstance(error, RunnerError) else f"{type(error).__name__}: {words}"
+from runner import command, cosine, in_words, open_predictor  # type: ignore[import-not-found]  # noqa: E402
 
 
 def write(path: Path, embeddings: Any) -> None:
@@ -67,6 +61,8 @@ def main() -> int:
         parser.error("no text given")
     if asked.similar and len(texts) != 2:
         parser.error(f"--similar compares two texts; {len(texts)} given")
+    if asked.threads < 1:
+        parser.error(f"argument --threads: expected 1 or more, not {asked.threads}")
     if not (FOLDER / asked.model).is_file():
         parser.error(f"argument --model: there is no {asked.model} in this folder")
     try:
@@ -97,4 +93,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -13,7 +13,7 @@ sys.dont_write_bytecode = True
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
-from runner import RunnerError, open_predictor  # type: ignore[import-not-found]  # noqa: E402
+from runner import RunnerError, command, in_words, open_predictor  # type: ignore[import-not-found]  # noqa: E402
 
 
 def number(
@@ -37,12 +37,6 @@ def stop(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a text")
     return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), text)
-
-
-def in_words(error: Exception) -> str:
-    """An error in one line, with its kind where its words were not written for users."""
-    words = " ".join(str(error).split())
-    return words if isinstance(error, RunnerError) else f"{type(error).__name__}: {words}"
 
 
 def main() -> int:
@@ -70,7 +64,7 @@ def main() -> int:
         default=[],
         help="end before this text, or at this special token; may be given often, and \\n is a line's end",
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=number(int, 1), default=1)
     parser.add_argument("--model", default="model.onnx", help="file in this folder (model.onnx)")
     asked = parser.parse_args()
     if not (FOLDER / asked.model).is_file():
@@ -119,4 +113,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))
