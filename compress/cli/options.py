@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,20 @@ class _TaskName(click.ParamType[str]):
         from compress.tasks.table import task_names
 
         return click.Choice(task_names())
+
+
+class Amount(click.FloatRange):
+    """A number, 0 or more; what is none (`nan`) would pass every comparison."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 TASK = _TaskName()

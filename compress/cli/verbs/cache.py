@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from compress.cli.options import JSON
+from compress.cli.options import JSON, Amount
 from compress.core.terminal.printing import echo, echo_json
 
 
@@ -43,7 +43,7 @@ def cache_list(as_json: bool) -> None:
 @cache.command("prune")
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
+    type=Amount(),
     metavar="DAYS",
     help="Remove what no run has used for this many days.",
 )

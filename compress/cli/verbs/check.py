@@ -7,15 +7,13 @@ from pathlib import Path
 
 import click
 
-from compress.cli.options import JSON
+from compress.cli.options import JSON, Amount
 from compress.core.terminal.printing import echo
 
 
 def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option for the tolerance of a quantity."""
-    return click.option(
-        f"--tolerance-{of}", type=click.FloatRange(min=0), default=default, show_default=True, help=says
-    )
+    return click.option(f"--tolerance-{of}", type=Amount(), default=default, show_default=True, help=says)
 
 
 @click.command()
