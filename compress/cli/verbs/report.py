@@ -20,6 +20,8 @@ def report(run_name: str, as_json: bool, out: Path | None) -> None:
     from compress.core.disk.reading import understood
     from compress.core.errors import UsageError
 
+    if as_json and out is not None:
+        raise UsageError("--json prints the report and --out writes it: give one of them")
     run = api.load_run(run_name)
     with understood("the records of this run", str(run.path), UsageError):
         if as_json:
