@@ -70,6 +70,17 @@ def test_every_file_of_a_report_says_it(tmp_path: Path) -> None:
     assert cells[8] == "disturbed"
 
 
+def test_a_row_that_was_disturbed_at_one_batch_size_keeps_its_other_speeds() -> None:
+    whole, found = bert_run(), RUN.steps[-1].measurements[0]
+    latency = (whole.steps[-1].measurements[0].latency[0], *found.latency[1:])
+    run = change_step(whole, "export", measurements=(found.model_copy(update={"latency": latency}),))
+    (told,) = [line for line in verdicts(run) if "no speed is claimed for" in line]
+    assert "no speed is claimed for: 'export' (batch 8). " in told
+    assert any("faster" in tile.label for tile in tiles(run))
+    (told,) = [line for line in verdicts(RUN) if "no speed is claimed for" in line]
+    assert "no speed is claimed for: 'export'. " in told
+
+
 def test_where_nobody_counts_the_report_says_unknown() -> None:
     step = disturbed_step(bert_run(), "export").steps[-1]
     (measured,) = step.measurements

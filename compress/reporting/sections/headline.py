@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compress.core.records import COMPLETE, Limit, RunRecord, StepRecord
+from compress.core.records import COMPLETE, Limit, RunRecord, StepRecord, TargetMeasurement
 from compress.measuring.chance import no_better_than_chance
 from compress.reporting.data.row import (
     accuracy_on,
@@ -29,6 +29,7 @@ from compress.reporting.render.numbers import (
     times_range,
 )
 from compress.reporting.render.scores import reading
+from compress.reporting.sections.run_sections import length_words
 from compress.tasks.table import quantity_kind
 
 _AT_LEAST = frozenset({"retention", "score", "speedup"})
@@ -137,7 +138,7 @@ def is_floor(name: str, metric: str) -> bool:
 def disturbed_words(run: RunRecord) -> list[str]:
     """Return sentences on rows that other processes disturbed, and what to do about it; empty if there are none."""
     found = [
-        f"{step.step!r}" + ("" if len(run.targets) == 1 else f" on {measured.target}")
+        f"{step.step!r}" + ("" if len(run.targets) == 1 else f" on {measured.target}") + _settings(measured)
         for step in ordered(run)
         for measured in step.measurements
         if measured.disturbed
@@ -155,6 +156,18 @@ def disturbed_words(run: RunRecord) -> list[str]:
             "the choice may differ."
         )
     return lines
+
+
+def _settings(measured: TargetMeasurement) -> str:
+    """At which batch sizes and lengths a timing was disturbed, where not all were."""
+    found = [one for one in measured.latency if one.disturbed]
+    if len(found) == len(measured.latency):
+        return ""
+    words = (
+        f"batch {one.batch_size}" + ("" if one.lengths == "real" else f", {length_words(one.lengths)}")
+        for one in found
+    )
+    return f" ({'; '.join(words)})"
 
 
 def _chose_while_disturbed(facts: Mapping[str, Any]) -> bool:
