@@ -35,13 +35,13 @@ def disturbances(run: RunRecord) -> Section:
     words = (
         "Waited: how long the threads of the timing process waited for a core, as a share of the rounds' time (summed "
         "over all waits). A round in which they waited for more than 2 % of it is discarded and timed again while "
-        "`measure.patience_s` lasts; if more than a tenth of the rounds stay disturbed, so does the row. Pressure: the "
-        "share of time in which any thread on the machine waited for a core. Stolen: time that a hypervisor took from "
-        "the machine's cores. Switches: how often per round the process lost its core. Contention for anything but "
-        "cores (caches, memory, a GPU) is not detected.",
+        "`measure.patience_s` lasts; if more than a tenth of the rounds of a process stay disturbed, so does the row, "
+        "and its numbers are those of all rounds. Pressure: the share of time in which any thread on the machine "
+        "waited for a core. Stolen: time that a hypervisor took from the machine's cores. Switches: how often per "
+        "round the process lost its core. Contention for anything but cores (caches, memory, a GPU) is not detected.",
     )
     columns = (
-        *("Step", "waited", "baseline waited", "rounds left out", "pressure", "stolen", "switches"),
+        *("Step", "waited", "baseline waited", "disturbed rounds", "pressure", "stolen", "switches"),
         *("timed again for", "verdict"),
     )
     table = Table("Interference by other processes during timing", columns, tuple(rows), frozenset({8}))
