@@ -62,6 +62,21 @@ RUN = language_run()
 DEPLOYED = RUN.steps[-1]
 
 
+def test_the_table_of_steps_marks_what_was_disturbed() -> None:
+    run, disturbed = language_run(), disturbed_step(language_run(), "export")
+    read = [one.lengths.startswith("read") for one in run.steps[-1].measurements[0].latency]
+    found = disturbed.steps[-1].measurements[0]
+    latency = tuple(
+        two if reads else one
+        for one, two, reads in zip(run.steps[-1].measurements[0].latency, found.latency, read, strict=True)
+    )
+    run = change_step(run, "export", measurements=(found.model_copy(update={"latency": latency}),))
+    (table,) = result_sections.steps(run).tables
+    cells = dict(zip(table.columns, table.rows[-1].cells, strict=True))
+    assert cells["the first token, ms"].detail == "disturbed"
+    assert cells["writing, tokens/s"].detail == cells["p50 ms"].tone == ""
+
+
 def timing(batch_size: int, lengths: str):
     (found,) = DEPLOYED.measurements
     return next(one for one in found.latency if (one.batch_size, one.lengths) == (batch_size, lengths))

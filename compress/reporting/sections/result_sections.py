@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
+from compress.core.task_kind import Quantity
 from compress.core.units import format_count, format_seconds
 from compress.reporting.data.paired import paired_test
 from compress.reporting.data.row import (
@@ -17,6 +18,7 @@ from compress.reporting.data.row import (
     claimed,
     deployed_of,
     first_target,
+    measured_on,
     metric_on,
     metrics_beside,
     ordered,
@@ -86,7 +88,7 @@ def steps(run: RunRecord) -> Section:
                 step is deployed,
                 reading(run.metric),
                 [_score_cell(run, step, metric.name) for metric in beside],
-                [each.name for each in own],
+                [_quantity_cell(run, step, quantity) for quantity in own],
             )
             for step, values in rows_of(run, first_target(run))
         ),
@@ -168,13 +170,23 @@ def _score_cell(run: RunRecord, step: StepRecord, metric: str) -> Cell:
     return Cell(reading(metric).value(found.value), reading(metric).range(found.low, found.high))
 
 
+def _quantity_cell(run: RunRecord, step: StepRecord, quantity: Quantity) -> Cell:
+    """What a task is measured by, where a step was first timed for it."""
+    found = measured_on(step, first_target(run))
+    timed = next(iter(quantity.among(found.latency)), None) if found else None
+    if timed is None:
+        return Cell(MISSING)
+    value = significant(quantity.of(timed))
+    return Cell(value, "disturbed", "bad") if timed.disturbed else Cell(value)
+
+
 def _step_row(
     values: dict[str, Any],
     step: StepRecord,
     is_deployed: bool,
     read: Reading,
     beside: Sequence[Cell],
-    own: Sequence[str],
+    own: Sequence[Cell],
 ) -> Row:
     kind = "failed" if step.status == "failed" else "deployed" if is_deployed else step.role
     note = {"failed": "failed", "deployed": "deployed", "control": "control", "variant": "variant"}.get(
@@ -208,7 +220,7 @@ def _step_row(
             disturbed or a_a or (no_difference if values["latency_verdict"] == no_difference else speed),
         ),
         significant(values["throughput"]),
-        *(significant(values[name]) for name in own),
+        *own,
         significant(values["peak_memory_mb"]),
         significant(values["size_mb"]),
         Cell(
