@@ -38,6 +38,7 @@ from compress.core.artifacts import (
 )
 from compress.core.disk.files import sha256_file, write_json, write_text
 from compress.core.forms import Form, Numbers
+from compress.core.terminal.printing import markdown_text
 from compress.core.units import format_count, megabytes
 from compress.core.versions import installed_version
 from compress.data.images.framing import AS_USUAL
@@ -140,11 +141,17 @@ def render_card(manifest: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False
     )
+    environment.filters["text"] = markdown_text
+    code = [file for file in files if file.endswith(".py") and file not in _CONTENTS]
     weights = [entry["bytes"] for file, entry in files.items() if file.startswith(ONNX_MODEL)]
     image = {"image": {**asdict(AS_USUAL), **manifest["image"]}} if "image" in manifest else {}
     return environment.get_template("README.md.j2").render(
         **{**manifest, **image},
-        contents=[(file, files[file]["bytes"], what) for file, what in _CONTENTS.items() if file in files],
+        contents=[
+            (file, files[file]["bytes"], what)
+            for file, what in {**_CONTENTS, **dict.fromkeys(code, "further code of this task")}.items()
+            if file in files
+        ],
         golden_bytes=sum(
             entry["bytes"] for file, entry in files.items() if file.startswith(f"{GOLDEN_IMAGES}/")
         ),

@@ -102,3 +102,10 @@ def measured_values(
         "peak_memory_mb": first.memory.peak_mb,
         **{quantity.name: quantity.first(first.latency) for quantity in quantities},
     }
+
+
+def shows_disturbed(record: StepRecord, quantities: Sequence[Quantity] = ()) -> bool:
+    """Whether a timing was disturbed that `measured_values` holds a number of."""
+    latency = record.measurements[0].latency
+    shown = (latency[:1], *(quantity.among(latency)[:1] for quantity in quantities))
+    return any(one.disturbed for timings in shown for one in timings)

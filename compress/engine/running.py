@@ -14,7 +14,7 @@ from compress.core.disk.exhaustion import ran_out, resource_errors
 from compress.core.errors import ModelError, RunInterrupted, UsageError, in_words
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.core.terminal.progress import Progress
-from compress.engine.budget import judge_row, measured_values, outcome
+from compress.engine.budget import judge_row, measured_values, outcome, shows_disturbed
 from compress.engine.early_checks import target_warnings, try_untrained
 from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts, samples_in, with_texts
@@ -278,7 +278,7 @@ class _Run:
                 "metric": job.task.kind.metric.name,
                 "target": job.targets[0].label,
                 **measured_values(deployed, job.task.kind.quantities, useless=useless),
-                **({"latency_disturbed": True} if deployed.measurements[0].latency[0].disturbed else {}),
+                **({"latency_disturbed": True} if shows_disturbed(deployed, job.task.kind.quantities) else {}),
             }
             write_manifest_metrics(path, metrics, job.loaded.source.as_run, job.run_id)
             bundle = str(path)

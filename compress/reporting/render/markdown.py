@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from compress.core.terminal.printing import markdown_text as escape
 from compress.core.terminal.printing import printable
 from compress.reporting.render.document import Cell, Code, Document, Section, Table
 
@@ -30,13 +31,6 @@ def table(content: Table) -> str:
     lines = [" | ".join(escape(column) for column in content.columns), " | ".join(marks)]
     lines += [" | ".join(_cell(cell) for cell in row.cells) for row in content.rows]
     return f"{escape(content.caption)}\n\n" + "\n".join(f"| {line} |" for line in lines)
-
-
-def escape(text: str) -> str:
-    """Return the text on one line, with all Markdown markup escaped."""
-    text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
-    return re.sub(r"(?<!\w)_|_(?!\w)|^[#+-](?=\s)|^\d+(?=[.)]\s)", r"\\\g<0>", text)
 
 
 def _section(section: Section) -> list[str]:
