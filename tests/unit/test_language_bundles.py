@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -182,6 +183,16 @@ def asked(file: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         return int(runner.load_file(str(file)).main())
     except SystemExit as ended:
         return int(ended.code or 0)
+
+
+def test_a_line_without_words_is_no_prompt(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked(bundle / "predict.py", monkeypatch, "--chat", "--most", "2", "hello") == 0
+    told = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n  \nhello\n"))
+    assert asked(bundle / "predict.py", monkeypatch, "--chat", "--most", "2") == 0
+    assert capsys.readouterr().out == told
 
 
 def test_an_answer_ends_where_the_model_holds_no_more(

@@ -79,7 +79,7 @@ def main() -> int:
     sampling = model.sampling(asked.temperature, asked.top_k, asked.top_p, asked.seed)
     said: list[dict[str, str]] = []
     forgot = False
-    for text in asked.texts or map(str.rstrip, sys.stdin):
+    for text in asked.texts or filter(None, map(str.rstrip, sys.stdin)):
         if asked.chat:
             turns, said = len(said) + 1, model.fitted([*said, {"role": "user", "content": text}], asked.most)
             if len(said) < turns and not forgot:
