@@ -29,7 +29,7 @@ from compress.measuring.size import size_of
 from compress.passes.table import LOWER, SOURCE, step_kind
 from compress.planning.steps import BASELINE, Row
 from compress.store.cache import Cache, MadeStep
-from compress.store.runs import BUNDLE, RUNS, RunStore
+from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import close_all
 
@@ -313,14 +313,13 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
         return None
     if run.bundle is None:
         return run
-    # Look beside the record instead of at the recorded path, since the working folder may have been moved or copied.
-    bundle = store.path / BUNDLE
+    bundle = Path(run.bundle)
     if not bundle.is_dir():
         return None
     if not _is_whole(bundle):
         progress.say(f"{bundle}: this bundle is damaged; it is written again")
         return None
-    return run.model_copy(update={"bundle": str(bundle)})
+    return run
 
 
 def _is_whole(bundle: Path) -> bool:

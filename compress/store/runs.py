@@ -139,6 +139,9 @@ class RunStore:
         for name, checksum in listed.items():
             if checksum_of(records[name]) != checksum:
                 raise Damaged(f"{name} belongs to another run")
+        if body.get("bundle") is not None:
+            # Beside the record, not where the record says: a working folder may have been moved or copied.
+            body["bundle"] = str(self.path.absolute() / BUNDLE)
         return RunRecord.model_validate({**body, "steps": list(records.values())})
 
     def place_bundle(self, artifact: Artifact) -> Path:

@@ -233,6 +233,15 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path):
     assert (tmp_path / "job-1" / "profile.yaml").read_text() == "name: job\n"
 
 
+def test_a_run_that_was_moved_has_its_bundle_beside_it(tmp_path: Path):
+    store = RunStore(tmp_path / "here" / "job-1")
+    store.begin(a_run(bundle=str(store.path / "bundle")))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert find_run("job", tmp_path / "there").load().bundle == str(tmp_path / "there" / "job-1" / "bundle")
+    RunStore(tmp_path / "job-2").begin(a_run())
+    assert RunStore(tmp_path / "job-2").load().bundle is None
+
+
 def test_beginning_again_forgets_the_rows_of_the_interrupted_run(tmp_path: Path):
     store = RunStore(tmp_path / "job-1")
     store.begin(a_run())
