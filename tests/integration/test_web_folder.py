@@ -77,6 +77,15 @@ def test_a_page_of_images_holds_what_it_needs(
     assert not list(tmp_path.glob(".web*"))
 
 
+def test_the_empty_folder_that_one_stands_in_becomes_the_page(
+    bundles: dict[str, Path], installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "web").mkdir()
+    monkeypatch.chdir(tmp_path / "web")
+    assert write_page(bundles[IMAGES], Path(), installed).path == tmp_path / "web"
+    assert (tmp_path / "web" / "index.html").is_file()
+
+
 def test_a_page_of_texts_has_its_tokenizer(bundles: dict[str, Path], installed: Path, tmp_path: Path) -> None:
     bundle = with_tokenizer(copy(bundles, SENTENCES, tmp_path), word_pieces())
     page = write_page(bundle, tmp_path / "web", installed).path

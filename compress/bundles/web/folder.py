@@ -90,7 +90,8 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
     """
     _check_free(out)
     with understood("this bundle", str(bundle)):
-        return _written_page(bundle, out, runtime_folder)
+        # `.` has no name to be given at the end.
+        return _written_page(bundle, out.resolve(), runtime_folder)
 
 
 def _written_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPage:
