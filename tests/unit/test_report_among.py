@@ -18,7 +18,7 @@ from compress.reporting.sections.answers import Answers, answers, calibration, c
 from compress.reporting.sections.attribution import changes, table
 from compress.reporting.sections.calibration import calibration_error, error_of
 from compress.reporting.sections.result_sections import passes
-from tests.records import accuracy, bert_run, change_step, embedding_run, failed_run
+from tests.records import accuracy, bert_run, change_step, disturbed_step, embedding_run, failed_run
 
 
 def with_latency(run: RunRecord, name: str, p50_ms: float) -> RunRecord:
@@ -45,6 +45,18 @@ def timed_run() -> RunRecord:
 
 def texts(section_table):
     return [[(cell.text, cell.detail) for cell in row.cells] for row in section_table.rows]
+
+
+@pytest.mark.parametrize("name", ["baseline", "export"])
+def test_where_an_end_of_the_whole_is_unknown_nothing_is_a_share_of_it(name: str):
+    shown = texts(table(disturbed_step(timed_run(), name)))
+    times = {step: cell for (step, _), _, cell, _ in shown}
+    assert {share for _, share in times.values()} == {""}
+    assert times["prune"][0] == "−0.500"
+    assert (times["baseline"][0], times["total"][0]) == (
+        ("–", "1.00") if name == "baseline" else ("12.0", "–")
+    )
+    assert any(share for (_, _, _, (_, share)) in shown)
 
 
 def test_calibration_error_by_hand():

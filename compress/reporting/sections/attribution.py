@@ -34,7 +34,10 @@ def changes(run: RunRecord) -> list[dict[str, float | None]]:
 
 
 def table(run: RunRecord) -> Table:
-    """Return a table of the baseline, the change by each pass with its share of the total, and the deployed model."""
+    """Return a table of the baseline, the change by each pass, and the deployed model.
+
+    Each change has its share of the total, if both ends of that are known.
+    """
     read = reading(run.metric)
     rows = [
         (step, values, change)
@@ -44,7 +47,11 @@ def table(run: RunRecord) -> Table:
     columns = ("Step", read.change_axis, "p50, ms", "size, MB")
     if len(rows) < 2:
         return Table("", columns, ())
-    totals = {name: sum(change[name] or 0.0 for _, _, change in rows) for name in QUANTITIES.values()}
+    ends = [(rows[0][1][quantity], rows[-1][1][quantity]) for quantity in QUANTITIES]
+    totals = {
+        name: last - first if known(first) and known(last) else 0.0
+        for name, (first, last) in zip(QUANTITIES.values(), ends, strict=True)
+    }
     lines = [_end(rows[0][0].step, rows[0][1], run)]
     for step, _, change in rows[1:]:
         cells = [_change(change[name], totals[name], name, run) for name in QUANTITIES.values()]
