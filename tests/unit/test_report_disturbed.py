@@ -65,6 +65,7 @@ def test_every_file_of_a_report_says_it(tmp_path: Path) -> None:
         assert "disturbed" in file.read_text(encoding="utf-8"), file
     shown = document(RUN)
     (section,) = [one for one in shown.sections if one.key == "disturbances"]
+    assert section.tables[0].columns[3] == "disturbed rounds"
     cells = [cell.text for cell in section.tables[0].rows[0].cells]
     assert cells[1:8] == ["42.0 %", "91.0 %", "118 of 120", "97.0 %", "0.0 %", "31.5", "3.2 s"]
     assert cells[8] == "disturbed"
