@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from compress.core.errors import UsageError
+from compress.reporting.render.write import write_report
 from tests.jobs import compress
+from tests.records import bert_run
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,11 @@ def test_a_report_is_printed_or_written(tmp_path: Path) -> None:
     done = compress("report", "a", "--json", "--out", "b", folder=tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
     assert "give one of them" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["file", "file/report"])
+def test_a_report_goes_to_no_file(out: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="the report's folder cannot be made"):
+        write_report(bert_run(), tmp_path / out)
+    assert (tmp_path / "file").read_text() == "mine"

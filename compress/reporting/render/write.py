@@ -51,10 +51,16 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
 
     If texts were generated from documents, `samples.jsonl` is written too. An unmodified earlier report is replaced;
     other files with one of these names are renamed.
+
+    Raises:
+        UsageError: the folder cannot be made.
     """
     from compress.reporting.render.html import html  # imports matplotlib, which only the page needs
 
-    make_folder(out)
+    try:
+        make_folder(out)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"the report's folder cannot be made: {error.strerror}", where=str(out)) from error
     paths = ReportPaths(out / "report.html", out / "report.md", out / "rows.csv", out / "report.json")
     content = document(run)
     texts = {
