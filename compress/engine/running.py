@@ -278,7 +278,9 @@ class _Run:
                 "metric": job.task.kind.metric.name,
                 "target": job.targets[0].label,
                 **measured_values(deployed, job.task.kind.quantities, useless=useless),
-                **({"latency_disturbed": True} if shows_disturbed(deployed, job.task.kind.quantities) else {}),
+                **(
+                    {"latency_disturbed": True} if shows_disturbed(deployed, job.task.kind.quantities) else {}
+                ),
             }
             write_manifest_metrics(path, metrics, job.loaded.source.as_run, job.run_id)
             bundle = str(path)

@@ -40,3 +40,13 @@ def test_a_report_goes_to_no_file(out: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the report's folder cannot be made"):
         write_report(bert_run(), tmp_path / out)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("model", ["nowhere.onnx", "a_run"])
+def test_a_model_that_is_not_there_is_told_of_before_what_it_may_be_for(model: str, tmp_path: Path) -> None:
+    (tmp_path / "a_run").mkdir()
+    done = compress("measure", model, "--data", "data.csv", folder=tmp_path)
+    assert done.returncode == 4
+    assert (
+        f"{'nowhere.onnx' if model == 'nowhere.onnx' else 'a_run/model.onnx'}: file not found" in done.stderr
+    )
