@@ -111,12 +111,7 @@ def task_of_file(model: Path, given: Given) -> str | None:
 
 
 def take_in(
-    model: Path,
-    given: Given,
-    task: str,
-    labels: Sequence[str],
-    max_length: int,
-    folder: Path,
+    model: Path, given: Given, task: str, labels: Sequence[str], max_length: int, folder: Path
 ) -> TakenIn:
     """Make an artifact of an ONNX file in `folder`, which must not exist; the weights and the graph are not changed.
 
