@@ -53,6 +53,12 @@ class Detected:
         return bool(self.names) and column_named("label", self.names) is None
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """The columns of a table of prompts that are neither prompts nor completions."""
+        asked = self.to_write.asked
+        return () if asked is None else tuple(name for name in self.names if name not in asked)
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """Number of rows of each label."""
         if self.splits is None:

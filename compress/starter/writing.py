@@ -124,6 +124,8 @@ def _found(found: Detected) -> Iterator[str]:
         more = f" and {len(found.counts) - 8} more" if len(found.counts) > 8 else ""
         yield f"the data has {rows} rows" + (f"; {', '.join(labels)}{more}" if labels else "")
         yield from map(comment, found.splits.notes)
+    if unread := found.unread:
+        yield f"not read of its columns: {', '.join(map(comment, unread))}; what belongs to a prompt must stand in it"
     if is_imbalanced(found.counts.values()):
         yield f"one class is {IMBALANCED} times as large as another: look at the score of each in the report"
 

@@ -102,6 +102,16 @@ def test_a_decoder_gets_the_task_and_the_columns_of_its_texts(
         assert elsewhere.task == "causal-lm"
 
 
+def test_columns_beside_prompts_that_are_not_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": f"sum up {one}", "input": "a text", "output": "x"} for one in range(20)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    told = [line for line in starter_profile("owner/unknown", "rows.json").splitlines() if "not read" in line]
+    assert told == [
+        "# Found: not read of its columns: input; what belongs to a prompt must stand in it.",
+    ]
+
+
 def test_paths_lead_from_where_a_linked_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for folder in ("here", "far/away"):
         (tmp_path / folder).mkdir(parents=True)
