@@ -26,7 +26,10 @@ def validator_of(said: str, base: Path, *, allow_code: bool, where: str) -> Vali
     if said.startswith(REGEX):
         return lambda prompt, expected, answer: found_alike(said.removeprefix(REGEX), expected, answer, where)
     if said == "contains":
-        return lambda prompt, expected, answer: expected.strip() in answer
+        # Every answer contains nothing: where nothing is expected, nothing is right.
+        return lambda prompt, expected, answer: (
+            expected.strip() in answer if expected.strip() else not answer.strip()
+        )
     return lambda prompt, expected, answer: expected.strip() == answer.strip()
 
 

@@ -98,6 +98,8 @@ def test_of_a_conversation_the_last_answer_is_asked_for(tmp_path: Path):
         ("exact", "12", "12.", False),
         ("contains", "12", "it is 12.", True),
         ("contains", "12", "it is 21.", False),
+        ("contains", " ", "it is 21.", False),
+        ("contains", "", " ", True),
         (r"regex:^\{.*\}$", "{}", '{"a": 1}', True),
         (r"regex:^\{.*\}$", "{}", "none", False),
         (r"regex:= (\d+)", "x = 4", "so y = 4 and", True),
