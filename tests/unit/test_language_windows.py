@@ -184,6 +184,7 @@ def test_a_template_runs_in_a_sandbox(tmp_path: Path):
         ([{"role": "robot", "content": "x"}], "no-messages"),
         ([{"role": "user", "content": 3}], "no-messages"),
         ([{"role": "user", "content": "x"}], "no-answer"),
+        ([{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}], "no-question"),
     ],
 )
 def test_what_is_no_conversation_is_refused(messages: object, code: str):

@@ -40,7 +40,7 @@ def messages_item(messages: Any, where: str | None = None) -> str:
     Accepts a list of messages, or that as JSON; `{from, value}` is read as `{role, content}`.
 
     Raises:
-        DataError: it is not a list of messages with a role and a text, or has no assistant message.
+        DataError: it is not a list of messages with a role and a text, or no assistant message answers another.
     """
     if isinstance(messages, str):
         # As stored in a cell of a csv file.
@@ -67,6 +67,12 @@ def messages_item(messages: Any, where: str | None = None) -> str:
         made.append({"role": message["role"], "content": message["content"]})
     if all(message["role"] != "assistant" for message in made):
         raise DataError("this conversation has no assistant message", where=where, code="no-answer")
+    if all(message["role"] != "assistant" for message in made[1:]):
+        raise DataError(
+            "nothing stands before this conversation's only assistant message, so it answers nothing",
+            where=where,
+            code="no-question",
+        )
     return json.dumps(made, ensure_ascii=False)
 
 
