@@ -242,6 +242,24 @@ def test_a_template_becomes_pieces_where_it_depends_on_roles_alone():
         assert pieces_of_template(template, renderer(template, {}, "model")) is None
 
 
+def test_a_template_that_takes_no_system_message_becomes_pieces_without_one():
+    # As those of Gemma and of Mistral's first models.
+    template = (
+        "{{ bos_token }}{% for m in messages %}"
+        "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else m.content + eos_token }}{% endfor %}"
+    )
+    render = renderer(template, {"bos_token": "<s>", "eos_token": "</s>"}, "model")
+    pieces = pieces_of_template(template, render)
+    assert pieces is not None
+    assert "system" not in pieces["start"]
+    messages = [{"role": role, "content": f" {role}"} for role in ("user", "assistant", "user")]
+    assert joined(pieces, messages, True) == render(messages, True)
+    # One that leaves it out without a word must not seem to take it.
+    deaf = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    assert pieces_of_template(deaf, renderer(deaf, {}, "model"))["start"].keys() == {"user"}
+
+
 def test_pieces_trim_what_the_template_trims():
     rare = "\u3000\x1c a \ufeff\x85\n"
     some = "[{{ m.content | trim if m.role == 'user' else m.content }}]"

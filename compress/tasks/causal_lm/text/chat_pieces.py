@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from compress.core.errors import ModelError
@@ -42,18 +43,17 @@ def pieces_of_template(template: str, render: Render) -> dict[str, Any] | None:
     Returns:
         `start`, `end` and `asks` by role, and `between` by two roles (`user>assistant`): the text before the first
         message, after the last one, after the last one with a generation prompt, and between two messages. `trim`:
-        roles whose content is stripped of surrounding whitespace.
+        roles whose content is stripped of surrounding whitespace. A template that rejects system messages has no
+        entries for that role.
     """
     if _CLOCK in template:
         return None
-    try:
-        found = _read_off(render)
-        same = all(
-            joined(found, conversation, asks) == render(conversation, asks) for conversation, asks in _tried()
-        )
-    except (ModelError, KeyError, ValueError):
-        return None
-    return found if same else None
+    for roles in (_conversations(system=True), _conversations(system=False)):
+        with suppress(ModelError, KeyError, ValueError):
+            found = _read_off(render, roles)
+            if all(joined(found, talk, asks) == render(talk, asks) for talk, asks in _tried(roles)):
+                return found
+    return None
 
 
 def joined(pieces: Mapping[str, Any], messages: Sequence[Message], asks: bool) -> str:
@@ -72,13 +72,14 @@ def joined(pieces: Mapping[str, Any], messages: Sequence[Message], asks: bool) -
     return "".join(parts)
 
 
-def _conversations() -> list[list[str]]:
-    """Return the roles of conversations of one to `TURNS` turns, with and without a system message."""
+def _conversations(*, system: bool) -> list[list[str]]:
+    """Return the roles of conversations of one to `TURNS` turns, without and, if `system`, with a system message."""
     turns = [role for role, _ in zip(itertools.cycle(("user", "assistant")), range(TURNS), strict=False)]
-    return [[*system, *turns[:count]] for system in ([], ["system"]) for count in range(1, TURNS + 1)]
+    before: list[list[str]] = [[], ["system"]] if system else [[]]
+    return [[*first, *turns[:count]] for first in before for count in range(1, TURNS + 1)]
 
 
-def _tried() -> list[tuple[list[Message], bool]]:
+def _tried(conversations: Sequence[Sequence[str]]) -> list[tuple[list[Message], bool]]:
     return [
         (
             [
@@ -87,15 +88,15 @@ def _tried() -> list[tuple[list[Message], bool]]:
             ],
             asks,
         )
-        for roles in _conversations()
+        for roles in conversations
         for first in range(len(_CONTENTS))
         for asks in ((True, False) if roles[-1] == "user" else (False,))
     ]
 
 
-def _read_off(render: Render) -> dict[str, Any]:
+def _read_off(render: Render, conversations: Sequence[Sequence[str]]) -> dict[str, Any]:
     pieces: dict[str, Any] = {"start": {}, "between": {}, "end": {}, "asks": {}}
-    for roles in _conversations():
+    for roles in conversations:
         said = [_SAID.format(place) for place in range(len(roles))]
         messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
         for asks in (True, False) if roles[-1] == "user" else (False,):
