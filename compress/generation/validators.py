@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compress.core.disk.source_uris import CODE
-from compress.core.errors import DataError, ModelError
-from compress.profile.specs.validator import REGEX
+from compress.core.errors import ModelError
+from compress.profile.specs.validator import REGEX, unmatched
 
 Validator = Callable[[str, str, str], bool]
 """(prompt, expected answer, answer) -> whether the answer is right."""
@@ -39,16 +39,14 @@ def found_alike(pattern: str, expected: str, answer: str, where: str) -> bool:
     Raises:
         DataError: it does not match in the expected answer.
     """
-    found = re.search(pattern, answer)
-    if found is None or not found.re.groups:
+    found, wanted = re.search(pattern, answer), None
+    if re.compile(pattern).groups:
+        # Of every answer: else what is wrong with the data shows only once a model writes something that matches.
+        wanted = re.search(pattern, expected)
+        if wanted is None:
+            raise unmatched(pattern, expected, where)
+    if found is None or wanted is None:
         return found is not None
-    wanted = re.search(pattern, expected)
-    if wanted is None:
-        raise DataError(
-            f"the pattern {pattern!r} does not match an answer of the data: {expected[:80]!r}",
-            where=where,
-            code="validator",
-        )
     return found.group(1) == wanted.group(1)
 
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from compress.core.errors import DataError, ModelError, UsageError
 from compress.core.records import Metric, RunRecord, Sample, Written
-from compress.data.splits import UNLABELLED, Examples
+from compress.data.sources import load
+from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.engine.excerpts import with_texts
 from compress.generation.validators import validator_of
 from compress.passes.distill.sections.written import written as what_was_written
@@ -125,8 +126,24 @@ def test_what_cannot_judge_is_told(tmp_path: Path):
         odd("", "", "1")
     with pytest.raises(ModelError, match="KeyError"):
         odd("", "", "2")
-    with pytest.raises(DataError, match="does not match an answer of the data"):
-        validator_of("regex:(x)", tmp_path, allow_code=False, where="here")("", "y", "x")
+    # Whatever is answered to it.
+    for answer in ("x", "y"):
+        with pytest.raises(DataError, match="does not match an answer of the data"):
+            validator_of("regex:(x)", tmp_path, allow_code=False, where="here")("", "y", answer)
+
+
+def test_a_pattern_that_does_not_fit_the_data_is_told_when_it_is_read(tmp_path: Path):
+    rows = [{"p": f"prompt {one}", "c": "no number" if one else "#1"} for one in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"path": "rows.jsonl", "prompt_column": "p", "completion_column": "c"}
+
+    def read(validator: str) -> Splits:
+        spec = LanguageData.model_validate({**keys, "answers": {"validator": validator}})
+        return load(spec, tmp_path, 0, "causal-lm")
+
+    assert len(read("regex:#|number").test) == 4
+    with pytest.raises(DataError, match="does not match an answer of the data: 'no number'"):
+        read(r"regex:#(\d)")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from compress.core.disk.source_uris import CODE
+from compress.core.errors import DataError
 
 REGEX = "regex:"
 PLAIN = ("exact", "contains")
@@ -33,6 +34,15 @@ def pattern_of(said: str) -> re.Pattern[str]:
         return re.compile(said.removeprefix(REGEX))
     except re.error as error:
         raise ValueError(f"the pattern is not a valid regular expression: {error}") from error
+
+
+def unmatched(pattern: str, expected: str, where: str) -> DataError:
+    """The error of an answer of the data in which a pattern finds nothing to compare with."""
+    return DataError(
+        f"the pattern {pattern!r} does not match an answer of the data: {expected[:80]!r}",
+        where=where,
+        code="validator",
+    )
 
 
 ValidatorName = Annotated[str, AfterValidator(_known)]

@@ -15,13 +15,14 @@ from compress.data.kinds import ItemKind, columns_of
 from compress.data.reading.locate import open_source
 from compress.data.roles import choose_splits, named_splits, read_splits
 from compress.data.rows import Columns, Rows
-from compress.data.splits import Splits
+from compress.data.splits import Examples, Splits
 from compress.data.splitting import text_key
 from compress.data.texts import check_texts
 from compress.profile.schema import DataSpec
+from compress.profile.specs.validator import REGEX, pattern_of, unmatched
 from compress.store.texts import like
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
+from compress.tasks.causal_lm.text.documents import messages_item, prompt_item, question_of
 
 FEWEST = 2
 """Minimum number of documents in a split: a confidence interval over documents needs two."""
@@ -56,7 +57,7 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
     names, fractions = choose_splits(spec, source)
     rows = read_splits(source, names)
     checks = {"texts": check_texts, "prompts": _check_prompts, "messages": _check_messages}
-    return split_documents(
+    splits = split_documents(
         rows,
         names,
         fractions,
@@ -66,6 +67,23 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
         use="an interval over texts",
         check=checks[spec.written],
     )
+    _check_answers(spec, splits.test)
+    return splits
+
+
+def _check_answers(spec: LanguageData, test: Examples) -> None:
+    """Try the pattern of `answers` on what the data itself answers, long before a model does.
+
+    Raises:
+        DataError: it finds nothing there to compare with.
+    """
+    said = "" if spec.answers is None else spec.answers.validator
+    pattern = pattern_of(said) if said.startswith(REGEX) else None
+    if pattern is None or not pattern.groups:
+        return
+    for item in test.texts:
+        if pattern.search(expected := question_of(item)[1]) is None:
+            raise unmatched(pattern.pattern, expected, "data.answers.validator")
 
 
 def _check_prompts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
