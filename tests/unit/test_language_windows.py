@@ -108,7 +108,16 @@ def test_a_batch_says_what_is_scored_of_which_text_and_how_many_bytes(tmp_path: 
     assert batch[BYTES].tolist() == [15, 4, 2]
     assert batch[LEARNT][1, :8].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert batch["attention_mask"][2].tolist() == [1] * 3 + [0] * 13
-    assert len({inputs.digest(), encode_documents(examples("a"), data(), tmp_path).digest()}) == 2
+    assert len({inputs.digest(), encode_documents(examples("ab"), data(), tmp_path).digest()}) == 2
+
+
+def test_texts_of_one_token_each_are_refused_where_there_are_no_others(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    assert encode_documents(examples("a", "bc", "d"), data(), folder).batch([0])[DOCUMENT].tolist() == [1]
+    with pytest.raises(DataError, match="nothing to learn or to score"):
+        encode_documents(examples("a", "b"), data(), folder)
+    # Behind a token that begins texts, the first one is scored.
+    assert len(encode_documents(examples("a", "b"), data(), folder_of(tmp_path, begin_id=258))) == 2
 
 
 def test_only_completions_and_the_assistants_words_are_learnt(tmp_path: Path):
@@ -484,7 +493,7 @@ def test_what_was_encoded_is_kept_as_long_as_nothing_changes_that_it_is_made_of(
         assert found is not first
         assert found.digest() == made.digest()
     # The first was asked for the longest time ago of more than are kept.
-    task.encode(examples("b"), folder)
+    task.encode(examples("bc"), folder)
     again = task.encode(examples("abcab", "né"), folder)
     assert again is not first
     assert again.digest() == first.digest()

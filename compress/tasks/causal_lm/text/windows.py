@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.files import sha256_file
 from compress.core.disk.reading import read_mapping, understood
-from compress.core.errors import ModelError
+from compress.core.errors import DataError, ModelError
 from compress.data.splits import Examples, item_bytes
 from compress.encoding.inputs import LEARNT, Batch
 from compress.encoding.tokens import TokenInputs
@@ -100,7 +100,7 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
 
     Raises:
         ModelError: a file is missing or unreadable.
-        DataError: conversations do not work with the model's chat template.
+        DataError: conversations do not work with the model's chat template, or no text has a token to score.
     """
     form, names = reading_of(model)
     tokenizer = open_uncut(model / TOKENIZER)
@@ -130,6 +130,13 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
                 documents.append(number)
                 sizes.append(int(window[window[:, 1] == 1, 2].sum()))
             number += 1
+    if number and not sizes:
+        raise DataError(
+            "the texts hold nothing to learn or to score: a token needs another one before it",
+            where="data",
+            hint="Is the column of the data the right one?",
+            code="nothing-to-score",
+        )
     return WindowInputs(
         ids.finish(),
         names,
