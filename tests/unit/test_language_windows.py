@@ -192,6 +192,7 @@ def test_a_template_runs_in_a_sandbox(tmp_path: Path):
         ([], "no-messages"),
         ([{"role": "robot", "content": "x"}], "no-messages"),
         ([{"role": "user", "content": 3}], "no-messages"),
+        ('[{"role": "user", "content": "\\ud83d"}]', "text-unicode"),
         ([{"role": "user", "content": "x"}], "no-answer"),
         ([{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}], "no-question"),
     ],

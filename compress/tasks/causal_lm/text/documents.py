@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.core.errors import DataError
+from compress.data.texts import is_unicode
 from compress.models.text.chat import Prompt, Render
 from compress.tasks.causal_lm.keys import Written
 
@@ -63,6 +64,12 @@ def messages_item(messages: Any, where: str | None = None) -> str:
                 f"a message needs a `role` ({', '.join(ROLES)}) and a text in `content`",
                 where=where,
                 code="no-messages",
+            )
+        if not is_unicode(message["content"]):
+            raise DataError(
+                "a message contains half a surrogate pair: not valid Unicode",
+                where=where,
+                code="text-unicode",
             )
         made.append({"role": message["role"], "content": message["content"]})
     if all(message["role"] != "assistant" for message in made):
