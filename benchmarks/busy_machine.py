@@ -36,7 +36,7 @@ from writing import markdown, write_rows
 from compress.core.records import Latency
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.feeds import sample_indices, scenarios
-from compress.measuring.timing.latency import in_patience, latency_jobs, latency_row
+from compress.measuring.timing.latency import latency_jobs, latency_row, run_with_retries
 from compress.profile.schema import MeasureSpec, TargetSpec
 from compress.runtimes import runner
 from compress.runtimes.launching import clean_environment
@@ -94,7 +94,7 @@ def timed(
         feeds = jobs.feeds("timed", scenario.batches(pair.inputs))
         models = [str(file) for file in pair.files]
         made = latency_jobs(models, [[feeds, feeds]], spec, processes=PROCESSES)
-        results = list(in_patience(jobs, made))
+        results = list(run_with_retries(jobs, made))
         row = latency_row(scenario, results, 0, scenario.mean_length(pair.inputs), 0)
     return row, time.perf_counter() - started
 

@@ -179,11 +179,11 @@ def bare_forward(inputs: Any, teacher: Any, precision: str) -> float:
     import torch
 
     from compress.training.batches import batches_by_length, to_tensors
-    from compress.training.prediction import arithmetic
+    from compress.training.prediction import autocast_for
 
     batches = [to_tensors(inputs.batch(one), "cpu") for one in batches_by_length(inputs.lengths, BATCH)]
     began = time.perf_counter()
-    with torch.inference_mode(), arithmetic(precision, "cpu"):
+    with torch.inference_mode(), autocast_for(precision, "cpu"):
         for batch in batches:
             teacher(**batch)
     return time.perf_counter() - began

@@ -13,7 +13,7 @@ from compress.lowering.export import export_graph, signature_of
 from compress.lowering.graph import insert_before, tidy
 from compress.models.io.checkpoints import load_model
 from compress.passes.quantize.layers import FusedAttention, layers
-from compress.passes.quantize.weight_only.matmul_nbits import attend_apart
+from compress.passes.quantize.weight_only.matmul_nbits import unfuse_attention
 
 
 def taken_apart(source: Path, target: Path) -> Path:
@@ -22,7 +22,7 @@ def taken_apart(source: Path, target: Path) -> Path:
     for layer in list(layers(model.graph)):
         if isinstance(layer, FusedAttention):
             product = ir.node("MatMul", [layer.source, layer.weight_value], name=f"{layer.node.name}.product")
-            attend_apart(model.graph, layer, insert_before(model.graph, layer.node, product))
+            unfuse_attention(model.graph, layer, insert_before(model.graph, layer.node, product))
     tidy(model)
     ir.save(model, target)
     return target

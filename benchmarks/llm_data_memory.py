@@ -115,12 +115,12 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
 
     from compress.core.terminal.progress import Silent
     from compress.data.sources import load
-    from compress.encoding.packing import packed
+    from compress.encoding.packing import pack_texts
     from compress.models.io.outputs import without_cache
     from compress.profile.specs.training import TrainingSpec
     from compress.tasks.causal_lm.keys import LanguageData
     from compress.tasks.causal_lm.task import CausalLanguageModel
-    from compress.tasks.causal_lm.text.windows import LEARNT
+    from compress.tasks.causal_lm.text.windows import LOSS_MASK
     from compress.training.loop import train
 
     torch.set_num_threads(1)
@@ -143,11 +143,11 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
         inputs = task.encode(splits.train, folder)
         times.append(time.perf_counter())
     peaks["encoded"] = peak_mb() - before
-    blocks = packed(inputs, WINDOW)
+    blocks = pack_texts(inputs, WINDOW)
     peaks["packed"] = peak_mb() - before
 
     def loss(outputs: Any, batch: Any, indices: Any) -> Any:
-        learnt = batch[LEARNT][:, 1:].bool()
+        learnt = batch[LOSS_MASK][:, 1:].bool()
         return torch.nn.functional.cross_entropy(outputs[:, :-1][learnt], batch["input_ids"][:, 1:][learnt])
 
     class Shown(torch.nn.Module):

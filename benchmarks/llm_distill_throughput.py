@@ -41,7 +41,7 @@ from writing import write_rows
 
 from compress.core.artifacts import TOKENIZER, Artifact, open_artifact
 from compress.core.terminal.progress import Silent
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.next_token.spec import NextTokenLoss
 from compress.models.io.architectures import read_config
@@ -53,7 +53,7 @@ from compress.training.loop import train
 from compress.training.objective.batch_loss import batch_loss
 from compress.training.objective.training_module import TrainingModule
 from compress.training.objective.weighted_losses import objective_between
-from compress.training.signals.answers import fixed, nobody
+from compress.training.signals.answers import from_cache, no_signals
 from compress.training.signals.teachers import cached_signals
 
 NAME = "llm_distill_throughput"
@@ -145,9 +145,9 @@ def own_turn(
     losses = [LogitsLoss(temperature=1.0)] if kd else [NextTokenLoss()]
     theirs = (load_model(teacher.path), inputs) if kd else None
     objective = objective_between(losses, student, (teacher.path, inputs), theirs, seed=0)
-    answers = nobody
+    answers = no_signals
     if kd:
-        answers = fixed(
+        answers = from_cache(
             cached_signals(
                 lambda: load_model(teacher.path),
                 inputs,
@@ -202,7 +202,7 @@ def trl_turn(
     def together(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         batch = inputs.batch([row["number"] for row in rows])
         ids, mask = (torch.from_numpy(batch[name]) for name in inputs.input_names)
-        learnt = torch.from_numpy(batch[LEARNT]).bool()
+        learnt = torch.from_numpy(batch[LOSS_MASK]).bool()
         first = {"prompts": ids[:, :1], "prompt_attention_mask": mask[:, :1]}
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.where(learnt, -100), **first}
 

@@ -46,7 +46,7 @@ from compress.passes.quantize.calibration.activation_capture import empty_past
 from compress.passes.quantize.kv_cache import store_cache
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.methods import quantize_weights
-from compress.passes.quantize.weight_only.rotation import TURNS, rotate
+from compress.passes.quantize.weight_only.rotation import ROTATIONS, rotate
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.load import load_profile
 from compress.runtimes.runner import open_session
@@ -191,7 +191,7 @@ def main() -> None:
                 batches = partial(map, batch_of, read)
                 spec = variant.spec()
                 if subject == "rotated":
-                    spec = spec.model_copy(update={"exclude": TURNS})
+                    spec = spec.model_copy(update={"exclude": ROTATIONS})
                 quantize_weights(model, path, spec, batches, work)
                 if variant.cache is not None:
                     store_cache(model, batches, work)

@@ -20,12 +20,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from writing import write_rows
 
-from compress.encoding.inputs import Inputs, taken
-from compress.encoding.packing import packed
+from compress.encoding.inputs import Inputs, model_inputs
+from compress.encoding.packing import pack_texts
 from compress.encoding.tokens import INPUT_IDS
 from compress.models.io.outputs import without_cache
 from compress.store.flat import Ragged
-from compress.tasks.causal_lm.text.windows import LEARNT, WindowInputs
+from compress.tasks.causal_lm.text.windows import LOSS_MASK, WindowInputs
 from compress.training.batches import shuffled_batches, to_tensors
 
 WORDS = 4000
@@ -51,7 +51,7 @@ def main() -> None:
 def row_of(longest: int, options: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second of both on texts of up to `longest` tokens."""
     inputs = texts_of(options.texts, longest)
-    blocks = packed(inputs, options.window)
+    blocks = pack_texts(inputs, options.window)
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=128,
@@ -112,8 +112,8 @@ def tokens_a_second(model: torch.nn.Module, inputs: Inputs, turn: Iterator[Any])
     learnt, started = 0, time.perf_counter()
     for _ in range(STEPS):
         batch = to_tensors(inputs.batch(next(turn)), "cpu")
-        chosen = batch[LEARNT][:, 1:].bool()
-        logits = model(**taken(batch)).logits[:, :-1][chosen]
+        chosen = batch[LOSS_MASK][:, 1:].bool()
+        logits = model(**model_inputs(batch)).logits[:, :-1][chosen]
         torch.nn.functional.cross_entropy(logits, batch[INPUT_IDS][:, 1:][chosen]).backward()
         model.zero_grad(set_to_none=True)
         learnt += int(chosen.sum())

@@ -42,7 +42,7 @@ from compress.losses.next_token.spec import NextTokenLoss
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import load_model
 from compress.profile.specs.recovery import recovery_losses
-from compress.training.recovery import trained_by
+from compress.training.recovery import train_with
 from compress.training.validation import Validation
 
 NAME = "llm_prune_distill"
@@ -85,7 +85,7 @@ class Recovery(OneTeacher):
         validation = Validation.of(ctx, self.pruned.path, self.teacher)
         teacher = None if arm == "labels" else self.teacher
         read = (self.pruned.path, shown)
-        result = trained_by(ctx, model, losses, read, spec, validation, "recover", teacher)
+        result = train_with(ctx, model, losses, read, spec, validation, "recover", teacher)
         print(f"{arm}, seed {seed}: {result.steps} steps, {result.curve.seconds:.0f} s", flush=True)
         return model, {}
 

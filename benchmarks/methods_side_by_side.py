@@ -59,7 +59,7 @@ from compress.core.errors import CompressError
 from compress.reporting.data.paired import unpacked
 from compress.reporting.data.pareto import dominators
 from compress.reporting.plots.plots import draw
-from compress.reporting.render.document import Plane, Point
+from compress.reporting.render.document import BubblePlot, Point
 from compress.store.cache import Cache
 
 NAME = "methods_side_by_side"
@@ -484,7 +484,7 @@ def plot(rows: Sequence[Mapping[str, Any]], title: str) -> str | None:
         )
         for row, better in zip(shown, dominators(costs), strict=True)
     )
-    svg = draw(Plane("MB (area: seconds of training)", "retention, %", points), f"{NAME}-{title}")
+    svg = draw(BubblePlot("MB (area: seconds of training)", "retention, %", points), f"{NAME}-{title}")
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert box is not None
     width, height = box.groups()

@@ -31,7 +31,7 @@ from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.engine.making import make_step
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.feeds import sample_indices, scenarios
-from compress.measuring.timing.latency import undisturbed_apart
+from compress.measuring.timing.latency import undisturbed_separately
 from compress.passes.prune.choosing.latency_table import LatencyTable
 from compress.profile.schema import MeasureSpec
 from compress.store.cache import Cache
@@ -127,7 +127,7 @@ def milliseconds(trained: Trained, models: Sequence[Artifact], spec: MeasureSpec
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", 1, "pruned models")
         batches = scenarios(chosen, [1], [])[0].batches(inputs)
         files = [model.path / ONNX_MODEL for model in models]
-        return list(undisturbed_apart(jobs, files, batches, spec, processes=PROCESSES).ms)
+        return list(undisturbed_separately(jobs, files, batches, spec, processes=PROCESSES).ms)
 
 
 def rival_of(ours: Trained, share: float, whole: Shape, *, quick: bool) -> Shape:

@@ -56,7 +56,7 @@ from writing import write_rows
 from compress.core.disk.files import make_folder, write_text
 from compress.generation.answers import read_answers
 from compress.generation.validators import validator_of
-from compress.generation.writing import How, write_answers
+from compress.generation.writing import GenerationSettings, write_answers
 from compress.passes.distill.spec import DistillSpec
 
 NAME = "reasoning"
@@ -210,7 +210,7 @@ class Bench:
         file = write_answers(
             model,
             [row["prompt"] for row in self.test],
-            How(distill.sequence.most),
+            GenerationSettings(distill.sequence.most),
             self.options.work / "answers",
             threads=self.options.threads,
         )

@@ -36,7 +36,7 @@ from compress.engine.resolve import Job
 from compress.measuring.jobs import JobFolder
 from compress.measuring.scoring import model_answers
 from compress.measuring.timing.feeds import sample_indices
-from compress.measuring.variants import Contest
+from compress.measuring.variants import VariantComparison
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.schemes import choose_scheme
 from compress.profile.schema import MeasureSpec
@@ -240,7 +240,7 @@ class Judge:
         """
         inputs = self.job.task.encode(self.validation, self.model.path)
         truth = Truth.of(self.validation)
-        contest = Contest(inputs, truth, self.job.task, self.job.targets[0], seed=0)
+        contest = VariantComparison(inputs, truth, self.job.task, self.job.targets[0], seed=0)
         return choose_scheme(contest.compare(files), self.job.task.kind.metric)
 
     def check(self, file: Path) -> None:

@@ -229,10 +229,10 @@ def measure(
         DataError, ModelError, TargetError: something cannot be used as declared.
     """
     from compress.engine.foreign.measuring import measure_files
-    from compress.engine.foreign.onnx_file import given_for, task_of_file
+    from compress.engine.foreign.onnx_file import model_settings, task_of_file
     from compress.profile.measure_request import name_of, request_of, sections
 
-    given = given_for(_path(tokenizer), _path(task_json), labels, inputs or {}, output)
+    given = model_settings(_path(tokenizer), _path(task_json), labels, inputs or {}, output)
     values: dict[str, Any] = {"name": name or name_of(Path(model))}
     base = Path.cwd()
     if profile is not None:

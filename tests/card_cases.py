@@ -16,7 +16,7 @@ from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.finetune import step as finetune
 from compress.passes.prune import step as prune
-from compress.passes.prune.choosing.selection import losses_left
+from compress.passes.prune.choosing.selection import losses_by_size
 from compress.passes.prune.spec import PruneSpec
 from compress.profile.specs.training import FinetuneSpec, TrainingSpec
 from compress.tasks.base import TrainingData
@@ -69,7 +69,11 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses(device: str) -> None:
 
 def test_what_is_lost_is_summed_wherever_scores_lie(device: str) -> None:
     scores = torch.tensor([3.0, 1.0, 2.0])
-    assert losses_left(scores.to(device), [3, 2, 1, 0]) == losses_left(scores, [3, 2, 1, 0]) == [0, 1, 3, 6]
+    assert (
+        losses_by_size(scores.to(device), [3, 2, 1, 0])
+        == losses_by_size(scores, [3, 2, 1, 0])
+        == [0, 1, 3, 6]
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.encoding.inputs import Inputs
-from compress.passes.prune.choosing.saliency import Material
+from compress.passes.prune.choosing.saliency import ImportanceData
 from compress.passes.prune.removing.removal import pruner_of
 from compress.passes.prune.spec import PruneSpec
 
@@ -16,6 +16,6 @@ def prune(
     model: nn.Module, inputs: Inputs, labels: Tensor | None, spec: PruneSpec, seed: int, device: str
 ) -> tuple[list[dict[str, Any]], int]:
     """What is left of each layer, or of each group of convolutions, and the parameters that were predicted."""
-    pruner = pruner_of(model, Material(inputs, labels, spec, seed, device))
+    pruner = pruner_of(model, ImportanceData(inputs, labels, spec, seed, device))
     pruner.advance(1.0)
     return pruner.described(), pruner.parameters

@@ -20,7 +20,7 @@ from compress.core.artifacts import TASK, Artifact
 from compress.core.disk.files import write_json
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import save_model
-from compress.models.io.plain import Origin, PlainModel, make_module
+from compress.models.io.plain import Origin, UserModule, make_module
 from compress.profile.schema import DataSpec
 from compress.tasks.image_classification.task import ImageClassification
 from tests.tiny import sealed
@@ -116,12 +116,12 @@ def images(count: int, seed: int = 0) -> Examples:
     return Examples(tuple(pixels.astype(np.uint8)), labels)
 
 
-def tiny_network(folder: Path, name: str = "network", seed: int = 0) -> PlainModel:
+def tiny_network(folder: Path, name: str = "network", seed: int = 0) -> UserModule:
     """A network that the code file `tiny_network.py`, written into `folder`, builds; in eval mode."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny_network.py").write_text(CNN_CODE)
     origin = Origin.of(f"python:tiny_network:{name}", folder)
-    return PlainModel(make_module(origin, seed, allow_code=True)[0], origin).eval()
+    return UserModule(make_module(origin, seed, allow_code=True)[0], origin).eval()
 
 
 def tiny_vit(distilled: bool = False, seed: int = 0) -> PreTrainedModel:

@@ -155,7 +155,7 @@ def distil(part: Part) -> None:
     from compress.store.flat import Ragged
     from compress.tasks.causal_lm.text.windows import WindowInputs
     from compress.training.objective.weighted_losses import objective_between
-    from compress.training.signals.answers import Answers, fixed, live, nobody
+    from compress.training.signals.answers import SignalSource, from_cache, from_model, no_signals
     from compress.training.signals.teachers import cached_signals
 
     steps, batch, length = (3, 2, 8) if part.dry else (40, 8, 256)
@@ -183,7 +183,7 @@ def distil(part: Part) -> None:
             (teacher, inputs) if taught else None,
             seed=0,
         )
-        answers: Answers = nobody
+        answers: SignalSource = no_signals
         if way == "kept signals":
             began = time.perf_counter()
             signals = cached_signals(
@@ -192,9 +192,9 @@ def distil(part: Part) -> None:
             )  # fmt: skip
             rate = count * length / (time.perf_counter() - began)
             part.tell(step="asking the teacher once", **{"tokens/s": digits(rate)})
-            answers = fixed(signals)
+            answers = from_cache(signals)
         elif taught:
-            answers = live(teacher, objective.teacher_needs, part.device, inputs=inputs)
+            answers = from_model(teacher, objective.teacher_needs, part.device, inputs=inputs)
         part.free()
         seconds = step_seconds(part, student, objective.to(part.device), answers, inputs, steps, batch)
         found[way] = seconds

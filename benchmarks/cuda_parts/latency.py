@@ -75,9 +75,9 @@ def packed(model: Any, numbers: str, part: Part) -> Any:
     from compress.models.io.low_bit import (
         LowBit,
         linear_layers,
-        moved,
         pack_layers,
-        put_layers,
+        replace_layers,
+        to_device,
         unpack_layers,
         write_low_bit,
     )
@@ -88,5 +88,5 @@ def packed(model: Any, numbers: str, part: Part) -> Any:
     )
     with tempfile.TemporaryDirectory() as folder:
         write_low_bit(low_bit, Path(folder))
-        put_layers(model, unpack_layers(model, pack_layers(weights, low_bit), Path(folder)))
-    return moved(model, part.device)
+        replace_layers(model, unpack_layers(model, pack_layers(weights, low_bit), Path(folder)))
+    return to_device(model, part.device)

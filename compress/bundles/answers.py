@@ -24,7 +24,7 @@ QUANTIZED_COSINE_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class BundleAnswers:
+class BundleCode:
     """How the bundle of a task predicts.
 
     `predict`: script that predicts from the command line. `golden`: maps a predictor and the output of one example to
@@ -50,9 +50,9 @@ class BundleAnswers:
         return self.tolerance if form.numbers is Numbers.FLOAT else self.quantized_tolerance
 
 
-def answers_of(kind: TaskKind) -> BundleAnswers:
+def bundle_code_of(kind: TaskKind) -> BundleCode:
     """Return how the bundle of a task predicts."""
-    return cast(BundleAnswers, named(kind.bundle))
+    return cast(BundleCode, named(kind.bundle))
 
 
 def _label(predictor: Any, output: NDArray[np.float32]) -> dict[str, Any]:
@@ -73,9 +73,7 @@ def rounded(values: NDArray[np.float32]) -> list[float]:
     return [round(float(value), 7) for value in values]
 
 
-LABELS = BundleAnswers(
-    TEMPLATES / "classify.py", _label, PROBABILITY_TOLERANCE, QUANTIZED_PROBABILITY_TOLERANCE
-)
+LABELS = BundleCode(TEMPLATES / "classify.py", _label, PROBABILITY_TOLERANCE, QUANTIZED_PROBABILITY_TOLERANCE)
 """A label and the probabilities of all labels; the tolerance is that of a probability."""
-VECTORS = BundleAnswers(TEMPLATES / "embed.py", _vector, COSINE_TOLERANCE, QUANTIZED_COSINE_TOLERANCE)
+VECTORS = BundleCode(TEMPLATES / "embed.py", _vector, COSINE_TOLERANCE, QUANTIZED_COSINE_TOLERANCE)
 """An embedding; the tolerance is that of the cosine's difference from 1."""

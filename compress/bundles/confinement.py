@@ -28,7 +28,7 @@ _BUBBLEWRAP = (
 
 
 @dataclass(frozen=True)
-class Confinement:
+class Sandbox:
     """A sandbox: `name` is bubblewrap, namespaces, or None without one; `prefix` precedes the code's command."""
 
     name: str | None
@@ -46,18 +46,16 @@ class Confinement:
 
 
 @functools.cache
-def confinement() -> Confinement:
+def confinement() -> Sandbox:
     """Return the first sandbox that works here: bubblewrap if installed, Linux namespaces, or none."""
     found = shutil.which("bwrap")
-    tried = [Confinement("bubblewrap", (found, *_BUBBLEWRAP))] if found is not None else []
+    tried = [Sandbox("bubblewrap", (found, *_BUBBLEWRAP))] if found is not None else []
     if sys.platform == "linux":
-        tried.append(Confinement("namespaces", (*_PYTHON, "-S", str(CONFINE))))
-    return next((one for one in tried if _works(one)), Confinement(None, ()))
+        tried.append(Sandbox("namespaces", (*_PYTHON, "-S", str(CONFINE))))
+    return next((one for one in tried if _works(one)), Sandbox(None, ()))
 
 
-def run_python(
-    script: Sequence[str], held_by: Confinement, timeout_s: float
-) -> subprocess.CompletedProcess[str]:
+def run_python(script: Sequence[str], held_by: Sandbox, timeout_s: float) -> subprocess.CompletedProcess[str]:
     """Run a Python script with arguments, isolated from the user's settings, in a sandbox.
 
     Raises:
@@ -78,7 +76,7 @@ def run_python(
     return subprocess.CompletedProcess(argv, done.returncode, *said)
 
 
-def _works(one: Confinement) -> bool:
+def _works(one: Sandbox) -> bool:
     probe = [*one.prefix, *_PYTHON, "-S", "-c", ""]
     try:
         done = subprocess.run(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compress.bundles.answers import answers_of
+from compress.bundles.answers import bundle_code_of
 from compress.bundles.layout import RUNNER
 from compress.core.disk.files import sha256_file, write_json
 from compress.runtimes import runner
@@ -37,7 +37,7 @@ def present() -> dict[str, list[str]]:
     """Return the digests of the code that this installation puts into bundles, by file name."""
     found: dict[str, list[str]] = {RUNNER: [sha256_file(Path(runner.__file__))]}
     for kind in TASKS.values():
-        for name, file in answers_of(kind).code().items():
+        for name, file in bundle_code_of(kind).code().items():
             found.setdefault(name, []).append(sha256_file(file))
     return {name: list(dict.fromkeys(digests)) for name, digests in found.items()}
 

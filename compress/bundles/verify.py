@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compress.bundles.confinement import Confinement, confinement, run_python
+from compress.bundles.confinement import Sandbox, confinement, run_python
 from compress.bundles.golden_file import golden_problems
 from compress.bundles.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 from compress.bundles.released import is_released
@@ -168,7 +168,7 @@ def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     return problems
 
 
-def _run_golden(path: Path, model: str, expected: int, held_by: Confinement) -> list[str]:
+def _run_golden(path: Path, model: str, expected: int, held_by: Sandbox) -> list[str]:
     """Run the golden examples and return the problems of their outputs."""
     try:
         done = run_python([str(CHILD), str(path.resolve()), model], held_by, TIMEOUT_S)

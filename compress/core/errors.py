@@ -151,6 +151,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def in_words(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the text of an error for records: the message, with the class name unless it is a `CompressError`."""
     return str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"

@@ -76,7 +76,7 @@ def flags_in(processor: Mapping[str, str]) -> frozenset[str]:
     return frozenset((processor.get("flags") or processor.get("Features") or "").split())
 
 
-def bytes_overflow(flags: Collection[str], architecture: str) -> bool:
+def int8_saturates(flags: Collection[str], architecture: str) -> bool:
     """Whether a processor sums two int8 products in 16 bits, which saturates with full-range 8-bit weights.
 
     True for x86 without VNNI or AMX, including x86 with unknown instruction sets.
@@ -87,7 +87,7 @@ def bytes_overflow(flags: Collection[str], architecture: str) -> bool:
 
 def reduced_range(asked: bool | Literal["auto"]) -> bool:
     """Whether 8-bit weights are limited to 7 bits; `auto` decides by this processor."""
-    return bytes_overflow(processor_flags(), platform.machine()) if asked == "auto" else asked
+    return int8_saturates(processor_flags(), platform.machine()) if asked == "auto" else asked
 
 
 def visible_gpu() -> tuple[str, int] | None:

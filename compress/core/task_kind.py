@@ -106,7 +106,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Seen:
+class TaskHints:
     """Observed properties of a model and data, for guessing the task: the examples are images, are pairs with a score,
     have labels; the model embeds sentences, generates texts."""
 
@@ -141,16 +141,16 @@ class TaskKind:
     label_loss: str | None
     """Name, in the table of losses, of the loss that needs only the data; None if training needs a teacher."""
     bundle: str
-    """The `BundleAnswers` of the task: how a bundle predicts and how its predictions are verified."""
+    """The `BundleCode` of the task: how a bundle predicts and how its predictions are verified."""
     starter: str
     """The `Outline` of the profile that `compress init` writes for the task."""
-    likely: Callable[[Seen], int] = lambda seen: 1
+    likely: Callable[[TaskHints], int] = lambda seen: 1
     """Score of how well a model and data fit the task; `compress init` chooses the task with the largest."""
     logits: bool = False
     """Whether outputs are logits along their last axis, so that predictions can be compared."""
     asks: str | None = None
     """Function of a `Task`, examples, a model folder and a seed that returns the prompts to generate answers to, an
-    `Asked`, or None; None for tasks whose models do not generate text."""
+    `GenerationPrompts`, or None; None for tasks whose models do not generate text."""
     scored_in: str | None = None
     """Function that scores a model in tasks of an evaluation harness: from a `Task`, a model folder, the store of the
     model's outputs there, a text generator, and the profile's folder to `TaskScore`s; None without such tasks."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import DataError
 from compress.core.spelling import nearest
-from compress.data.faults import Faults, all_of
+from compress.data.faults import Faults, map_all
 from compress.data.kinds import ItemKind
 from compress.data.names import composed, folded
 from compress.data.rows import Rows
@@ -144,7 +144,7 @@ def check_class_sizes(
 
 def _checked_labels(rows: Rows) -> list[Label]:
     """Return labels as string, integer or bool; integral floats become integers."""
-    return all_of(lambda i, label: _label(label, rows, i), range(len(rows)), rows.labels)
+    return map_all(lambda i, label: _label(label, rows, i), range(len(rows)), rows.labels)
 
 
 def _label(label: object, rows: Rows, i: int) -> Label:

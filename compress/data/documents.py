@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compress.core.errors import DataError
 from compress.core.units import counted
-from compress.data.leaks import kept_places, leak_notes
+from compress.data.leaks import kept_indices, leak_notes
 from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.data.splitting import make_parts
@@ -27,7 +27,7 @@ class _Texts:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Splitter:
     """How texts are cut into parts.
 
     Attributes:
@@ -51,7 +51,7 @@ def split_documents(
     fewest: int,
     use: str,
     check: Callable[[Rows], tuple[Sequence[str], Sequence[bytes]]] = check_texts,
-    cut: Cut | None = None,
+    cut: Splitter | None = None,
 ) -> Splits:
     """Return the three splits of unlabelled texts; each text is kept once, in one of them.
 
@@ -99,7 +99,7 @@ def _once(
     splits: Mapping[str, _Texts], names: Mapping[str, str], noun: str
 ) -> tuple[dict[str, _Texts], list[str]]:
     """Keep each text once: in test before validation before train."""
-    places = kept_places({role: [(key,) for key in own.keys] for role, own in splits.items()})
+    places = kept_indices({role: [(key,) for key in own.keys] for role, own in splits.items()})
     before = {role: own.keys for role, own in splits.items()}
     notes = leak_notes(places, before, names, noun, f"the same {noun}")
     kept: dict[str, _Texts] = {}

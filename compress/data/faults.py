@@ -49,7 +49,7 @@ class Faults:
             raise DataErrors(self._found, _shown(self._found))
 
 
-def all_of(function: Callable[..., Result], *given: Iterable[Any]) -> list[Result]:
+def map_all(function: Callable[..., Result], *given: Iterable[Any]) -> list[Result]:
     """Return `list(map(function, *given))`, continuing after faults to find all of them.
 
     Raises:

@@ -11,7 +11,7 @@ from compress.data.images.pixels import IMAGE_ENDINGS, check_images
 from compress.data.images.tables import read_image_split, read_image_table
 from compress.data.reading.files import read_table
 from compress.data.reading.hub import read_split
-from compress.data.rows import Columns, Rows, Written
+from compress.data.rows import Columns, FileFormat, Rows
 from compress.data.splits import Item
 from compress.data.texts import check_texts, read_text_files
 from compress.profile.schema import DataSpec
@@ -33,7 +33,7 @@ class ItemKind:
     noun: str
     endings: tuple[str, ...]
     may_be_empty: bool
-    read_files: Callable[[Path, Sequence[Path], Written], tuple[Sequence[object], tuple[str, ...]]]
+    read_files: Callable[[Path, Sequence[Path], FileFormat], tuple[Sequence[object], tuple[str, ...]]]
     read_table: Callable[[Path, Columns], Rows]
     read_split: Callable[[Any, str, Columns], Rows]
     check: Callable[[Rows], tuple[Sequence[Item], list[bytes]]]
@@ -54,7 +54,7 @@ class ItemKind:
 
 
 def _files_themselves(
-    folder: Path, paths: Sequence[Path], written: Written
+    folder: Path, paths: Sequence[Path], written: FileFormat
 ) -> tuple[Sequence[object], tuple[str, ...]]:
     return paths, ()
 

@@ -11,7 +11,7 @@ from compress.core.errors import DataError
 from compress.core.units import counted
 from compress.data.checks import Labelled, check_class_sizes, check_declared, check_rows
 from compress.data.kinds import ItemKind, columns_of
-from compress.data.leaks import kept_places, leak_notes
+from compress.data.leaks import kept_indices, leak_notes
 from compress.data.names import composed
 from compress.data.reading.locate import open_source
 from compress.data.roles import HELD_OUT, choose_splits, named_splits, read_splits
@@ -75,7 +75,7 @@ def _drop_leaks(
     checked: Labelled, split_names: Mapping[str, str], where: str, kind: ItemKind
 ) -> tuple[dict[str, Examples], dict[str, list[bytes]], list[str]]:
     """Drop examples of validation or test from train, and those of test from validation."""
-    places = kept_places({role: [(key,) for key in keys] for role, keys in checked.keys.items()})
+    places = kept_indices({role: [(key,) for key in keys] for role, keys in checked.keys.items()})
     notes = leak_notes(places, checked.keys, split_names, "example", f"the same {kind.noun}")
     kept = {role: checked.splits[role].take(stay) for role, stay in places.items()}
     keys = {role: [checked.keys[role][place] for place in stay] for role, stay in places.items()}

@@ -8,7 +8,7 @@ from compress.core.units import counted
 from compress.data.roles import HELD_OUT
 
 
-def kept_places(keys: Mapping[str, Sequence[Collection[bytes]]]) -> dict[str, list[int]]:
+def kept_indices(keys: Mapping[str, Sequence[Collection[bytes]]]) -> dict[str, list[int]]:
     """Return, for each role in order of precedence, the indices of the examples that stay in its split.
 
     Args:

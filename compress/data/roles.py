@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from compress.core.errors import DataError
 from compress.core.spelling import nearest
-from compress.data.faults import all_of
+from compress.data.faults import map_all
 from compress.data.names import named_split
 from compress.data.rows import Rows, Source
 from compress.profile.schema import DataSpec
@@ -67,5 +67,5 @@ def existing_split(name: str, key: str, source: Source) -> str:
 
 def read_splits(source: Source, names: Mapping[str, str]) -> dict[str, Rows]:
     """Return the rows of each role's split."""
-    read = all_of(lambda name: source.splits[name](), names.values())
+    read = map_all(lambda name: source.splits[name](), names.values())
     return dict(zip(names, read, strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Written:
+class FileFormat:
     """Format of text files, as declared in the profile; None: detected for each file."""
 
     separator: str | None = None
@@ -26,7 +26,7 @@ class Columns:
     label: str | None
     text_key: str = "text_column"
     label_key: str = "label_column"
-    written: Written = Written()
+    written: FileFormat = FileFormat()
 
     @property
     def keyed(self) -> tuple[tuple[str, str], ...]:

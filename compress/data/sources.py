@@ -6,7 +6,7 @@ import hashlib
 from importlib import import_module
 from pathlib import Path
 
-from compress.core.disk.watched import Watched
+from compress.core.disk.watched import FileDigests
 from compress.data.kinds import ITEMS, columns_of
 from compress.data.reading.locate import source_fingerprint
 from compress.data.reading.sampling import sampled
@@ -47,7 +47,7 @@ def load(
     return splits
 
 
-def fingerprint(spec: DataSpec, base: Path, task: str, watched: Watched | None = None) -> str | None:
+def fingerprint(spec: DataSpec, base: Path, task: str, watched: FileDigests | None = None) -> str | None:
     """Return the sha256 of the names and contents of all files of the data (`unlabeled` included), or of a hub commit.
 
     Returns None for a hub data set whose commit is not in the local cache; the network is not used.
@@ -55,7 +55,7 @@ def fingerprint(spec: DataSpec, base: Path, task: str, watched: Watched | None =
     Raises:
         DataError: there is no such data.
     """
-    kind, watched = ITEMS[task_kind(task).items], watched or Watched()
+    kind, watched = ITEMS[task_kind(task).items], watched or FileDigests()
     columns = import_module(task_kind(task).data).columns(spec, kind)
     own = source_fingerprint(spec, base, columns, named_splits(spec), kind, watched)
     if spec.further is None:

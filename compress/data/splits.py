@@ -89,7 +89,7 @@ class Examples:
         return Examples(chosen, self.labels[places])
 
 
-def item_bytes(item: Item) -> bytes:
+def item_content(item: Item) -> bytes:
     """Return bytes that identify an item: a text's UTF-8, an image file's bytes, or an array's shape and pixels."""
     if isinstance(item, str):
         return item.encode("utf-8", "surrogatepass")

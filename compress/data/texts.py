@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import DataError
-from compress.data.faults import all_of
+from compress.data.faults import map_all
 from compress.data.names import shown
 from compress.data.reading.encodings import UTF_8, decode_all
 from compress.data.reading.files import read_bytes
 from compress.data.reading.large import read_large_texts
-from compress.data.rows import Rows, Written
+from compress.data.rows import FileFormat, Rows
 from compress.data.splitting import text_key
 from compress.store.texts import StoredTexts
 
 
 def read_text_files(
-    folder: Path, paths: Sequence[Path], written: Written
+    folder: Path, paths: Sequence[Path], written: FileFormat
 ) -> tuple[Sequence[object], tuple[str, ...]]:
     """Return the texts of files, and a note on those that are not UTF-8.
 
@@ -28,7 +28,7 @@ def read_text_files(
     """
     if written.encoding is None and (stored := read_large_texts(paths)) is not None:
         return stored, ()
-    decoded = decode_all(all_of(read_bytes, paths), paths, written.encoding)
+    decoded = decode_all(map_all(read_bytes, paths), paths, written.encoding)
     odd = [(path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != UTF_8]
     notes: tuple[str, ...] = ()
     if odd and written.encoding is None:
@@ -47,7 +47,7 @@ def check_texts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
     Raises:
         DataError: a text is missing, blank, not a string, or not valid Unicode.
     """
-    keys = all_of(lambda i, value: text_key(_text(value, rows, i)), range(len(rows)), rows.texts)
+    keys = map_all(lambda i, value: text_key(_text(value, rows, i)), range(len(rows)), rows.texts)
     return rows.texts if isinstance(rows.texts, StoredTexts) else tuple(map(str, rows.texts)), keys
 
 

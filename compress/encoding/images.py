@@ -15,7 +15,7 @@ from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
 from compress.data.images.framing import AS_USUAL, Framing, Pixels, framed
 from compress.data.images.pixels import image_size, pixels_of
-from compress.data.splits import Item, item_bytes
+from compress.data.splits import Item, item_content
 from compress.encoding.inputs import Batch
 
 PIXEL_VALUES = "pixel_values"
@@ -132,11 +132,11 @@ class ImageInputs:
         """Return the sha256 of everything that determines the inputs: image contents, resizing and normalisation."""
         digest = hashlib.sha256(repr((self.input_names, self.format, len(self))).encode())
         for item in self.items:
-            digest.update(hashlib.sha256(item_bytes(item)).digest())
+            digest.update(hashlib.sha256(item_content(item)).digest())
         return digest.hexdigest()
 
 
-def usual_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:
+def median_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:
     """Return the size (height, width) of the images, or the medians and a note if they have several sizes."""
     sizes = np.array([image_size(item) for item in items])
     median = (int(np.median(sizes[:, 0])), int(np.median(sizes[:, 1])))
@@ -150,6 +150,6 @@ def usual_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:
     )
 
 
-def usual_channels(items: Sequence[Item]) -> int:
+def common_channels(items: Sequence[Item]) -> int:
     """Return 1 if all images are greyscale, else 3."""
     return 1 if all(pixels_of(item).ndim == 2 for item in items) else 3

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 Batch = dict[str, NDArray[Any]]
 """Model inputs by name. Extra arrays for losses and scorers have names that begin with `BESIDE`."""
 BESIDE = "beside."
-LEARNT = f"{BESIDE}learnt"
+LOSS_MASK = f"{BESIDE}learnt"
 """For language modelling: 1 for each token to predict, else 0; int64 (n, t)."""
 WRITTEN = f"{BESIDE}written"
 """Marks texts that the student generated itself, for which only a teacher gives targets: any array, (n, ...)."""
 _Value = TypeVar("_Value")
 
 
-def taken(batch: Mapping[str, _Value]) -> dict[str, _Value]:
+def model_inputs(batch: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return only the model inputs of a batch."""
     return {name: values for name, values in batch.items() if not name.startswith(BESIDE)}
 
@@ -51,7 +51,7 @@ class Inputs(Protocol):
         """
 
 
-def against(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inputs:
+def with_reference(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inputs:
     """Return the inputs with the extra arrays that a scorer needs to compare outputs with the baseline's, if supported.
 
     Args:
@@ -61,7 +61,7 @@ def against(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inp
     return inputs if compared is None else compared(reference)
 
 
-def by_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
+def per_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
     """Map per-example values, (n, ...), to the rows of the inputs.
 
     A text that is cut into windows has several rows; the `documents` of its inputs hold the example index of each row.

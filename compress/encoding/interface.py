@@ -26,7 +26,7 @@ _CHANNELS_LAST = (0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
-class OwnInput:
+class InputSpec:
     """The model's name and NumPy dtype of one of the task's inputs; `channels_last` for images."""
 
     name: str
@@ -46,7 +46,7 @@ class Interface:
         width: the model's number of labels; None: that of the data.
     """
 
-    inputs: Mapping[str, OwnInput]
+    inputs: Mapping[str, InputSpec]
     output: str | None = None
     order: tuple[int, ...] | None = None
     length: int | None = None
@@ -99,7 +99,7 @@ class Interface:
             return None
         order = section["order"]
         return cls(
-            {role: OwnInput(**own) for role, own in section["inputs"].items()},
+            {role: InputSpec(**own) for role, own in section["inputs"].items()},
             section["output"],
             None if order is None else tuple(order),
             section.get("length"),
@@ -108,11 +108,11 @@ class Interface:
 
 
 @dataclass(frozen=True, eq=False)
-class OwnInputs:
+class MappedInputs:
     """Encoded examples with the names and dtypes of one model, padded to its `length` if it has one."""
 
     whole: Inputs
-    own: Mapping[str, OwnInput]
+    own: Mapping[str, InputSpec]
     length: int | None = None
 
     @property
@@ -150,13 +150,13 @@ class OwnInputs:
         return np.pad(values, ((0, 0), (0, self.length - values.shape[1])), constant_values=filler)
 
 
-def as_taken(inputs: Inputs, model: Path) -> Inputs:
+def as_model_inputs(inputs: Inputs, model: Path) -> Inputs:
     """Return the inputs with the names, dtypes and length that the model in the directory `model` expects."""
     interface = Interface.of(read_mapping(model / TASK))
-    return inputs if interface is None else OwnInputs(inputs, interface.inputs, interface.length)
+    return inputs if interface is None else MappedInputs(inputs, interface.inputs, interface.length)
 
 
-def _as_wanted(values: NDArray[Any], own: OwnInput) -> NDArray[Any]:
+def _as_wanted(values: NDArray[Any], own: InputSpec) -> NDArray[Any]:
     turned = values.transpose(_CHANNELS_LAST) if own.channels_last else values
     return np.ascontiguousarray(turned, np.dtype(own.dtype))
 

@@ -79,7 +79,7 @@ class PackedInputs:
         return digest.hexdigest()
 
 
-def packed(inputs: TokenInputs, longest: int) -> PackedInputs:
+def pack_texts(inputs: TokenInputs, longest: int) -> PackedInputs:
     """Pack texts into blocks of at most `longest` tokens, by best-fit decreasing.
 
     Texts are placed from the longest to the shortest, each into the fullest block it still fits. Deterministic. A text

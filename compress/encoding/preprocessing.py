@@ -13,7 +13,7 @@ from compress.data.images.framing import AS_USUAL, FILTERS, Fit, Framing, Interp
 from compress.data.images.pixels import pixel_statistics
 from compress.data.splits import Item
 from compress.encoding.image_processors import open_processor, probe, settings_of
-from compress.encoding.images import ImageFormat, usual_size
+from compress.encoding.images import ImageFormat, median_size
 from compress.profile.specs.preprocess import PreprocessSpec, pair
 
 CODE = "image-processor"
@@ -77,7 +77,7 @@ class DeclaredImages:
 
     def complete(self, items: Sequence[Item], channels: int) -> ImageFormat:
         """Return the format for `channels` channels; undeclared values are computed from the training images."""
-        size = self.size or usual_size(items)[0]
+        size = self.size or median_size(items)[0]
         mean, std = self.normalisation or pixel_statistics(items, size, channels, self.framing)
         # If the number of channels differs, every channel uses the mean of the declared values.
         mean, std = (
@@ -131,7 +131,7 @@ def declared_in_profile(spec: PreprocessSpec) -> DeclaredImages:
     return DeclaredImages(spec.seen, None, spec.normalisation, framing)
 
 
-def declared_by_us(image: Mapping[str, Any]) -> DeclaredImages:
+def declared_in_task(image: Mapping[str, Any]) -> DeclaredImages:
     """Return what the `image` section of a `task.json` declares.
 
     Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from compress.core.disk.source_uris import SKLEARN, local_path
 from compress.core.errors import CompressError, DataError
 from compress.data.sources import load
-from compress.data.splits import Examples, Splits, item_bytes
+from compress.data.splits import Examples, Splits, item_content
 from compress.planning.code import code_digest
 from compress.planning.keys import Fingerprints
 from compress.profile.load import LoadedProfile
@@ -33,7 +33,7 @@ def are_texts_of_files(profile: Profile, base: Path) -> bool:
     )
 
 
-def of_splits(files: Fingerprints, splits: Splits) -> Fingerprints:
+def with_content_digests(files: Fingerprints, splits: Splits) -> Fingerprints:
     """Return the fingerprints with those of the data files replaced by digests of the data that steps use."""
     seen = [json.dumps(splits.labels), *map(examples_digest, (splits.train, splits.validation))]
     further = None if splits.unlabeled is None else _joined(*seen, examples_digest(splits.unlabeled))
@@ -41,8 +41,8 @@ def of_splits(files: Fingerprints, splits: Splits) -> Fingerprints:
     return replace(files, data=_joined(*seen), unlabeled=further, test=test, by_content=True)
 
 
-def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Fingerprints:
-    """Return the result of `of_splits` as stored by an earlier run on these files, else from reading them now.
+def cached_content_digests(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Fingerprints:
+    """Return the result of `with_content_digests`, as stored by an earlier run on these files or from reading them now.
 
     `data` is None if they cannot be read as declared.
     """
@@ -54,13 +54,13 @@ def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Finger
         data, unlabeled, test = (noted.get(name) for name in ("data", "unlabeled", "test"))
         return replace(files, data=data, unlabeled=unlabeled, test=test, by_content=True)
     try:
-        return of_splits(files, load(profile.data, base, profile.seed, profile.task))
+        return with_content_digests(files, load(profile.data, base, profile.seed, profile.task))
     except CompressError:
         return replace(files, data=None, unlabeled=None)
 
 
-def keep(profile: Profile, files: Fingerprints, read: Fingerprints, cache: Cache) -> None:
-    """Store the digests of the data that was read, for `of_cache`."""
+def store_content_digests(profile: Profile, files: Fingerprints, read: Fingerprints, cache: Cache) -> None:
+    """Store the digests of the data that was read, for `cached_content_digests`."""
     if read.by_content and files.data is not None:
         noted = {"data": read.data, "unlabeled": read.unlabeled, "test": read.test}
         cache.keep_contents(_reading_key(profile, files), noted)
@@ -81,7 +81,7 @@ def examples_digest(examples: Examples) -> str:
     if examples.scores is not None:
         digest.update(examples.scores.tobytes())
     for item in examples.items:
-        digest.update(item_bytes(item) + b"\0")
+        digest.update(item_content(item) + b"\0")
     return digest.hexdigest()
 
 

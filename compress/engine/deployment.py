@@ -11,7 +11,7 @@ from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import survey
 
 
-def decided(profile: Profile, targets: Sequence[ResolvedTarget]) -> Profile:
+def resolve_for_processors(profile: Profile, targets: Sequence[ResolvedTarget]) -> Profile:
     """Resolve the processor-dependent settings of a profile's passes, if a target is a remote device.
 
     If all targets are this machine, the settings stay `auto`, since the steps run on the same processor.
@@ -27,13 +27,15 @@ def decided(profile: Profile, targets: Sequence[ResolvedTarget]) -> Profile:
     return profile.model_copy(update={"passes": tuple(map(PASS_ENTRIES.entry, specs))})
 
 
-def decided_where_known(profile: Profile) -> Profile:
-    """Resolve as `decided` before a run: devices are probed only if a setting depends on them, and settings stay `auto`
-    if one cannot be reached."""
+def resolve_if_reachable(profile: Profile) -> Profile:
+    """Resolve as `resolve_for_processors`, before a run.
+
+    Devices are probed only if a setting depends on them; settings stay `auto` if one cannot be reached.
+    """
     if not any(is_ssh(target.device) for target in profile.targets) or not any(
         spec.asks_processors for spec in profile.specs
     ):
         return profile
     found = [one.found for one in survey(profile.targets)]
     known = [one for one in found if one is not None]
-    return decided(profile, known) if len(known) == len(found) else profile
+    return resolve_for_processors(profile, known) if len(known) == len(found) else profile

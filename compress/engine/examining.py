@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from compress.core.disk.source_uris import CODE, CONFIG, SKLEARN, local_path
 from compress.core.errors import CompressError, DataError, DataErrors, Fault, ModelError, ProfileError
 from compress.data.names import shown
-from compress.data.reading.sampling import LOOKED_AT
+from compress.data.reading.sampling import SAMPLE_SIZE
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.models.teacher.code_files import module_file
@@ -29,7 +29,7 @@ from compress.profile.model_checks.architecture import encoder_sizes, vocabulary
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.schema import DataSpec, Profile, data_of
 from compress.profile.specs.decoder import decoder_of
-from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
+from compress.profile.yaml_lines import KeyPath, ProfileSource, override, read_source
 from compress.tasks.table import task_kind, task_names
 
 _SHOWN_LABELS = 8
@@ -107,7 +107,7 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
     if declared is None:
         return None
     spec, task, seed = declared
-    place: Path_ = ("data", "path")
+    place: KeyPath = ("data", "path")
     for code in spec.code():
         _look_at_code(code, ("data",), source, found)
     try:
@@ -181,8 +181,8 @@ def _data_facts(spec: DataSpec, splits: Splits, task: str) -> Iterator[str]:
         names = [f"{splits.labels[label]} {count}" for label, count in labels.most_common(_SHOWN_LABELS)]
         more = len(labels) - len(names)
         yield f"labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
-    if task_kind(task).items == "image" and any(len(part) > LOOKED_AT for part in parts.values()):
-        yield f"at most about {LOOKED_AT} images of each split were opened"
+    if task_kind(task).items == "image" and any(len(part) > SAMPLE_SIZE for part in parts.values()):
+        yield f"at most about {SAMPLE_SIZE} images of each split were opened"
 
 
 def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> None:
@@ -210,7 +210,7 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
         found.seen.append(f"adapter: {shown(profile.teacher.adapter)}")
 
 
-def _look_at_code(code: str, place: Path_, source: ProfileSource, found: Examined) -> None:
+def _look_at_code(code: str, place: KeyPath, source: ProfileSource, found: Examined) -> None:
     try:
         module_file(code, source.base)
         found.unseen.append(f"{shown(code)}, {_CODE}")
@@ -231,7 +231,7 @@ def _head_faults(
                 yield _fault(source, places.get(spec.model, ("teacher", "model")), error)
 
 
-def _fault(source: ProfileSource, path: Path_, error: CompressError) -> Fault:
+def _fault(source: ProfileSource, path: KeyPath, error: CompressError) -> Fault:
     """Convert an error into a fault at its own profile key or file location, else at `path`."""
     message = error.message if error.hint is None else f"{error.message}\n  {error.hint}"
     where = error.where or ""

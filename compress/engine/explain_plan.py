@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from compress.core.numerics import local_numerics
 from compress.core.plugins import call
-from compress.engine.contents import of_cache
-from compress.engine.deployment import decided_where_known
+from compress.engine.contents import cached_content_digests
+from compress.engine.deployment import resolve_if_reachable
 from compress.engine.resolve import fingerprints
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES
@@ -41,9 +41,13 @@ class PlanRow:
 
 def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
     """Return a row for each step, in execution order."""
-    plan, numerics, cache = build_plan(decided_where_known(loaded.profile)), local_numerics(), Cache.default()
+    plan, numerics, cache = (
+        build_plan(resolve_if_reachable(loaded.profile)),
+        local_numerics(),
+        Cache.default(),
+    )
     files = fingerprints(loaded, plan)
-    known = of_cache(loaded, files, cache)
+    known = cached_content_digests(loaded, files, cache)
     all_of_them = all_parts(plan, known, numerics)
     keys = {name: key_of(parts) for name, parts in all_of_them.items()}
     rows = []

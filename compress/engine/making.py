@@ -139,7 +139,7 @@ def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None
     result = call(kind.run, context)
     assert isinstance(result, StepResult)
     if "torch" in kind.libraries:
-        give_back_gpu()
+        release_gpu_memory()
     return result
 
 
@@ -155,7 +155,7 @@ def prepare_torch(context: StepContext, threads: int | None) -> None:
     torch.manual_seed(context.seed)
 
 
-def give_back_gpu() -> None:
+def release_gpu_memory() -> None:
     """Release the GPU memory that torch caches, since the measuring processes need it."""
     import torch
 

@@ -12,23 +12,28 @@ from typing import cast
 
 from compress.core.disk.files import digest_of
 from compress.core.disk.source_uris import CODE, CONFIG
-from compress.core.disk.watched import Watched
+from compress.core.disk.watched import FileDigests
 from compress.core.errors import CompressError, DataError, ModelError
 from compress.core.numerics import Numerics, local_numerics
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
 from compress.data.splits import Splits
-from compress.engine.contents import are_texts_of_files, examples_digest, keep, of_splits
-from compress.engine.deployment import decided
+from compress.engine.contents import (
+    are_texts_of_files,
+    examples_digest,
+    store_content_digests,
+    with_content_digests,
+)
+from compress.engine.deployment import resolve_for_processors
 from compress.engine.examining import check_models
-from compress.generation.by_label import lessons, writing_task_of
-from compress.generation.copies import originals, standing_in
+from compress.generation.by_label import generator_data, writing_task_of
+from compress.generation.copies import contained_in, find_duplicates
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.models.teacher.code_files import code_files, module_file
 from compress.models.teacher.location import check_code_allowed, check_teacher, model_folder
 from compress.models.teacher.location import fingerprint as model_fingerprint
 from compress.passes.contract import PassSpec
-from compress.planning.keys import Fingerprints, all_parts, key_of, measured_by
+from compress.planning.keys import Fingerprints, all_parts, key_of, task_key_parts
 from compress.planning.steps import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
 from compress.profile.model_checks.families import family_faults
@@ -59,7 +64,7 @@ class Job:
     allow_code: bool
     known: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
     read: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
-    watched: Watched = field(default_factory=Watched)
+    watched: FileDigests = field(default_factory=FileDigests)
 
     @property
     def run_id(self) -> str:
@@ -82,7 +87,7 @@ class Job:
     def measured_by(self) -> dict[str, object]:
         """Parts of the measurement key that determine scoring, besides the test split."""
         profile = self.plan.profile
-        return scored_with(profile.task, profile.data, self.loaded.source.base, self.watched)
+        return scoring_key_parts(profile.task, profile.data, self.loaded.source.base, self.watched)
 
     @cached_property
     def test_digest(self) -> str:
@@ -100,7 +105,7 @@ class Job:
         """Task and training data of the model that generates additional labeled texts."""
         data = self.plan.profile.data
         task = writing_task_of(data)
-        return task.answered, lessons(task, self.training_data, data)
+        return task.answered, generator_data(task, self.training_data, data)
 
     def copied(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is a near-duplicate of a validation or test text; for language models,
@@ -108,16 +113,16 @@ class Job:
         judged_by = (self.splits.validation, self.splits.test)
         if self.task.kind.writes:
             task = cast(WritingTask, self.task)
-            return standing_in(
+            return contained_in(
                 texts, (text for split in judged_by for item in split.items for text in task.asked_in(item))
             )
         known = [text for split in judged_by for text in split.texts]
-        return [one is not None and one.known for one in originals(texts, known)]
+        return [one is not None and one.known for one in find_duplicates(texts, known)]
 
     def prepare(self, cache: Cache) -> None:
         """Create the folders of the cache, and store the digests of the data that was read."""
         cache.prepare()
-        keep(self.plan.profile, self.known, self.read, cache)
+        store_content_digests(self.plan.profile, self.known, self.read, cache)
 
     def check_unchanged(self, *, models: bool, data: bool) -> None:
         """Check that the user's files are still those that the keys were computed from.
@@ -126,7 +131,7 @@ class Job:
             DataError: one of them was changed during the run, so results must not be stored under these keys.
         """
         changed, base = self.watched.changed(), self.loaded.source.base
-        if not set(changed).isdisjoint(judges(self.plan.profile.data, base).values()):
+        if not set(changed).isdisjoint(judge_files(self.plan.profile.data, base).values()):
             raise _changed(changed)
         try:
             now = fingerprints(self.loaded, self.plan, self.watched)
@@ -137,7 +142,7 @@ class Job:
             raise _changed(changed)
 
 
-def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = None) -> Fingerprints:
+def fingerprints(loaded: LoadedProfile, plan: Plan, watched: FileDigests | None = None) -> Fingerprints:
     """Compute the fingerprints of models and data that are on this machine, without network access."""
     profile, base = loaded.profile, loaded.source.base
     sources = [source for source, _ in model_sources(plan)]
@@ -151,7 +156,7 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
     )
 
 
-def judges(data: DataSpec, base: Path) -> dict[str, Path]:
+def judge_files(data: DataSpec, base: Path) -> dict[str, Path]:
     """Return the files of the user's code that judges answers, by the name that the data uses."""
     own = {relpath(file, base): file for file in data.judging(base)}
     for source in data.code():
@@ -160,14 +165,16 @@ def judges(data: DataSpec, base: Path) -> dict[str, Path]:
     return own
 
 
-def scored_with(task: str, data: DataSpec, base: Path, watched: Watched) -> dict[str, object]:
+def scoring_key_parts(task: str, data: DataSpec, base: Path, watched: FileDigests) -> dict[str, object]:
     """Return the parts of the measurement key that determine scoring, besides the test split: the task of a plugin,
     keys of the data, and the user's code that judges answers."""
-    code = {source: watched.sha256(file) for source, file in judges(data, base).items()}
-    return {**measured_by(task), **data.scored_by(), **({"judges": code} if code else {})}
+    code = {source: watched.sha256(file) for source, file in judge_files(data, base).items()}
+    return {**task_key_parts(task), **data.scored_by(), **({"judges": code} if code else {})}
 
 
-def check_judges(data: DataSpec, base: Path, *, allow_code: bool, passes: Sequence[PassSpec] = ()) -> None:
+def check_judge_code(
+    data: DataSpec, base: Path, *, allow_code: bool, passes: Sequence[PassSpec] = ()
+) -> None:
     """Check that the data can be scored here, and that code that judges answers exists and is allowed.
 
     Raises:
@@ -189,16 +196,16 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """
     profile, base = loaded.profile, loaded.source.base
     check_models(loaded)
-    check_judges(profile.data, base, allow_code=allow_code, passes=profile.specs)
+    check_judge_code(profile.data, base, allow_code=allow_code, passes=profile.specs)
     targets = resolve_all(profile.targets, profile.measure.patience_s)
-    watched = Watched()
+    watched = FileDigests()
     with suppress(CompressError):
         # Errors of the data are reported when it is loaded below.
         data_fingerprint(profile.data, base, profile.task, watched)
     splits = load_data(profile.data, base, profile.seed, profile.task)
     if changed := watched.changed():
         raise _changed(changed)
-    plan = build_plan(decided(profile, targets))
+    plan = build_plan(resolve_for_processors(profile, targets))
     for source, task in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=task)
     _check_fetched(profile, base, model_sources(plan))
@@ -206,7 +213,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     known = replace(found, models={source: one or source[0] for source, one in found.models.items()})
     unknown = found.data is None or (profile.data.further is not None and found.unlabeled is None)
     if unknown or are_texts_of_files(profile, base):
-        known = of_splits(known, splits)
+        known = with_content_digests(known, splits)
     parts = all_parts(plan, known, local_numerics())
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     return Job(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compress.core.artifacts import Artifact
 from compress.core.disk.exhaustion import ran_out, resource_errors
-from compress.core.errors import ModelError, RunInterrupted, UsageError, in_words
+from compress.core.errors import ModelError, RunInterrupted, UsageError, error_text
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.core.terminal.progress import Progress
 from compress.engine.budget import judge_row, measured_values, outcome, shows_disturbed
@@ -143,7 +143,7 @@ class _Run:
             # Exhausted resources stop the run even at a row that is only for comparison.
             if row.role != "variant" or ran_out(error) or was_interrupted():
                 raise
-            record = _failed_row(row, job, in_words(error))
+            record = _failed_row(row, job, error_text(error))
         self.store.add(position, record)
         steps = (*self.record.steps, record)
         limits = judge_row(record, job.plan.profile, steps[0]) if _is_judged(row, job) else ()
@@ -292,7 +292,7 @@ class _Run:
     def _record_failure(self, error: Exception) -> None:
         """Write the record of the row that failed, with its error."""
         done = len(self.record.steps)
-        text = in_words(error)
+        text = error_text(error)
         if done < len(self.job.plan.rows):
             self.store.add(done, _failed_row(self.job.plan.rows[done], self.job, text))
         self.store.write(_ended(self.record, "failed", text))

@@ -18,7 +18,7 @@ from typing import cast
 from compress.core.disk.reading import read_mapping
 from compress.data.splits import Examples
 from compress.data.splitting import text_key
-from compress.generation.copies import originals
+from compress.generation.copies import find_duplicates
 from compress.profile.schema import DataSpec, data_of
 from compress.profile.specs.generate import LABEL, GenerateSpec
 from compress.tasks.base import TrainingData, WritingTask, task_of
@@ -52,7 +52,7 @@ def writing_task_of(data: DataSpec) -> WritingTask:
     return cast(WritingTask, task_of(name, data_of(said, name)))
 
 
-def lessons(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingData:
+def generator_data(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingData:
     """Return the generator's training data: training texts as answers to their labels, some validation texts."""
     generate = spec.generated
     assert generate is not None
@@ -60,9 +60,9 @@ def lessons(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingDa
 
     def answered(examples: Examples) -> Examples:
         items = tuple(
-            task.answered_item(asked(generate, data.labels[label]), begun, ends=whole)
+            task.answered_item(prompt_for(generate, data.labels[label]), begun, ends=whole)
             for text, label in zip(examples.texts, examples.labels.tolist(), strict=True)
-            for begun, whole in [beginning(text, most)]
+            for begun, whole in [first_words(text, most)]
         )
         return Examples.unlabelled(items)
 
@@ -71,18 +71,18 @@ def lessons(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingDa
     return TrainingData(answered(data.train), answered(data.validation.take(few)), ())
 
 
-def asked(spec: GenerateSpec, label: str) -> str:
+def prompt_for(spec: GenerateSpec, label: str) -> str:
     """Return the prompt for a text of a label."""
     return spec.ask.replace(LABEL, re.sub("[_-]+", " ", label).strip())
 
 
-def beginning(text: str, most: int) -> tuple[str, bool]:
+def first_words(text: str, most: int) -> tuple[str, bool]:
     """Return the first `most` words of a text, on one line, and whether that is all of it."""
     words = text.split()
     return " ".join(words[:most]), len(words) <= most
 
 
-def chosen(
+def filter_reasons(
     written: Sequence[Written],
     wanted: Sequence[int],
     trained: Sequence[str],
@@ -117,7 +117,7 @@ def chosen(
     drop(
         lambda left: [
             None if one is None else TRAINED if one.known else REPEATED
-            for one in originals([one.text for one in left], trained)
+            for one in find_duplicates([one.text for one in left], trained)
         ]
     )
     counts = Counter[int]()

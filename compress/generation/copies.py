@@ -27,14 +27,16 @@ LEAST = 0.7
 
 
 @dataclass(frozen=True)
-class Original:
+class DuplicateOf:
     """Index of the text that a near-duplicate duplicates, among the `known` texts or among the input texts."""
 
     place: int
     known: bool
 
 
-def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.8) -> list[Original | None]:
+def find_duplicates(
+    texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.8
+) -> list[DuplicateOf | None]:
     """Return for each text the one it nearly duplicates: a known text, or an earlier one that is no duplicate.
 
     Case, punctuation and spaces are ignored.
@@ -47,10 +49,10 @@ def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.
     """
     if not LEAST <= alike <= 1:
         raise ValueError(f"expected a value from {LEAST} to 1, not {alike}")
-    buckets: defaultdict[bytes, list[Original]] = defaultdict(list)
-    found: list[Original | None] = []
+    buckets: defaultdict[bytes, list[DuplicateOf]] = defaultdict(list)
+    found: list[DuplicateOf | None] = []
     for place, text in enumerate((*known, *texts)):
-        one = Original(place if place < len(known) else place - len(known), place < len(known))
+        one = DuplicateOf(place if place < len(known) else place - len(known), place < len(known))
         shingles = _shingles(text)
         bands = _bands(shingles)
         rivals = {other: None for band in bands for other in buckets.get(band, ())}
@@ -68,7 +70,7 @@ def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.
     return found
 
 
-def standing_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) -> list[bool]:
+def contained_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) -> list[bool]:
     """Return for each text whether a known text largely contains it or the other way round.
 
     Containment is Broder's: the share of one text's shingles that occur in the other.

@@ -36,18 +36,16 @@ def supported(said: str, passage: str, least: float, asked: str = "") -> bool:
     denies = _DENIES.search(said) is not None and _DENIES.search(passage) is None
     added = _stems(said) - _known_stems(asked)
     return (
-        not denies
-        and names_stand_in(said, passage)
-        and len(added & _known_stems(passage)) >= least * len(added)
+        not denies and names_occur(said, passage) and len(added & _known_stems(passage)) >= least * len(added)
     )
 
 
 def adds_nothing(said: str, asked: str) -> bool:
     """Whether an answer adds nothing to the question."""
-    return names_stand_in(said, asked) and _stems(said) <= _known_stems(asked)
+    return names_occur(said, asked) and _stems(said) <= _known_stems(asked)
 
 
-def names_stand_in(said: str, passage: str) -> bool:
+def names_occur(said: str, passage: str) -> bool:
     """Whether all numbers and names of an answer occur in a passage."""
     known = {_plain(word) for word in _WORD.findall(passage)}
     return all(_plain(word) in known for word, named in _words(said) if named)

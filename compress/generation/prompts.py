@@ -10,10 +10,10 @@ from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import DataError, ModelError
 from compress.models.text.chat import PLACEHOLDER, Conversation, Format, Prompt
-from compress.models.text.tokenizer_files import open_uncut
+from compress.models.text.tokenizer_files import open_without_truncation
 
 
-class Writer:
+class PromptCodec:
     """Encodes prompts to token ids and decodes answers, by the tokenizer and text settings in a model's folder."""
 
     def __init__(self, model: Path) -> None:
@@ -29,7 +29,7 @@ class Writer:
             raise ModelError(
                 f"cannot read the model's text settings: {error!r}", where=str(model / TASK)
             ) from error
-        self._tokenizer = open_uncut(model / TOKENIZER)
+        self._tokenizer = open_without_truncation(model / TOKENIZER)
         self._render = self.format.render(self._where)
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(one for one, token in added.items() if token.special)
@@ -51,12 +51,12 @@ class Writer:
             DataError: the model has no chat template for a conversation, or the prompt is empty.
             ModelError: the template rejects the conversation.
         """
-        found = self.encoded(self.written(prompt), begins=isinstance(prompt, str))
+        found = self.encoded(self.render_prompt(prompt), begins=isinstance(prompt, str))
         if not found:
             raise DataError("a prompt has no tokens to continue from", where=self._where, code="empty-prompt")
         return found
 
-    def written(self, prompt: Prompt) -> str:
+    def render_prompt(self, prompt: Prompt) -> str:
         """Render a prompt as the text that the answer continues.
 
         Raises:
@@ -73,7 +73,7 @@ class Writer:
         Raises:
             DataError, ModelError: as in `written`.
         """
-        text = self.written(prompt)
+        text = self.render_prompt(prompt)
         begin = None if self.format.begin is None else self._tokenizer.id_to_token(self.format.begin)
         return text if begin is None or isinstance(prompt, str) else text.removeprefix(begin)
 
@@ -98,7 +98,7 @@ class Writer:
             )
         return start, end
 
-    def behind(self, prompt: Conversation) -> tuple[str, ...]:
+    def turn_stops(self, prompt: Conversation) -> tuple[str, ...]:
         """Return the stop strings of a generated message: a line, a special token, or both if they follow each other.
 
         Raises:
@@ -151,7 +151,7 @@ class Writer:
             offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
-    def said(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
+    def decode_answer(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
         """Decode an answer up to the first end token, and cut it before the first of `stops`."""
         ends = self.stopping(stops)
         return text_before(self.text(list(takewhile(lambda token: token not in ends, tokens))), stops)

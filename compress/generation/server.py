@@ -25,7 +25,7 @@ from compress.core.terminal.progress import Advance
 from compress.core.units import MIB
 from compress.generation.answers import Answer, Ended
 from compress.generation.prompts import cut_at
-from compress.generation.writing import Asked, How, cost_of, most_of
+from compress.generation.writing import GenerationRequest, GenerationSettings, token_bound, tokens_used
 from compress.profile.specs.server import ServerSpec
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
@@ -72,10 +72,10 @@ class _Over(Exception):
     """Another request has failed for good, so that the work is aborted."""
 
 
-def answers_of(
+def generate_remote(
     server: ServerSpec,
-    asked: Iterator[Asked],
-    how: How,
+    asked: Iterator[GenerationRequest],
+    how: GenerationSettings,
     there: Iterable[Answer],
     advance: Advance,
     spent: int = 0,
@@ -100,14 +100,14 @@ def answers_of(
         return
     client, kept = _Client(server, how), 0
     for answer in there:
-        kept, spent = kept + 1, spent + cost_of(answer, how)
+        kept, spent = kept + 1, spent + tokens_used(answer, how)
     pending: dict[Future[Answer], int] = {}
     fault: BaseException | None = None
     told = ""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
         while True:
             while one is not None and fault is None and len(pending) < server.concurrency:
-                needs = most_of(one, how)
+                needs = token_bound(one, how)
                 if spent + sum(pending.values()) + needs > (server.max_tokens_total or float("inf")):
                     if not pending:
                         fault = _used_up(server, spent, needs)
@@ -124,7 +124,7 @@ def answers_of(
                 error = future.exception()
                 if error is None:
                     answer = future.result()
-                    kept, spent = kept + 1, spent + cost_of(answer, how)
+                    kept, spent = kept + 1, spent + tokens_used(answer, how)
                     yield answer
                 elif not isinstance(error, _Over):
                     fault = fault or error
@@ -138,7 +138,7 @@ def answers_of(
 class _Client:
     """HTTP client, run in the event loop of a single thread: its clocks and counters need no locks."""
 
-    def __init__(self, server: ServerSpec, how: How) -> None:
+    def __init__(self, server: ServerSpec, how: GenerationSettings) -> None:
         if how.sampling.top_k:
             raise ModelError(
                 "the server's protocol has no `top_k`: leave it out, or use `top_p`",
@@ -180,7 +180,7 @@ class _Client:
     ) -> None:
         await self._http.aclose()
 
-    async def answer(self, one: Asked) -> Answer:
+    async def answer(self, one: GenerationRequest) -> Answer:
         """Send a request and retry until there is an answer.
 
         Raises:
@@ -193,7 +193,7 @@ class _Client:
             self._over.set()
             raise
 
-    async def _answer(self, one: Asked) -> Answer:
+    async def _answer(self, one: GenerationRequest) -> Answer:
         since, longest = monotonic(), FIRST_WAIT_S
         while True:
             since += await self._turn()
@@ -245,7 +245,7 @@ class _Client:
         if self._over.is_set():
             raise _Over
 
-    def _body(self, one: Asked, limit: str) -> dict[str, Any]:
+    def _body(self, one: GenerationRequest, limit: str) -> dict[str, Any]:
         """Return the JSON body of a request; `limit`: the server's name for the maximum number of new tokens."""
         drawn, chat = self._how.sampling, self._server.api == "chat"
         if not chat and not isinstance(one.prompt, str):
@@ -279,7 +279,7 @@ class _Client:
                     raise _Again(f"the response exceeds {_LARGEST // MIB} MiB")
         return response, bytes(content)
 
-    def _read(self, one: Asked, limit: str, response: httpx2.Response, content: bytes) -> Answer:
+    def _read(self, one: GenerationRequest, limit: str, response: httpx2.Response, content: bytes) -> Answer:
         """Parse a response into an answer.
 
         Raises:
@@ -315,7 +315,7 @@ class _Client:
         what, code = _REFUSED.get(status, (begins, "server-refuses"))
         raise self._refused(f"{what} ({words})", code)
 
-    def _taken(self, one: Asked, body: Any, said: str) -> Answer:
+    def _taken(self, one: GenerationRequest, body: Any, said: str) -> Answer:
         try:
             choice = body["choices"][0]
             message = choice["message"] if self._server.api == "chat" else {"content": choice["text"]}

@@ -24,7 +24,9 @@ def validator_of(said: str, base: Path, *, allow_code: bool, where: str) -> Vali
     if said.startswith(CODE):
         return _of_code(said, base, allow_code)
     if said.startswith(REGEX):
-        return lambda prompt, expected, answer: found_alike(said.removeprefix(REGEX), expected, answer, where)
+        return lambda prompt, expected, answer: pattern_agrees(
+            said.removeprefix(REGEX), expected, answer, where
+        )
     if said == "contains":
         # Every answer contains nothing: where nothing is expected, nothing is right.
         return lambda prompt, expected, answer: (
@@ -33,7 +35,7 @@ def validator_of(said: str, base: Path, *, allow_code: bool, where: str) -> Vali
     return lambda prompt, expected, answer: expected.strip() == answer.strip()
 
 
-def found_alike(pattern: str, expected: str, answer: str, where: str) -> bool:
+def pattern_agrees(pattern: str, expected: str, answer: str, where: str) -> bool:
     """Whether a pattern matches in an answer; with a group, whether it captures the same as in the expected answer.
 
     Raises:

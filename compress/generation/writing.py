@@ -19,7 +19,7 @@ from compress.core.errors import ModelError, first_line
 from compress.core.forms import Framework
 from compress.core.terminal.progress import Advance
 from compress.generation.answers import Answer, known_answers, read_answers
-from compress.generation.prompts import Writer, cut_at
+from compress.generation.prompts import PromptCodec, cut_at
 from compress.models.text.chat import Prompt
 from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import GREEDY, Decoder, Sampling, stream
@@ -34,7 +34,7 @@ _KEY_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class How:
+class GenerationSettings:
     """Generation settings.
 
     `most`: maximum new tokens; `stops`: strings, or special tokens, before which an answer is cut; `samples`:
@@ -48,7 +48,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationRequest:
     """A request for one answer."""
 
     key: str
@@ -56,17 +56,17 @@ class Asked:
     sample: int
 
 
-def most_of(one: Asked | Answer, how: How) -> int:
+def token_bound(one: GenerationRequest | Answer, how: GenerationSettings) -> int:
     """Return an upper bound on the tokens of a request: no tokenizer produces more tokens than a text has bytes."""
     return len(str(one.prompt).encode()) + how.most
 
 
-def cost_of(answer: Answer, how: How) -> int:
+def tokens_used(answer: Answer, how: GenerationSettings) -> int:
     """Return the tokens that an answer used; an upper bound if the server does not report them."""
-    return sum(answer.used.values()) if answer.used else most_of(answer, how)
+    return sum(answer.used.values()) if answer.used else token_bound(answer, how)
 
 
-def answers_file(folder: Path, model: Artifact | ServerSpec, how: How) -> Path:
+def answers_file(folder: Path, model: Artifact | ServerSpec, how: GenerationSettings) -> Path:
     """Return the path in `folder` of the answers of a model with these settings: one file for all prompts."""
     said = {**asdict(how), "sampling": how.sampling._asdict(), "samples": None}
     return folder / f"{digest_of([model.digest, said])[:32]}.jsonl"
@@ -81,7 +81,7 @@ def key_of(prompt: Prompt, sample: int) -> str:
 def write_answers(
     model: Artifact | ServerSpec,
     prompts: Iterable[Prompt],
-    how: How,
+    how: GenerationSettings,
     folder: Path,
     *,
     threads: int = 1,
@@ -119,9 +119,9 @@ def write_answers(
         known, whole = known_answers(file)
         asked = _asked(prompts, how, known, advance)
         if isinstance(model, ServerSpec):
-            from compress.generation.server import answers_of
+            from compress.generation.server import generate_remote
 
-            answers = answers_of(model, asked, how, read_answers(file), advance, spent)
+            answers = generate_remote(model, asked, how, read_answers(file), advance, spent)
         else:
             answers = _answers(
                 model, asked, how, together, partial(_rows, model, threads, device, allow_code)
@@ -133,7 +133,9 @@ def write_answers(
     return file
 
 
-def _asked(prompts: Iterable[Prompt], how: How, known: set[int], advance: Advance) -> Iterator[Asked]:
+def _asked(
+    prompts: Iterable[Prompt], how: GenerationSettings, known: set[int], advance: Advance
+) -> Iterator[GenerationRequest]:
     """Yield the requests that have no answer yet, each once."""
     for prompt in prompts:
         for sample in range(how.samples):
@@ -142,14 +144,18 @@ def _asked(prompts: Iterable[Prompt], how: How, known: set[int], advance: Advanc
                 advance(1)
                 continue
             known.add(int(key, 16))
-            yield Asked(key, prompt, sample)
+            yield GenerationRequest(key, prompt, sample)
 
 
 def _answers(
-    model: Artifact, asked: Iterator[Asked], how: How, together: int, load: Callable[[], Any]
+    model: Artifact,
+    asked: Iterator[GenerationRequest],
+    how: GenerationSettings,
+    together: int,
+    load: Callable[[], Any],
 ) -> Generator[Answer]:
     """Generate with a local model, block by block of prompts sorted by length."""
-    writer, rows = Writer(model.path), None
+    writer, rows = PromptCodec(model.path), None
     read = _read(asked, writer)
     while block := list(itertools.islice(read, AHEAD * together)):
         rows = rows or load()
@@ -157,7 +163,9 @@ def _answers(
         yield from _written(rows, block, how, writer, together, str(model.path))
 
 
-def _read(asked: Iterator[Asked], writer: Writer) -> Iterator[tuple[Asked, list[int]]]:
+def _read(
+    asked: Iterator[GenerationRequest], writer: PromptCodec
+) -> Iterator[tuple[GenerationRequest, list[int]]]:
     """Yield the requests with their token ids, which are shared by all samples of a prompt."""
     for prompt, samples in itertools.groupby(asked, key=lambda one: one.prompt):
         tokens = writer.tokens(prompt)
@@ -174,11 +182,11 @@ def _rows(model: Artifact, threads: int, device: str, allow_code: bool) -> Any:
     from transformers import PreTrainedModel
 
     from compress.models.io.checkpoints import load_model
-    from compress.models.io.low_bit import moved
+    from compress.models.io.low_bit import to_device
     from compress.runtimes.torch_rows import TorchRows
 
     torch.set_num_threads(threads)
-    loaded = moved(load_model(model.path, allow_code=allow_code).eval(), device)
+    loaded = to_device(load_model(model.path, allow_code=allow_code).eval(), device)
     assert isinstance(loaded, PreTrainedModel)
     positions = loaded.config.max_position_embeddings
 
@@ -197,9 +205,9 @@ def _rows(model: Artifact, threads: int, device: str, allow_code: bool) -> Any:
 
 def _written(
     rows: Any,
-    block: list[tuple[Asked, list[int]]],
-    how: How,
-    writer: Writer,
+    block: list[tuple[GenerationRequest, list[int]]],
+    how: GenerationSettings,
+    writer: PromptCodec,
     together: int,
     where: str,
 ) -> Iterator[Answer]:
@@ -234,7 +242,7 @@ def _written(
                 asked.key,
                 asked.prompt,
                 asked.sample,
-                writer.said(own, how.stops),
+                writer.decode_answer(own, how.stops),
                 own,
                 "end" if ended else "stop" if stops else "length",
             )

@@ -28,7 +28,7 @@ Divergence = Literal["forward", "reverse", "jsd", "skew", "skew_reverse"]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LossContext:
     """The setting in which a loss is used, as far as the profile determines it.
 
     `generated`: an image generator produces the examples.
@@ -115,7 +115,7 @@ class LossSpec(PassSpecBase):
         """Return why the loss is likely to work badly on this task; None if there is no known reason."""
         return None
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if lesson.teachers > 1 and self.looks_inside:
             return "several teachers can be averaged in their outputs only, not in their layers"
@@ -134,4 +134,4 @@ class LossKind:
 
     spec: type[LossSpec]
     term: str
-    recovers: Callable[[Lesson, float], LossSpec | None] = lambda lesson, temperature: None
+    recovers: Callable[[LossContext, float], LossSpec | None] = lambda lesson, temperature: None

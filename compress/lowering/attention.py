@@ -21,7 +21,7 @@ from compress.lowering.graph import (
     attribute,
     constant,
     insert_before,
-    made_by,
+    producer_of_type,
     replace,
     scalar,
 )
@@ -147,31 +147,31 @@ def _match(softmax: ir.Node, mask: ir.Value | None) -> tuple[tuple[Projection, .
 
 def _scaled(scores: ir.Value | None) -> tuple[float, ir.Node | None]:
     """Match `q k^T`, optionally multiplied or divided by a constant."""
-    node = made_by(scores, "Mul", "Div")
+    node = producer_of_type(scores, "Mul", "Div")
     if node is None:
-        return 1.0, made_by(scores, "MatMul")
+        return 1.0, producer_of_type(scores, "MatMul")
     factor = scalar(node.inputs[1])
     if factor is None:
         return 1.0, None
-    return (factor if node.op_type == "Mul" else 1.0 / factor), made_by(node.inputs[0], "MatMul")
+    return (factor if node.op_type == "Mul" else 1.0 / factor), producer_of_type(node.inputs[0], "MatMul")
 
 
 def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
     """Match Transpose(Reshape(x @ weight + bias)) with head_size as the last axis of the reshape."""
-    transpose = made_by(heads, "Transpose")
+    transpose = producer_of_type(heads, "Transpose")
     if transpose is None or list(attribute(transpose, "perm", [])) != order:
         return None
-    reshape = made_by(transpose.inputs[0], "Reshape")
+    reshape = producer_of_type(transpose.inputs[0], "Reshape")
     head_size = None if reshape is None else _last_axis(reshape.inputs[1])
     if reshape is None:
         return None
-    add = made_by(reshape.inputs[0], "Add")
-    product = made_by(reshape.inputs[0], "MatMul")
+    add = producer_of_type(reshape.inputs[0], "Add")
+    product = producer_of_type(reshape.inputs[0], "MatMul")
     added: ir.Value | None = None
     if add is not None:
         for one, other in ((0, 1), (1, 0)):
-            if made_by(add.inputs[one], "MatMul") and constant(add.inputs[other]) is not None:
-                product, added = made_by(add.inputs[one], "MatMul"), add.inputs[other]
+            if producer_of_type(add.inputs[one], "MatMul") and constant(add.inputs[other]) is not None:
+                product, added = producer_of_type(add.inputs[one], "MatMul"), add.inputs[other]
     if product is None or head_size is None or head_size < 1:
         return None
     weight, source = constant(product.inputs[1]), product.inputs[0]
@@ -191,13 +191,13 @@ def _last_axis(shape: ir.Value | None) -> float | None:
     sizes = constant(shape)
     if sizes is not None:
         return float(sizes[3]) if sizes.shape == (4,) else None
-    joined = made_by(shape, "Concat")
+    joined = producer_of_type(shape, "Concat")
     return scalar(joined.inputs[3]) if joined is not None and len(joined.inputs) == 4 else None
 
 
 def _unmasked(value: ir.Value | None, mask: ir.Value | None) -> ir.Value | None:
     """Return the scores before the model's mask is added to them; None if anything else is added."""
-    masked = made_by(value, "Add")
+    masked = producer_of_type(value, "Add")
     if masked is None:
         return value if mask is None else None
     for scores, added in (masked.inputs, reversed(masked.inputs)):
@@ -208,8 +208,8 @@ def _unmasked(value: ir.Value | None, mask: ir.Value | None) -> ir.Value | None:
 
 def _masks_nothing(value: ir.Value | None) -> bool:
     """Whether `value` is 0 where a constant is true, and the constant is true everywhere."""
-    choice = made_by(value, "Where")
-    condition = None if choice is None else made_by(choice.inputs[0], "Expand")
+    choice = producer_of_type(value, "Where")
+    condition = None if choice is None else producer_of_type(choice.inputs[0], "Expand")
     if choice is None or condition is None:
         return False
     everywhere, zeros = constant(condition.inputs[0]), constant(choice.inputs[1])
@@ -218,10 +218,10 @@ def _masks_nothing(value: ir.Value | None) -> bool:
 
 def _is_additive(value: ir.Value | None, mask: ir.Value) -> bool:
     """Whether `value` is (1 - mask) * lowest, as `export` prepares it."""
-    product = made_by(value, "Mul")
-    inverse = None if product is None else made_by(product.inputs[0], "Sub")
-    cast = None if inverse is None else made_by(inverse.inputs[1], "Cast")
-    wide = None if cast is None else made_by(cast.inputs[0], "Unsqueeze")
+    product = producer_of_type(value, "Mul")
+    inverse = None if product is None else producer_of_type(product.inputs[0], "Sub")
+    cast = None if inverse is None else producer_of_type(inverse.inputs[1], "Cast")
+    wide = None if cast is None else producer_of_type(cast.inputs[0], "Unsqueeze")
     return wide is not None and wide.inputs[0] is mask
 
 

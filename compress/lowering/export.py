@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError, PassError, first_line
 from compress.models.io.ensemble import Ensemble
 from compress.models.io.outputs import outputs_of
-from compress.models.io.plain import PlainModel
+from compress.models.io.plain import UserModule
 from compress.models.text.sentence import SentenceEncoder
 
 OPSET = 20
@@ -58,7 +58,7 @@ def _outputs(model: nn.Module, named: dict[str, Tensor], kept: Tensor | None) ->
     if isinstance(model, SentenceEncoder):
         assert kept is not None
         return model.pool(model.encoder(**named).last_hidden_state, kept)
-    if isinstance(model, PlainModel) and kept is not None:
+    if isinstance(model, UserModule) and kept is not None:
         named = {**named, MASK: kept}
     return outputs_of(model(**named))
 
@@ -114,7 +114,7 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
             )
         except Exception as error:
             # The exporter raises many kinds of errors, some of them bare RuntimeErrors.
-            if isinstance(model, PlainModel):
+            if isinstance(model, UserModule):
                 raise ModelError(
                     f"this module cannot be exported to ONNX: {first_line(error.__cause__ or error)}",
                     where=model.origin.source,

@@ -35,14 +35,14 @@ def write_genai(
         task: the content of `task.json`.
     """
     model = onnx.load(str(bundle / ONNX_MODEL), load_external_data=False)
-    give_last(model.graph)
+    compute_last_positions(model.graph)
     share_weights(model, bundle / ONNX_MODEL)
     write_bytes(bundle / GENAI_MODEL, model.SerializeToString())
     write_json(bundle / GENAI_CONFIG, genai_config(model.graph, sizes, tokenizer, task))
     write_json(bundle / TOKENIZER_CONFIG, tokenizer_config(task))
 
 
-def give_last(graph: onnx.GraphProto) -> None:
+def compute_last_positions(graph: onnx.GraphProto) -> None:
     """Replace the `logit_positions` input by a computation: the last token of each row.
 
     The tokens of a row are followed by padding; after the prompt each row gets one token per step.

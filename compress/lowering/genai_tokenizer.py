@@ -10,7 +10,7 @@ _RULES = ("gpt-2", "llama-bpe", "qwen2")
 """Rules verified to give the same ids on odd texts; not SmolLM's, as genai does not support `Digits`."""
 
 
-def why_no_genai(tokenizer: Json) -> str | None:
+def why_not_genai(tokenizer: Json) -> str | None:
     """Return why genai would tokenize differently from a `tokenizer.json`; None if it would not."""
     return next(_reasons(tokenizer), None)
 

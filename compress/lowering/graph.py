@@ -48,7 +48,7 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
-def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+def producer_of_type(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     """Return the node that produces `value`, if it is of one of these operator types."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type in op_types else None
@@ -86,7 +86,7 @@ def _free_name(graph: ir.Graph, name: str) -> str:
     return free
 
 
-def attend_apart(graph: ir.Graph, node: ir.Node, product: ir.Value, mask: ir.Value | None) -> None:
+def unfuse_attention(graph: ir.Graph, node: ir.Node, product: ir.Value, mask: ir.Value | None) -> None:
     """Replace a fused attention operator by `MultiHeadAttention`.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.models.anatomy.factors import Factored
-from compress.models.anatomy.observing import hooked
+from compress.models.anatomy.observing import removing_hooks
 
 
 def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:
@@ -36,6 +36,6 @@ def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:
 
     shared = {module.first for module in model.modules() if isinstance(module, Factored)}
     hooks = (module.register_forward_hook(count) for module in shared)
-    with hooked(hooks), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with removing_hooks(hooks), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**example)
     return int(counter.get_total_flops()) // 2 - repeated

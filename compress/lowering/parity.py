@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compress.core.artifacts import TASK, Artifact
 from compress.core.errors import PassError
 from compress.data.splits import Examples
-from compress.encoding.inputs import Batch, taken
+from compress.encoding.inputs import Batch, model_inputs
 from compress.runtimes.runner import OnnxRuntime
 from compress.tasks.base import Task
 
@@ -50,7 +50,7 @@ def real_shapes(task: Task, examples: Examples, model: Artifact) -> list[Shape]:
     by_length = np.argsort(inputs.lengths, kind="stable")
     # Evenly spaced in order of length: short texts beside long ones, so that there is padding.
     chosen = (np.linspace(0, len(by_length) - 1, BATCH).astype(np.int64), [0], [-1])
-    spread, shortest, longest = (taken(inputs.batch(by_length[places])) for places in chosen)
+    spread, shortest, longest = (model_inputs(inputs.batch(by_length[places])) for places in chosen)
     described = model.read_json(TASK)
     if "image" in described:
         batches = [shortest, spread]

@@ -9,13 +9,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from compress.lowering.graph import add_initializer, attribute, constant, insert_before, made_by, replace
+from compress.lowering.graph import (
+    add_initializer,
+    attribute,
+    constant,
+    insert_before,
+    producer_of_type,
+    replace,
+)
 
 _APART = [0, 2, 4, 1, 3, 5]
 """(n, c, rows, patch height, columns, patch width) -> (n, rows, columns, c, patch height, patch width)."""
 
 
-def multiply_patches(model: ir.Model) -> int:
+def patches_to_matmul(model: ir.Model) -> int:
     """Replace each Conv -> Reshape -> Transpose from patches to tokens (n, patches, width); returns how many.
 
     Not replaced: convolutions whose patches overlap, leave pixels out or are padded, and images of unknown size.
@@ -25,8 +32,8 @@ def multiply_patches(model: ir.Model) -> int:
     for node in list(graph):
         if node.op_type != "Transpose" or list(attribute(node, "perm", [])) != [0, 2, 1]:
             continue
-        flat = made_by(node.inputs[0], "Reshape")
-        convolution = None if flat is None else made_by(flat.inputs[0], "Conv")
+        flat = producer_of_type(node.inputs[0], "Reshape")
+        convolution = None if flat is None else producer_of_type(flat.inputs[0], "Conv")
         if convolution is None or not _flattens(flat, convolution) or not _one_reader_each(flat, convolution):
             continue
         product = _product(graph, convolution)

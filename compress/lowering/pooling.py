@@ -10,7 +10,7 @@ from compress.lowering.graph import add_initializer, attribute, constant, insert
 _SPATIAL = {2, 3}
 
 
-def pool_globally(model: ir.Model) -> int:
+def mean_to_global_pool(model: ir.Model) -> int:
     """Replace each ReduceMean over both spatial axes of (n, c, h, w) by GlobalAveragePool; returns how many."""
     graph = model.graph
     replaced = 0

@@ -22,7 +22,7 @@ def share_weights(model: onnx.ModelProto, file: Path) -> None:
     ONNX external data is the name of a file in the same folder, an offset and a length. Existing external data is
     kept.
     """
-    places = raw_places(file)
+    places = raw_data_spans(file)
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) < LEAST or tensor.name not in places:
             continue
@@ -33,7 +33,7 @@ def share_weights(model: onnx.ModelProto, file: Path) -> None:
             tensor.external_data.add(key=key, value=value)
 
 
-def raw_places(file: Path) -> dict[str, tuple[int, int]]:
+def raw_data_spans(file: Path) -> dict[str, tuple[int, int]]:
     """Return the offset and length of each initializer's raw data in an ONNX file, by name.
 
     The protobuf encoding (https://protobuf.dev/programming-guides/encoding) is scanned directly, without parsing

@@ -26,8 +26,8 @@ from compress.lowering.graph import tidy
 from compress.lowering.macs import count_macs
 from compress.lowering.naming import name_after_modules
 from compress.lowering.parity import Outputs, compare, real_shapes
-from compress.lowering.patches import multiply_patches
-from compress.lowering.pooling import pool_globally
+from compress.lowering.patches import patches_to_matmul
+from compress.lowering.pooling import mean_to_global_pool
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.io.outputs import outputs_of
@@ -84,8 +84,8 @@ def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str
     graph = export_graph(model, signature_of(task))
     transpose_constants(graph)
     name_after_modules(graph)
-    patches = multiply_patches(graph)
-    pool_globally(graph)
+    patches = patches_to_matmul(graph)
+    mean_to_global_pool(graph)
     attentions = fuse_attention(graph)
     selected = select_early(graph)
     tidy(graph)

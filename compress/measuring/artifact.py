@@ -18,12 +18,12 @@ from compress.core.terminal.progress import Advance, Progress
 from compress.core.units import NS_PER_MS, megabytes
 from compress.data.splits import Examples
 from compress.encoding.inputs import Inputs
-from compress.encoding.interface import as_taken
+from compress.encoding.interface import as_model_inputs
 from compress.measuring.jobs import Job, JobFolder, model_path
 from compress.measuring.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
 from compress.measuring.scoring import score_artifact
 from compress.measuring.timing.feeds import Workloads, sample_indices
-from compress.measuring.timing.latency import in_patience, latency_jobs, latency_row
+from compress.measuring.timing.latency import latency_jobs, latency_row, run_with_retries
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task
@@ -73,7 +73,7 @@ def measure(
         progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES[target.spec.runtime]) as advance,
     ):
         jobs = JobFolder.of_target(Path(name), target, allow_code=allow_code)
-        sampled = [as_taken(task.encode(sample, one.path), one.path) for one in (baseline, artifact)]
+        sampled = [as_model_inputs(task.encode(sample, one.path), one.path) for one in (baseline, artifact)]
         memory, lengths = _memory_job(jobs, models[1], sampled[1], task.kind, target)
         accuracy, (weighed,) = score_artifact(
             jobs,
@@ -133,7 +133,9 @@ def _time(
     ]
     results = []
     processes = LATENCY_PROCESSES[target.spec.runtime]
-    for result in in_patience(jobs, latency_jobs(models, feeds, spec, tokenization, processes=processes)):
+    for result in run_with_retries(
+        jobs, latency_jobs(models, feeds, spec, tokenization, processes=processes)
+    ):
         results.append(result)
         advance(1)
     rows = tuple(

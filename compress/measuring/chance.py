@@ -16,7 +16,7 @@ VALIDATION_FACT = "validation_against_most_frequent"
 
 
 @dataclass(frozen=True)
-class Against:
+class PairedComparison:
     """Paired comparison of a model with always predicting the most frequent label.
 
     `gained`: number of examples that only the model predicts correctly; `lost`: only the constant prediction.
@@ -25,8 +25,8 @@ class Against:
     gained: int
     lost: int
 
-    def __add__(self, other: Against) -> Against:
-        return Against(self.gained + other.gained, self.lost + other.lost)
+    def __add__(self, other: PairedComparison) -> PairedComparison:
+        return PairedComparison(self.gained + other.gained, self.lost + other.lost)
 
     @property
     def p_value(self) -> float:
@@ -47,13 +47,13 @@ def most_frequent(truth: Sequence[int]) -> int:
     return min(counts, key=lambda label: (-counts[label], label))
 
 
-def against_most_frequent(predictions: Sequence[int], truth: Sequence[int]) -> Against:
+def against_most_frequent(predictions: Sequence[int], truth: Sequence[int]) -> PairedComparison:
     """Compare predictions (n,) with the most frequent label of the same examples (n,)."""
     if not truth:
-        return Against(0, 0)
+        return PairedComparison(0, 0)
     answer = most_frequent(truth)
     pairs = list(zip(predictions, truth, strict=True))
-    return Against(
+    return PairedComparison(
         sum(given == true != answer for given, true in pairs),
         sum(given != true == answer for given, true in pairs),
     )
@@ -90,9 +90,13 @@ def no_better_than_chance(baseline: StepRecord | None, labels: Sequence[str] = (
     )
 
 
-def _of_validation(facts: dict[str, Any]) -> Against:
+def _of_validation(facts: dict[str, Any]) -> PairedComparison:
     found = facts.get(VALIDATION_FACT)
-    return Against(int(found["gained"]), int(found["lost"])) if isinstance(found, dict) else Against(0, 0)
+    return (
+        PairedComparison(int(found["gained"]), int(found["lost"]))
+        if isinstance(found, dict)
+        else PairedComparison(0, 0)
+    )
 
 
 def _uncorrelated(accuracy: Accuracy) -> str | None:

@@ -12,7 +12,7 @@ from compress.core.errors import TargetError
 from compress.core.forms import Framework
 from compress.encoding.inputs import Batch
 from compress.measuring import outputs_scorer
-from compress.measuring.transport import Elsewhere, Here, Transport
+from compress.measuring.transport import LocalTransport, RemoteTransport, Transport
 from compress.profile.device import is_ssh
 from compress.runtimes import decoding, runner
 from compress.targets.local import ResolvedTarget
@@ -50,7 +50,7 @@ class JobFolder:
         self.patience = patience or Patience()
         self._folder = folder
         self._common = {"device": device, "threads": threads, **(confinement or {})}
-        self._transport = transport or Here(folder, runtime, threads, where)
+        self._transport = transport or LocalTransport(folder, runtime, threads, where)
 
     @classmethod
     def of_target(cls, folder: Path, target: ResolvedTarget, *, allow_code: bool = False) -> JobFolder:
@@ -63,9 +63,11 @@ class JobFolder:
         device = "cpu" if is_ssh(spec.device) else spec.device
         transport: Transport
         if target.device is None:
-            transport = Here(folder, spec.runtime, spec.threads, target.label, allow_code=allow_code)
+            transport = LocalTransport(
+                folder, spec.runtime, spec.threads, target.label, allow_code=allow_code
+            )
         else:
-            transport = Elsewhere(target.device, spec.threads)
+            transport = RemoteTransport(target.device, spec.threads)
         return cls(
             folder,
             spec.runtime,

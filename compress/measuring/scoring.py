@@ -25,9 +25,9 @@ from compress.core.errors import ModelError, TargetError
 from compress.core.plugins import named
 from compress.core.records import Accuracy, TaskScore
 from compress.core.units import MIB
-from compress.data.splits import Examples, item_bytes
-from compress.encoding.inputs import Inputs, against
-from compress.encoding.interface import as_taken
+from compress.data.splits import Examples, item_content
+from compress.encoding.inputs import Inputs, with_reference
+from compress.encoding.interface import as_model_inputs
 from compress.encoding.tokens import TokenInputs, unknown_share
 from compress.measuring.jobs import Job, JobFolder, model_path
 from compress.measuring.protocol import PROTOCOL_VERSION
@@ -35,11 +35,11 @@ from compress.measuring.results import load_answers
 from compress.measuring.timing.feeds import in_order, parts
 from compress.store.checking import CHECKSUMS
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Answers, Asked, Scored, Task
+from compress.tasks.base import Answers, GenerationPrompts, Scored, Task
 
 LOGITS_BYTES = 256 * MIB
 """Maximum bytes of the logits of a scored batch, for models with logits per token; at least one example is scored."""
-Asks = Callable[[Task, Examples, Path, int], Asked | None]
+Asks = Callable[[Task, Examples, Path, int], GenerationPrompts | None]
 Writes = Callable[[Inputs, Mapping[str, Any]], NDArray[np.int32]]
 ScoredIn = Callable[[Task, Path, Callable[[Inputs], Answers], Writes, Path], tuple[TaskScore, ...]]
 
@@ -140,7 +140,7 @@ def _answers(
     reference: Answers | None = None,
 ) -> tuple[Inputs, Answers, list[dict[str, Any]]]:
     """Encode examples and run the model; return the inputs, the reduced outputs and the results of `beside`."""
-    inputs = as_taken(against(task.encode(examples, artifact.path), reference), artifact.path)
+    inputs = as_model_inputs(with_reference(task.encode(examples, artifact.path), reference), artifact.path)
     return inputs, *_scored(jobs, artifact, inputs, target, task, beside)
 
 
@@ -246,7 +246,7 @@ def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
 def _digest(examples: Examples) -> str:
     digest = hashlib.sha256()
     for item in examples.items:
-        digest.update(hashlib.sha256(item_bytes(item)).digest())
+        digest.update(hashlib.sha256(item_content(item)).digest())
     if examples.scores is not None:
         digest.update(examples.scores.tobytes())
     return digest.hexdigest()

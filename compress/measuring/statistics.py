@@ -126,7 +126,7 @@ def bootstrap_medians(
     medians, ratios = bootstrap(resampled, draws * sizes.size, seed, resamples)
     # Medians of the same float32 times, so that they lie within the interval even if all times are equal.
     middle_one, middle_two = (float(np.median(series)) for series in (one, two))
-    return around(middle_two, medians), around(middle_one / middle_two, ratios)
+    return percentile_interval(middle_two, medians), percentile_interval(middle_one / middle_two, ratios)
 
 
 def _row_medians(table: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -169,7 +169,7 @@ def macro_f1_interval(
         return _macro_f1(weights @ table)
 
     value = float(_macro_f1(table.sum(axis=0, keepdims=True))[0])
-    return around(value, bootstrap(resampled, n, seed, resamples))
+    return percentile_interval(value, bootstrap(resampled, n, seed, resamples))
 
 
 def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -189,7 +189,7 @@ def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
         seed,
         RESAMPLES,
     )
-    return around(float(values.mean()), draws, n)
+    return percentile_interval(float(values.mean()), draws, n)
 
 
 def bootstrap(
@@ -208,7 +208,7 @@ def bootstrap(
     return np.concatenate([resampled(generator, count) for count in counts], axis=-1)
 
 
-def quotients_drawn(
+def bootstrap_ratios(
     quotients: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
 ) -> tuple[NDArray[np.float64], int]:
     """Bootstrap ratios of sums over documents: return (quotients, resamples) and the number of documents drawn from.
@@ -228,7 +228,7 @@ def quotients_drawn(
     return bootstrap(resampled, documents, seed, RESAMPLES), documents
 
 
-def around(value: float, draws: NDArray[np.float64], units: int | None = None) -> Interval:
+def percentile_interval(value: float, draws: NDArray[np.float64], units: int | None = None) -> Interval:
     """Return the percentile interval of bootstrap draws, extended to include the value.
 
     The median of two clusters, such as processes at two speeds, may lie where hardly any draw does. Draws from few
@@ -258,8 +258,8 @@ def around(value: float, draws: NDArray[np.float64], units: int | None = None) -
 def p_value_of_draws(share: float, resamples: int, units: int) -> float:
     """Return the two-sided p value of a bootstrap whose smaller tail contains a `share` of the resamples.
 
-    For few units it is larger than twice that share, consistent with the wider interval of `around`; 1 for a single
-    unit.
+    For few units it is larger than twice that share, consistent with the wider interval of
+    `percentile_interval`; 1 for a single unit.
     """
     if units < 2:
         return 1.0

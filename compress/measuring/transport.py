@@ -35,7 +35,7 @@ class Transport(Protocol):
         """
 
 
-class Here:
+class LocalTransport:
     """Runs jobs in child processes; job and result files are in `folder`. `allow_code` lets torch models run code."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Here:
         return result
 
 
-class Elsewhere:
+class RemoteTransport:
     """Runs jobs in child processes on a device, in the same environment; input files are sent once per session.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.numerics import core_count
-from compress.encoding.inputs import Inputs, by_row
+from compress.encoding.inputs import Inputs, per_row
 from compress.measuring.jobs import Job, JobFolder
 from compress.measuring.results import load_answers
 from compress.measuring.timing.disturbance import any_disturbed
@@ -40,7 +40,7 @@ class Variant(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contest:
+class VariantComparison:
     """Setup for comparing variants of a model: examples and target.
 
     Args:
@@ -177,7 +177,7 @@ def scored_sample(inputs: Inputs, truth: Truth, seed: int) -> tuple[NDArray[np.i
     """
     if truth.scores is None:
         chosen = np.sort(sample_indices(len(inputs), SCORED, seed))
-        return chosen, truth.take(by_row(np.arange(len(truth.labels)), inputs)[chosen])
+        return chosen, truth.take(per_row(np.arange(len(truth.labels)), inputs)[chosen])
     pairs = np.sort(sample_indices(len(inputs) // 2, SCORED // 2, seed))
     chosen = np.stack([2 * pairs, 2 * pairs + 1], axis=1).reshape(-1)
     return chosen, Truth(truth.labels[chosen], truth.scores[pairs])

@@ -190,7 +190,7 @@ def code_of_task(name: str, *, reads: bool = True, writes: bool = False) -> tupl
     return tuple(place.partition(":")[0] for place in places)
 
 
-def measured_by(name: str) -> dict[str, object]:
+def task_key_parts(name: str) -> dict[str, object]:
     """Return the parts of a measurement's key that come from the task.
 
     For a task of a plugin, its distribution and code. Built-in tasks are covered by the version of the protocol; only a

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from compress.profile.faults import models_at
 from compress.profile.schema import Profile
-from compress.profile.yaml_lines import Path_, ProfileSource, replaced
+from compress.profile.yaml_lines import KeyPath, ProfileSource, with_value
 
 
-def filled(source: ProfileSource) -> ProfileSource:
+def fill_empty_sections(source: ProfileSource) -> ProfileSource:
     """Return the profile with `{}` for every optional section whose key has no value.
 
     `augment:` requests augmentation with its defaults, as `- export:` requests a bundle; plain YAML reads both as
@@ -23,11 +23,11 @@ def filled(source: ProfileSource) -> ProfileSource:
     for path in sorted(source.blank, key=str):
         assigned = any(path[: len(place)] == place for place in source.overridden)
         if path and not assigned and _is_none(values, path) and _is_optional_section(path, values):
-            values = replaced(values, path, {})
+            values = with_value(values, path, {})
     return replace(source, values=values)
 
 
-def _is_none(values: Any, path: Path_) -> bool:
+def _is_none(values: Any, path: KeyPath) -> bool:
     """Whether the value at `path` is `null`; False if an assignment has put something below it."""
     for part in path:
         try:
@@ -37,7 +37,7 @@ def _is_none(values: Any, path: Path_) -> bool:
     return values is None
 
 
-def _is_optional_section(path: Path_, values: Any) -> bool:
+def _is_optional_section(path: KeyPath, values: Any) -> bool:
     return any(
         _holds_section(info.annotation)
         for model in models_at(path[:-1], Profile, values)

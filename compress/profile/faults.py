@@ -12,7 +12,7 @@ from compress.core.errors import Fault
 from compress.core.spelling import did_you_mean, nearest
 from compress.profile.schema import DataSpec, data_spec
 from compress.profile.specs.budget import BudgetSpec, budget_spec
-from compress.profile.yaml_lines import Path_, ProfileSource
+from compress.profile.yaml_lines import KeyPath, ProfileSource
 from compress.tasks.table import task_names
 
 
@@ -22,8 +22,8 @@ def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseMode
     Each branch of a union leaves its own error: those with the same path are merged into one fault, and dropped if the
     same value has a fault at a deeper path.
     """
-    messages: dict[Path_, list[str]] = {}
-    shallow: set[Path_] = set()
+    messages: dict[KeyPath, list[str]] = {}
+    shallow: set[KeyPath] = set()
     for detail in error.errors(include_url=False):
         path = _written_path(detail, source.values)
         if len(path) < len(detail["loc"]) or detail["type"] == "too_short":
@@ -41,7 +41,7 @@ def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseMode
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.path))
 
 
-def _written_path(detail: ErrorDetails, values: Any) -> Path_:
+def _written_path(detail: ErrorDetails, values: Any) -> KeyPath:
     """Return the path without the names of union branches, which pydantic inserts between the keys."""
     path: list[str | int] = []
     node = values
@@ -58,7 +58,7 @@ def _written_path(detail: ErrorDetails, values: Any) -> Path_:
     return tuple(path)
 
 
-def _message(detail: ErrorDetails, path: Path_, root: type[BaseModel], values: Any) -> str:
+def _message(detail: ErrorDetails, path: KeyPath, root: type[BaseModel], values: Any) -> str:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1], root, values))}"
@@ -85,13 +85,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_keys(path: Path_, root: type[BaseModel], values: Any) -> list[str]:
+def _known_keys(path: KeyPath, root: type[BaseModel], values: Any) -> list[str]:
     """Return the keys that the schema allows at `path` of a profile with these values."""
     found = models_at(path, root, values)
     return [info.alias or name for model in found for name, info in model.model_fields.items()]
 
 
-def models_at(path: Path_, root: type[BaseModel], values: Any) -> list[type[BaseModel]]:
+def models_at(path: KeyPath, root: type[BaseModel], values: Any) -> list[type[BaseModel]]:
     """Return the models that may occur at `path` of a profile with these values."""
     task = values.get("task")
     own: dict[type[BaseModel], type[BaseModel]] = {}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from compress.core.disk.source_uris import CODE, CONFIG, SKLEARN, local_path, missing_source
 from compress.core.errors import Fault, ModelError, ProfileError
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
-from compress.profile.blank_sections import filled
+from compress.profile.blank_sections import fill_empty_sections
 from compress.profile.chain import chain_faults
 from compress.profile.combination_checks import Found, key_faults, teaching_faults
 from compress.profile.faults import faults_of
@@ -22,7 +22,7 @@ from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.fit import fit_problems
 from compress.profile.pass_checks import pass_faults, pass_warnings
 from compress.profile.schema import Profile
-from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
+from compress.profile.yaml_lines import KeyPath, ProfileSource, override, read_source
 from compress.tasks.table import writing_task
 
 
@@ -56,7 +56,7 @@ def read_profile(
     source: ProfileSource, files: ModelFiles
 ) -> tuple[Profile | None, tuple[Fault, ...], tuple[str, ...]]:
     """Return the profile (None if it does not follow the schema), all its faults, and warnings."""
-    source = filled(source)
+    source = fill_empty_sections(source)
     profile: Profile | None = None
     faults: list[Fault] = []
     try:
@@ -88,10 +88,10 @@ def read_profile(
     return profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
 
 
-def named_models(profile: Profile) -> list[tuple[Path_, str, str]]:
+def named_models(profile: Profile) -> list[tuple[KeyPath, str, str]]:
     """Return the models that a valid profile names, its teacher first, as (path in the profile, source, task)."""
     task, generated = profile.task, profile.data.generated
-    named: list[tuple[Path_, str, str]] = [(("teacher", "model"), profile.teacher.model, task)]
+    named: list[tuple[KeyPath, str, str]] = [(("teacher", "model"), profile.teacher.model, task)]
     for index, spec in enumerate(profile.specs):
         named += [(("passes", index, spec.kind, *one.key), one.model, task) for one in spec.named_models()]
     if generated is not None:
@@ -125,7 +125,7 @@ def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
 def _hub_key_faults(profile: Profile, base: Path) -> Iterator[Found]:
     """Yield the hub-only keys (`name`, `revision`) that are set for sources that are not on the hub."""
     data, teacher, generated = profile.data, profile.teacher, profile.data.generated
-    named: list[tuple[Path_, str, dict[str, str | None]]] = [
+    named: list[tuple[KeyPath, str, dict[str, str | None]]] = [
         (("data",), data.path, {"name": data.name, "revision": data.revision}),
         (("teacher",), teacher.model, {"revision": teacher.revision}),
     ]
@@ -133,7 +133,7 @@ def _hub_key_faults(profile: Profile, base: Path) -> Iterator[Found]:
         keys = {"name": further.name, "revision": further.revision}
         named.append((("data", "unlabeled"), further.path, keys))
     if generated is not None:
-        place: Path_ = ("data", "unlabeled", "generate")
+        place: KeyPath = ("data", "unlabeled", "generate")
         named.append((place, generated.model, {"revision": generated.revision}))
     for index, spec in enumerate(profile.specs):
         for one in spec.named_models():

@@ -14,7 +14,7 @@ from compress.core.disk.reading import read_whole
 from compress.core.errors import Fault, ProfileError, UsageError
 from compress.core.units import MIB
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Path of a value: keys and indices from the root."""
 
 _LARGEST_PROFILE_BYTES = MIB // 4
@@ -41,9 +41,9 @@ class ProfileSource:
     text: str
     base: Path
     values: dict[str, Any]
-    lines: Mapping[Path_, int]
-    overridden: Mapping[Path_, str] = field(default_factory=dict)
-    blank: frozenset[Path_] = frozenset()
+    lines: Mapping[KeyPath, int]
+    overridden: Mapping[KeyPath, str] = field(default_factory=dict)
+    blank: frozenset[KeyPath] = frozenset()
 
     @property
     def as_run(self) -> str:
@@ -51,7 +51,7 @@ class ProfileSource:
         said = [f"# {line}\n" for word in self.overridden.values() for line in word.splitlines()]
         return "".join((*said, self.text))
 
-    def fault(self, path: Path_, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
+    def fault(self, path: KeyPath, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
         """Return a fault at `path`, located at the `--set` option that set it, else at the line of the closest
         value."""
         shown = ".".join(str(part) for part in path)
@@ -129,8 +129,8 @@ def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
     Raises:
         ProfileError: it is not YAML, is not a mapping, or has duplicate keys.
     """
-    lines: dict[Path_, int] = {(): 1}
-    blank: set[Path_] = set()
+    lines: dict[KeyPath, int] = {(): 1}
+    blank: set[KeyPath] = set()
     values = _values_of(text, shown, lines, blank)
     if values is None:
         raise ProfileError([Fault(shown, 1, "", "the profile is empty; `compress init` writes one")])
@@ -140,7 +140,7 @@ def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
 
 
 def _values_of(
-    text: str, shown: str, lines: dict[Path_, int], blank: set[Path_], *, first_line: bool = True
+    text: str, shown: str, lines: dict[KeyPath, int], blank: set[KeyPath], *, first_line: bool = True
 ) -> Any:
     """Return the plain values of a YAML text; record their lines in `lines`, and paths without a value in `blank`.
 
@@ -183,7 +183,7 @@ def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSour
         ProfileError: an assignment without `=`, or with a path that does not exist.
     """
     values = source.values
-    overridden: dict[Path_, str] = {}
+    overridden: dict[KeyPath, str] = {}
     for assignment in assignments:
         word = f"--set {assignment}"
         dotted, separator, written = assignment.partition("=")
@@ -194,10 +194,10 @@ def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSour
         parts = dotted.strip().split(".")
         if len(parts) > _DEEPEST or _CONTROLS.search(dotted):
             raise ProfileError([Fault(word, None, "", "no profile has such a path")])
-        path: Path_ = tuple(int(part) if _INDEX.fullmatch(part) else part for part in parts)
+        path: KeyPath = tuple(int(part) if _INDEX.fullmatch(part) else part for part in parts)
         value = _values_of(written, word, {}, set(), first_line=False)
         try:
-            values = replaced(values, path, value)
+            values = with_value(values, path, value)
         except (KeyError, IndexError, TypeError) as error:
             raise ProfileError([Fault(word, None, dotted, f"the profile has no {error}")]) from error
         # This assignment replaces earlier ones at or below its path.
@@ -206,7 +206,7 @@ def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSour
     return replace(source, values=values, overridden=overridden)
 
 
-def replaced(node: Any, path: Path_, value: Any) -> Any:
+def with_value(node: Any, path: KeyPath, value: Any) -> Any:
     """Return a copy of `node` with the value at `path` replaced; only the last part of the path may be a new key."""
     if not path:
         return value
@@ -216,21 +216,23 @@ def replaced(node: Any, path: Path_, value: Any) -> Any:
             raise TypeError(f"key `{head}` in a list: give a number")
         if head >= len(node):
             raise IndexError(f"entry {head}: the list has {len(node)}")
-        return [replaced(item, rest, value) if i == head else item for i, item in enumerate(node)]
+        return [with_value(item, rest, value) if i == head else item for i, item in enumerate(node)]
     if node is None:
         node = {}
     if not isinstance(node, dict):
         raise TypeError(f"`{head}` below the value {node!r}")
     key = str(head)
     child = node.get(key) if rest else None
-    return {**node, key: replaced(child, rest, value)}
+    return {**node, key: with_value(child, rest, value)}
 
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], blank: set[Path_], file: str) -> list[Fault]:
+def _walk(
+    node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], blank: set[KeyPath], file: str
+) -> list[Fault]:
     """Record the line of every value below `node`, and which have no value; return faults.
 
     Faults are duplicate or non-string keys, control characters, and too many or too deeply nested values.

@@ -20,10 +20,10 @@ class Torch:
     def __init__(self, model: Any, device: str, cached: Any) -> None:
         import torch
 
-        from compress.encoding.inputs import taken
+        from compress.encoding.inputs import model_inputs
         from compress.models.io.outputs import outputs_of
 
-        self._torch, self._taken, self._outputs_of = torch, taken, outputs_of
+        self._torch, self._taken, self._outputs_of = torch, model_inputs, outputs_of
         self._model, self._device, self._cached = model, device, cached
         self.goes_on = cached is not None
 
@@ -81,10 +81,10 @@ class TorchRuntime:
         from transformers import PreTrainedModel
 
         from compress.models.io.checkpoints import load_model
-        from compress.models.io.low_bit import moved
+        from compress.models.io.low_bit import to_device
         from compress.runtimes.torch_decoder import TorchDecoder
 
-        model = moved(load_model(Path(path), allow_code=self._allow_code).eval(), device)
+        model = to_device(load_model(Path(path), allow_code=self._allow_code).eval(), device)
         return Torch(model, device, TorchDecoder(model) if isinstance(model, PreTrainedModel) else None)
 
     def gpu_peak_bytes(self) -> int | None:

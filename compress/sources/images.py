@@ -11,17 +11,17 @@ from compress.core.disk.files import write_json
 from compress.core.disk.source_uris import CODE as CODE_SOURCE
 from compress.core.errors import ModelError
 from compress.data.splits import Item
-from compress.encoding.images import ImageFormat, usual_channels, usual_size
+from compress.encoding.images import ImageFormat, common_channels, median_size
 from compress.encoding.preprocessing import (
     CODE,
     DeclaredImages,
-    declared_by_us,
     declared_images,
     declared_in_profile,
+    declared_in_task,
 )
 from compress.models.io.checkpoints import count_parameters, save_model
-from compress.models.io.plain import PlainModel, image_outputs
-from compress.models.teacher.images import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
+from compress.models.io.plain import UserModule, image_outputs
+from compress.models.teacher.images import ImageSettings, ImageTeacher, describe_images, open_image_teacher
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.sources.module_checks import check_module, is_drawn_at_random
 from compress.sources.module_images import images_taken
@@ -55,7 +55,7 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     assert declared.channels is not None
     shape = (declared.channels, *declared.size)
     made_here = spec.model.startswith(CODE_SOURCE)
-    if made_here and isinstance(teacher.model, PlainModel):
+    if made_here and isinstance(teacher.model, UserModule):
         check_module(teacher.model, shape, trained=spec.finetune is not None)
     if declared.normalisation is None and spec.finetune is None:
         if not (made_here and is_drawn_at_random(teacher.model, spec.model, ctx.base, shape)):
@@ -87,7 +87,7 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     }
 
 
-def declared_of(said: SaidOfImages, data: DataSpec, where: str) -> DeclaredImages:
+def declared_of(said: ImageSettings, data: DataSpec, where: str) -> DeclaredImages:
     """Return the image preprocessing that a model's files or the profile declare, at the size that the profile sets.
 
     Raises:
@@ -95,7 +95,7 @@ def declared_of(said: SaidOfImages, data: DataSpec, where: str) -> DeclaredImage
     """
     try:
         if said.image is not None:
-            own = declared_by_us(said.image)
+            own = declared_in_task(said.image)
         else:
             own = declared_images(said.config, said.preprocessor, said.where or where)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -126,23 +126,23 @@ def _with_size(
     declared: DeclaredImages, teacher: ImageTeacher, items: Sequence[Item], where: str
 ) -> tuple[DeclaredImages, list[str]]:
     """Complete size and channels: those of the model (of a plain module, found by running it), else the data's."""
-    if isinstance(teacher.model, PlainModel):
+    if isinstance(teacher.model, UserModule):
         return images_taken(teacher.model, declared, items, where)
     if declared.channels not in (None, 1, 3):
         raise ModelError(
             f"the model takes images of {declared.channels} channels; only 1 or 3 are supported", where=where
         )
-    size, note = (declared.size, None) if declared.size is not None else usual_size(items)
-    found = declared.sized(size).with_channels(declared.channels or usual_channels(items))
+    size, note = (declared.size, None) if declared.size is not None else median_size(items)
+    found = declared.sized(size).with_channels(declared.channels or common_channels(items))
     return found, [] if note is None else [note]
 
 
 def _check_outputs(teacher: ImageTeacher, image: ImageFormat, labels: int, where: str) -> None:
     """Check that the model accepts the images and, if its head is used unchanged, has one output per label."""
     model = teacher.model
-    plain = isinstance(model, PlainModel)
-    if isinstance(model, PlainModel) and model.order is not None:
-        model = PlainModel(model.module, model.origin)
+    plain = isinstance(model, UserModule)
+    if isinstance(model, UserModule) and model.order is not None:
+        model = UserModule(model.module, model.origin)
     outputs = image_outputs(model, image.channels, image.size, where)
     if outputs != labels and (plain or teacher.head == "matched"):
         raise ModelError(

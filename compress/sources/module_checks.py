@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from compress.core.errors import ModelError
 from compress.lowering.export import export_graph, signature_of
-from compress.models.io.outputs import rows_of
-from compress.models.io.plain import PlainModel, make_module
+from compress.models.io.outputs import classifier_outputs
+from compress.models.io.plain import UserModule, make_module
 from compress.models.teacher.code import call
 
 RANDOM = "module-random"
@@ -25,7 +25,7 @@ _CLOSE_IN_A_BATCH = 1e-3
 Shape = tuple[int, int, int]
 
 
-def check_module(model: PlainModel, shape: Shape, *, trained: bool) -> None:
+def check_module(model: UserModule, shape: Shape, *, trained: bool) -> None:
     """Reject a module that would behave differently in training, after loading or in its bundle.
 
     Args:
@@ -57,10 +57,10 @@ def is_drawn_at_random(model: nn.Module, source: str, base: Path, shape: Shape) 
     """Whether a function builds a different model with a different seed, that is, an untrained one."""
     made = call(source, base, _OTHER_SEED, allow_code=True)  # it was called before
     other = made[0] if isinstance(made, tuple) else made
-    inside = model.module if isinstance(model, PlainModel) else model
+    inside = model.module if isinstance(model, UserModule) else model
     shown = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first, second = (rows_of(each.float().cpu().eval()(shown)) for each in (inside, other))
+        first, second = (classifier_outputs(each.float().cpu().eval()(shown)) for each in (inside, other))
     return not _alike(first, second, _CLOSE)
 
 
@@ -78,7 +78,7 @@ def _check_registered(module: nn.Module, where: str) -> None:
             )
 
 
-def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
+def _check_forward(model: UserModule, shown: Tensor, where: str) -> Tensor:
     """Check that forward uses no autocast, is deterministic, leaves the state unchanged and treats the examples of a
     batch independently; return its outputs."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -123,7 +123,7 @@ def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
     return outputs
 
 
-def _each_alone(model: PlainModel, shown: Tensor, where: str) -> Tensor:
+def _each_alone(model: UserModule, shown: Tensor, where: str) -> Tensor:
     """Return the outputs of batches of one image, or an empty tensor if the module does not accept such batches."""
     try:
         return torch.cat([_run(model, one[None], where) for one in shown])
@@ -131,7 +131,7 @@ def _each_alone(model: PlainModel, shown: Tensor, where: str) -> Tensor:
         return shown.new_zeros(0)
 
 
-def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where: str) -> None:
+def _check_built_again(model: UserModule, shown: Tensor, outputs: Tensor, where: str) -> None:
     """Check that a module built with another seed and loaded with the saved weights computes the same outputs."""
     other, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)  # it was built before
     try:
@@ -144,7 +144,7 @@ def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where:
             code=RANDOM,
         ) from error
     with torch.no_grad():
-        again = _run(PlainModel(other, model.origin, model.order), shown, where)
+        again = _run(UserModule(other, model.origin, model.order), shown, where)
     if not _alike(outputs, again, _CLOSE):
         names = _differing(model.module, other)
         what = f" (`{names[0]}`)" if names else ""
@@ -157,11 +157,11 @@ def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where:
         )
 
 
-def _check_in_training(model: PlainModel, shown: Tensor, outputs: Tensor, where: str) -> None:
+def _check_in_training(model: UserModule, shown: Tensor, outputs: Tensor, where: str) -> None:
     """Check that outputs in train mode have the same shape."""
     trained, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)
     with torch.no_grad():
-        found = _run(PlainModel(trained.train(), model.origin, model.order), shown, f"{where}, in train mode")
+        found = _run(UserModule(trained.train(), model.origin, model.order), shown, f"{where}, in train mode")
     if found.shape != outputs.shape:
         raise ModelError(
             f"in train mode it gives {list(found.shape)}, in eval mode {list(outputs.shape)}",
@@ -170,9 +170,9 @@ def _check_in_training(model: PlainModel, shown: Tensor, outputs: Tensor, where:
         )
 
 
-def _run(model: PlainModel, shown: Tensor, where: str) -> Tensor:
+def _run(model: UserModule, shown: Tensor, where: str) -> Tensor:
     try:
-        return rows_of(model(shown)).float()
+        return classifier_outputs(model(shown)).float()
     except ModelError as error:
         raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything

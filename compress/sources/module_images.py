@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from compress.core.errors import ModelError
 from compress.data.splits import Item
-from compress.encoding.images import usual_channels, usual_size
+from compress.encoding.images import common_channels, median_size
 from compress.encoding.preprocessing import DeclaredImages
-from compress.models.io.plain import PlainModel, image_outputs
+from compress.models.io.plain import UserModule, image_outputs
 
 _USUAL_SIDES = (
     *(
@@ -43,7 +43,7 @@ _USUAL_SIDES = (
 
 
 def images_taken(
-    model: PlainModel, declared: DeclaredImages, items: Sequence[Item], where: str
+    model: UserModule, declared: DeclaredImages, items: Sequence[Item], where: str
 ) -> tuple[DeclaredImages, list[str]]:
     """Complete the declared preprocessing with channels and a size that the module accepts, and return notes on them.
 
@@ -53,8 +53,8 @@ def images_taken(
     Raises:
         ModelError: the module accepts none of them.
     """
-    own, note = (declared.size, None) if declared.size is not None else usual_size(items)
-    colours = (declared.channels,) if declared.channels is not None else _in_turn(usual_channels(items))
+    own, note = (declared.size, None) if declared.size is not None else median_size(items)
+    colours = (declared.channels,) if declared.channels is not None else _in_turn(common_channels(items))
     for channels in colours:
         if _takes(model, channels, own):
             return declared.sized(own).with_channels(channels), [] if note is None else [note]
@@ -74,7 +74,7 @@ def _in_turn(channels: int) -> tuple[int, ...]:
     return (channels, 4 - channels)
 
 
-def _takes(model: PlainModel, channels: int, size: tuple[int, int]) -> bool:
+def _takes(model: UserModule, channels: int, size: tuple[int, int]) -> bool:
     try:
         image_outputs(model, channels, size, model.origin.source)
     except ModelError:

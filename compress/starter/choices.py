@@ -11,8 +11,8 @@ import numpy as np
 from compress.core.artifacts import TOKENIZER
 from compress.core.errors import ModelError
 from compress.models.teacher.labels import match_labels
-from compress.models.text.tokenizer_files import open_uncut
-from compress.starter.models import ModelSeen
+from compress.models.text.tokenizer_files import open_without_truncation
+from compress.starter.models import ModelInfo
 
 USUAL_LENGTH = 128
 """Default `max_length` in tokens, if neither data nor model determine one."""
@@ -33,7 +33,7 @@ class Student:
     hidden: int | None
 
 
-def choose_student(model: ModelSeen, usual: Student) -> Student:
+def choose_student(model: ModelInfo, usual: Student) -> Student:
     """Return the task's usual student, but no wider than the teacher and at least one layer shallower if possible."""
     layers, hidden = usual.layers, usual.hidden
     if model.sizes is None:
@@ -42,7 +42,7 @@ def choose_student(model: ModelSeen, usual: Student) -> Student:
     return Student(min(layers, max(1, model.sizes.layers - 1)), hidden if wide else None)
 
 
-def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
+def choose_length(texts: Sequence[str], model: ModelInfo) -> tuple[int, str]:
     """Return `max_length` and its reason: 95 % of the texts are not truncated, within the limit of the model."""
     if not texts:
         length, why = USUAL_LENGTH, "longer texts are cut to this many tokens"
@@ -55,12 +55,12 @@ def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
     return min(length, 8192), why
 
 
-def _lengths(texts: Sequence[str], model: ModelSeen) -> list[int]:
+def _lengths(texts: Sequence[str], model: ModelInfo) -> list[int]:
     """Return the tokens of each text, with special ones; estimated from words if there is no `tokenizer.json`."""
     file = None if model.folder is None else model.folder / TOKENIZER
     try:
         if file is not None and file.is_file():
-            return [len(one.ids) for one in open_uncut(file).encode_batch_fast(list(texts))]
+            return [len(one.ids) for one in open_without_truncation(file).encode_batch_fast(list(texts))]
     except ModelError:
         # Tokenizer faults are reported by `validate`.
         pass
@@ -68,7 +68,7 @@ def _lengths(texts: Sequence[str], model: ModelSeen) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Labelling:
+class LabelChoice:
     """Labels in the profile: names for integer labels, and whether to fine-tune the teacher first."""
 
     names: tuple[str, ...] | None
@@ -76,14 +76,14 @@ class Labelling:
     why: str
 
 
-def choose_labelling(model: ModelSeen, labels: Sequence[str]) -> Labelling:
+def choose_labelling(model: ModelInfo, labels: Sequence[str]) -> LabelChoice:
     """Determine whether the model's head classifies these labels, by its own names or by their order."""
     names = model.labels
     if names is None or not labels:
-        return Labelling(None, True, "")
+        return LabelChoice(None, True, "")
     if match_labels(names, labels) is not None:
-        return Labelling(None, False, "the model already classifies these labels")
+        return LabelChoice(None, False, "the model already classifies these labels")
     numbers = all(label.isdecimal() for label in labels)
     if numbers and max(map(int, labels)) < len(names) == len(labels):
-        return Labelling(names, False, "the data has numbers, and the model has these names for them")
-    return Labelling(None, True, "")
+        return LabelChoice(names, False, "the data has numbers, and the model has these names for them")
+    return LabelChoice(None, True, "")

@@ -127,7 +127,7 @@ def choose_columns(table: Mapping[str, Sequence[object]]) -> Chosen:
     return Chosen(None if text is None else text.name, None if label is None else label.name)
 
 
-def names_nothing(table: Mapping[str, Sequence[object]], chosen: Chosen) -> bool:
+def lacks_header(table: Mapping[str, Sequence[object]], chosen: Chosen) -> bool:
     """Whether the first line looks like data rather than a header: a column is named like a label, or like a text."""
     label = chosen.label
     if label is not None:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from compress.core.disk.source_uris import SKLEARN
 from compress.core.errors import CompressError, DataError
-from compress.core.task_kind import Seen
+from compress.core.task_kind import TaskHints
 from compress.data.images.pixels import is_image
 from compress.data.names import TRAIN, column_named, named_split, shown
 from compress.data.reading.files import is_table, read_head
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.profile.schema import data_of
-from compress.starter.columns import Chosen, ToWrite, choose_columns, choose_to_write, names_nothing
-from compress.starter.models import ModelSeen, look_at_model, place_of
+from compress.starter.columns import Chosen, ToWrite, choose_columns, choose_to_write, lacks_header
+from compress.starter.models import ModelInfo, inspect_model, place_of
 from compress.tasks.table import TASKS, task_kind
 
 _LOOKED_AT = 200
@@ -38,7 +38,7 @@ class Detected:
     """
 
     task: str
-    model: ModelSeen
+    model: ModelInfo
     columns: Chosen = field(default_factory=Chosen)
     to_write: ToWrite = field(default_factory=ToWrite)
     splits: Splits | None = None
@@ -76,11 +76,11 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     Raises:
         DataError: a table without column names, whose first row would be lost.
     """
-    seen, place = look_at_model(model), place_of(data)
+    seen, place = inspect_model(model), place_of(data)
     table = _table(place) if place else {}
     columns = choose_columns(table)
     to_write = choose_to_write(table)
-    if place is not None and names_nothing(table, columns):
+    if place is not None and lacks_header(table, columns):
         raise DataError(
             "the first line looks like data, not like column names",
             where=shown(place),
@@ -90,7 +90,7 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     if task is None:
         unlabelled = (bool(table) and columns.label is None) or _holds_loose_texts(place)
         images = data.startswith(SKLEARN) or _holds_images(place, table) or seen.sees
-        looks = Seen(
+        looks = TaskHints(
             images,
             bool(columns.pair),
             not unlabelled,
@@ -108,7 +108,7 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     return Detected(task, seen, columns, to_write, rows, tuple(table))
 
 
-def _asks(model: ModelSeen, columns: Chosen, to_write: ToWrite) -> bool:
+def _asks(model: ModelInfo, columns: Chosen, to_write: ToWrite) -> bool:
     """Whether a model of unknown type has data of conversations, or of prompts with answers and no labels."""
     asked = to_write.messages is not None or (to_write.asked is not None and columns.label is None)
     return model.kind is None and asked

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.core.disk.source_uris import CODE, PACKAGE, at_home, locate_package
+from compress.core.disk.source_uris import CODE, PACKAGE, expand_home, locate_package
 from compress.core.errors import CompressError
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
     CONVOLUTIONAL,
     FAMILIES,
-    most_tokens,
-    why_whole,
+    max_tokens_of,
+    why_not_taken_apart,
 )
 from compress.models.teacher.labels import head_names
 from compress.profile.model_checks.architecture import EncoderSizes, encoder_sizes, vocabulary_kind
@@ -28,7 +28,7 @@ _OLD_HEAD = "LMHeadModel"
 
 
 @dataclass(frozen=True)
-class ModelSeen:
+class ModelInfo:
     """A model as described by its files; `folder` is None if it is not on this machine, or is defined by code."""
 
     source: str
@@ -46,7 +46,7 @@ class ModelSeen:
     @property
     def whole(self) -> str | None:
         """Why the model cannot be taken apart; None if it can, or this is unknown."""
-        return None if self.kind is None else why_whole(self.kind)
+        return None if self.kind is None else why_not_taken_apart(self.kind)
 
     @property
     def convolutional(self) -> bool:
@@ -56,7 +56,7 @@ class ModelSeen:
     @property
     def longest(self) -> int | None:
         """Maximum number of tokens; None if unlimited or unknown."""
-        return most_tokens(self.config) if self.config else None
+        return max_tokens_of(self.config) if self.config else None
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -96,11 +96,11 @@ class ModelSeen:
         return " ".join(map(str, classes)) if isinstance(classes, list) else ""
 
 
-def look_at_model(source: str) -> ModelSeen:
+def inspect_model(source: str) -> ModelInfo:
     """Describe a model from files on this machine; a path is relative to the working directory."""
     files = ModelFiles(Path.cwd())
     config = files.config(source) or {}
-    return ModelSeen(source, place_of(source), config, encoder_sizes(config), vocabulary_kind(source, files))
+    return ModelInfo(source, place_of(source), config, encoder_sizes(config), vocabulary_kind(source, files))
 
 
 def place_of(source: str) -> Path | None:
@@ -110,5 +110,5 @@ def place_of(source: str) -> Path | None:
             return locate_package(source)
         except CompressError:
             return None
-    path = at_home(source)
+    path = expand_home(source)
     return path if os.path.exists(path) else None

@@ -38,7 +38,7 @@ from compress.core.disk.files import (
     remove,
     write_sealed,
 )
-from compress.core.disk.source_uris import at_home
+from compress.core.disk.source_uris import expand_home
 from compress.core.errors import CompressError, ResourceError
 from compress.core.records import Curve, TargetMeasurement
 from compress.core.terminal.progress import Progress
@@ -104,7 +104,7 @@ class Cache:
     def default(cls) -> Cache:
         """Return the cache in the directory `COMPRESS_CACHE`, by default `.compress/` in the working directory."""
         named = os.environ.get(ENVIRONMENT_VARIABLE)
-        return cls(at_home(named).absolute() if named else Path.cwd() / ".compress")
+        return cls(expand_home(named).absolute() if named else Path.cwd() / ".compress")
 
     def prepare(self) -> None:
         """Create the folders.

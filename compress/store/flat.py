@@ -179,7 +179,7 @@ class Ragged(Sequence[NDArray[Any]]):
         return (starts[:, None] + steps)[present], present
 
 
-def blocks_of_letters(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+def blocks_by_characters(texts: Iterable[str], most: int) -> Iterator[list[str]]:
     """Yield the texts in order, in lists that each end once they have at least `most` characters."""
     block, letters = list[str](), 0
     for text in texts:

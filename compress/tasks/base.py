@@ -163,7 +163,7 @@ class WritingTask(Task, Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationPrompts:
     """Prompts to be answered by greedy generation.
 
     `inputs`: the prompts as token ids. `settings`: of `decoding.answers`. `examples`: indices of the prompts in the
@@ -198,7 +198,7 @@ class Scored:
     seed: int
     digest: str
     unknown_token_share: float | None = None
-    asked: Asked | None = None
+    asked: GenerationPrompts | None = None
     written: NDArray[np.int32] | None = None
     base: Path = Path()
     allow_code: bool = False

@@ -10,14 +10,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError, PassError
-from compress.encoding.inputs import Inputs, taken
+from compress.encoding.inputs import Inputs, model_inputs
 from compress.models.anatomy.table.families import network_of_kind, why_not_corrected
 from compress.models.anatomy.table.family import ROLES, Network
-from compress.models.io.adapter import compared, peft_alone
+from compress.models.io.adapter import max_difference, quiet_peft
 from compress.models.io.outputs import outputs_of
 from compress.profile.specs.training import LoraSpec
 from compress.training.batches import to_tensors
-from compress.training.checkpointing import AS_IT_IS, leave_as_it_is
+from compress.training.checkpointing import AS_IT_IS, freeze_parameters
 from compress.training.prediction import Device
 
 _FEED_FORWARD = frozenset({"feed_in", "gate", "gate_feed_in", "feed_out"})
@@ -41,9 +41,9 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
     if network is None:
         raise ModelError(str(why_not_corrected(kind)), where="teacher.finetune.lora")
     for parameter in model.parameters():
-        leave_as_it_is(parameter)
+        freeze_parameters(parameter)
     alpha = 2.0 * spec.rank if spec.alpha is None else spec.alpha
-    with peft_alone(), torch.random.fork_rng(devices=[]):
+    with quiet_peft(), torch.random.fork_rng(devices=[]):
         from peft import LoraConfig, inject_adapter_in_model
 
         torch.manual_seed(seed)
@@ -76,7 +76,7 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    batch = taken(to_tensors(inputs.batch(range(min(len(inputs), _LOOKED_AT))), device))
+    batch = model_inputs(to_tensors(inputs.batch(range(min(len(inputs), _LOOKED_AT))), device))
     with torch.inference_mode():
         adapted = outputs_of(model.eval()(**batch))
     for path, module in list(model.named_modules()):
@@ -84,7 +84,7 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
             module.merge(safe_merge=True)
             model.set_submodule(path, module.get_base_layer())
     with torch.inference_mode():
-        difference, apart = compared(outputs_of(model(**batch)), adapted)
+        difference, apart = max_difference(outputs_of(model(**batch)), adapted)
     if apart:
         raise PassError(
             f"the merged model gives different outputs than the adapted one: they differ by {difference:.2g}"

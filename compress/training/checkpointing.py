@@ -28,7 +28,7 @@ from compress.core.disk.files import (
     write_sealed,
 )
 from compress.store.checking import CHECKPOINT as INDEX
-from compress.training.distributed.sharding import part_of, whole
+from compress.training.distributed.sharding import gathered_tensor, local_shard
 from compress.training.distributed.world import current_world
 
 AS_IT_IS = "_as_it_is"
@@ -44,7 +44,7 @@ class Checkpoint:
     best: Mapping[str, Tensor] | None
 
 
-def leave_as_it_is(parameter: nn.Parameter) -> None:
+def freeze_parameters(parameter: nn.Parameter) -> None:
     """Freeze a parameter and exclude it from checkpoints: it is restored by loading the model again."""
     parameter.requires_grad_(False)
     setattr(parameter, AS_IT_IS, True)
@@ -67,14 +67,14 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of `weights_of(model)` that training does not change."""
-    return {name: whole(tensor).clone() for name, tensor in weights_of(model).items()}
+    return {name: gathered_tensor(tensor).clone() for name, tensor in weights_of(model).items()}
 
 
-def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Overwrite the weights in place, so that an optimizer that references them stays valid."""
     with torch.no_grad():
         for name, tensor in weights_of(model).items():
-            tensor.copy_(part_of(weights[name], tensor))
+            tensor.copy_(local_shard(weights[name], tensor))
 
 
 def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -82,9 +82,11 @@ def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
     The random states are those of all processes.
     """
-    tensors = {f"model/{name}": whole(tensor) for name, tensor in weights_of(model).items()}
+    tensors = {f"model/{name}": gathered_tensor(tensor) for name, tensor in weights_of(model).items()}
     for index, moments in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer/{index}/{name}": whole(value) for name, value in moments.items()})
+        tensors.update(
+            {f"optimizer/{index}/{name}": gathered_tensor(value) for name, value in moments.items()}
+        )
     for rank, state in enumerate(current_world().gathered(torch.get_rng_state())):
         tensors[f"random/cpu/{rank}"] = state
     if torch.cuda.is_available():
@@ -95,7 +97,7 @@ def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 def restore_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
     """Restore what `training_state` returned: the next step is bit for bit the one that would have followed."""
-    put_weights(
+    load_weights(
         model, {name.removeprefix("model/"): t for name, t in state.items() if name.startswith("model/")}
     )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -104,7 +106,7 @@ def restore_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Te
         if name.startswith("optimizer/"):
             _, index, moment = name.split("/")
             like = tensor if moment == "step" else parameters[int(index)]
-            moments.setdefault(int(index), {})[moment] = part_of(tensor, like)
+            moments.setdefault(int(index), {})[moment] = local_shard(tensor, like)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     rank = current_world().rank

@@ -25,17 +25,17 @@ from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.checkpointing import (
     Checkpoint,
     load_checkpoint,
-    put_weights,
+    load_weights,
     restore_state,
     save_checkpoint,
     training_state,
 )
 from compress.training.distributed.sharding import gathered, shard, unshard
 from compress.training.distributed.world import World, current_world
-from compress.training.objective.means import MeanOfLearnt, Means, OneMean
+from compress.training.objective.means import MeanOfLearnt, SingleMean, SumOfMeans
 from compress.training.optimization import adamw, learning_rate
-from compress.training.prediction import Device, Precision, arithmetic
-from compress.training.recomputation import recomputed
+from compress.training.prediction import Device, Precision, autocast_for
+from compress.training.recomputation import with_checkpointing
 from compress.training.state import TrainingState, TrainResult, evaluation_steps, training_steps
 
 CHECKPOINT_SECONDS = 20.0
@@ -44,7 +44,7 @@ _STEPS_UNREAD: Mapping[Device, int] = {"cpu": 1, "cuda": 20}
 """Number of steps whose losses are read back together: each read synchronizes with the GPU."""
 
 
-class Instead(Protocol):
+class BatchReplacement(Protocol):
     """A source of examples that replaces the batch in some steps; indices then refer to its own examples.
 
     `told`: its statistics, plain JSON, stored in checkpoints.
@@ -59,7 +59,7 @@ class Instead(Protocol):
 def train(
     model: nn.Module,
     inputs: Inputs,
-    loss: Means | MeanOfLearnt,
+    loss: SumOfMeans | MeanOfLearnt,
     spec: TrainingSpec,
     validate: Callable[[nn.Module], float],
     *,
@@ -73,7 +73,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     keep: Literal["best", "last"] = "best",
     slow: tuple[nn.Module, float] | None = None,
-    instead: Instead | None = None,
+    instead: BatchReplacement | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Train `model` in place and leave it, in eval mode, with the weights of the best validation score.
@@ -115,7 +115,7 @@ def train(
     model.to(device)
     if spec.dropout is not None:
         set_dropout(model, spec.dropout)
-    minimised = loss if isinstance(loss, Means) else OneMean(loss)
+    minimised = loss if isinstance(loss, SumOfMeans) else SingleMean(loss)
     with_loss: nn.Module = _WithLoss(model, minimised)
     if world.strategy == "fsdp":
         shard(with_loss, device)
@@ -126,7 +126,7 @@ def train(
         stack.enter_context(torch.random.fork_rng(devices))
         advance = stack.enter_context(progress.bar(name, total))
         if spec.gradient_checkpointing:
-            stack.enter_context(recomputed(model))
+            stack.enter_context(with_checkpointing(model))
         torch.manual_seed(seed + world.rank)
         state = _resume(work, plan, model, optimizer, world)
         if instead is not None:
@@ -163,7 +163,7 @@ def train(
             if state.step in evaluations:
                 with gathered(with_loss):
                     # Under FSDP all processes must validate, since they gather the weights layer by layer.
-                    found = validate(model) if world.leads or world.strategy == "fsdp" else 0.0
+                    found = validate(model) if world.is_main or world.strategy == "fsdp" else 0.0
                 score = float(world.broadcast_object(found))
                 state.evaluate(model, score, spec, total=total, per_epoch=per_epoch, keep=keep)
                 with_loss.train()
@@ -171,12 +171,12 @@ def train(
             pending.clear()
             if state.finished or asked:
                 tensors = {} if state.finished else training_state(model, optimizer)
-                if world.leads:
+                if world.is_main:
                     values = {**state.values(), "plan": plan}
                     save_checkpoint(work, values, tensors, state.best, state.best_step)
                 saved_at = time.monotonic()
     assert state.best is not None
-    put_weights(model, world.broadcast_tensors(state.best))
+    load_weights(model, world.broadcast_tensors(state.best))
     unshard(model)
     model.eval()
     return state.result(name, per_epoch)
@@ -192,7 +192,7 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 class _WithLoss(nn.Module):
     """A model and its loss as one module: DDP must see every use of the weights in one forward."""
 
-    def __init__(self, model: nn.Module, loss: Means) -> None:
+    def __init__(self, model: nn.Module, loss: SumOfMeans) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
@@ -217,7 +217,7 @@ class _Backward:
     """Computes the gradients of this process's share of a batch, in `accumulate` parts."""
 
     with_loss: nn.Module
-    minimised: Means
+    minimised: SumOfMeans
     accumulate: int
     world: World
     precision: Precision
@@ -242,7 +242,7 @@ class _Backward:
         parts = [(to_tensors(read.batch(indices), self.device), indices) for indices, _ in shares]
         if len(parts) == self.world.size == 1:
             return [(*parts[0], None)]
-        with torch.no_grad(), arithmetic(self.precision, self.device):
+        with torch.no_grad(), autocast_for(self.precision, self.device):
             counts = [self.minimised.counts(batch, torch.from_numpy(indices)) for batch, indices in parts]
         factors = self.world.factors([count * own for count, (_, own) in zip(counts, shares, strict=True)])
         return [(*part, factor.float().to(self.device)) for part, factor in zip(parts, factors, strict=True)]
@@ -250,7 +250,7 @@ class _Backward:
     def _run_part(
         self, batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None
     ) -> Tensor:
-        with arithmetic(self.precision, self.device):
+        with autocast_for(self.precision, self.device):
             value: Tensor = self.with_loss(batch, indices, factors)
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
@@ -268,7 +268,7 @@ def _resume(
 
     Returns a fresh state if there is no checkpoint, or if it belongs to another training or number of processes.
     """
-    checkpoint = load_checkpoint(work) if world.leads else None
+    checkpoint = load_checkpoint(work) if world.is_main else None
     if checkpoint is not None and checkpoint.values["plan"] != plan:
         checkpoint = None
     values = world.broadcast_object(None if checkpoint is None else checkpoint.values)
@@ -289,6 +289,6 @@ def _read_losses(state: TrainingState, pending: list[Tensor], world: World, late
         PassError: one of them is not finite.
     """
     own = torch.stack(pending).double().tolist()
-    *losses, asked = world.mean([*own, float(late and world.leads)])
+    *losses, asked = world.mean([*own, float(late and world.is_main)])
     state.add_losses(losses, total, "Lower `learning_rate`.")
     return asked > 0

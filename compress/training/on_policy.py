@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress.encoding.inputs import LEARNT, WRITTEN, Batch
+from compress.encoding.inputs import LOSS_MASK, WRITTEN, Batch
 from compress.encoding.tokens import INPUT_IDS, TokenInputs
 from compress.models.anatomy.observing import evaluating
 from compress.runtimes.decoding import Sampling, stream
@@ -26,8 +26,8 @@ from compress.runtimes.torch_rows import TorchRows
 from compress.store.flat import Ragged
 from compress.training.batches import shuffled_batches
 from compress.training.distributed.world import World
-from compress.training.prediction import Device, Precision, arithmetic
-from compress.training.signals.answers import Answers
+from compress.training.prediction import Device, Precision, autocast_for
+from compress.training.signals.answers import SignalSource
 from compress.training.signals.capture import Signals
 
 SHOWN = 3
@@ -35,7 +35,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
-class OwnTexts(TokenInputs):
+class Completions(TokenInputs):
     """Prompts with generated completions, of which only the completions are trained on.
 
     `begun`: int64 (n,), index of the completion's first token. `written`: int64 (n,), length of the completion,
@@ -54,11 +54,11 @@ class OwnTexts(TokenInputs):
         batch = super().batch(chosen)
         places = np.arange(batch[INPUT_IDS].shape[1])
         learnt = (places >= self.begun[chosen, None]) & (places < self.lengths[chosen, None])
-        return {**batch, LEARNT: learnt.astype(np.int64), WRITTEN: np.ones(len(chosen), np.int64)}
+        return {**batch, LOSS_MASK: learnt.astype(np.int64), WRITTEN: np.ones(len(chosen), np.int64)}
 
 
 @dataclass(frozen=True)
-class Writes:
+class OnPolicySettings:
     """Generation settings of on-policy steps.
 
     `share`: fraction of the steps that are on-policy; `prompts`: token ids; `batch_size`: prompts per step;
@@ -93,7 +93,7 @@ class OnPolicy:
     def __init__(
         self,
         student: PreTrainedModel,
-        how: Writes,
+        how: OnPolicySettings,
         like: TokenInputs,
         *,
         parts: int,
@@ -108,7 +108,7 @@ class OnPolicy:
         self.told: dict[str, Any] = {**counted, "seconds": 0.0, "teacher_seconds": 0.0, "samples": []}
         self._epoch, self._batches = -1, list[NDArray[np.int64]]()
 
-    def at(self, step: int) -> OwnTexts | None:
+    def at(self, step: int) -> Completions | None:
         """Return the generated examples for a step; None: use a batch of the data.
 
         On-policy steps are spread evenly: among the first n there are floor(n * share).
@@ -125,7 +125,7 @@ class OnPolicy:
         self.told["seconds"] += time.monotonic() - started
         return texts
 
-    def judged(self, teacher: Answers, otherwise: Answers) -> Answers:
+    def judged(self, teacher: SignalSource, otherwise: SignalSource) -> SignalSource:
         """Return answers from `teacher`, run live, for generated batches and from `otherwise` for all others."""
 
         def answer(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
@@ -152,14 +152,14 @@ class OnPolicy:
             self._epoch = epoch
         return self._batches[place]
 
-    def _write(self, step: int, chosen: NDArray[np.int64]) -> tuple[OwnTexts, int]:
+    def _write(self, step: int, chosen: NDArray[np.int64]) -> tuple[Completions, int]:
         """Generate this process's share of the completions; return all rows, and how many ended with an end token."""
         how, world, count = self._how, self._world, len(chosen)
         shares = world.shares(np.arange(count), self._parts)
         mine = [int(row) for indices, _ in shares for row in indices]
         rows = {row: how.prompts[int(chosen[row])].tolist() for row in mine}
         written: dict[int, list[int]] = {row: [] for row in mine}
-        with evaluating(self._student), arithmetic(self._precision, self._device):
+        with evaluating(self._student), autocast_for(self._precision, self._device):
             for number, token in stream(
                 TorchRows(self._student),
                 rows.values(),
@@ -175,7 +175,7 @@ class OnPolicy:
             for row in indices if own else ():
                 lengths[row], ended[row] = len(written[row]), written[row][-1] in how.ends
         known = np.array(world.mean([*lengths, *ended])).reshape(2, count) * world.size
-        texts = OwnTexts(
+        texts = Completions(
             [np.array(rows.get(row, []) + written.get(row, []), np.int32) for row in range(count)],
             self._like.input_names,
             self._like.pad_id,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.encoding.inputs import LEARNT, Batch, Inputs, taken
+from compress.encoding.inputs import LOSS_MASK, Batch, Inputs, model_inputs
 from compress.models.anatomy.observing import evaluating
 from compress.models.io.outputs import outputs_of
 from compress.runtimes.torch_decoder import TorchDecoder
@@ -31,7 +31,7 @@ LOGITS = 2**24
 """Maximum number of logits of one batch when several such texts are scored together."""
 
 
-def arithmetic(precision: Precision, device: Device) -> AbstractContextManager[object]:
+def autocast_for(precision: Precision, device: Device) -> AbstractContextManager[object]:
     """Return the context for `precision`: bf16 autocast (on CPUs with float32 attention), or none for fp32."""
     if precision == "fp32":
         return nullcontext()
@@ -48,12 +48,12 @@ def _bf16_on_cpu() -> Iterator[None]:
 
 def examples_at_once(inputs: Inputs) -> int:
     """Return the inference batch size for these inputs."""
-    return WINDOWS if len(inputs) and LEARNT in inputs.batch([0]) else BATCH_SIZE
+    return WINDOWS if len(inputs) and LOSS_MASK in inputs.batch([0]) else BATCH_SIZE
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the outputs of one batch, (n, ...), in the dtype of the computation."""
-    return outputs_of(model(**taken(batch)))
+    return outputs_of(model(**model_inputs(batch)))
 
 
 def predict(
@@ -87,7 +87,7 @@ def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precisio
             size,
         )
     runs = Torch(model, device, TorchDecoder(model))
-    with evaluating(model), arithmetic(precision, device):
+    with evaluating(model), autocast_for(precision, device):
         words = runs(inputs.batch([int(np.argmin(inputs.lengths))])).shape[-1]
     return _kept(
         model,
@@ -125,7 +125,7 @@ def _kept(
 ) -> dict[str, NDArray[Any]]:
     """Apply `keep` to batches of at most `size` examples and `tokens` tokens; return arrays in example order."""
     kept: dict[str, NDArray[Any]] = {}
-    with evaluating(model), torch.inference_mode(), arithmetic(precision, device):
+    with evaluating(model), torch.inference_mode(), autocast_for(precision, device):
         for places in batches_by_length(inputs.lengths, size, tokens):
             for name, rows in keep(inputs.batch(places)).items():
                 if name not in kept:

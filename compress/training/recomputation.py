@@ -17,7 +17,7 @@ from compress.training.attention_precision import Float32Attention
 
 
 @contextmanager
-def recomputed(model: nn.Module) -> Iterator[None]:
+def with_checkpointing(model: nn.Module) -> Iterator[None]:
     """Enable gradient checkpointing of a model's layers inside the context; gradients do not change.
 
     Raises:

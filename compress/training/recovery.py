@@ -11,7 +11,7 @@ from torch import nn
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.core.records import Curve
-from compress.encoding.inputs import Inputs, by_row, taken
+from compress.encoding.inputs import Inputs, model_inputs, per_row
 from compress.losses.contract import LossSpec
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.io.outputs import outputs_of
@@ -23,7 +23,13 @@ from compress.training.loop import train
 from compress.training.objective.batch_loss import batch_loss
 from compress.training.objective.training_module import TrainingModule
 from compress.training.objective.weighted_losses import objective_between
-from compress.training.signals.answers import Answers, fixed, is_kept, live, nobody
+from compress.training.signals.answers import (
+    SignalSource,
+    from_cache,
+    from_model,
+    is_cached,
+    no_signals,
+)
 from compress.training.signals.segmentation import check_aligned
 from compress.training.signals.teachers import signals_in
 from compress.training.state import TrainResult
@@ -52,10 +58,10 @@ def recover(
     teacher = ctx.inputs.get("teacher")
     losses = recovery_losses(spec, ctx.task.kind, taught=teacher is not None)
     inputs = ctx.task.encode(ctx.data.train, interface)
-    return trained_by(ctx, model, losses, (interface, inputs), spec, validation, name, teacher).curve
+    return train_with(ctx, model, losses, (interface, inputs), spec, validation, name, teacher).curve
 
 
-def trained_by(
+def train_with(
     ctx: StepContext,
     model: nn.Module,
     losses: Sequence[LossSpec],
@@ -72,7 +78,7 @@ def trained_by(
         teacher: None: train on the data alone.
     """
     _, inputs = read
-    answers: Answers = nobody
+    answers: SignalSource = no_signals
     if teacher is None or not any(loss.compares for loss in losses):
         objective = objective_between(losses, model, read, None, seed=ctx.seed)
     else:
@@ -88,17 +94,17 @@ def trained_by(
         )
         rows = ctx.task.kind.head != "own"
         check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
-        if is_kept(ctx.task.kind, losses, spec.epochs):
+        if is_cached(ctx.task.kind, losses, spec.epochs):
             # All its signals are cached: free its memory.
             del taught
-            answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
+            answers = from_cache(signals_in(ctx, teacher, theirs, objective.teacher_needs))
         else:
-            answers = live(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
+            answers = from_model(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
     module = TrainingModule(model, objective.to(ctx.device))
     return train(
         module,
         inputs,
-        batch_loss(module, answers, by_row(ctx.data.train.labels, inputs)),
+        batch_loss(module, answers, per_row(ctx.data.train.labels, inputs)),
         spec,
         validation.score,
         work=ctx.work / name,
@@ -132,7 +138,10 @@ def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None
     saved = load_model(out, allow_code=True)
     batch = to_tensors(inputs.batch(range(min(len(inputs), 4))), "cpu")
     with torch.inference_mode():
-        expected, found = outputs_of(model.eval()(**taken(batch))), outputs_of(saved(**taken(batch)))
+        expected, found = (
+            outputs_of(model.eval()(**model_inputs(batch))),
+            outputs_of(saved(**model_inputs(batch))),
+        )
     if not torch.equal(expected, found):
         difference = float((expected - found).abs().max())
         raise PassError(

@@ -25,7 +25,7 @@ from compress.step import StepContext
 
 
 @dataclass(frozen=True)
-class Words:
+class TrimmedVocabulary:
     """A trimmed vocabulary: `table` maps token ids of the source model to the student's, `kept` maps them back."""
 
     table: Ids
@@ -43,7 +43,7 @@ def tokens_of(inputs: Inputs) -> TokenInputs:
     return inputs
 
 
-def tokens_shown(ctx: StepContext, source: Path) -> Iterator[Ids]:
+def training_tokens(ctx: StepContext, source: Path) -> Iterator[Ids]:
     """Yield the token ids, by the tokenizer of `source`, of every example that a model may be trained on."""
     for split in ctx.data.shown:
         yield from tokens_of(ctx.task.encode(split, source)).ids
@@ -51,7 +51,7 @@ def tokens_shown(ctx: StepContext, source: Path) -> Iterator[Ids]:
 
 def write_tokenizer(
     source: Path, out: Path, trim: VocabularySpec | None, texts: Iterable[Ids], labels: tuple[str, ...]
-) -> Words | None:
+) -> TrimmedVocabulary | None:
     """Write the student's `task.json` and, if it reads text, `tokenizer.json`; return a trimmed vocabulary or None.
 
     Args:
@@ -78,4 +78,4 @@ def write_tokenizer(
         if declared.get(name, -1) >= 0:
             declared[name] = int(table[declared[name]])
     write_json(out / TASK, declared)
-    return Words(table, kept)
+    return TrimmedVocabulary(table, kept)

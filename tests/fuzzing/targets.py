@@ -25,7 +25,7 @@ from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, STRUCTURE, TASK, T
 from compress.core.disk.reading import parse_json
 from compress.data.sources import fingerprint, load
 from compress.encoding.tokens import encode_texts
-from compress.engine.foreign.onnx_file import Given, take_in, task_of_file
+from compress.engine.foreign.onnx_file import ModelSettings, import_model, task_of_file
 from compress.measuring.results import result_fault
 from compress.models.io.checkpoints import load_model
 from compress.models.teacher.location import check_teacher
@@ -141,8 +141,8 @@ def reads_task(data: bytes, folder: Path) -> None:
     (folder / "votes" / TASK).write_bytes(data)
     out = folder / "taken"
     shutil.rmtree(out, ignore_errors=True)
-    task = task_of_file(folder / "votes", Given()) or "text-classification"
-    take_in(folder / "votes", Given(), task, VOTE_LABELS, 16, out)
+    task = task_of_file(folder / "votes", ModelSettings()) or "text-classification"
+    import_model(folder / "votes", ModelSettings(), task, VOTE_LABELS, 16, out)
     encode_texts(["red cat", ""], out / TOKENIZER, out / TASK)
 
 
@@ -214,7 +214,7 @@ def reads_onnx(data: bytes, folder: Path) -> None:
     (folder / "votes" / ONNX_MODEL).write_bytes(data)
     out = folder / "taken"
     shutil.rmtree(out, ignore_errors=True)
-    take_in(folder / "votes", Given(), "text-classification", VOTE_LABELS, 16, out)
+    import_model(folder / "votes", ModelSettings(), "text-classification", VOTE_LABELS, 16, out)
 
 
 def prepare_onnx(folder: Path) -> list[bytes]:

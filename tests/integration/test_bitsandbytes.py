@@ -19,7 +19,7 @@ from compress.core.forms import Numbers, Structure
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.ensemble import Ensemble
-from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, put_layers, unpack_layers
+from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, replace_layers, unpack_layers
 from compress.models.io.weights import read_weights, write_weights
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
@@ -77,7 +77,7 @@ def test_what_is_reloaded_is_what_was_in_memory(source: Artifact, tmp_path: Path
     )
     packed = pack_layers(weights, low_bit)
     in_memory = load_model(source.path)
-    put_layers(in_memory, unpack_layers(in_memory, packed, after.path))
+    replace_layers(in_memory, unpack_layers(in_memory, packed, after.path))
     wanted = outputs(in_memory)
     np.testing.assert_array_equal(outputs_in_a_fresh_process(after.path, **INPUTS), wanted)
     float_outputs = outputs(model)

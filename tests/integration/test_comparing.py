@@ -9,7 +9,7 @@ from compress.core.artifacts import ONNX_MODEL
 from compress.core.records import RunRecord
 from compress.core.terminal.progress import Silent
 from compress.engine.foreign.measuring import measure_files
-from compress.engine.foreign.onnx_file import Given
+from compress.engine.foreign.onnx_file import ModelSettings
 from compress.engine.running import run_job
 from compress.profile.measure_request import MeasureRequest
 from compress.reporting.compare import compare, differences
@@ -40,7 +40,9 @@ def measured(model: Path, folder: Path, **changes: Any) -> RunRecord:
     profile = profile_of(task="sentence-embedding", **changes)
     sections = {key: getattr(profile, key) for key in ("task", "seed", "data", "targets", "measure")}
     request = MeasureRequest(name="measured", **sections)
-    run, _ = measure_files(model, None, Given(), request, folder, folder, Silent(), lambda run, record: None)
+    run, _ = measure_files(
+        model, None, ModelSettings(), request, folder, folder, Silent(), lambda run, record: None
+    )
     return run
 
 

@@ -42,8 +42,8 @@ from compress.training.loss_functions.labels import label_cross_entropy
 from compress.training.objective.batch_loss import batch_loss
 from compress.training.objective.training_module import TrainingModule
 from compress.training.objective.weighted_losses import objective_between
-from compress.training.on_policy import OnPolicy, Writes
-from compress.training.signals.answers import live, nobody
+from compress.training.on_policy import OnPolicy, OnPolicySettings
+from compress.training.signals.answers import from_model, no_signals
 from tests import steps
 from tests.integration.test_training_steps import examples as texts
 from tests.jobs import compress, facts_of, report_of, trained_teacher, write_job
@@ -116,14 +116,14 @@ def train_writing(rank: int, processes: int, folder: Path) -> None:
     student, teacher = tiny_decoder("llama"), tiny_decoder("llama, tied with biases")
     prompts = [[5, 7, 11], [17, 19], [23, 29, 31, 37], [41, 43], [47, 53, 59], [61, 67], [71, 73, 79]]
     inputs = TokenInputs([np.array(one) for one in prompts], ("input_ids", "attention_mask"), 0)
-    how = Writes(1.0, inputs.ragged, 5, 6, (2,), 1.0, seed=3)
+    how = OnPolicySettings(1.0, inputs.ragged, 5, 6, (2,), 1.0, seed=3)
     policy = OnPolicy(
         student, how, inputs, parts=2, world=current_world(), precision="fp32", device="cpu", said=str
     )
     logits: LossSpec = LOSS_ENTRIES.parse("logits", {"temperature": 1, "top_k": "all"})
     objective = objective_between([logits], student, (folder, inputs), (teacher, inputs), seed=0)
     module = TrainingModule(student, objective)
-    answers = policy.judged(live(teacher, objective.teacher_needs, "cpu"), nobody)
+    answers = policy.judged(from_model(teacher, objective.teacher_needs, "cpu"), no_signals)
     spec = TrainingSpec(epochs=3, learning_rate=1e-3, batch_size=5, accumulate=2, dropout=0.0)
     train(
         module, inputs, batch_loss(module, answers, np.zeros(7, np.int64)), spec, lambda model: 0.0,

@@ -15,9 +15,9 @@ from compress.core.errors import ModelError, UsageError
 from compress.core.records import RunRecord
 from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
-from compress.encoding.interface import as_taken
+from compress.encoding.interface import as_model_inputs
 from compress.engine.foreign.measuring import measure_files
-from compress.engine.foreign.onnx_file import Given, take_in
+from compress.engine.foreign.onnx_file import ModelSettings, import_model
 from compress.profile.measure_request import MeasureRequest
 from compress.profile.schema import DataSpec, TargetSpec
 from compress.reporting.data.frame import contract
@@ -43,12 +43,12 @@ def fixed(folder: Path, *axes: int | None, second: tuple[int | None, ...] | None
 
 
 def taken(file: Path, out: Path) -> Any:
-    return take_in(file, Given(), "text-classification", LABELS, 16, out)
+    return import_model(file, ModelSettings(), "text-classification", LABELS, 16, out)
 
 
 def outputs(folder: Path, texts: tuple[str, ...]) -> np.ndarray:
     """Outputs of a model on texts, one by one, as the measurement encodes them."""
-    inputs = as_taken(TASK.encode(Examples(texts, np.zeros(len(texts), np.int64)), folder), folder)
+    inputs = as_model_inputs(TASK.encode(Examples(texts, np.zeros(len(texts), np.int64)), folder), folder)
     session = onnxruntime.InferenceSession(str(folder / ONNX_MODEL), providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, dict(inputs.batch([row])))[0] for row in range(len(texts))])
 
@@ -57,7 +57,7 @@ def test_texts_are_padded_and_cut_to_the_length(tmp_path: Path):
     found = taken(fixed(tmp_path / "model", 1, 5), tmp_path / "taken")
     assert found.fixed.facts() == {"batch_size": 1, "length": 5}
     folder = tmp_path / "taken"
-    inputs = as_taken(TASK.encode(Examples(TEXTS, np.zeros(len(TEXTS), np.int64)), folder), folder)
+    inputs = as_model_inputs(TASK.encode(Examples(TEXTS, np.zeros(len(TEXTS), np.int64)), folder), folder)
     batch = inputs.batch([0])
     assert batch["input_ids"].shape == (1, 5)
     assert batch["attention_mask"].sum() < 5
@@ -65,7 +65,9 @@ def test_texts_are_padded_and_cut_to_the_length(tmp_path: Path):
     assert inputs.lengths.tolist() == [5] * len(TEXTS)
     # Padding counts nothing, and what is longer than five tokens is cut as at any other maximum.
     write_votes_artifact(tmp_path / "free")
-    free = take_in(tmp_path / "free", Given(), "text-classification", LABELS, 16, tmp_path / "ours")
+    free = import_model(
+        tmp_path / "free", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "ours"
+    )
     made, expected = outputs(tmp_path / "taken", TEXTS), outputs(free.artifact.path, TEXTS)
     assert (made[:2] == expected[:2]).all()
     assert made[2].sum() < expected[2].sum()
@@ -87,8 +89,13 @@ def test_an_image_model_of_one_image(tmp_path: Path):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, str(tmp_path / "halves" / ONNX_MODEL))
     (tmp_path / "halves" / "artifact.json").unlink()
-    found = take_in(
-        tmp_path / "halves", Given(), "image-classification", ("left", "right"), 16, tmp_path / "taken"
+    found = import_model(
+        tmp_path / "halves",
+        ModelSettings(),
+        "image-classification",
+        ("left", "right"),
+        16,
+        tmp_path / "taken",
     )
     assert found.fixed.facts() == {"batch_size": 1}
 
@@ -105,7 +112,9 @@ def measured(model: Path, folder: Path, **target: Any) -> RunRecord:
             "measure": {"examples": 4, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
         }
     )
-    run, _ = measure_files(model, None, Given(), request, folder, folder, Silent(), lambda run, record: None)
+    run, _ = measure_files(
+        model, None, ModelSettings(), request, folder, folder, Silent(), lambda run, record: None
+    )
     return run
 
 

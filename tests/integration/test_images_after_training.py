@@ -232,14 +232,14 @@ def test_a_pruned_vision_transformer_goes_on(tmp_path: Path) -> None:
             "network",
             {"heads": 0.5},
             "prune.remove.heads",
-            "this model has no removable heads: a PlainModel is not a transformer with a known layer structure",
+            "this model has no removable heads: a UserModule is not a transformer with a known layer structure",
         ),
         (
             "network",
             {"feed_forward": 0.5},
             "prune.remove.feed_forward",
             "this model has no removable feed-forward: "
-            "a PlainModel is not a transformer with a known layer structure",
+            "a UserModule is not a transformer with a known layer structure",
         ),
         ("dense", {"channels": 0.5}, "prune.remove.channels", "this model has no convolutions"),
         (

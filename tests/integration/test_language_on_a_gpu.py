@@ -16,7 +16,7 @@ from compress.core.disk.exhaustion import resource_errors
 from compress.core.errors import ResourceError
 from compress.core.spec import Spec
 from compress.generation.answers import read_answers
-from compress.generation.writing import How, write_answers
+from compress.generation.writing import GenerationSettings, write_answers
 from compress.lowering import step as lower
 from compress.models.io.checkpoints import load_model
 from compress.passes.distill import step as distill
@@ -152,7 +152,9 @@ def test_answers_are_those_of_the_cpu(taught: Taught, tmp_path: Path) -> None:
     prompts = ["red", "the big cat", "a", "tree house runs"]
     found = {}
     for device in ("cpu", "cuda"):
-        file = write_answers(taught[0], prompts, How(8), tmp_path / device, device=device, together=2)
+        file = write_answers(
+            taught[0], prompts, GenerationSettings(8), tmp_path / device, device=device, together=2
+        )
         found[device] = {answer.key: answer.text for answer in read_answers(file)}
     assert len(found["cpu"]) == 4
     same = [found["cuda"][key] == text for key, text in found["cpu"].items()]

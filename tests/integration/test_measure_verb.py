@@ -17,7 +17,7 @@ from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
 from compress.core.disk.files import write_json, write_text
 from compress.core.errors import ModelError
 from compress.data.sources import load
-from compress.engine.foreign.onnx_file import Given, take_in
+from compress.engine.foreign.onnx_file import ModelSettings, import_model
 from compress.profile.schema import DataSpec
 from compress.store.runs import RunStore
 from compress.tasks.label_scorer import answers
@@ -212,18 +212,24 @@ def test_weights_in_a_file_beside_the_model_count(folder: Path, tmp_path: Path):
         model, str(tmp_path / "split" / ONNX_MODEL), save_as_external_data=True, location="weights.bin",
         size_threshold=0,
     )  # fmt: skip
-    taken = take_in(tmp_path / "split", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+    taken = import_model(
+        tmp_path / "split", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "taken"
+    )
     sizes = [(tmp_path / "split" / name).stat().st_size for name in (ONNX_MODEL, "weights.bin")]
     assert taken.size.model_mb == sum(sizes) / 1e6
     whole = (tmp_path / "split" / "weights.bin").read_bytes()
     (tmp_path / "split" / "weights.bin").write_bytes(whole[:-1])
     cut = rf"the file with the model's weights is truncated: weights\.bin has {len(whole) - 1} bytes"
     with pytest.raises(ModelError, match=cut) as caught:
-        take_in(tmp_path / "split", Given(), "text-classification", LABELS, 16, tmp_path / "again")
+        import_model(
+            tmp_path / "split", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "again"
+        )
     assert caught.value.exit_code == 4
     (tmp_path / "split" / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"the file with the model's weights is missing: weights\.bin"):
-        take_in(tmp_path / "split", Given(), "text-classification", LABELS, 16, tmp_path / "again")
+        import_model(
+            tmp_path / "split", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "again"
+        )
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, 0.95])
@@ -247,12 +253,16 @@ def test_a_bundle_that_is_not_what_was_made(folder: Path, tmp_path: Path, name: 
     with pytest.raises(
         ModelError, match=r"was changed since it was made, according to artifact\.json"
     ) as caught:
-        take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+        import_model(
+            tmp_path / "ours", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "taken"
+        )
     assert caught.value.where == str(file)
     file.write_bytes(whole[:-1])
     cut = f"was cut off: it has {len(whole) - 1} of {len(whole)} bytes"
     with pytest.raises(ModelError, match=cut):
-        take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+        import_model(
+            tmp_path / "ours", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "taken"
+        )
     assert not (tmp_path / "taken").exists()
 
 
@@ -295,9 +305,9 @@ def test_what_the_user_says_wrong(folder: Path, words: tuple[str, str], message:
 def test_unnamed_inputs_are_refused_with_the_names_that_the_model_has(tmp_path: Path):
     write_foreign(tmp_path / "model.onnx")
     write_text(tmp_path / TOKENIZER, word_tokenizer().to_str())
-    given = Given(labels=WRONG_WAY)
+    given = ModelSettings(labels=WRONG_WAY)
     with pytest.raises(ModelError, match="the model's input 'ids' is not one that texts provide") as caught:
-        take_in(tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken")
+        import_model(tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken")
     assert caught.value.hint == (
         "Its inputs: ids (int32, batch x sequence), mask (int32, batch x sequence). Texts provide input_ids, "
         "attention_mask, token_type_ids; map them with --input input_ids=NAME."
@@ -309,8 +319,10 @@ def test_unnamed_inputs_are_refused_with_the_names_that_the_model_has(tmp_path: 
 def test_the_first_berts_names_are_known(tmp_path: Path):
     write_foreign(tmp_path / "model.onnx", names=("input_ids:0", "input_mask:0"))
     write_text(tmp_path / TOKENIZER, word_tokenizer().to_str())
-    given = Given(labels=WRONG_WAY)
-    taken = take_in(tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken")
+    given = ModelSettings(labels=WRONG_WAY)
+    taken = import_model(
+        tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken"
+    )
     assert taken.artifact.read_json(TASK)["interface"]["inputs"]["attention_mask"] == {
         "name": "input_mask:0", "dtype": "int32", "channels_last": False,
     }  # fmt: skip
@@ -327,8 +339,10 @@ def test_what_stands_beside_a_tokenizer_counts(tmp_path: Path):
         "model_max_length": 9,
     }
     write_json(tmp_path / "tokenizer_config.json", said)
-    given = Given(labels=WRONG_WAY, inputs={"input_ids": "ids", "attention_mask": "mask"})
-    taken = take_in(tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken")
+    given = ModelSettings(labels=WRONG_WAY, inputs={"input_ids": "ids", "attention_mask": "mask"})
+    taken = import_model(
+        tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken"
+    )
     task = taken.artifact.read_json(TASK)
     assert (task["max_length"], task["texts"]["cut"]) == (9, "left")
     body = taken.artifact.read_json(TOKENIZER)
@@ -344,7 +358,9 @@ def test_floating_token_ids_are_refused(tmp_path: Path):
     onnx.save(model, str(tmp_path / "ours" / ONNX_MODEL))
     (tmp_path / "ours" / "artifact.json").unlink()
     with pytest.raises(ModelError, match="'input_ids' is float32; int64 or int32 was expected") as caught:
-        take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+        import_model(
+            tmp_path / "ours", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "taken"
+        )
     assert caught.value.hint == TEXTS_GIVE.format("input_ids (float32, batch x sequence)")
 
 
@@ -363,14 +379,18 @@ def test_token_ids_of_one_axis_and_texts_are_refused(tmp_path: Path):
     onnx.save(model, str(tmp_path / "ours" / ONNX_MODEL))
     said = r"the model's input input_ids \(int64, batch\) has 1 axes; 2 were expected"
     with pytest.raises(ModelError, match=said) as caught:
-        take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+        import_model(
+            tmp_path / "ours", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "taken"
+        )
     assert caught.value.hint == TEXTS_GIVE.format("input_ids (int64, batch)")
     write_foreign(
         tmp_path / "words.onnx", names=("input_ids", "attention_mask"), kind=TensorProto.STRING, check=False
     )
     write_text(tmp_path / TOKENIZER, word_tokenizer().to_str())
     with pytest.raises(ModelError, match="'input_ids' is string; int64 or int32 was expected"):
-        take_in(tmp_path / "words.onnx", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+        import_model(
+            tmp_path / "words.onnx", ModelSettings(), "text-classification", LABELS, 16, tmp_path / "taken"
+        )
 
 
 def test_a_wrong_number_of_outputs_is_found_when_the_model_runs(folder: Path, tmp_path: Path):

@@ -22,7 +22,7 @@ from compress.measuring.memory_limit import check_memory_limit
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.measuring.size import size_of
 from compress.measuring.timing.feeds import parts
-from compress.measuring.variants import Contest
+from compress.measuring.variants import VariantComparison
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.runtimes.torch_worker import TorchRuntime
 from compress.targets.local import resolve
@@ -191,7 +191,7 @@ def test_variants_are_scored_and_timed(tmp_path: Path) -> None:
     examples = Examples(TEXTS[:-1], np.array(TRUTH[:-1]))
     inputs = TASK.encode(examples, artifacts["good"].path)
     paths = {name: artifact.model_file for name, artifact in artifacts.items()}
-    found = Contest(inputs, Truth.of(examples), TASK, resolve(TargetSpec()), seed=0).compare(paths)
+    found = VariantComparison(inputs, Truth.of(examples), TASK, resolve(TargetSpec()), seed=0).compare(paths)
     assert list(found) == ["good", "fast", "twin"]
     assert [found[name][0] for name in found] == pytest.approx([1, 4 / 9, 1])
     if not found["good"].disturbed:

@@ -22,7 +22,7 @@ from compress.data.splits import Examples
 from compress.engine import worker
 from compress.engine.resolve import resolve_job
 from compress.models.io.checkpoints import load_model
-from compress.models.io.low_bit import moved
+from compress.models.io.low_bit import to_device
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.profile.load import load_profile
@@ -35,7 +35,7 @@ from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE, World, current_world
 from compress.training.loop import TrainResult, _parallel, _WithLoss, train
 from compress.training.loss_functions.labels import label_cross_entropy
-from compress.training.objective.means import OneMean
+from compress.training.objective.means import SingleMean
 from compress.training.prediction import predict
 from compress.training.signals.teachers import LiveSignals, cached_signals
 from tests.gpu import gpu_target
@@ -189,7 +189,7 @@ def test_gradients_that_are_averaged_over_one_process_are_its_own(device: Any, o
     def of_labels(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         return label_cross_entropy(outputs, labels[indices].to(outputs.device))
 
-    loss = OneMean(of_labels)
+    loss = SingleMean(of_labels)
     own, joined = (tiny_bert().to(device) for _ in range(2))
     _WithLoss(own, loss)(batch, np.arange(8)).backward()
     parallel = _parallel(_WithLoss(joined, loss), device)
@@ -244,7 +244,7 @@ def test_packed_layers_multiply_on_the_device(tmp_path: Path, device: str, keys:
     batch = {"input_ids": ids, "attention_mask": (ids > 0).long()}
     with torch.inference_mode():
         wanted = load_model(source.path)(**batch).logits
-        model = moved(load_model(after.path), device)
+        model = to_device(load_model(after.path), device)
         found = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
     for parameter in model.parameters():
         beside = (getattr(parameter, name, None) for name in ("CB", "SCB"))
@@ -264,7 +264,7 @@ def test_scales_of_eight_bit_layers_move_with_their_weights(tmp_path: Path) -> N
     # As the parameter is after such a move.
     weight.data = weight.data.clone()
     assert weight.CB.data_ptr() != weight.data_ptr()
-    moved(model, "cpu")
+    to_device(model, "cpu")
     weight = model.get_parameter(name)
     assert weight.CB.data_ptr() == weight.data_ptr()
 

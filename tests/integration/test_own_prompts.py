@@ -21,10 +21,10 @@ from compress.core.disk.files import copy_tree
 from compress.core.errors import DataError, ModelError, PassError, ResourceError
 from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import UNLABELLED, Examples
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 from compress.generation.answers import Answer, read_answers
-from compress.generation.copies import originals, standing_in
-from compress.generation.prompts import Writer
+from compress.generation.copies import contained_in, find_duplicates
+from compress.generation.prompts import PromptCodec
 from compress.models.io.checkpoints import save_model
 from compress.models.text.chat import UNWRITTEN
 from compress.passes.distill import step as distill
@@ -123,7 +123,7 @@ def prepared(
         "sequence": {"most": 8, **OK},
         **keys,
     }
-    shown = TrainingData(examples, examples, (), copied=lambda texts: standing_in(texts, held_out))
+    shown = TrainingData(examples, examples, (), copied=lambda texts: contained_in(texts, held_out))
     roles = dict.fromkeys(("model", "teacher", "original"), teacher)
     return context(folder, DistillSpec.model_validate(spec), roles, task, shown)
 
@@ -199,7 +199,7 @@ def test_what_a_user_would_ask_is_learnt_with_its_answer(teacher: Artifact, tmp_
     told = first.told["own_prompts"]
     assert (told["prompts"], sum(told["by_reason"].values())) == (40, 40)
     assert told["by_reason"]["nearly a copy of another"] > 10
-    assert originals(questions) == [None] * len(questions)
+    assert find_duplicates(questions) == [None] * len(questions)
     assert first.told["prompts"] == told["by_reason"]["kept"] >= len(questions) > 5
     talks = [json.loads(item)["messages"] for item in first.examples.items]
     assert sum(one[1]["content"] in "wxyz" for one in talks) > len(talks) / 2
@@ -258,12 +258,12 @@ def test_plain_texts_begin_where_texts_begin(teacher: Artifact, tmp_path: Path):
         row = inputs.batch([place])
         # All that it wrote is learnt: nothing but the token that begins it stands before it.
         assert row["input_ids"][0, 0] == 0
-        assert row[LEARNT][0, 1:].all()
+        assert row[LOSS_MASK][0, 1:].all()
     # What ends a turn begins no text, and nobody asks without a template.
     with pytest.raises(ModelError, match="no-begin-token"):
         lessons_of(replace(ctx, inputs={"teacher": teacher}))
     bare = beginning(teacher, tmp_path / "bare", chat_template=None)
-    assert Writer(bare.path).nothing == STOP
+    assert PromptCodec(bare.path).nothing == STOP
     with pytest.raises(DataError, match="no-chat-template"):
         lessons_of(prepared(tmp_path / "other", bare, free, []))
     with pytest.raises(
@@ -292,15 +292,15 @@ def test_a_server_writes_them_behind_the_template_of_its_model(teacher: Artifact
     free = {"examples": 20}
     with listening(Talking()) as there:
         assert isinstance(there, Talking)
-        writer = Writer(teacher.path)
+        writer = PromptCodec(teacher.path)
         there.cuts = lambda text: writer.encoded(text, begins=True)
         server = {"url": there.url, "model": "talker", "api": "completions", "template": "teacher"}
         ctx = prepared(tmp_path / "one", teacher, free, [], sequence={"most": 8, "server": server, **OK})
         lessons = lessons_of(ctx)
         asked = Counter(one["prompt"] for one in there.asked)
-        assert asked.pop(writer.written(UNWRITTEN)) == 20
+        assert asked.pop(writer.render_prompt(UNWRITTEN)) == 20
         assert sorted(asked) == sorted(
-            writer.written(json.loads(item)["messages"][:1]) for item in lessons.examples.items
+            writer.render_prompt(json.loads(item)["messages"][:1]) for item in lessons.examples.items
         )
         assert all(json.loads(item)["messages"][1]["content"] == "yes" for item in lessons.examples.items)
         # What may be used, prompts and their answers use together.

@@ -16,7 +16,7 @@ from compress import api
 from compress.core.errors import PassError
 from compress.data.splits import UNLABELLED, Examples
 from compress.generation.answers import read_answers
-from compress.generation.copies import standing_in
+from compress.generation.copies import contained_in
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.written.documents import written_pairs
@@ -65,7 +65,9 @@ def prepared(folder: Path, teacher: Taught, *, pairs: dict[str, Any], **sequence
     }
     roles = dict.fromkeys(("model", "teacher", "original"), artifact)
     # As the engine tells it, which alone knows the test split.
-    data = TrainingData(train, held, (), copied=lambda texts: standing_in(texts, [*held.texts, document(39)]))
+    data = TrainingData(
+        train, held, (), copied=lambda texts: contained_in(texts, [*held.texts, document(39)])
+    )
     return steps.context(folder, DistillSpec.model_validate(body), roles, task, data)
 
 

@@ -70,13 +70,13 @@ print(json.dumps([call(*words) for words in json.loads(sys.argv[1])]))
 KEYS = """
 import json, pathlib
 from compress.core.numerics import local_numerics
-from compress.planning.keys import Fingerprints, all_parts, measured_by
+from compress.planning.keys import Fingerprints, all_parts, task_key_parts
 from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 plan = build_plan(load_profile(pathlib.Path("letters.yaml")).profile)
 models = {(f"python:next_character.network:{name}", None): name for name in ("large", "small")}
 parts = all_parts(plan, Fingerprints(models, "d"), local_numerics())
-print(json.dumps({**parts, "measured": measured_by("next-character")}))
+print(json.dumps({**parts, "measured": task_key_parts("next-character")}))
 """
 
 

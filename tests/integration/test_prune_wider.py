@@ -31,7 +31,12 @@ from compress.passes.low_rank import step as low_rank
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import step as prune
 from compress.passes.prune.choosing import latency_table, targets
-from compress.passes.prune.choosing.saliency import Material, standing_in, sum_over_group, weight_saliency
+from compress.passes.prune.choosing.saliency import (
+    ImportanceData,
+    saliency_as_weights,
+    sum_over_group,
+    weight_saliency,
+)
 from compress.passes.prune.removing.encoders import EncoderPruner
 from compress.passes.prune.removing.hidden import StreamSurgeon
 from compress.passes.prune.removing.removal import pruner_of
@@ -71,11 +76,11 @@ def spec(**changes: Any) -> PruneSpec:
     return PruneSpec.model_validate({"importance_batches": 1, "recover": None, **changes})
 
 
-def material(asked: PruneSpec, count: int = 16) -> Material:
+def material(asked: PruneSpec, count: int = 16) -> ImportanceData:
     random = np.random.default_rng(0)
     ids = [random.integers(5, 40, size=random.integers(3, 12)).astype(np.int64) for _ in range(count)]
     inputs = TokenInputs(ids, ("input_ids", "attention_mask"), 0)
-    return Material(inputs, torch.from_numpy(random.integers(0, 3, count)), asked, 0, "cpu")
+    return ImportanceData(inputs, torch.from_numpy(random.integers(0, 3, count)), asked, 0, "cpu")
 
 
 def logits(model: Any, ids: Any = IDS) -> torch.Tensor:
@@ -142,7 +147,7 @@ def test_dimensions_that_carry_nothing_go_first():
             values[..., dead] = 0
         if names[parameter].endswith("output.dense.weight"):
             values[dead, :] = 0
-    with standing_in(saliency):
+    with saliency_as_weights(saliency):
         found = surgeon.least_important(sum_over_group(), 8)
     assert found.stream == dead
     assert len(found.inner) == 8
@@ -238,7 +243,7 @@ def test_transformers_loads_a_pruned_vision_transformer(distilled: bool, tmp_pat
     folder = write_image_artifact(tmp_path / "whole", model).path
     examples = images(40)
     inputs = image_task().encode(examples, folder)
-    pruner_of(model, Material(inputs, torch.from_numpy(examples.labels), asked, 0, "cpu")).advance(1.0)
+    pruner_of(model, ImportanceData(inputs, torch.from_numpy(examples.labels), asked, 0, "cpu")).advance(1.0)
     pruned = tmp_path / "pruned"
     pruned.mkdir()
     save_model(model, pruned)

@@ -30,7 +30,7 @@ from compress.passes.quantize.weight_only import train as scales_step
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.training.prediction import predict
-from compress.training.rounding.rounded_model import RoundedModel, folding_factors
+from compress.training.rounding.rounded_model import FakeQuantizedModel, folding_factors
 from tests.integration import test_images_after_training as of_images
 from tests.integration import test_lower_quantize_export as of_texts
 from tests.processor import WEIGHT_LIMIT
@@ -61,7 +61,7 @@ class Lowered:
         self.batch: Batch = ctx.task.encode(ctx.data.validation, source.path).batch(range(12))
         self.tensors = {name: torch.from_numpy(values) for name, values in self.batch.items()}
 
-    def simulated(self, made: Int8Spec) -> tuple[RoundedModel, dict[str, Any]]:
+    def simulated(self, made: Int8Spec) -> tuple[FakeQuantizedModel, dict[str, Any]]:
         model = load_model(self.source.path, allow_code=True)
         rounded, facts = self.simulate(model, made)
         ctx = context_of(self.kind, self.folder / f"ranges-{next(self.count)}", made, self.source)
@@ -69,7 +69,7 @@ class Lowered:
         rounded.observe({name: torch.from_numpy(values) for name, values in one.items()} for one in batches())
         return rounded, facts
 
-    def simulate(self, model: torch.nn.Module, made: Int8Spec) -> tuple[RoundedModel, dict[str, Any]]:
+    def simulate(self, model: torch.nn.Module, made: Int8Spec) -> tuple[FakeQuantizedModel, dict[str, Any]]:
         path = self.artifact.path / ONNX_MODEL
         return simulate(model, path, made, WEIGHT_LIMIT, self.tensors, self.folder)
 

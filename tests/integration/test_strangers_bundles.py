@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from compress.bundles import confinement as held
-from compress.bundles.confinement import Confinement, confinement, run_python
+from compress.bundles.confinement import Sandbox, confinement, run_python
 from compress.bundles.manifest import write_manifest_metrics
 from compress.bundles.verify import verify_bundle
 from compress.bundles.web import folder
@@ -230,7 +230,7 @@ print(json.dumps({
 """
 
 
-def what_it_can(one: Confinement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def what_it_can(one: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("HF_TOKEN", "secret")
     (tmp_path / "free.py").write_text(FREE)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -242,8 +242,8 @@ def what_it_can(one: Confinement, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 KINDS = {
-    "bubblewrap": lambda: Confinement("bubblewrap", (shutil.which("bwrap") or "bwrap", *held._BUBBLEWRAP)),
-    "namespaces": lambda: Confinement("namespaces", (sys.executable, "-I", "-S", str(held.CONFINE))),
+    "bubblewrap": lambda: Sandbox("bubblewrap", (shutil.which("bwrap") or "bwrap", *held._BUBBLEWRAP)),
+    "namespaces": lambda: Sandbox("namespaces", (sys.executable, "-I", "-S", str(held.CONFINE))),
 }
 
 

@@ -16,7 +16,7 @@ from compress import api
 from compress.core.errors import PassError
 from compress.core.records import StepRecord
 from compress.data.splits import UNLABELLED, Examples
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 from compress.generation.answers import Answer, read_answers
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
@@ -206,7 +206,7 @@ def test_plain_texts_are_gone_on_with(teacher: Taught, tmp_path: Path):
         assert answer.prompt in beginnings
         assert answer.ended in ("length", "end")
     for place in range(len(beginnings)):
-        learnt = inputs.batch([place])[LEARNT][0]
+        learnt = inputs.batch([place])[LOSS_MASK][0]
         # Nothing of the prompt is learnt, and nothing that was not written: no end where there was none.
         assert not learnt[:10].any()
         assert 0 < learnt.sum() <= 8

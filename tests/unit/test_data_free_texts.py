@@ -22,7 +22,7 @@ from compress.training.data_free.words import (
     choose_words,
     draw_texts,
     mix,
-    spoken_words,
+    ordinary_tokens,
     words_of_classes,
     zipf,
 )
@@ -95,20 +95,20 @@ def test_words_come_in_the_order_of_their_ids_without_special_tokens(tmp_path: P
     file = tmp_path / TOKENIZER
     file.write_text(tiny_tokenizer(("7", "!", "b", "\u00e9", *WORDS)).to_str())
     names = {number: token for token, number in read_vocabulary(file).ids.items()}
-    found = [names[int(number)] for number in spoken_words(read_vocabulary(file))]
+    found = [names[int(number)] for number in ordinary_tokens(read_vocabulary(file))]
     # One letter is no word but for two in English; single characters come last.
     assert found == [*(word for word in WORDS if word != "##s"), "7", "!", "b", "##s"]
 
 
 def test_single_characters_come_after_the_commonest_words():
     ids = {f"w{number}": number for number in range(300)} | {".": 300}
-    order = spoken_words(Vocabulary("WordPiece", ids, frozenset(), None)).tolist()
+    order = ordinary_tokens(Vocabulary("WordPiece", ids, frozenset(), None)).tolist()
     assert order == [*range(200), 300, *range(200, 300)]
 
 
 def test_marks_of_other_tokenizers_are_no_letters():
     ids = {"<s>": 0, "\u0120the": 1, "\u0120x": 2, "ing": 3, "\u0120a": 4, "\u2581": 5}
-    assert spoken_words(Vocabulary("BPE", ids, frozenset({0}), None)).tolist() == [1, 3, 4, 2]
+    assert ordinary_tokens(Vocabulary("BPE", ids, frozenset({0}), None)).tolist() == [1, 3, 4, 2]
 
 
 def test_half_of_the_words_are_frequent_and_half_are_telling():

@@ -13,15 +13,15 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compress.core.disk.files import write_json
-from compress.encoding.inputs import LEARNT, taken
+from compress.encoding.inputs import LOSS_MASK, model_inputs
 from compress.losses.attention.term import AttentionTerm, scores_of
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.pairing import Pairing, Reader, loss_faults
+from compress.profile.model_checks.pairing import PairedModel, Pairing, loss_faults
 from compress.training.loss_functions.attention import log_attention
 from compress.training.loss_functions.logits import divergence
-from compress.training.objective.terms import Seen
+from compress.training.objective.terms import LossInputs
 from compress.training.objective.trust import TrustedTokens
 from compress.training.objective.weighted_losses import Objective, build_objective
 from compress.training.signals.capture import anatomy_of, capture
@@ -54,14 +54,14 @@ def padded(changed: int = 0, behind: int = 0) -> dict[str, Tensor]:
     ids[0, 8] = changed or ids[0, 8]
     learnt = real.clone()
     learnt[:, :4] = 0
-    return {"input_ids": ids, "attention_mask": real, LEARNT: learnt}
+    return {"input_ids": ids, "attention_mask": real, LOSS_MASK: learnt}
 
 
 def packed_texts(first: int = 11) -> dict[str, Tensor]:
     """Two texts of 5 and 4 tokens in one block, all but the first of each learnt; `first`: the first word of all."""
     ids = torch.tensor([[first, 23, 37, 41, 59, 61, 73, 89, 97]])
     places = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]])
-    return {"input_ids": ids, "position_ids": places, LEARNT: (places > 0).long()}
+    return {"input_ids": ids, "position_ids": places, LOSS_MASK: (places > 0).long()}
 
 
 def objective(
@@ -99,7 +99,7 @@ def test_scores_are_those_that_the_model_itself_attends_by(name: str) -> None:
     names = {one for pair in term.names for one in pair[1]}
     with torch.no_grad():
         signals = capture(model, batch, names)
-    seen = Seen({}, {}, torch.zeros(2), batch["attention_mask"].bool(), batch)
+    seen = LossInputs({}, {}, torch.zeros(2), batch["attention_mask"].bool(), batch)
     anatomy = anatomy_of(model, batch)
     for layer in range(3):
         query, key = (signals[f"turned_{part}.{layer}"] for part in ("query", "key"))
@@ -182,7 +182,7 @@ def test_hidden_states_count_before_what_is_learnt_alone() -> None:
 
 def test_tokens_are_trusted_by_confidence_and_by_being_right() -> None:
     """Of four tokens that are learnt the teacher holds 0.9, 0.9, 0.4 and 0.6 likeliest, and is wrong at the second."""
-    batch = {"input_ids": torch.tensor([[5, 1, 2, 3, 0]]), LEARNT: torch.tensor([[0, 1, 1, 1, 1]])}
+    batch = {"input_ids": torch.tensor([[5, 1, 2, 3, 0]]), LOSS_MASK: torch.tensor([[0, 1, 1, 1, 1]])}
     said = torch.full((1, 5, 2000), 1e-9)
     for place, (word, probability) in enumerate([(1, 0.9), (7, 0.9), (3, 0.4), (0, 0.6), (9, 1.0)]):
         said[0, place] = (1 - probability) / 1999
@@ -195,7 +195,7 @@ def test_tokens_are_trusted_by_confidence_and_by_being_right() -> None:
     ):
         trusted = TrustedTokens(confidence, right, 2000)
         signals = with_top_k({"outputs": logits}, frozenset({trusted.name}))
-        assert trusted(batch, signals)[LEARNT].tolist() == [left]
+        assert trusted(batch, signals)[LOSS_MASK].tolist() == [left]
         found = trusted.counted([(batch, signals)] * 2)
         # The last token says 1.0, of a word that does not follow.
         assert (found.kept, found.of, found.highest) == (2 * sum(left), 8, pytest.approx(0.9, abs=1e-3))
@@ -209,13 +209,13 @@ def test_what_is_not_trusted_is_learnt_by_no_loss_and_nothing_left_is_no_loss() 
         LOSS_ENTRIES.parse(name, {}) for name in ("logits", "next_token", "hidden", "embedding")
     ]
     with torch.no_grad():
-        likeliest = torch.softmax(teacher(**taken(batch)).logits, -1).max(-1).values
+        likeliest = torch.softmax(teacher(**model_inputs(batch)).logits, -1).max(-1).values
     at = likeliest[0, 3:8].median().item()
     trusted = TrustedTokens(at, False, 200)
     of = build_objective(losses, *anatomies, seed=0, trusted=trusted)
     selected = value(of, student, teacher, batch)
-    fewer = {**batch, LEARNT: batch[LEARNT] * functional.pad((likeliest >= at)[:, :-1], (1, 0))}
-    assert 0 < fewer[LEARNT].sum() < batch[LEARNT].sum()
+    fewer = {**batch, LOSS_MASK: batch[LOSS_MASK] * functional.pad((likeliest >= at)[:, :-1], (1, 0))}
+    assert 0 < fewer[LOSS_MASK].sum() < batch[LOSS_MASK].sum()
     torch.testing.assert_close(
         selected, value(build_objective(losses, *anatomies, seed=0), student, teacher, fewer)
     )
@@ -254,12 +254,14 @@ def test_other_tokenizers_and_maps_in_one_are_refused_by_the_files(tmp_path: Pat
     losses = [
         LOSS_ENTRIES.entry(LOSS_ENTRIES.parse(name, {})) for name in ("logits", "next_token", "relation")
     ]
-    teachers = (Reader("teacher", "one"),)
+    teachers = (PairedModel("teacher", "one"),)
     files = ModelFiles(tmp_path)
-    assert not list(loss_faults(losses, Pairing(Reader("student", "one"), teachers, by_token=True), files))
-    found = dict(loss_faults(losses, Pairing(Reader("student", "two"), teachers, by_token=True), files))
+    assert not list(
+        loss_faults(losses, Pairing(PairedModel("student", "one"), teachers, by_token=True), files)
+    )
+    found = dict(loss_faults(losses, Pairing(PairedModel("student", "two"), teachers, by_token=True), files))
     assert found.keys() == {0, 2}
     assert "train it on texts that the teacher writes" in found[0]
     write_json(tmp_path / "two" / "config.json", {"model_type": "gpt2"})
-    fused = Pairing(Reader("student", "two"), teachers, by_token=True)
+    fused = Pairing(PairedModel("student", "two"), teachers, by_token=True)
     assert "in one projection" in dict(loss_faults(losses, fused, ModelFiles(tmp_path)))[2]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from compress.core.numerics import Numerics
-from compress.engine.deployment import decided, decided_where_known
+from compress.engine.deployment import resolve_for_processors, resolve_if_reachable
 from compress.planning.keys import Fingerprints, all_parts
 from compress.planning.steps import build_plan
 from compress.profile.schema import Profile, TargetSpec
@@ -60,14 +60,14 @@ def test_a_device_that_needs_seven_bits_gets_them(
 ) -> None:
     one = profile(targets)
     found = [target(spec, processor) for spec, processor in zip(one.targets, processors, strict=True)]
-    assert reduce_range(decided(one, found)) == wanted
+    assert reduce_range(resolve_for_processors(one, found)) == wanted
 
 
 def test_what_the_profile_says_itself_stays() -> None:
     one = profile([BOARD], scheme="dynamic", reduce_range=False)
-    assert reduce_range(decided(one, [target(one.targets[0], OLD)])) is False
+    assert reduce_range(resolve_for_processors(one, [target(one.targets[0], OLD)])) is False
     four = profile([BOARD], bits=4)
-    assert decided(four, [target(four.targets[0], OLD)]).passes == four.passes
+    assert resolve_for_processors(four, [target(four.targets[0], OLD)]).passes == four.passes
 
 
 def test_the_key_depends_on_the_device() -> None:
@@ -75,7 +75,7 @@ def test_the_key_depends_on_the_device() -> None:
     known = Fingerprints({("teacher", None): "t"}, "d")
     parts = {}
     for processor in (OLD, NEW):
-        plan = build_plan(decided(one, [target(one.targets[0], processor)]))
+        plan = build_plan(resolve_for_processors(one, [target(one.targets[0], processor)]))
         parts[processor] = all_parts(plan, known, Numerics("cpu", 1, False))["quantize"]
     assert parts[OLD]["reduced_range"] is True
     assert parts[NEW]["reduced_range"] is False
@@ -83,4 +83,4 @@ def test_the_key_depends_on_the_device() -> None:
 
 def test_a_plan_whose_device_is_away_keeps_auto() -> None:
     away = profile([{"device": "ssh://127.0.0.1:1"}])
-    assert decided_where_known(away) == away
+    assert resolve_if_reachable(away) == away

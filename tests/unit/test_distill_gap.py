@@ -13,7 +13,7 @@ from compress.core.artifacts import Artifact
 from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.distill import data_free, step
-from compress.passes.distill.examples import TeacherAt
+from compress.passes.distill.examples import TeacherRef
 from compress.passes.distill.gap import FAR_SMALLER, gap_warnings
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
@@ -104,7 +104,7 @@ def test_it_is_said_before_training(
 
 
 def test_of_several_teachers_the_largest_counts(source: Artifact) -> None:
-    teachers = [TeacherAt(str(size), of_size(source, size)) for size in (10, 5000, 20)]
+    teachers = [TeacherRef(str(size), of_size(source, size)) for size in (10, 5000, 20)]
     (warning,) = gap_warnings(teachers, 100)
     assert warning.startswith("the student has 50 times fewer parameters")
     assert gap_warnings(teachers, 101) == []

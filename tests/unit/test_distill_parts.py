@@ -20,16 +20,16 @@ from compress.losses.contract import LossSpec
 from compress.losses.labels.spec import LabelsLoss
 from compress.losses.logits.spec import LogitsLoss
 from compress.passes.distill.selection import trusted
-from compress.passes.distill.teaching import changed_pixels
+from compress.passes.distill.teaching import augmented_pixels
 from compress.profile.specs.examples import AugmentSpec
 from compress.profile.specs.teaching import SelectSpec
 from compress.profile.specs.training import TrainingSpec
 from compress.training.loop import train
 from compress.training.objective.batch_loss import batch_loss, mutual_loss
-from compress.training.objective.training_module import TrainingModule, follow
+from compress.training.objective.training_module import TrainingModule, update_average
 from compress.training.objective.weighted_losses import Objective, build_objective
 from compress.training.optimization import adamw
-from compress.training.signals.answers import live, nobody
+from compress.training.signals.answers import from_model, no_signals
 from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import anatomy_of
 
@@ -41,7 +41,7 @@ def test_an_average_follows_by_its_decay_and_copies_whole_numbers() -> None:
         average.weight.copy_(torch.tensor([1.0, 1.0]))
         student.running_mean.copy_(torch.tensor([10.0, 0.0]))  # type: ignore[union-attr]
     student.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
-    follow(average, student, 0.75)
+    update_average(average, student, 0.75)
     torch.testing.assert_close(average.weight.detach(), torch.tensor([1.5, 2.0]))
     torch.testing.assert_close(average.running_mean, torch.tensor([2.5, 0.0]))
     assert average.num_batches_tracked == 7
@@ -55,7 +55,7 @@ def test_an_average_follows_tied_weights_once() -> None:
         model[1].weight = model[0].weight
         for parameter in model.parameters():
             nn.init.constant_(parameter, value)
-    follow(average, student, 0.9)
+    update_average(average, student, 0.9)
     for parameter in average.parameters():
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, 0.1))
 
@@ -168,20 +168,20 @@ def test_the_labels_of_blended_images_are_not_used() -> None:
             model, objective_of(model, batch, LabelsLoss()), change=lambda given, b=blended: (given, not b)
         ).train()
         outputs = module(**batch).logits
-        value = batch_loss(module, nobody, np.array([0, 1, 2, 0]))(outputs, batch, torch.arange(4))
+        value = batch_loss(module, no_signals, np.array([0, 1, 2, 0]))(outputs, batch, torch.arange(4))
         assert (float(value.detach()) == 0) is blended
 
 
 def test_pixels_change_by_the_spec_and_say_whether_their_labels_hold() -> None:
     images = torch.rand(6, 1, 8, 8)
     torch.manual_seed(0)
-    moved, hold = changed_pixels({"pixel_values": images}, AugmentSpec(crop=0.25))
+    moved, hold = augmented_pixels({"pixel_values": images}, AugmentSpec(crop=0.25))
     assert hold
     assert not torch.equal(moved["pixel_values"], images)
-    blended, hold = changed_pixels({"pixel_values": images}, AugmentSpec(crop=0, mixup=0.999))
+    blended, hold = augmented_pixels({"pixel_values": images}, AugmentSpec(crop=0, mixup=0.999))
     assert not hold
     assert not torch.equal(blended["pixel_values"], images)
-    same, hold = changed_pixels({"pixel_values": images}, AugmentSpec(crop=0))
+    same, hold = augmented_pixels({"pixel_values": images}, AugmentSpec(crop=0))
     assert hold
     assert torch.equal(same["pixel_values"], images)
 
@@ -207,7 +207,7 @@ def test_live_teachers_are_averaged_by_their_share() -> None:
         models[1].cls_classifier.bias.add_(4.0)
         expected = 0.75 * models[0](**batch).logits + 0.25 * models[1](**batch).logits
     both = MeanOfTeachers(models, (3.0, 1.0), "logits")
-    found = live(both, frozenset({"outputs"}), "cpu")(np.arange(3), batch)["outputs"]
+    found = from_model(both, frozenset({"outputs"}), "cpu")(np.arange(3), batch)["outputs"]
     torch.testing.assert_close(found, expected)
     assert not found.requires_grad
 

@@ -13,7 +13,7 @@ from compress.core.disk.files import write_json, write_text
 from compress.core.errors import ModelError
 from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
-from compress.training.signals.segmentation import check_aligned, cut_alike
+from compress.training.signals.segmentation import check_aligned, same_segmentation
 from compress.training.signals.top_k import TopK
 from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
 
@@ -42,23 +42,23 @@ def test_texts_cut_off_at_one_length_are_not_cut_alike(tmp_path: Path) -> None:
     whole = reader(tmp_path / "whole", tiny_tokenizer())
     words = tuple(word for word in WORDS if word != "green")
     halves = reader(tmp_path / "halves", tiny_tokenizer((*words, "gre", "##en")))
-    assert not cut_alike(whole, halves)
-    assert not cut_alike(halves, whole)
+    assert not same_segmentation(whole, halves)
+    assert not same_segmentation(halves, whole)
 
 
 def test_pieces_that_the_other_has_never_heard_of_are_not_its_unknown_ones(tmp_path: Path) -> None:
     ours = reader(tmp_path / "ours", tiny_tokenizer())
     foreign = reader(tmp_path / "foreign", tiny_tokenizer(("der", "und", "##en")))
     assert np.all(np.concatenate([text[1:-1] for text in foreign[1].ids]) == SPECIAL.index("[UNK]"))
-    assert not cut_alike(ours, foreign)
-    assert not cut_alike(foreign, ours)
+    assert not same_segmentation(ours, foreign)
+    assert not same_segmentation(foreign, ours)
 
 
 def test_other_ids_of_the_same_pieces_are_cut_alike(tmp_path: Path) -> None:
     forth = reader(tmp_path / "forth", tiny_tokenizer())
     back = reader(tmp_path / "back", tiny_tokenizer(WORDS[::-1]))
     assert not np.array_equal(forth[1].ids[0], back[1].ids[0])
-    assert cut_alike(forth, back)
+    assert same_segmentation(forth, back)
 
 
 def test_a_trimmed_vocabulary_cuts_as_the_whole_one_and_as_another_trimmed_one(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_trimmed_vocabulary_cuts_as_the_whole_one_and_as_another_trimmed_one(t
     green = trimmed(tmp_path / "green", whole[0], "green", "the")
     cats = trimmed(tmp_path / "cats", whole[0], "cat", "##s")
     readers = (whole, green, cats)
-    assert all(cut_alike(one, other) for one in readers for other in readers)
+    assert all(same_segmentation(one, other) for one in readers for other in readers)
 
 
 def test_only_signals_of_tokens_are_refused(tmp_path: Path) -> None:

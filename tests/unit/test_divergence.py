@@ -13,13 +13,13 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor
 from torch.nn import functional
 
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 from compress.losses.contract import Divergence
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.logits.term import compare_logits
 from compress.training.loss_functions.chunks import in_chunks
 from compress.training.loss_functions.logits import divergence
-from compress.training.objective.terms import Seen
+from compress.training.objective.terms import LossInputs
 
 KINDS: tuple[Divergence, ...] = ("forward", "reverse", "jsd", "skew", "skew_reverse")
 logits = arrays("float64", (4, 5), elements=st.floats(-8, 8))
@@ -193,7 +193,7 @@ def test_keys_that_make_no_sense_together(keys: dict[str, object], message: str)
 def test_of_texts_that_are_gone_on_with_the_tokens_before_those_that_are_learnt_are_compared() -> None:
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
     learnt = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]])
-    seen = Seen({}, {}, torch.zeros(2), mask, {LEARNT: learnt})
+    seen = LossInputs({}, {}, torch.zeros(2), mask, {LOSS_MASK: learnt})
     assert seen.compared is not None
     assert seen.compared.int().tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
-    assert Seen({}, {}, torch.zeros(2), mask, {}).compared is mask
+    assert LossInputs({}, {}, torch.zeros(2), mask, {}).compared is mask

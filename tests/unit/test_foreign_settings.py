@@ -24,7 +24,7 @@ from compress.models.io.pretrained import load_pretrained
 from compress.models.teacher.location import check_teacher
 from compress.models.text.tokenization import read_tokenization
 from compress.profile.load import load_profile
-from compress.profile.model_checks.settings import PINNED, fetching_settings, own_classes, pinned
+from compress.profile.model_checks.settings import PINNED, custom_classes, fetching_settings, pinned
 from compress.profile.schema import TeacherSpec
 from tests.jobs import write_job
 from tests.tiny import LABELS, tiny_bert, write_torch_artifact
@@ -212,7 +212,7 @@ def test_settings_are_found_and_pinned_at_any_depth() -> None:
     for _ in range(60):
         bottomless = {"inner": bottomless}
     assert [problem.code for problem in fetching_settings(bottomless)] == ["fetching-setting"]
-    assert own_classes({"auto_map": ["tokenizer.Strange", None]}) == ()
+    assert custom_classes({"auto_map": ["tokenizer.Strange", None]}) == ()
 
 
 def test_nothing_of_the_hub_answers_while_a_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

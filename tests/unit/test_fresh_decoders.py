@@ -15,7 +15,7 @@ from compress.lowering.decoder.layout import layout_of
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.models.anatomy.table.sizes import count_parameters
-from compress.models.students.decoder import fresh_decoder
+from compress.models.students.decoder import new_decoder
 from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.text.own_tokenizer import END, of_file, trained_tokenizer
 from compress.tasks.table import task_kind
@@ -104,12 +104,12 @@ def test_keys_that_do_not_go_together_are_refused(tmp_path: Path, changed: dict[
 def test_every_family_is_made_as_it_was_described_and_can_be_lowered(kind: str):
     asked = FreshDecoder(kind, 2, 64)
     assert asked.fault() is None
-    model = fresh_decoder(asked, words=300, positions=40, begin=1, end=2, seed=0)
+    model = new_decoder(asked, words=300, positions=40, begin=1, end=2, seed=0)
     layout = layout_of(model.config)
     assert (layout.sizes["layers"], layout.sizes["hidden"], layout.longest) == (2, 64, 40)
     assert model.num_parameters() == count_parameters(model.config.to_dict(), "words")
-    again = fresh_decoder(asked, words=300, positions=40, begin=1, end=2, seed=0)
-    other = fresh_decoder(asked, words=300, positions=40, begin=1, end=2, seed=1)
+    again = new_decoder(asked, words=300, positions=40, begin=1, end=2, seed=0)
+    other = new_decoder(asked, words=300, positions=40, begin=1, end=2, seed=1)
     words = [each.get_input_embeddings().weight for each in (model, again, other)]
     assert torch.equal(words[0], words[1])
     assert not torch.equal(words[0], words[2])

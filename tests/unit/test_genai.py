@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.genai import genai_config, write_genai
-from compress.lowering.genai_tokenizer import why_no_genai
-from compress.lowering.shared_weights import LEAST, raw_places
+from compress.lowering.genai_tokenizer import why_not_genai
+from compress.lowering.shared_weights import LEAST, raw_data_spans
 from compress.models.text.tokenization import ODD
 from compress.passes.quantize.kv_cache import store_cache
 from compress.passes.quantize.weight_only.methods import quantize_weights
@@ -72,7 +72,7 @@ def test_weights_lie_in_the_file_once(quantized: bool, tmp_path: Path):
     folder = written(tmp_path, FAST[0], quantized=quantized)
     whole, shared = folder / "model.onnx", folder / "genai.onnx"
     assert shared.stat().st_size < 0.3 * whole.stat().st_size
-    content, places = whole.read_bytes(), raw_places(whole)
+    content, places = whole.read_bytes(), raw_data_spans(whole)
     for tensor in onnx.load(whole).graph.initializer:
         offset, length = places[tensor.name]
         assert content[offset : offset + length] == tensor.raw_data
@@ -145,8 +145,8 @@ def test_what_genai_cuts_otherwise_is_refused():
         "type": "Sequence",
         "pretokenizers": [split, {**BYTES["pre_tokenizer"], "use_regex": False}],
     }
-    assert why_no_genai(BYTES) is None
-    assert why_no_genai(changed(pre_tokenizer=regex)) is None
+    assert why_not_genai(BYTES) is None
+    assert why_not_genai(changed(pre_tokenizer=regex)) is None
     cases = [
         (changed(pre_tokenizer=digits), "by rules other than those of GPT-2"),
         (changed(normalizer={"type": "Lowercase"}), "changes texts"),
@@ -154,4 +154,4 @@ def test_what_genai_cuts_otherwise_is_refused():
         ({"model": {"type": "Unigram"}}, "a Unigram"),
     ]
     for tokenizer, words in cases:
-        assert words in str(why_no_genai(tokenizer))
+        assert words in str(why_not_genai(tokenizer))

@@ -33,9 +33,9 @@ from compress.generation.by_label import (
     SPARE,
     TRAINED,
     Written,
-    asked,
-    chosen,
-    lessons,
+    filter_reasons,
+    generator_data,
+    prompt_for,
     writing_task_of,
     written_examples,
 )
@@ -71,13 +71,13 @@ def none_copied(texts: Sequence[str]) -> list[bool]:
 def test_a_label_is_asked_for_by_its_name_in_words():
     spec = data_of(ask="What one says of {label}, {label}: ").generated
     assert spec is not None
-    assert asked(spec, "oil_change-how") == "What one says of oil change how, oil change how: "
+    assert prompt_for(spec, "oil_change-how") == "What one says of oil change how, oil change how: "
 
 
 def test_training_texts_are_learnt_behind_their_labels_and_validation_judges():
     data = data_of(most=4)
     texts = [f"text {number}" for number in range(JUDGED + 50)]
-    shown = lessons(
+    shown = generator_data(
         writing_task_of(data),
         TrainingData(examples(["the  red\ncat", "a b c d e"]), examples(texts), LABELS),
         data,
@@ -89,7 +89,9 @@ def test_training_texts_are_learnt_behind_their_labels_and_validation_judges():
     assert len(set(shown.validation.texts)) == JUDGED
     assert writing_task_of(data).answered.data.max_length == 4 + 64
     # Not by their place, so that another order of the rows judges by the same ones.
-    turned = lessons(writing_task_of(data), TrainingData(examples(["x"]), examples(texts[::3]), LABELS), data)
+    turned = generator_data(
+        writing_task_of(data), TrainingData(examples(["x"]), examples(texts[::3]), LABELS), data
+    )
     assert len(turned.validation) == len(texts[::3])
 
 
@@ -115,12 +117,12 @@ def test_what_is_kept():
     def agree(left: Sequence[Written]) -> list[bool]:
         return [one.text != "of another label" or one.label == 1 for one in left]
 
-    reasons = chosen(written, [2, 2], TRAINED_ON, copied, agree)
+    reasons = filter_reasons(written, [2, 2], TRAINED_ON, copied, agree)
     assert reasons == [KEPT, EMPTY, CUT, REPEATED, TRAINED, HELD_OUT, OTHER, KEPT, SPARE, REPEATED, KEPT]
     # A further text changes nothing for those before it; where nobody is asked, the label decides nothing.
     for count in range(len(written)):
-        assert chosen(written[:count], [2, 2], TRAINED_ON, copied, agree) == reasons[:count]
-    freely = chosen(written, [3, 1], TRAINED_ON, copied, cut_serves=True)
+        assert filter_reasons(written[:count], [2, 2], TRAINED_ON, copied, agree) == reasons[:count]
+    freely = filter_reasons(written, [3, 1], TRAINED_ON, copied, cut_serves=True)
     assert freely == [KEPT, EMPTY, KEPT, REPEATED, TRAINED, HELD_OUT, KEPT, KEPT, SPARE, REPEATED, REPEATED]
 
 

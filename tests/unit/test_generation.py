@@ -19,8 +19,8 @@ from compress.core.artifacts import Artifact, seal
 from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT
 from compress.generation.answers import Answer, read_answers
-from compress.generation.prompts import Writer, cut_at
-from compress.generation.writing import AHEAD, How, answers_file, key_of, write_answers
+from compress.generation.prompts import PromptCodec, cut_at
+from compress.generation.writing import AHEAD, GenerationSettings, answers_file, key_of, write_answers
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.models.io.checkpoints import save_model
@@ -86,7 +86,7 @@ def onnx(model: transformers.PreTrainedModel, tmp_path_factory: pytest.TempPathF
 
 
 def written(
-    model: Artifact, prompts: Sequence[str], how: How, folder: Path, **said: int
+    model: Artifact, prompts: Sequence[str], how: GenerationSettings, folder: Path, **said: int
 ) -> dict[str, Answer]:
     found = list(read_answers(write_answers(model, prompts, how, folder, **said)))
     assert len({answer.key for answer in found}) == len(found)
@@ -98,7 +98,13 @@ def test_both_forms_write_what_the_model_says(model, onnx: Artifact, tmp_path: P
     ends = set()
     for together in (1, 4):
         both = [
-            written(one, PROMPTS, How(24), tmp_path / f"{one.form.framework}{together}", together=together)
+            written(
+                one,
+                PROMPTS,
+                GenerationSettings(24),
+                tmp_path / f"{one.form.framework}{together}",
+                together=together,
+            )
             for one in (onnx, plain)
         ]
         assert both[0] == both[1]
@@ -120,7 +126,7 @@ def test_both_forms_write_what_the_model_says(model, onnx: Artifact, tmp_path: P
 
 
 def test_an_answer_does_not_hang_on_its_neighbours(onnx: Artifact, tmp_path: Path):
-    how = How(30, DRAWN, samples=2)
+    how = GenerationSettings(30, DRAWN, samples=2)
     alone: dict[str, Answer] = {}
     for number, prompt in enumerate(PROMPTS):
         alone |= written(onnx, [prompt], how, tmp_path / str(number))
@@ -129,12 +135,12 @@ def test_an_answer_does_not_hang_on_its_neighbours(onnx: Artifact, tmp_path: Pat
     assert alone == together == turned
     first, second = (together[key_of(PROMPTS[0], sample)].tokens for sample in (0, 1))
     assert first != second
-    other = How(30, DRAWN._replace(seed=6), samples=2)
+    other = GenerationSettings(30, DRAWN._replace(seed=6), samples=2)
     assert written(onnx, PROMPTS[:1], other, tmp_path / "all")[key_of(PROMPTS[0], 0)].tokens != first
 
 
 def test_a_killed_run_goes_on_and_writes_nothing_twice(onnx: Artifact, tmp_path: Path):
-    how, prompts = How(12, DRAWN), [f"{number} cats" for number in range(40)]
+    how, prompts = GenerationSettings(12, DRAWN), [f"{number} cats" for number in range(40)]
     undisturbed = written(onnx, prompts, how, tmp_path / "undisturbed")
     told: list[int] = []
 
@@ -173,15 +179,15 @@ def test_few_prompts_are_held_at_once(onnx: Artifact, tmp_path: Path):
     def advance(steps: int = 1, note: str | None = None) -> None:
         done[0] += steps
 
-    write_answers(onnx, prompts(), How(2), tmp_path, together=2, advance=advance)
+    write_answers(onnx, prompts(), GenerationSettings(2), tmp_path, together=2, advance=advance)
     assert done[0] == 120
     assert most[0] <= 2 * AHEAD
 
 
 def test_an_answer_ends_before_a_stop(onnx: Artifact, tmp_path: Path):
-    free = written(onnx, PROMPTS, How(24, DRAWN), tmp_path)
+    free = written(onnx, PROMPTS, GenerationSettings(24, DRAWN), tmp_path)
     stop = free[key_of(PROMPTS[1], 0)].text[7:9]
-    found = written(onnx, PROMPTS, How(24, DRAWN, (stop, "never")), tmp_path, together=2)
+    found = written(onnx, PROMPTS, GenerationSettings(24, DRAWN, (stop, "never")), tmp_path, together=2)
     assert found[key_of(PROMPTS[1], 0)].ended == "stop"
     for key, answer in found.items():
         cut = cut_at(free[key].text, [stop])
@@ -191,16 +197,16 @@ def test_an_answer_ends_before_a_stop(onnx: Artifact, tmp_path: Path):
 
 def test_conversations_are_written_down_by_the_template(model, onnx: Artifact, tmp_path: Path):
     asked = [{"role": "user", "content": "hello"}]
-    (answer,) = read_answers(write_answers(onnx, [asked], How(6), tmp_path))
+    (answer,) = read_answers(write_answers(onnx, [asked], GenerationSettings(6), tmp_path))
     without = artifact_of(tmp_path / "without", model, onnx=True, chat_template=None, begin_id=None)
     # The same text, without the token that stands before plain ones.
     text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    (same,) = read_answers(write_answers(without, [text], How(6), tmp_path))
+    (same,) = read_answers(write_answers(without, [text], GenerationSettings(6), tmp_path))
     assert (answer.prompt, answer.tokens) == (asked, same.tokens)
     with pytest.raises(DataError, match="need a chat template"):
-        write_answers(without, [asked], How(6), tmp_path)
+        write_answers(without, [asked], GenerationSettings(6), tmp_path)
     with pytest.raises(DataError, match="no tokens to continue from"):
-        write_answers(without, ["x", ""], How(6), tmp_path)
+        write_answers(without, ["x", ""], GenerationSettings(6), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -224,25 +230,27 @@ def test_what_stands_around_the_words_of_a_user(
     said |= {"chat_template": template, "special_tokens": {"bos_token": "<begin>"}, "begin_id": 0}
     (tmp_path / "task.json").write_text(json.dumps(said))
     byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    writer = Writer(tmp_path)
-    assert (writer.written(UNWRITTEN), writer.behind(UNWRITTEN)) == (before, ends)
+    writer = PromptCodec(tmp_path)
+    assert (writer.render_prompt(UNWRITTEN), writer.turn_stops(UNWRITTEN)) == (before, ends)
     assert writer.plain(UNWRITTEN) == before.removeprefix("<begin>")
     assert writer.nothing == ""
     with_system = [{"role": "system", "content": "be brief"}, *UNWRITTEN]
-    assert template != CHATML or writer.written(with_system).endswith(f"be brief<|im_end|>\n{before}")
+    assert template != CHATML or writer.render_prompt(with_system).endswith(f"be brief<|im_end|>\n{before}")
 
 
 def test_a_template_without_the_words_of_a_user_is_told(model, onnx: Artifact, tmp_path: Path):
     mute = artifact_of(tmp_path / "mute", model, onnx=True, chat_template="hello")
     with pytest.raises(ModelError, match="leaves out the user's message"):
-        Writer(mute.path).written(UNWRITTEN)
+        PromptCodec(mute.path).render_prompt(UNWRITTEN)
 
 
 def test_special_tokens_end_answers_too(model, onnx: Artifact, tmp_path: Path):
-    free = written(onnx, PROMPTS, How(40, DRAWN), tmp_path)
+    free = written(onnx, PROMPTS, GenerationSettings(40, DRAWN), tmp_path)
     drawn = {token for answer in free.values() for token in answer.tokens}
     assert drawn & {0, 1}, "a special token that no text shows"
-    for answer in written(onnx, PROMPTS, How(40, DRAWN, ("<begin>", "<end>")), tmp_path).values():
+    for answer in written(
+        onnx, PROMPTS, GenerationSettings(40, DRAWN, ("<begin>", "<end>")), tmp_path
+    ).values():
         whole = free[answer.key].tokens
         place = next((place for place, token in enumerate(whole) if token in (0, 1)), None)
         assert answer.tokens == (whole if place is None else whole[: place + 1])
@@ -253,7 +261,7 @@ def test_what_is_too_long_is_told(model, onnx: Artifact, tmp_path: Path):
     plain = artifact_of(tmp_path / "torch", model, onnx=False)
     for one, words in ((onnx, "20 tokens after a prompt of 121"), (plain, "has only 128 positions")):
         with pytest.raises(ModelError, match=words):
-            write_answers(one, ["x" * 120], How(20), tmp_path)
+            write_answers(one, ["x" * 120], GenerationSettings(20), tmp_path)
 
 
 def test_a_job_writes_where_the_model_runs(model, onnx: Artifact, tmp_path: Path):

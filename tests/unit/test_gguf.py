@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compress.core.errors import ModelError, PassError
 from compress.core.pre_tokenization import RULES, WHOLE_WORDS, pre_tokenizer
 from compress.lowering.decoder.layout import layout_of
-from compress.lowering.gguf.family import LLAMA_CPP, why_no_gguf
+from compress.lowering.gguf.family import LLAMA_CPP, why_not_gguf
 from compress.lowering.gguf.file import write_gguf
 from compress.lowering.gguf.tensors import HEAD, WORDS, tensors_of
 from compress.lowering.gguf.vocabulary import vocabulary_of, why_no_vocabulary
 from compress.models.text.tokenization import ODD
 from compress.passes.prune.removing.decoders import DecoderPruner
-from compress.profile.model_checks.gguf import ends_in, header_fields
+from compress.profile.model_checks.gguf import end_token_ids, header_fields
 from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import CONFIGS, tiny_decoder
 from tests.tiny_language import BEGIN, CHATML, END, byte_tokenizer
@@ -136,9 +136,9 @@ def test_the_ends_of_answers_stand_in_the_file(tmp_path: Path):
         5,
         9,
     ]
-    assert ends_in(header_fields(file)) == [1, 5, 9]
+    assert end_token_ids(header_fields(file)) == [1, 5, 9]
     write_gguf(tiny_decoder("llama"), BYTES, TASK, "f16", file, "tiny")
-    assert ends_in(header_fields(file)) == [1]
+    assert end_token_ids(header_fields(file)) == [1]
 
 
 def letters(*, prefix: bool) -> Tokenizer:
@@ -318,7 +318,7 @@ def test_other_tokenizers_are_refused(tokenizer: dict, words: str):
     ],
 )
 def test_other_models_are_refused(config: dict, words: str | None):
-    found = why_no_gguf(config)
+    found = why_not_gguf(config)
     assert found is None if words is None else words in str(found)
 
 

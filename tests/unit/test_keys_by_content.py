@@ -14,7 +14,7 @@ import yaml
 
 from compress.core.numerics import Numerics
 from compress.engine import contents
-from compress.engine.contents import of_cache
+from compress.engine.contents import cached_content_digests
 from compress.engine.explain_plan import explain_plan
 from compress.engine.resolve import fingerprints, resolve_job
 from compress.planning.keys import all_parts, key_of
@@ -58,7 +58,7 @@ def write(folder: Path, tables: dict[str, Table], kind: str, **data: Any) -> Pat
 def keys(profile: Path) -> dict[str, str]:
     loaded = load_profile(profile)
     plan = build_plan(loaded.profile)
-    known = of_cache(loaded, fingerprints(loaded, plan), Cache(profile.parent / "none"))
+    known = cached_content_digests(loaded, fingerprints(loaded, plan), Cache(profile.parent / "none"))
     known = replace(known, models=dict.fromkeys(known.models, "m"))
     parts = all_parts(plan, known, Numerics("cpu", 2, bf16=True))
     found = {name: key_of(one) for name, one in parts.items()}

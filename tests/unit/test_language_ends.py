@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from compress.bundles.layout import PREDICTOR
 from compress.core.disk.files import copy_file
 from compress.data.splits import UNLABELLED, Examples
-from compress.generation.prompts import Writer
+from compress.generation.prompts import PromptCodec
 from compress.models.teacher.location import fingerprint
 from compress.models.text.chat import renderer
 from compress.profile.schema import TeacherSpec
@@ -105,7 +105,7 @@ def test_a_folder_says_what_ends_an_answer(tmp_path: Path):
     out = described(tmp_path)
     said = json.loads((out / "task.json").read_text())
     assert (said["end_id"], said["end_ids"]) == (1, [1, 258, 260])
-    writer = Writer(out)
+    writer = PromptCodec(out)
     assert writer.ends == (1, 258, 260)
     # What a turn is taught to end with is among them.
     learnt = pieces_of(messages_item(TALK), "messages", renderer(TEMPLATE, {}, "model"))[-1].text
@@ -125,7 +125,7 @@ def test_older_folders_name_one_end(tmp_path: Path):
     common = {"max_length": 16, "pad_id": 0, "begin_id": None, "chat_template": None, "special_tokens": {}}
     for end, ends in ((259, (259,)), (None, ())):
         (tmp_path / "task.json").write_text(json.dumps({**common, "end_id": end}))
-        assert Writer(tmp_path).ends == ends
+        assert PromptCodec(tmp_path).ends == ends
 
 
 def test_a_bundle_ends_and_trims_as_the_model(tmp_path: Path):

@@ -25,7 +25,7 @@ from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Scored, TrainingData, Truth
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.record import language_record, told_apart
+from compress.tasks.causal_lm.record import language_record, log_perplexity_test
 from compress.tasks.causal_lm.scorer import answers, bucketed_divergence, log_softmax
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text import windows as windows_module
@@ -35,7 +35,7 @@ from compress.tasks.causal_lm.text.windows import (
     BYTES,
     COMPARED,
     DOCUMENT,
-    LEARNT,
+    LOSS_MASK,
     cut_windows,
     encode_documents,
 )
@@ -106,7 +106,7 @@ def test_a_batch_says_what_is_scored_of_which_text_and_how_many_bytes(tmp_path: 
     assert batch[DOCUMENT].tolist() == [0, 0, 1]
     # Twenty letters less the first; the two bytes of é stand behind n.
     assert batch[BYTES].tolist() == [15, 4, 2]
-    assert batch[LEARNT][1, :8].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert batch[LOSS_MASK][1, :8].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert batch["attention_mask"][2].tolist() == [1] * 3 + [0] * 13
     assert len({inputs.digest(), encode_documents(examples("ab"), data(), tmp_path).digest()}) == 2
 
@@ -129,7 +129,7 @@ def test_only_completions_and_the_assistants_words_are_learnt(tmp_path: Path):
     batch = asked.batch([0])
     # begin, a, b, c, d, end
     assert batch["input_ids"][0, [0, -1]].tolist() == [258, 259]
-    assert batch[LEARNT].tolist() == [[0, 0, 0, 1, 1, 1]]
+    assert batch[LOSS_MASK].tolist() == [[0, 0, 0, 1, 1, 1]]
     said = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "yo"},
@@ -141,7 +141,7 @@ def test_only_completions_and_the_assistants_words_are_learnt(tmp_path: Path):
         data(messages_column="m", max_length=256),
         folder_of(tmp_path, max_length=256),
     ).batch([0])
-    text = byte_tokenizer().decode(talk["input_ids"][0][talk[LEARNT][0] == 1].tolist())
+    text = byte_tokenizer().decode(talk["input_ids"][0][talk[LOSS_MASK][0] == 1].tolist())
     assert text == "yo<|im_end|>\n!<|im_end|>\n"
 
 
@@ -310,7 +310,7 @@ def test_sums_are_those_of_torch():
     logits = random.normal(size=(2, 5, 11)).astype(np.float32) * 4
     ids = random.integers(0, 11, (2, 5))
     learnt = np.array([[0, 1, 1, 0, 1], [0, 0, 1, 1, 0]])
-    batch = {"input_ids": ids, LEARNT: learnt, BYTES: np.array([7, 3]), DOCUMENT: np.array([0, 4])}
+    batch = {"input_ids": ids, LOSS_MASK: learnt, BYTES: np.array([7, 3]), DOCUMENT: np.array([0, 4])}
     found = answers(logits, batch, {"length": 6})
     losses = torch.nn.functional.cross_entropy(
         torch.from_numpy(logits[:, :-1]).double().flatten(0, 1),
@@ -423,12 +423,12 @@ def test_a_text_without_a_window_leaves_the_intervals_alone():
 def test_a_difference_that_rounding_makes_is_none():
     random = np.random.default_rng(0)
     many = 5000
-    assert told_apart(1e-5 + 1e-6 * random.normal(size=1000), many) == (1.0, False)
-    p_value, worse = told_apart(0.02 + 0.001 * random.normal(size=1000), many)
+    assert log_perplexity_test(1e-5 + 1e-6 * random.normal(size=1000), many) == (1.0, False)
+    p_value, worse = log_perplexity_test(0.02 + 0.001 * random.normal(size=1000), many)
     assert (p_value, worse) == (pytest.approx(0.002, rel=0.02), True)
-    p_value, worse = told_apart(-0.02 + 0.001 * random.normal(size=1000), many)
+    p_value, worse = log_perplexity_test(-0.02 + 0.001 * random.normal(size=1000), many)
     assert (p_value, worse) == (pytest.approx(0.002, rel=0.02), False)
-    p_value, worse = told_apart(0.02 + 0.02 * random.normal(size=4000), many)
+    p_value, worse = log_perplexity_test(0.02 + 0.02 * random.normal(size=4000), many)
     # Normal: the share below 0.001 is that beyond 0.95 standard deviations.
     assert (p_value, worse) == (pytest.approx(2 * 0.171, abs=0.03), True)
 

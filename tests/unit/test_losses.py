@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.losses.contract import Lesson
+from compress.losses.contract import LossContext
 from compress.losses.table import LOSSES, losses_in, name_of
 from compress.profile.specs.recovery import RecoverySpec
 from compress.tasks.table import task_kind
@@ -142,5 +142,5 @@ def test_what_a_loss_says_of_itself() -> None:
     inside = {"hidden", "embedding", "attention", "relation", "similarity", "contrastive"}
     assert {name for name, one in made.items() if one.looks_inside} == inside
     assert {name for name, one in made.items() if one.learns_labels} == {"labels", "next_token"}
-    several = Lesson(task_kind("text-classification"), teachers=2)
+    several = LossContext(task_kind("text-classification"), teachers=2)
     assert {name for name, one in made.items() if one.fault(several)} == inside | {"output", "next_token"}

@@ -29,7 +29,7 @@ from compress.training.objective.batch_loss import batch_loss
 from compress.training.objective.training_module import TrainingModule
 from compress.training.objective.trust import TrustedTokens
 from compress.training.objective.weighted_losses import build_objective
-from compress.training.signals.answers import live
+from compress.training.signals.answers import from_model
 from compress.training.signals.capture import anatomy_of
 from tests.tiny import SPECIAL, tiny_bert
 from tests.tiny_decoders import WORDS, tiny_decoder
@@ -159,7 +159,7 @@ def learnt(lesson: Lesson, accumulate: int, work: Path) -> tuple[float, dict[str
     )
     both = lesson.mutual is not None
     module = TrainingModule(student, objective, teacher=teacher if both else None)
-    answers = live(teacher, objective.teacher_needs | {"outputs"}, "cpu", learns=both)
+    answers = from_model(teacher, objective.teacher_needs | {"outputs"}, "cpu", learns=both)
     found: dict[str, Tensor] = {}
 
     def take() -> None:

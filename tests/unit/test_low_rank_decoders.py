@@ -18,7 +18,7 @@ from compress.core.errors import ModelError
 from compress.core.forms import Structure
 from compress.core.spec import Spec
 from compress.lowering import step as lower
-from compress.models.anatomy.factors import Factored, describe_factors, insert_factors, multiply_out
+from compress.models.anatomy.factors import Factored, describe_factors, insert_factors, merge_factors
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.students.decoder_cut import cut_decoder
 from compress.passes.low_rank import step as low_rank
@@ -78,7 +78,7 @@ def test_at_full_rank_it_says_what_it_said(name: str, tmp_path: Path) -> None:
     save_model(model, tmp_path)
     again = load_model(tmp_path, attention="eager")
     assert torch.equal(logits_of(again, UNSEEN_IDS), logits_of(model, UNSEEN_IDS))
-    multiply_out(again)
+    merge_factors(again)
     assert not describe_factors(again)
     again.load_state_dict(tiny_decoder(name).state_dict())
     assert torch.equal(logits_of(again, UNSEEN_IDS), expected)

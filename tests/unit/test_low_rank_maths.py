@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.core.errors import PassError
-from compress.passes.low_rank.factoring import decompose, pays, rank_for_energy, rank_for_ratio
+from compress.passes.low_rank.factoring import (
+    decompose,
+    rank_for_energy,
+    rank_for_ratio,
+    saves_multiplications,
+)
 from compress.passes.low_rank.ranks import LOSSES, choose_ranks
 from compress.passes.low_rank.spec import LowRankSpec
 
@@ -119,8 +124,8 @@ def test_rank_for_energy(energy: float, rank: int):
 @given(rows=st.integers(1, 300), columns=st.integers(1, 300), ratio=st.floats(0.01, 0.99))
 def test_what_pays_saves_multiplications(rows: int, columns: int, ratio: float):
     rank = rank_for_ratio(rows, columns, ratio, 1)
-    assert pays(rank, rows, columns) == (rank * rows + rank * columns < rows * columns)
-    assert not pays(min(rows, columns), rows, columns)
+    assert saves_multiplications(rank, rows, columns) == (rank * rows + rank * columns < rows * columns)
+    assert not saves_multiplications(min(rows, columns), rows, columns)
 
 
 def spectra() -> list:

@@ -21,8 +21,8 @@ from compress.lowering.early_token_selection import select_early
 from compress.lowering.export import export_graph, signature_of
 from compress.lowering.graph import add_initializer, constant_of, tidy
 from compress.lowering.macs import count_macs
-from compress.lowering.patches import multiply_patches
-from compress.lowering.pooling import pool_globally
+from compress.lowering.patches import patches_to_matmul
+from compress.lowering.pooling import mean_to_global_pool
 from compress.runtimes.runner import open_session
 
 RNG = np.random.default_rng(0)
@@ -72,15 +72,15 @@ def patches(size: int = 8, stride: int = 2, **attributes: Any) -> ir.Model:
 def test_patches_are_a_product(tmp_path: Path) -> None:
     model, x = patches(), normal(5, 3, 8, 8)
     wanted = run(model, tmp_path, x)
-    assert multiply_patches(model) == 1
+    assert patches_to_matmul(model) == 1
     tidy(model)
     assert kinds(model) == ["Reshape", "Transpose", "Reshape", "MatMul", "Add"]
     assert run(model, tmp_path, x) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_patches_that_overlap_or_leave_pixels_out_stay_a_convolution() -> None:
-    assert multiply_patches(patches(stride=1)) == 0
-    assert multiply_patches(patches(size=9)) == 0
+    assert patches_to_matmul(patches(stride=1)) == 0
+    assert patches_to_matmul(patches(size=9)) == 0
 
 
 @pytest.mark.parametrize("keepdims", [0, 1])
@@ -88,7 +88,7 @@ def test_patches_that_overlap_or_leave_pixels_out_stay_a_convolution() -> None:
 def test_a_spatial_mean_is_a_pooling(keepdims: int, axes: list[int], tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=keepdims)]
     model, x = model_of(nodes, ["batch", 4, 6, 5], axes=np.array(axes)), normal(3, 4, 6, 5)
-    assert pool_globally(model) == 1
+    assert mean_to_global_pool(model) == 1
     tidy(model)
     assert kinds(model) == ["GlobalAveragePool", *(["Squeeze"] if not keepdims else [])]
     wanted = x.mean((2, 3), keepdims=bool(keepdims))
@@ -97,7 +97,7 @@ def test_a_spatial_mean_is_a_pooling(keepdims: int, axes: list[int], tmp_path: P
 
 def test_a_mean_over_channels_is_no_pooling() -> None:
     nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["y"])]
-    assert pool_globally(model_of(nodes, ["batch", 4, 6, 5], axes=np.array([1, 2]))) == 0
+    assert mean_to_global_pool(model_of(nodes, ["batch", 4, 6, 5], axes=np.array([1, 2]))) == 0
 
 
 def attention(masked: bool, everywhere: bool = True, times: int = 1) -> ir.Model:

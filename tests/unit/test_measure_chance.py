@@ -13,7 +13,7 @@ from compress.core.records import Accuracy, RunRecord, StepRecord
 from compress.engine.budget import USELESS, judge, measured_values, outcome
 from compress.measuring.chance import (
     VALIDATION_FACT,
-    Against,
+    PairedComparison,
     against_most_frequent,
     most_frequent,
     no_better_than_chance,
@@ -54,7 +54,7 @@ def test_the_test_is_the_exact_one(gained: int, lost: int) -> None:
     expected = 1.0
     if gained + lost:
         expected = binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue
-    assert Against(gained, lost).p_value == pytest.approx(expected, rel=1e-6, abs=1e-15)
+    assert PairedComparison(gained, lost).p_value == pytest.approx(expected, rel=1e-6, abs=1e-15)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
@@ -69,8 +69,8 @@ def test_it_counts_what_only_one_of_the_two_gets_right(pairs: list[tuple[int, in
 
 
 def test_thousands_of_examples_do_not_overflow() -> None:
-    assert Against(3000, 2000).p_value == 0
-    assert Against(2500, 2500).p_value == pytest.approx(0.505, abs=0.01)
+    assert PairedComparison(3000, 2000).p_value == 0
+    assert PairedComparison(2500, 2500).p_value == pytest.approx(0.505, abs=0.01)
 
 
 @pytest.mark.parametrize(

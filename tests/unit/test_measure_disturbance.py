@@ -17,7 +17,7 @@ from compress.core.records import Latency
 from compress.measuring.jobs import Job
 from compress.measuring.timing.disturbance import counted, disturbance, is_disturbed
 from compress.measuring.timing.feeds import Scenario
-from compress.measuring.timing.latency import in_patience, latency_row, median_ms
+from compress.measuring.timing.latency import latency_row, median_ms, run_with_retries
 from compress.runtimes import runner
 from compress.targets.patience import Patience
 
@@ -202,7 +202,7 @@ class Jobs:
 
 def test_a_run_has_patience_once_and_a_row_is_given_up_once() -> None:
     jobs = Jobs(Patience(60), iter([False, True, True, False, True, False]))
-    rows: list[Callable[[], Any]] = [lambda: list(in_patience(jobs, [Job({}, "timing")] * 3))] * 2  # type: ignore[arg-type, list-item]
+    rows: list[Callable[[], Any]] = [lambda: list(run_with_retries(jobs, [Job({}, "timing")] * 3))] * 2  # type: ignore[arg-type, list-item]
     for row in rows:
         row()
     # The second process of the first row takes half of it, and nothing is left for the third.
@@ -214,7 +214,7 @@ def test_a_run_has_patience_once_and_a_row_is_given_up_once() -> None:
 def test_a_run_never_waits_longer_than_it_may(busy: list[bool], seconds: float) -> None:
     jobs = Jobs(Patience(seconds), iter(busy))
     for _ in busy:
-        list(in_patience(jobs, [Job({}, "timing")]))  # type: ignore[arg-type]
+        list(run_with_retries(jobs, [Job({}, "timing")]))  # type: ignore[arg-type]
     assert sum(allowed for allowed, was in zip(jobs.allowed, busy, strict=True) if was) <= seconds + 1e-6
     assert jobs.patience.left >= 0
 

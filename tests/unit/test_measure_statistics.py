@@ -10,14 +10,14 @@ from scipy.stats import binomtest, t
 from sklearn.metrics import f1_score
 
 from compress.measuring.statistics import (
-    around,
     bootstrap_medians,
+    bootstrap_ratios,
     macro_f1_interval,
     mcnemar_exact,
     mean_interval,
     p_value_of_draws,
     percentile,
-    quotients_drawn,
+    percentile_interval,
     wilson,
 )
 
@@ -143,7 +143,7 @@ def test_two_thousand_resamples_of_five_hundred_take_no_time() -> None:
 
 def test_no_interval_is_made_of_what_is_no_number() -> None:
     with pytest.raises(ValueError, match="not a number"):
-        around(1.0, np.array([0.9, np.nan, 1.1]))
+        percentile_interval(1.0, np.array([0.9, np.nan, 1.1]))
 
 
 def _documents(trial: int, documents: int) -> tuple[np.ndarray, ...]:
@@ -160,7 +160,7 @@ def test_few_documents_seldom_tell_two_equally_good_models_apart(documents: int)
     found = 0
     for trial in range(100):
         tokens, one, two = _documents(trial, documents)
-        (first, second), drawn_from = quotients_drawn([(one, tokens), (two, tokens)], trial)
+        (first, second), drawn_from = bootstrap_ratios([(one, tokens), (two, tokens)], trial)
         share = float(min((first <= second).mean(), (first >= second).mean()))
         found += p_value_of_draws(share, len(first), drawn_from) < 0.05
     assert found <= 12
@@ -170,8 +170,8 @@ def test_the_interval_of_few_documents_holds_the_mean_about_as_often_as_it_says(
     held = 0
     for trial in range(200):
         tokens, one, _ = _documents(trial, 6)
-        (draws,), drawn_from = quotients_drawn([(one, tokens)], trial)
-        interval = around(float(one.sum() / tokens.sum()), draws, drawn_from)
+        (draws,), drawn_from = bootstrap_ratios([(one, tokens)], trial)
+        interval = percentile_interval(float(one.sum() / tokens.sum()), draws, drawn_from)
         held += interval.low <= 3 <= interval.high
     assert held >= 180
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compress.measuring.results import examples_in, output_fault, result_fault
-from compress.measuring.transport import Elsewhere, relocated
+from compress.measuring.transport import RemoteTransport, relocated
 from compress.models.io.onnx_files import copy_onnx, read_onnx
 from compress.runtimes import runner
 from compress.targets.ssh import agent
@@ -61,7 +61,7 @@ def test_weights_go_with_their_model_to_a_device(location: str, tmp_path: Path) 
             sent.extend(file.name for file in files)
             return "group"
 
-    moved = Elsewhere(cast(SshDevice, Device()), 1)._send(str(tmp_path / "out" / "model.onnx"))
+    moved = RemoteTransport(cast(SshDevice, Device()), 1)._send(str(tmp_path / "out" / "model.onnx"))
     assert moved == "group/model.onnx"
     assert sent == ["model.onnx", *names]
     assert all(agent._NAME.fullmatch(f"group/{name}") for name in sent)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from compress.measuring.jobs import JobFolder
-from compress.measuring.timing.latency import timed_apart, undisturbed_ms
+from compress.measuring.timing.latency import time_separately, undisturbed_ms
 from compress.passes.prune.choosing.latency_table import LayerShape, part_graph
 from compress.profile.schema import MeasureSpec
 
@@ -31,7 +31,7 @@ def test_models_are_timed_in_processes_of_their_own(tmp_path: Path):
     jobs = JobFolder(tmp_path, "onnxruntime", "cpu", 1, "two models")
     batch = {"x": np.ones((1, 16, 64), np.float32), "mask": np.ones((1, 16), np.int32)}
     spec = MeasureSpec(examples=1, min_seconds=0.2, min_rounds=8)
-    small, large = timed_apart(jobs, paths, jobs.feeds("feeds", [batch]), spec, processes=2)
+    small, large = time_separately(jobs, paths, jobs.feeds("feeds", [batch]), spec, processes=2)
     for results in (small, large):
         assert [len(result["scenarios"][0]["samples_ns"]) for result in results] == [1, 1]
     assert undisturbed_ms(large, 0) > 1.5 * undisturbed_ms(small, 0)

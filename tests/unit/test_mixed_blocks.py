@@ -64,7 +64,7 @@ def test_an_image_is_as_many_tokens_as_the_model_makes_of_it(tmp_path: Path, mon
     monkeypatch.setattr(mixed, "typical_length", lambda *_: 16)
     ctx = SimpleNamespace(task=SimpleNamespace(kind=SimpleNamespace(items=items)), work=tmp_path)
     with pytest.raises(StopIteration):
-        mixed.widened(ctx, SimpleNamespace(path=tmp_path), SPEC)
+        mixed.with_eight_bits(ctx, SimpleNamespace(path=tmp_path), SPEC)
     assert asked == [(read, read)]
 
 

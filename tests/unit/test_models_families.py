@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import transformer_of
-from compress.models.anatomy.encoder import encoder_of, words_of
+from compress.models.anatomy.encoder import encoder_of, word_embeddings_of
 from compress.models.anatomy.sizes import config_keys, sizes_of
 from compress.models.anatomy.table.families import families_that_can
 from tests.tiny import tiny_classifier
@@ -121,7 +121,7 @@ def test_the_parts_of_a_sentence_encoder_are_all_there_is(kind: str) -> None:
     assert parts_of(model) == {id(parameter) for parameter in model.parameters()}
     assert encoder.model is model
     assert encoder.head_out is None
-    assert encoder.words is words_of(model)
+    assert encoder.words is word_embeddings_of(model)
     assert transformer_of(model) is model.encoder
 
 
@@ -198,4 +198,4 @@ def test_a_module_that_is_no_transformer_is_refused() -> None:
 
 def test_an_image_model_has_no_words() -> None:
     with pytest.raises(ModelError, match="takes images"):
-        words_of(tiny_vision("vit"))
+        word_embeddings_of(tiny_vision("vit"))

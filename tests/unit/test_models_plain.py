@@ -19,7 +19,7 @@ from compress.core.spec import Spec
 from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
-from compress.models.io.plain import Origin, PlainModel, make_module
+from compress.models.io.plain import Origin, UserModule, make_module
 from compress.models.teacher.images import open_image_teacher
 from compress.models.teacher.location import check_teacher
 from compress.passes.finetune.step import run as finetune
@@ -92,9 +92,9 @@ def base(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def plain(base: Path, function: str = "make", seed: int = 0) -> PlainModel:
+def plain(base: Path, function: str = "make", seed: int = 0) -> UserModule:
     origin = Origin.of(f"python:shop_net:{function}", base)
-    return PlainModel(make_module(origin, seed, allow_code=True)[0], origin).eval()
+    return UserModule(make_module(origin, seed, allow_code=True)[0], origin).eval()
 
 
 def pixels(count: int = 5, channels: int = 1, size: int = 8) -> Tensor:
@@ -102,7 +102,7 @@ def pixels(count: int = 5, channels: int = 1, size: int = 8) -> Tensor:
     return torch.randn(count, channels, size, size, generator=generator)
 
 
-def trained(model: PlainModel) -> PlainModel:
+def trained(model: UserModule) -> UserModule:
     """The same with other batch statistics and weights than its code draws."""
     model.train()
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_every_weight_and_statistic_comes_back(base: Path) -> None:
     model = trained(plain(base))
     save_model(model, base / "out")
     again = load_model(base / "out", allow_code=True)
-    assert isinstance(again, PlainModel)
+    assert isinstance(again, UserModule)
     assert not again.training
     assert torch.equal(outputs(again), outputs(model))
     states = model.state_dict(), again.state_dict()
@@ -146,7 +146,7 @@ def test_the_file_holds_the_names_of_the_users_own_module(base: Path) -> None:
     save_model(model, base / "out")
     own = make_module(model.origin, seed=9, allow_code=True)[0]
     own.load_state_dict(load_file(base / "out" / "model.safetensors"), strict=True)
-    assert torch.equal(outputs(PlainModel(own, model.origin)), outputs(model))
+    assert torch.equal(outputs(UserModule(own, model.origin)), outputs(model))
 
 
 def test_tied_weights_and_empty_buffers_come_back(base: Path) -> None:
@@ -170,10 +170,10 @@ def test_linear_layers_of_other_widths_are_rebuilt_by_their_shapes(base: Path) -
 
 def test_the_order_of_the_outputs_is_kept(base: Path) -> None:
     model = trained(plain(base))
-    ordered = PlainModel(model.module, model.origin, [2, 0, 1]).eval()
+    ordered = UserModule(model.module, model.origin, [2, 0, 1]).eval()
     save_model(ordered, base / "out")
     assert torch.equal(outputs(load_model(base / "out", allow_code=True)), outputs(model)[:, [2, 0, 1]])
-    assert PlainModel(model.module, model.origin, [0, 1, 2]).order is None
+    assert UserModule(model.module, model.origin, [0, 1, 2]).order is None
 
 
 def test_a_fresh_process_loads_the_same_model(base: Path) -> None:

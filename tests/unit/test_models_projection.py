@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from compress.models.students.projection import (
     Moments,
-    Reader,
+    StreamReader,
     important_neurons,
     narrow_norm,
     narrowing_basis,
@@ -123,7 +123,7 @@ def test_a_reader_of_the_stream_moves_the_lost_mean_into_the_bias() -> None:
     basis = narrowing_basis(Moments.of(rows(30, 6)).square, 3)
     weight, bias = rows(4, 6, seed=1), rows(1, 4, seed=2)[0]
     mean = rows(1, 6, seed=3)[0]
-    narrow_weight, narrow_bias = Reader.of_stream(basis, mean).read(weight, bias)
+    narrow_weight, narrow_bias = StreamReader.of_stream(basis, mean).read(weight, bias)
     # reading exactly the mean: nothing is lost
     assert torch.allclose(narrow_weight @ (basis.T @ mean) + narrow_bias, weight @ mean + bias, atol=1e-9)
 
@@ -135,7 +135,7 @@ def test_a_reader_behind_a_norm_of_any_scale_is_exact_at_full_width(width: int) 
     seen = Moments.of(stream)
     basis = narrowing_basis(seen.square, width)
     scale, shift, weight = rows(1, width, 2)[0], rows(1, width, 3)[0], rows(4, width, 4)
-    mine, bias = Reader.of_norm(basis, seen.mean, scale, shift).read(weight, None)
+    mine, bias = StreamReader.of_norm(basis, seen.mean, scale, shift).read(weight, None)
     # each row of `stream` has mean 0, and that is all that the basis leaves out
     assert torch.allclose(stream @ basis @ mine.T + bias, (stream * scale + shift) @ weight.T, atol=1e-8)
 

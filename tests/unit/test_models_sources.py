@@ -22,7 +22,7 @@ from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.teacher.code import call
 from compress.models.teacher.code_files import code_files
-from compress.models.teacher.location import check_teacher, fingerprint, tokenizer_place
+from compress.models.teacher.location import check_teacher, fingerprint, tokenizer_path
 from compress.models.teacher.materialise import materialise
 from compress.passes.source.step import run
 from compress.profile.schema import TeacherSpec
@@ -130,11 +130,11 @@ def test_a_hub_tokenizer_is_known_by_its_commit_and_fetched_where_only_the_confi
 ):
     (hub / "model.safetensors").unlink()
     (hub / "config.json").unlink()
-    assert tokenizer_place("owner/name", tmp_path) == hub
+    assert tokenizer_path("owner/name", tmp_path) == hub
     assert fingerprint("owner/name", None, tmp_path) == f"hub:owner/name@{COMMIT}"
     (hub / "tokenizer.json").rename(hub / "config.json")
     with pytest.raises(ModelError, match="cannot fetch this model"):
-        tokenizer_place("owner/name", tmp_path)
+        tokenizer_path("owner/name", tmp_path)
 
 
 def test_code_is_known_by_its_file(tmp_path: Path):

@@ -9,7 +9,7 @@ from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel,
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
-from compress.models.students.vision import fresh_vision
+from compress.models.students.vision import new_vision_transformer
 from compress.profile.specs.student import StudentSpec
 
 LABELS = ("zero", "one", "two")
@@ -17,7 +17,7 @@ LABELS = ("zero", "one", "two")
 
 def make(size: tuple[int, int] = (8, 8), channels: int = 1, seed: int = 0, **spec: object) -> PreTrainedModel:
     asked = StudentSpec(**{"architecture": "deit", **spec})  # type: ignore[arg-type]
-    return fresh_vision(asked, size=size, channels=channels, labels=LABELS, seed=seed)
+    return new_vision_transformer(asked, size=size, channels=channels, labels=LABELS, seed=seed)
 
 
 def test_what_the_spec_leaves_open_has_documented_defaults() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.encoder import words_of
+from compress.models.anatomy.encoder import word_embeddings_of
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import (
     check_can_trim,
@@ -124,11 +124,11 @@ def test_every_post_processor_is_renumbered(tmp_path: Path, processor: processor
 
 def test_trimmed_embeddings_are_rows_of_the_old_ones(tokenizer: Path) -> None:
     model = tiny_bert()
-    rows = words_of(model).weight.detach().clone()
+    rows = word_embeddings_of(model).weight.detach().clone()
     vocabulary = read_vocabulary(tokenizer)
     kept = choose_tokens(vocabulary, encoded(tokenizer, TEXTS[:1]), 1)
     trim_embeddings(model, id_table(vocabulary, kept), kept)
-    words = words_of(model)
+    words = word_embeddings_of(model)
     assert (words.weight == rows[kept]).all()
     assert words.num_embeddings == model.config.vocab_size == len(kept)
     assert model.config.pad_token_id == 0
@@ -149,7 +149,7 @@ def test_a_trimmed_sentence_encoder_embeds_known_texts_as_before(tokenizer: Path
 
     before = embed(used[0])
     trim_embeddings(model, table, kept)
-    assert words_of(model).num_embeddings == model.config.vocab_size == len(kept)
+    assert word_embeddings_of(model).num_embeddings == model.config.vocab_size == len(kept)
     assert torch.equal(embed(table[used[0]]), before)
 
 

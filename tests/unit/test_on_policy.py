@@ -22,7 +22,7 @@ from compress.core.disk.files import write_json
 from compress.core.errors import ModelError, PassError
 from compress.core.records import Sample
 from compress.data.splits import Examples
-from compress.encoding.inputs import LEARNT, WRITTEN
+from compress.encoding.inputs import LOSS_MASK, WRITTEN
 from compress.encoding.tokens import TokenInputs
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
@@ -40,8 +40,8 @@ from compress.training.loop import train
 from compress.training.objective.batch_loss import batch_loss
 from compress.training.objective.training_module import TrainingModule
 from compress.training.objective.weighted_losses import build_objective
-from compress.training.on_policy import OnPolicy, OwnTexts, Writes
-from compress.training.signals.answers import live, nobody
+from compress.training.on_policy import Completions, OnPolicy, OnPolicySettings
+from compress.training.signals.answers import from_model, no_signals
 from compress.training.signals.capture import anatomy_of
 from compress.training.signals.segmentation import check_same_words
 from tests.records import bert_run, change_step
@@ -62,7 +62,7 @@ def policy(
     how = {"share": 1.0, "batch_size": 4, "most": 6, "ends": (END,), "temperature": 1.0, "seed": 3, **changes}
     return OnPolicy(
         student,
-        Writes(prompts=Ragged.of(PROMPTS), **how),
+        OnPolicySettings(prompts=Ragged.of(PROMPTS), **how),
         TokenInputs([[1]], NAMES, pad),
         parts=parts,
         world=world or World(),
@@ -87,19 +87,19 @@ def teacher() -> PreTrainedModel:
     return made
 
 
-def written_at(one: OnPolicy, step: int) -> OwnTexts:
+def written_at(one: OnPolicy, step: int) -> Completions:
     found = one.at(step)
     assert found is not None
     return found
 
 
-def rows_of(texts: OwnTexts) -> list[list[int]]:
+def rows_of(texts: Completions) -> list[list[int]]:
     return [row.tolist() for row in texts.ids]
 
 
 def test_what_was_written_is_learnt_with_its_end_and_nothing_else() -> None:
     """The token that ends an answer is the one that pads, and stands in a prompt too."""
-    texts = OwnTexts(
+    texts = Completions(
         [np.array(row, np.int32) for row in ([9, END, 8, 7, 6, END], [9, 5, END], [9, 8, 4, 4, 4])],
         NAMES,
         END,
@@ -109,9 +109,9 @@ def test_what_was_written_is_learnt_with_its_end_and_nothing_else() -> None:
     batch = texts.batch([0, 1, 2])
     assert batch["input_ids"].tolist() == [[9, 2, 8, 7, 6, 2], [9, 5, 2, 2, 2, 2], [9, 8, 4, 4, 4, 2]]
     assert batch["attention_mask"].sum(1).tolist() == [6, 3, 5]
-    assert batch[LEARNT].tolist() == [[0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]]
+    assert batch[LOSS_MASK].tolist() == [[0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]]
     assert WRITTEN in batch
-    assert texts.batch([1])[LEARNT].tolist() == [[0, 1, 1]]
+    assert texts.batch([1])[LOSS_MASK].tolist() == [[0, 1, 1]]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.7, 1.0])
@@ -119,10 +119,10 @@ def test_it_writes_in_the_share_of_the_steps(
     student: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     one = policy(student, share=share)
-    nothing = OwnTexts([[1]], NAMES, 0, begun=np.zeros(1, np.int64), written=np.zeros(1, np.int64))
+    nothing = Completions([[1]], NAMES, 0, begun=np.zeros(1, np.int64), written=np.zeros(1, np.int64))
     batches: list[list[int]] = []
 
-    def write(step: int, chosen: NDArray[np.int64]) -> tuple[OwnTexts, int]:
+    def write(step: int, chosen: NDArray[np.int64]) -> tuple[Completions, int]:
         batches.append(chosen.tolist())
         return nothing, 0
 
@@ -230,13 +230,16 @@ def test_each_process_writes_its_share_and_all_weigh_as_in_one(
         places = np.arange(len(alone))
         for indices, own in world.shares(places, parts):
             assert [rows_of(texts)[row] for row in indices] == [rows_of(alone)[row] for row in indices]
-            assert (texts.batch(indices)[LEARNT].sum() > 0) or not own
+            assert (texts.batch(indices)[LOSS_MASK].sum() > 0) or not own
         mine = {row for indices, _ in world.shares(places, parts) for row in indices}
         assert [bool(row) for row in rows_of(texts)] == [place in mine for place in places]
 
 
 def taught_loss(
-    student: PreTrainedModel, teacher: PreTrainedModel, texts: OwnTexts, *losses: tuple[str, dict[str, Any]]
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    texts: Completions,
+    *losses: tuple[str, dict[str, Any]],
 ) -> tuple[Tensor, TrainingModule]:
     """The loss of a step, as a training computes it."""
     batch = to_tensors(texts.batch(range(len(texts))), "cpu")
@@ -244,14 +247,18 @@ def taught_loss(
     objective = build_objective(specs, anatomy_of(student, batch), anatomy_of(teacher, batch), seed=0)
     module = TrainingModule(student, objective)
     module.train()
-    answers = policy(student).judged(live(teacher, objective.teacher_needs, "cpu"), nobody)
+    answers = policy(student).judged(from_model(teacher, objective.teacher_needs, "cpu"), no_signals)
     outputs = module(**batch).logits
     found = batch_loss(module, answers, np.zeros(2, np.int64))(outputs, batch, torch.arange(len(texts)))
     return found, module
 
 
 def by_hand(
-    student: PreTrainedModel, teacher: PreTrainedModel, texts: OwnTexts, divergence: str, temperature: float
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    texts: Completions,
+    divergence: str,
+    temperature: float,
 ) -> float:
     """The divergence before each token that was written, text by text and word by word, times T^2; the mean."""
     values = []
@@ -291,12 +298,12 @@ def test_the_loss_is_that_of_the_tokens_that_were_written(
     assert found.item() == pytest.approx(by_hand(student, teacher, texts, divergence, 1.5), rel=1e-4)
 
 
-FAULTS: dict[str, Callable[[OwnTexts, dict[str, NDArray[Any]]], NDArray[Any]]] = {
+FAULTS: dict[str, Callable[[Completions, dict[str, NDArray[Any]]], NDArray[Any]]] = {
     "the prompt too": lambda texts, batch: batch["attention_mask"],
-    "padding too": lambda texts, batch: (batch["attention_mask"] == 0) | (batch[LEARNT] == 1),
-    "not the end": lambda texts, batch: batch[LEARNT] * (batch["input_ids"] != END),
-    "one too early": lambda texts, batch: np.roll(batch[LEARNT], -1, 1),
-    "one too late": lambda texts, batch: np.roll(batch[LEARNT], 1, 1) * batch["attention_mask"],
+    "padding too": lambda texts, batch: (batch["attention_mask"] == 0) | (batch[LOSS_MASK] == 1),
+    "not the end": lambda texts, batch: batch[LOSS_MASK] * (batch["input_ids"] != END),
+    "one too early": lambda texts, batch: np.roll(batch[LOSS_MASK], -1, 1),
+    "one too late": lambda texts, batch: np.roll(batch[LOSS_MASK], 1, 1) * batch["attention_mask"],
 }
 
 
@@ -307,16 +314,16 @@ def test_a_mask_that_is_wrong_gives_another_loss(
     """What the hand-computed loss is compared with would not go unseen."""
     rows = [[5, 7, 11, 90, 91, 92], [17, 19, 93, END], [23, END, 29, 94, 95]]
     begun = np.array([3, 2, 3])
-    texts = OwnTexts(
+    texts = Completions(
         [np.array(row, np.int32) for row in rows], NAMES, END, begun=begun, written=np.array([3, 2, 2])
     )
-    right = OwnTexts.batch
+    right = Completions.batch
 
-    def wrong(self: OwnTexts, indices: Any) -> Any:
+    def wrong(self: Completions, indices: Any) -> Any:
         batch = right(self, indices)
-        return {**batch, LEARNT: FAULTS[fault](self, batch).astype(np.int64)}
+        return {**batch, LOSS_MASK: FAULTS[fault](self, batch).astype(np.int64)}
 
-    monkeypatch.setattr(OwnTexts, "batch", wrong)
+    monkeypatch.setattr(Completions, "batch", wrong)
     found, _ = taught_loss(student, teacher, texts, ("logits", {"temperature": 1, "top_k": "all"}))
     assert found.item() != pytest.approx(by_hand(student, teacher, texts, "forward", 1.0), rel=1e-3)
 
@@ -481,7 +488,7 @@ def test_a_teaching_that_was_killed_gives_the_same_weights_and_tells_the_same(
     ctx = replace(prepared(tmp_path / "killed", model, **keys), precision=precision)
     right = OnPolicy.at
 
-    def dying(self: OnPolicy, step: int) -> OwnTexts | None:
+    def dying(self: OnPolicy, step: int) -> Completions | None:
         found = right(self, step)
         if step == 5:
             raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from compress.core.artifacts import ONNX_MODEL, SEAL, TASK, TOKENIZER, open_arti
 from compress.core.disk.files import read_sealed, write_sealed, write_text
 from compress.core.errors import CompressError, ModelError
 from compress.core.forms import ONNX_FLOAT
-from compress.engine.foreign.onnx_file import Given, take_in
+from compress.engine.foreign.onnx_file import ModelSettings, import_model
 from compress.models.io.onnx_files import copy_onnx, read_onnx
 from compress.runtimes.runner import open_session
 from tests.tiny_onnx import LABELS, votes_table, word_tokenizer, write_votes_model
@@ -48,13 +48,13 @@ def test_a_model_is_taken_in_and_its_files_stay_as_they_are(location: str, tmp_p
     (tmp_path / "tokens").mkdir()
     write_text(tmp_path / "tokens" / TOKENIZER, word_tokenizer().to_str())
     before = digests(tmp_path / "mine")
-    given = Given((tmp_path / "tokens",), labels=LABELS)
+    given = ModelSettings((tmp_path / "tokens",), labels=LABELS)
     if location in (TASK,):
         # What lies beside the model under this name is read as such.
         with pytest.raises(ModelError):
-            take_in(model, given, "text-classification", LABELS, 16, tmp_path / "taken")
+            import_model(model, given, "text-classification", LABELS, 16, tmp_path / "taken")
     else:
-        taken = take_in(model, given, "text-classification", LABELS, 16, tmp_path / "taken")
+        taken = import_model(model, given, "text-classification", LABELS, 16, tmp_path / "taken")
         expected = open_session(str(model)).run(None, FEED)[0]
         assert np.array_equal(open_session(str(taken.artifact.model_file)).run(None, FEED)[0], expected)
         assert all(os.stat(taken.artifact.path / name).st_nlink == 1 for name in taken.artifact.files)
@@ -100,7 +100,7 @@ def test_a_seal_names_what_lies_in_its_folder(tmp_path: Path):
         folder / SEAL, {**body, "files": {f"{ONNX_MODEL}/../../mine.onnx": body["files"][ONNX_MODEL]}}
     )
     with pytest.raises(ModelError) as raised:
-        take_in(folder, Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+        import_model(folder, ModelSettings(), "text-classification", LABELS, 16, tmp_path / "taken")
     assert raised.value.code == "outside-folder"
 
     with pytest.raises(CompressError) as refused:

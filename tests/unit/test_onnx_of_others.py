@@ -16,9 +16,9 @@ from onnx.external_data_helper import set_external_data
 from compress.core.artifacts import TASK
 from compress.core.disk.files import write_json
 from compress.core.errors import ModelError, UsageError
-from compress.encoding.interface import Interface, OwnInputs
+from compress.encoding.interface import Interface, MappedInputs
 from compress.engine.foreign.interfaces import channels_last
-from compress.engine.foreign.onnx_file import Given, TakenIn, take_in
+from compress.engine.foreign.onnx_file import ImportedModel, ModelSettings, import_model
 from compress.models.io.onnx_files import Port
 from compress.models.teacher.labels import match_labels
 from compress.runtimes import runner
@@ -62,9 +62,9 @@ def taken(
     model: onnx.ModelProto,
     folder: Path,
     data: Sequence[str] = LABELS,
-    given: Given | None = None,
+    given: ModelSettings | None = None,
     **task: Any,
-) -> TakenIn:
+) -> ImportedModel:
     """The model as it is taken in; its own folder stays as it is."""
     (folder / "mine").mkdir(parents=True, exist_ok=True)
     (folder / "mine" / "model.onnx").write_bytes(model.SerializeToString())
@@ -73,8 +73,10 @@ def taken(
         folder / "mine" / TASK, {"task": "image-classification", "labels": LABELS, "image": image, **task}
     )
     before = digests(folder / "mine")
-    given = given or Given()
-    made = take_in(folder / "mine" / "model.onnx", given, "image-classification", data, 16, folder / "taken")
+    given = given or ModelSettings()
+    made = import_model(
+        folder / "mine" / "model.onnx", given, "image-classification", data, 16, folder / "taken"
+    )
     assert digests(folder / "mine") == before
     return made
 
@@ -95,12 +97,12 @@ class Pixels:
         return ""
 
 
-def scores_of(made: TakenIn) -> NDArray[np.float32]:
+def scores_of(made: ImportedModel) -> NDArray[np.float32]:
     """What a measurement reads: batches through their file, the chosen output, in the order of the labels."""
     interface = Interface.of(made.artifact.read_json(TASK))
     assert interface is not None
     feeds = str(made.artifact.path.parent / "feeds.npz")
-    own = OwnInputs(Pixels(), interface.inputs, interface.length)
+    own = MappedInputs(Pixels(), interface.inputs, interface.length)
     runner.write_batches(feeds, [own.batch([0, 1]), own.batch([2])])
     predict = runner.OnnxRuntime().open(str(made.artifact.model_file), 1, "cpu")
     outputs = np.concatenate([predict(batch) for batch in runner.read_batches(feeds)])
@@ -244,13 +246,13 @@ def test_an_output_that_is_no_row_of_numbers_is_refused(
 ) -> None:
     nodes = [*HEAD, GEMM, NODE("SequenceConstruct", ["y"], ["s"])]
     with pytest.raises(ModelError) as caught:
-        taken(model_of(nodes, outputs=outputs), tmp_path, given=Given(output=asked))
+        taken(model_of(nodes, outputs=outputs), tmp_path, given=ModelSettings(output=asked))
     assert (caught.value.code, caught.value.exit_code) == ("wrong-outputs", 4)
 
 
 def test_names_of_the_only_input_are_not_taken_in_silence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--input input_ids=x: images are one input"):
-        taken(model_of([*HEAD, GEMM]), tmp_path, given=Given(inputs={"input_ids": "x"}))
+        taken(model_of([*HEAD, GEMM]), tmp_path, given=ModelSettings(inputs={"input_ids": "x"}))
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 2, 2), (3, 2, 4, 1), (3, 3)])

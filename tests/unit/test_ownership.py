@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.core.disk.ownership import MARKER, not_ours, set_aside, sign
+from compress.core.disk.ownership import MARKER, foreign_files, move_foreign, sign
 
 
 @pytest.fixture
@@ -18,30 +18,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_was_signed_is_ours_as_long_as_it_is_as_it_was(folder: Path):
-    assert not_ours(folder, "page") == ["a", "b/c"]
+    assert foreign_files(folder, "page") == ["a", "b/c"]
     sign(folder, "page")
-    assert not_ours(folder, "page") == []
-    assert not_ours(folder, "report") == ["a", "b/c"]
+    assert foreign_files(folder, "page") == []
+    assert foreign_files(folder, "report") == ["a", "b/c"]
     (folder / "a").write_text("other")
     (folder / "new").write_text("new")
     (folder / "link").symlink_to("b/c")
-    assert not_ours(folder, "page") == ["a", "link", "new"]
-    assert not_ours(folder, "page", ["b/c", "missing", "new"]) == ["new"]
+    assert foreign_files(folder, "page") == ["a", "link", "new"]
+    assert foreign_files(folder, "page", ["b/c", "missing", "new"]) == ["new"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "page"}', '{"kind": "page", "files": [1]}', "\0"])
 def test_a_marker_that_says_nothing(folder: Path, text: str):
     (folder / MARKER).write_text(text)
-    assert not_ours(folder, "page") == ["a", "b/c"]
+    assert foreign_files(folder, "page") == ["a", "b/c"]
 
 
 def test_set_aside(folder: Path):
-    assert set_aside(folder, "page", ["missing"]) == []
+    assert move_foreign(folder, "page", ["missing"]) == []
     for number in (1, 2):
         (folder / "a").write_text(str(number))
-        (moved,) = set_aside(folder, "page", ["a"])
+        (moved,) = move_foreign(folder, "page", ["a"])
         assert (moved.name, moved.read_text()) == (f"a.kept-{number}", str(number))
     (folder / "a").symlink_to("nowhere")
-    (moved,) = set_aside(folder, "page", ["a"])
+    (moved,) = move_foreign(folder, "page", ["a"])
     assert moved.is_symlink()
     assert not (folder / "a").exists()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from compress import api
-from compress.encoding.inputs import taken
-from compress.encoding.packing import packed
+from compress.encoding.inputs import model_inputs
+from compress.encoding.packing import pack_texts
 from compress.encoding.tokens import INPUT_IDS, TokenInputs
 from compress.models.io.outputs import outputs_of, without_cache
 from compress.store.flat import Ragged
-from compress.tasks.causal_lm.text.windows import BYTES, LEARNT, WindowInputs
+from compress.tasks.causal_lm.text.windows import BYTES, LOSS_MASK, WindowInputs
 from tests.tiny_decoders import CONFIGS, WORDS, tiny_decoder
 from tests.tiny_language import profile, write_model, write_texts
 
@@ -39,7 +39,7 @@ def windows(lengths: list[int]) -> WindowInputs:
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=40))
 def test_every_text_stands_in_one_block(lengths: list[int]):
     inputs = windows(lengths)
-    blocks = packed(inputs, 16)
+    blocks = pack_texts(inputs, 16)
     placed = np.concatenate([blocks.bins[place] for place in range(len(blocks))])
     assert sorted(placed.tolist()) == list(range(len(lengths)))
     assert blocks.lengths.tolist() == [sum(lengths[i] for i in one) for one in blocks.bins]
@@ -48,22 +48,22 @@ def test_every_text_stands_in_one_block(lengths: list[int]):
     # No two blocks could be one.
     assert sum(blocks.lengths <= 8) <= 1
     batch = blocks.batch(range(len(blocks)))
-    assert batch[LEARNT].sum() == sum(int(one.sum()) for one in inputs.learnt)
+    assert batch[LOSS_MASK].sum() == sum(int(one.sum()) for one in inputs.learnt)
     assert BYTES not in batch
-    assert blocks.digest() == packed(windows(lengths), 16).digest()
+    assert blocks.digest() == pack_texts(windows(lengths), 16).digest()
 
 
 def loss_of(model: torch.nn.Module, inputs: TokenInputs, rows: list[int]) -> torch.Tensor:
     batch = {name: torch.from_numpy(values) for name, values in inputs.batch(rows).items()}
-    logits = outputs_of(model(**taken(batch)))
-    learnt = batch[LEARNT][:, 1:].bool()
+    logits = outputs_of(model(**model_inputs(batch)))
+    learnt = batch[LOSS_MASK][:, 1:].bool()
     return functional.cross_entropy(logits[:, :-1][learnt], batch[INPUT_IDS][:, 1:][learnt], reduction="sum")
 
 
 def compare(name: str) -> None:
     model = tiny_decoder(name)
     inputs = windows([9, 3, 24, 14, 5, 1, 8, 19, 2])
-    blocks = packed(inputs, 30)
+    blocks = pack_texts(inputs, 30)
     assert len(blocks) == 3
     apart = sum(loss_of(model, inputs, [place]) for place in range(len(inputs)))
     expected = torch.autograd.grad(apart, model.get_input_embeddings().weight)[0]

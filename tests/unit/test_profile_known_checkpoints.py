@@ -19,7 +19,7 @@ from compress.profile.model_checks.tokenizers import (
     TOKENIZER_MISSING,
     TOKENIZER_SETTING,
     TOKENIZER_TOO_LARGE,
-    no_tokenizer,
+    tokenizer_missing_problem,
 )
 from compress.profile.schema import TeacherSpec
 from tests.profiles import write_profile
@@ -202,9 +202,9 @@ def test_a_sentencepiece_model_alone_names_its_package(
     assert [(fault.path, fault.code) for fault in caught.value.faults] == [
         ("teacher.model", "sentencepiece-missing")
     ]
-    assert no_tokenizer({name, "tokenizer.json"}) is None
+    assert tokenizer_missing_problem({name, "tokenizer.json"}) is None
     monkeypatch.setattr("compress.profile.model_checks.tokenizers._installed", lambda _: True)
-    assert no_tokenizer({name}) is None
+    assert tokenizer_missing_problem({name}) is None
 
 
 def test_every_model_of_a_profile_is_looked_at(tmp_path: Path) -> None:

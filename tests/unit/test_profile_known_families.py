@@ -17,10 +17,10 @@ from compress.models.anatomy.table.families import (
     FAMILIES,
     FAMILY_UNSUPPORTED,
     families_that_can,
-    most_tokens,
+    max_tokens_of,
     network_of_kind,
     why_not_lowered,
-    why_whole,
+    why_not_taken_apart,
 )
 from compress.profile.load import LoadedProfile, load_profile
 from compress.profile.model_checks.families import family_faults
@@ -189,7 +189,7 @@ def test_a_ready_student_decides_what_comes_after_it(tmp_path: Path) -> None:
 def test_the_table_and_the_code_know_the_same_families() -> None:
     apart = families_that_can("take apart")
     assert set(apart) <= {kind for kind in FAMILIES if network_of_kind(kind) is not None}
-    assert apart == [kind for kind in sorted(FAMILIES) if why_whole(kind) is None]
+    assert apart == [kind for kind in sorted(FAMILIES) if why_not_taken_apart(kind) is None]
     lowered = [kind for kind in sorted(FAMILIES) if why_not_lowered({"model_type": kind}) is None]
     assert families_that_can("lower") == lowered
     # What can be taken apart can be lowered: students and pruned models are measured as ONNX files.
@@ -207,7 +207,7 @@ def test_the_table_and_the_code_know_the_same_families() -> None:
     ],
 )
 def test_how_long_a_text_may_be(config: dict[str, Any], expected: int | None) -> None:
-    assert most_tokens(config) == expected
+    assert max_tokens_of(config) == expected
 
 
 def test_a_model_of_the_hub_is_refused_once_its_config_is_there(

@@ -20,8 +20,8 @@ from compress.models.anatomy.structure import apply_structure, describe_structur
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.choosing.prediction import kept_channels, predicted
-from compress.passes.prune.choosing.saliency import Material
-from compress.passes.prune.choosing.selection import shares
+from compress.passes.prune.choosing.saliency import ImportanceData
+from compress.passes.prune.choosing.selection import removal_schedule
 from compress.passes.prune.removing.channels import (
     ChannelGroup,
     ChannelSurgeon,
@@ -258,7 +258,7 @@ def test_a_step_that_rounding_leaves_nothing_to_cut_cuts_nothing(
     model = tiny_network(tmp_path / "code")
     examples = images(80)
     folder = write_image_artifact(tmp_path / "artifact", model).path
-    material = Material(
+    material = ImportanceData(
         image_task().encode(examples, folder),
         torch.from_numpy(examples.labels),
         spec(steps=steps, recover={"epochs": 1}, importance="magnitude"),
@@ -267,7 +267,7 @@ def test_a_step_that_rounding_leaves_nothing_to_cut_cuts_nothing(
     )
     pruner = pruner_of(model, material)
     widths = []
-    for share in shares(steps):
+    for share in removal_schedule(steps):
         pruner.advance(share)
         assert count_parameters(model) == pruner.parameters
         parameters = dict(model.named_parameters())
@@ -285,7 +285,7 @@ def test_what_is_described_is_the_whole_against_the_present(tmp_path: Path) -> N
     folder = write_image_artifact(tmp_path / "artifact", model).path
     inputs = image_task().encode(examples, folder)
     asked = spec(importance="magnitude", steps=5, recover={"epochs": 1})
-    pruner = pruner_of(model, Material(inputs, torch.from_numpy(examples.labels), asked, 0, "cpu"))
+    pruner = pruner_of(model, ImportanceData(inputs, torch.from_numpy(examples.labels), asked, 0, "cpu"))
     assert pruner.described() == []
     pruner.advance(0.4)
     (only,) = pruner.described()

@@ -19,7 +19,7 @@ from compress.lowering.step import lower
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.choosing.prediction import kept_channels
-from compress.passes.prune.choosing.saliency import Material
+from compress.passes.prune.choosing.saliency import ImportanceData
 from compress.passes.prune.removing.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
 from compress.passes.prune.removing.cut_check import check_cuts, safe_cuts
 from compress.passes.prune.removing.removal import ChannelPruner
@@ -287,12 +287,12 @@ def test_what_is_left_lowers_to_the_same(tmp_path: Path) -> None:
     assert abs(got - wanted).max() < 1e-4 * abs(wanted).max()
 
 
-def material(folder: Path, **changes: Any) -> Material:
+def material(folder: Path, **changes: Any) -> ImportanceData:
     examples = images(40)
     artifact = write_image_artifact(folder / "artifact", tiny_network(folder / "code")).path
     values = {"remove": {"channels": 0.5}, "importance_batches": 1, "recover": None, "round_to": 4}
     spec = PruneSpec.model_validate({**values, **changes})
-    return Material(
+    return ImportanceData(
         image_task().encode(examples, artifact), torch.from_numpy(examples.labels), spec, 0, "cpu"
     )
 

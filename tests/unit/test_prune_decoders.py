@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from compress.core.errors import ModelError, PassError
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 from compress.models.io.checkpoints import count_parameters
-from compress.passes.prune.choosing.saliency import Material, weight_saliency
+from compress.passes.prune.choosing.saliency import ImportanceData, weight_saliency
 from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.passes.prune.spec import PruneSpec
 from tests.tiny_decoders import CONFIGS, WORDS, logits_of, parts_of, silence_dimensions, tiny_decoder
@@ -33,12 +33,12 @@ class Texts:
 
     def batch(self, indices: Any) -> dict[str, Any]:
         ids = self.ids[np.asarray(indices)]
-        return {"input_ids": ids, "attention_mask": np.ones_like(ids), LEARNT: np.ones_like(ids)}
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids), LOSS_MASK: np.ones_like(ids)}
 
 
-def material(**keys: Any) -> Material:
+def material(**keys: Any) -> ImportanceData:
     spec = PruneSpec.model_validate({"recover": None, "round_to": 16, **keys})
-    return Material(Texts(), None, spec, 0, "cpu", 4)  # type: ignore[arg-type]
+    return ImportanceData(Texts(), None, spec, 0, "cpu", 4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("importance", ["taylor", "activation", "magnitude"])

@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from compress.core.errors import ProfileError
-from compress.passes.prune.choosing.saliency import Material
+from compress.passes.prune.choosing.saliency import ImportanceData
 from compress.passes.prune.removing import reconstruction
 from compress.passes.prune.removing.decoders import DecoderPruner
-from compress.passes.prune.removing.reconstruction import least_change, reconstruct
+from compress.passes.prune.removing.reconstruction import reconstruct, ridge_update
 from compress.passes.prune.spec import PruneSpec
 from compress.profile.load import load_profile
 from tests.tiny_decoders import WORDS, logits_of, parts_of, tiny_decoder
@@ -35,11 +35,11 @@ class Texts:
         return {"input_ids": self.ids[indices] * mask, "attention_mask": mask}
 
 
-def material(remove: dict[str, float]) -> Material:
+def material(remove: dict[str, float]) -> ImportanceData:
     spec = PruneSpec.model_validate(
         {"remove": remove, "importance": "magnitude", "recover": None, "round_to": 16, "reconstruct": True}
     )
-    return Material(Texts(), None, spec, 0, "cpu", 8)  # type: ignore[arg-type]
+    return ImportanceData(Texts(), None, spec, 0, "cpu", 8)  # type: ignore[arg-type]
 
 
 def test_a_change_is_that_of_least_squares_with_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,10 +49,10 @@ def test_a_change_is_that_of_least_squares_with_a_price(monkeypatch: pytest.Monk
     # A ridge is as many further rows that ask for no change.
     price = (reconstruction.RIDGE * rows.square().sum(0)).sqrt().diag()
     expected = torch.linalg.lstsq(torch.cat([rows, price]), torch.cat([short, torch.zeros(6, 3)])).solution
-    torch.testing.assert_close(least_change(rows, short), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(ridge_update(rows, short), expected, rtol=1e-3, atol=1e-5)
     monkeypatch.setattr(reconstruction, "RIDGE", 0.0)
     exact = torch.randn(6, 3, generator=generator)
-    torch.testing.assert_close(least_change(rows, rows @ exact), exact, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ridge_update(rows, rows @ exact), exact, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])

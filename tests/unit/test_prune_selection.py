@@ -19,11 +19,17 @@ from compress.passes.prune.choosing.importance import LayerScores
 from compress.passes.prune.choosing.latency_table import (
     LayerShape,
     interpolated,
+    isotonic,
     part_graph,
-    rising,
     timed_sizes,
 )
-from compress.passes.prune.choosing.selection import between, comparable, least_of_all, losses_left, shares
+from compress.passes.prune.choosing.selection import (
+    comparable,
+    least_important_globally,
+    losses_by_size,
+    remaining_count,
+    removal_schedule,
+)
 
 PLACES = st.lists(
     st.lists(
@@ -81,9 +87,9 @@ def test_a_budget_that_nothing_fits_says_what_is_needed():
 
 
 def test_shares_rise_fast_and_end_at_all():
-    assert shares(1) == (1.0,)
-    assert shares(2) == (0.875, 1.0)
-    assert np.allclose(shares(4), [1 - 0.75**3, 1 - 0.5**3, 1 - 0.25**3, 1])
+    assert removal_schedule(1) == (1.0,)
+    assert removal_schedule(2) == (0.875, 1.0)
+    assert np.allclose(removal_schedule(4), [1 - 0.75**3, 1 - 0.5**3, 1 - 0.25**3, 1])
 
 
 @given(
@@ -94,20 +100,20 @@ def test_shares_rise_fast_and_end_at_all():
 )
 def test_what_is_left_on_the_way(final: int, more: int, share: float, multiple: int):
     whole = final * multiple + more
-    left = between(whole, final * multiple, share, multiple)
+    left = remaining_count(whole, final * multiple, share, multiple)
     assert final * multiple <= left <= whole
     assert left == whole or left % multiple == 0
-    assert between(whole, final * multiple, 1.0, multiple) == final * multiple
-    assert between(whole, final * multiple, 0.0, multiple) == whole
+    assert remaining_count(whole, final * multiple, 1.0, multiple) == final * multiple
+    assert remaining_count(whole, final * multiple, 0.0, multiple) == whole
 
 
 def test_the_least_important_blocks_of_all_layers_go():
     scores = [torch.tensor([1.0, 9, 2, 8]), torch.tensor([5.0, 6, 7, 4])]
-    assert least_of_all(scores, 4, 2, 2) == [(0, 2), (0, 3)]
-    assert least_of_all(scores, 2, 1, 1) == [(0, 2), ()]
+    assert least_important_globally(scores, 4, 2, 2) == [(0, 2), (0, 3)]
+    assert least_important_globally(scores, 2, 1, 1) == [(0, 2), ()]
     # Each layer keeps one, however little it matters.
-    assert least_of_all([torch.zeros(3), torch.ones(3)], 4, 1, 1) == [(0, 1), (0, 1)]
-    assert least_of_all([torch.zeros(3), torch.ones(3)], 9, 1, 1) == [(0, 1), (0, 1)]
+    assert least_important_globally([torch.zeros(3), torch.ones(3)], 4, 1, 1) == [(0, 1), (0, 1)]
+    assert least_important_globally([torch.zeros(3), torch.ones(3)], 9, 1, 1) == [(0, 1), (0, 1)]
 
 
 @given(
@@ -119,7 +125,7 @@ def test_the_least_important_blocks_of_all_layers_go():
 def test_global_ranking_keeps_its_promises(widths: list[int], count: int, block: int, seed: int):
     torch.manual_seed(seed)
     scores = [torch.rand(width) for width in widths]
-    gone = least_of_all(scores, count, block, block)
+    gone = least_important_globally(scores, count, block, block)
     assert sum(map(len, gone)) <= count
     for width, lost, each in zip(widths, gone, scores, strict=True):
         kept = width - len(lost)
@@ -137,7 +143,7 @@ def test_comparable_scores():
 
 
 def test_losses_are_sums_of_the_lowest_scores():
-    assert losses_left(torch.tensor([3.0, 1.0, 2.0]), [1, 2, 3]) == [3, 1, 0]
+    assert losses_by_size(torch.tensor([3.0, 1.0, 2.0]), [1, 2, 3]) == [3, 1, 0]
 
 
 def scores_of(heads: list[float], units: list[float]) -> LayerScores:
@@ -161,10 +167,10 @@ def test_sizes_follow_importance_and_cost():
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12))
 def test_rising_times_never_fall_and_keep_their_sum(times: list[float]):
-    found = rising(times)
+    found = isotonic(times)
     assert all(first <= second + 1e-9 for first, second in itertools.pairwise(found))
     assert sum(found) == pytest.approx(sum(times))
-    assert rising(sorted(times)) == pytest.approx(sorted(times))
+    assert isotonic(sorted(times)) == pytest.approx(sorted(times))
 
 
 def test_the_table_is_interpolated():

@@ -16,10 +16,10 @@ from compress.passes.quantize.mixed.search import (
     HELD,
     NOTHING_LEFT,
     OUT_OF_TIME,
-    give_back_until,
-    give_back_within,
     predicted_layers,
-    take_back_until,
+    requantize_until,
+    restore_until,
+    restore_within,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.profile.schema import DataSpec
@@ -35,7 +35,7 @@ def drop_of(given_back: frozenset[int]) -> float:
 
 
 def test_the_worst_are_given_back_until_the_loss_holds():
-    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: True)
+    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: True)
     assert (found.best.given_back, found.reason, found.held) == (frozenset({1, 3}), HELD, True)
     assert found.best.drop == pytest.approx(0.04)
     # All in integers, one, two; then whether the second alone would have been enough.
@@ -44,37 +44,37 @@ def test_the_worst_are_given_back_until_the_loss_holds():
 
 def test_what_was_given_back_in_vain_is_taken_back():
     # Only the layer that seemed the third worst matters.
-    found = give_back_until(WORST_FIRST, 0.0, lambda given: 0.0 if 2 in given else 0.3, lambda: True)
+    found = restore_until(WORST_FIRST, 0.0, lambda given: 0.0 if 2 in given else 0.3, lambda: True)
     assert found.best.given_back == {2}
     assert found.held
 
 
 def test_nothing_is_given_back_where_the_loss_holds_at_once():
-    found = give_back_until((), 0.5, drop_of, lambda: True)
+    found = restore_until((), 0.5, drop_of, lambda: True)
     assert (found.best.given_back, len(found.trials), found.held) == (frozenset(), 1, True)
 
 
 def test_the_least_loss_is_kept_where_none_holds():
     losses = iter((0.3, 0.1, 0.2, 0.2, 0.2))
-    found = give_back_until(WORST_FIRST, 0.05, lambda _: next(losses), lambda: True)
+    found = restore_until(WORST_FIRST, 0.05, lambda _: next(losses), lambda: True)
     assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), NOTHING_LEFT, False)
 
 
 def test_the_time_ends_the_search_with_the_best_so_far():
     time = iter((True, False))
-    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: next(time))
+    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: next(time))
     assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), OUT_OF_TIME, False)
     # Time that is up while layers are taken back leaves what holds.
     time = iter((True, True, False))
-    assert give_back_until(WORST_FIRST, 0.05, drop_of, lambda: next(time)).held
+    assert restore_until(WORST_FIRST, 0.05, drop_of, lambda: next(time)).held
 
 
 def test_without_time_one_model_is_tried_with_what_was_learnt():
     guess = predicted_layers(WORST_FIRST, LOSSES, drop_of(frozenset()), 0.05)
     assert guess == {1, 3}
-    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: False, guess)
+    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: False, guess)
     assert (found.best.given_back, found.reason, len(found.trials)) == (guess, HELD, 2)
-    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: False)
+    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: False)
     assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), OUT_OF_TIME, False)
 
 
@@ -94,11 +94,11 @@ def test_what_the_whole_has_no_room_for_is_taken_back_the_cheapest_loss_first():
         tried.append(sorted(given))
         return whole[len(given)]
 
-    given = take_back_until(frozenset(range(4)), LOSSES, costs, 31.0, measure)
+    given = requantize_until(frozenset(range(4)), LOSSES, costs, 31.0, measure)
     # Losses for a unit of cost: 0.001, 0.02, 0.03 and 0.01.
     assert given == (frozenset({1, 2}), 20.0)
     assert tried == [[0, 1, 2, 3], [1, 2, 3], [1, 2]]
-    assert take_back_until(frozenset({1}), LOSSES, costs, 1.0, measure, lambda: False) == (
+    assert requantize_until(frozenset({1}), LOSSES, costs, 1.0, measure, lambda: False) == (
         frozenset({1}),
         15.0,
     )
@@ -111,7 +111,7 @@ def test_what_the_whole_has_no_room_for_is_taken_back_the_cheapest_loss_first():
 )
 def test_within_a_budget_the_choice_is_that_of_trying_all(layers: list[tuple[int, int]], budget: int):
     losses, costs = zip(*layers, strict=True)
-    chosen = give_back_within(losses, costs, budget)
+    chosen = restore_within(losses, costs, budget)
     every = itertools.chain.from_iterable(
         itertools.combinations(range(len(layers)), count) for count in range(len(layers) + 1)
     )

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compress.core.numerics import bytes_overflow, reduced_range
+from compress.core.numerics import int8_saturates, reduced_range
 from compress.data.splits import Examples
 from compress.lowering.graph import tidy
-from compress.lowering.patches import multiply_patches
+from compress.lowering.patches import patches_to_matmul
 from compress.passes.quantize.int8.affine import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
 from compress.passes.quantize.int8.gain.probe import Probe, Timing, probe, shapes_of, typical_length, warning
 from compress.passes.quantize.layers import layers
@@ -35,7 +35,7 @@ from tests.unit.test_quantize_graphs import mlp
     ],
 )
 def test_x86_without_vnni_overflows(flags, architecture, overflows):
-    assert bytes_overflow(flags, architecture) is overflows
+    assert int8_saturates(flags, architecture) is overflows
 
 
 def test_asked_for_is_asked_for():
@@ -90,7 +90,7 @@ def test_the_warning(probed, message):
 
 def test_an_image_has_as_many_rows_as_the_model_makes_of_it(tmp_path):
     model = patches()
-    assert multiply_patches(model) == 1
+    assert patches_to_matmul(model) == 1
     tidy(model)
     ir.save(model, tmp_path / "model.onnx")
     images = SimpleNamespace(

@@ -23,7 +23,7 @@ from compress.passes.quantize.calibration.observers import (
     Extremes,
     Histogram,
 )
-from compress.passes.quantize.calibration.ranges import around_zero, mse_range
+from compress.passes.quantize.calibration.ranges import mse_range, symmetric_range
 from tests.unit.test_quantize_graphs import mlp, normal
 
 PARTS = st.lists(
@@ -169,8 +169,8 @@ def test_mse_keeps_an_even_spread():
 
 
 def test_symmetric_ranges():
-    assert around_zero((-1.0, 3.0)) == (-3.0, 3.0)
-    assert around_zero((0.0, 3.0)) == (0.0, 3.0)
+    assert symmetric_range((-1.0, 3.0)) == (-3.0, 3.0)
+    assert symmetric_range((0.0, 3.0)) == (0.0, 3.0)
 
 
 def test_the_ranges_of_each_method():

@@ -1,7 +1,7 @@
 import pytest
 
 from compress.core.records import Limit
-from compress.reporting.data.row import beside_of
+from compress.reporting.data.row import partner_of
 from compress.reporting.render.document import Waterfall
 from compress.reporting.sections import classes, facts, headline, result_sections, run_sections
 from compress.reporting.sections.content import document
@@ -112,15 +112,15 @@ def test_a_control_is_set_against_its_own_step_wherever_it_stands():
     control = next(step for step in run.steps if step.role == "control")
     others = [step for step in run.steps if step is not control]
     for steps in (others, [others[0], control, *others[1:]]):
-        found = beside_of(run.model_copy(update={"steps": tuple(steps)}), control)
+        found = partner_of(run.model_copy(update={"steps": tuple(steps)}), control)
         assert found is not None
         assert found.step == "distill"
     second = control.model_copy(update={"step": "distill.2.control"})
     later = run.steps[1].model_copy(update={"step": "distill.2"})
-    found = beside_of(run.model_copy(update={"steps": (*run.steps, second, later)}), second)
+    found = partner_of(run.model_copy(update={"steps": (*run.steps, second, later)}), second)
     assert found is later
     alone = run.steps[0].model_copy(update={"step": "baseline.fp16", "role": "variant"})
-    assert beside_of(run, alone) is run.steps[0]
+    assert partner_of(run, alone) is run.steps[0]
 
 
 def test_waterfalls_start_where_the_pass_before_left_off():

@@ -10,7 +10,7 @@ import pytest
 
 from compress.core.errors import ModelError
 from compress.passes.quantize.calibration.activation_capture import empty_past
-from compress.passes.quantize.weight_only.rotation import TURNS, rotate
+from compress.passes.quantize.weight_only.rotation import ROTATIONS, rotate
 from compress.runtimes.runner import open_session
 from tests.tiny_decoders import WORDS, lowered_decoder, tiny_decoder
 
@@ -48,10 +48,10 @@ def test_a_rotated_decoder_computes_what_it_did(name: str, tmp_path: Path):
     assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
     before, after = weights(ir.load(path)), weights(rotated)
     # Every product is another one; the words, and the head that may be tied to them, are as they were.
-    assert before.keys() | set(TURNS) == after.keys()
+    assert before.keys() | set(ROTATIONS) == after.keys()
     for node, weight in before.items():
         assert np.array_equal(weight, after[node]) == (node == "head")
-    assert all(np.allclose(after[name] @ after[name].T, np.eye(64), atol=1e-5) for name in TURNS[:1])
+    assert all(np.allclose(after[name] @ after[name].T, np.eye(64), atol=1e-5) for name in ROTATIONS[:1])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from compress.core.units import MIB
 from compress.measuring.scoring import LOGITS_BYTES
-from compress.models.anatomy.observing import hooked
+from compress.models.anatomy.observing import removing_hooks
 from compress.runtimes import runner
 from compress.runtimes.torch_decoder import TorchDecoder
 from compress.runtimes.torch_worker import Torch
@@ -177,7 +177,7 @@ def test_validation_holds_few_logits_and_finds_the_same(precision: Any, monkeypa
     )
     task = CausalLanguageModel(LanguageData.model_validate({"path": "x", "max_length": 101}))
     held: list[int] = []
-    with hooked(
+    with removing_hooks(
         [model.register_forward_hook(lambda module, given, gives: held.append(gives.logits.numel()))]
     ):
         whole = prediction.answers(model, inputs, task, precision=precision, device="cpu")

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from compress.core.errors import CompressError, DataError, ModelError, ResourceError
 from compress.generation import server as asking
 from compress.generation.answers import Answer, read_answers
-from compress.generation.writing import How, answers_file, key_of, write_answers
+from compress.generation.writing import GenerationSettings, answers_file, key_of, write_answers
 from compress.models.text.chat import UNWRITTEN
 from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import Sampling
@@ -49,7 +49,9 @@ def spec(url: str, **keys: Any) -> ServerSpec:
     return ServerSpec.model_validate({"url": url, "model": "scripted", "patience_s": 20, **keys})
 
 
-def answers(server: ServerSpec, prompts: Any, how: How, folder: Path, **said: Any) -> dict[str, Answer]:
+def answers(
+    server: ServerSpec, prompts: Any, how: GenerationSettings, folder: Path, **said: Any
+) -> dict[str, Answer]:
     found = list(read_answers(write_answers(server, prompts, how, folder, **said)))
     assert len({answer.key for answer in found}) == len(found)
     return {answer.key: answer for answer in found}
@@ -58,7 +60,7 @@ def answers(server: ServerSpec, prompts: Any, how: How, folder: Path, **said: An
 def one_answer(folder: Path, body: object, stops: tuple[str, ...] = (), **keys: Any) -> Answer:
     with listening(Scripted(200, body)) as there:
         (found,) = answers(
-            spec(there.url, patience_s=0.2, **keys), ["hi"], How(8, stops=stops), folder
+            spec(there.url, patience_s=0.2, **keys), ["hi"], GenerationSettings(8, stops=stops), folder
         ).values()
     return found
 
@@ -72,7 +74,7 @@ def test_whatever_happens_each_is_answered_once(seed: int, api: str, tmp_path: P
     chance = random.Random(seed)
     quick = [fault for fault in FAULTS if fault != "slow"]
     faults = [*(FAULTS if seed == 0 else quick), *chance.choices([*quick, *[None] * 16], k=900)]
-    how = How(40, DRAWN, samples=2)
+    how = GenerationSettings(40, DRAWN, samples=2)
     with (
         listening(Speaker(key=SECRET)) as speaker,
         listening(Proxy(speaker, faults.__getitem__, slow=1.1)) as proxy,
@@ -98,7 +100,7 @@ def test_whatever_happens_each_is_answered_once(seed: int, api: str, tmp_path: P
 @pytest.mark.parametrize("concurrency", [1, 5])
 def test_so_many_are_asked_at_once(concurrency: int, tmp_path: Path):
     with listening(Speaker(0.1 if concurrency > 1 else 0.0)) as there:
-        found = answers(spec(there.url, concurrency=concurrency), PROMPTS, How(3), tmp_path)
+        found = answers(spec(there.url, concurrency=concurrency), PROMPTS, GenerationSettings(3), tmp_path)
         assert isinstance(there, Speaker)
         assert (len(there.asked), there.most) == (20, concurrency)
     assert all((one.ended, one.tokens, len(one.text.split())) == ("length", [], 3) for one in found.values())
@@ -111,10 +113,10 @@ def test_a_killed_process_asks_for_the_rest(tmp_path: Path):
         """
 import sys
 from pathlib import Path
-from compress.generation.writing import How, write_answers
+from compress.generation.writing import GenerationSettings, write_answers
 from compress.profile.specs.server import ServerSpec
 prompts = [f"dog {number}" for number in range(60)]
-write_answers(ServerSpec(url=sys.argv[1], model="scripted"), prompts, How(9), Path(sys.argv[2]))
+write_answers(ServerSpec(url=sys.argv[1], model="scripted"), prompts, GenerationSettings(9), Path(sys.argv[2]))
 """,
     )
     with listening(Speaker(0.02)) as speaker, listening(Proxy(speaker, lambda number: None)) as proxy:
@@ -126,9 +128,9 @@ write_answers(ServerSpec(url=sys.argv[1], model="scripted"), prompts, How(9), Pa
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         server = spec(proxy.url)
-        kept = {one.prompt for one in read_answers(answers_file(tmp_path, server, How(9)))}
+        kept = {one.prompt for one in read_answers(answers_file(tmp_path, server, GenerationSettings(9)))}
         assert 20 - server.concurrency <= len(kept) < 60
-        found = answers(server, prompts, How(9), tmp_path)
+        found = answers(server, prompts, GenerationSettings(9), tmp_path)
         assert {one.prompt for one in found.values()} == set(prompts)
         twice = {prompt for (prompt, _), count in proxy.delivered.items() if count > 1}
         assert max(proxy.delivered.values()) <= 2
@@ -153,7 +155,12 @@ def test_who_refuses_is_asked_once(
 ):
     with listening(Scripted(status, body, **headers)) as there:
         with pytest.raises(kind) as caught:
-            write_answers(spec(there.url, key_env="A_KEY", concurrency=1), PROMPTS, How(8, DRAWN), tmp_path)
+            write_answers(
+                spec(there.url, key_env="A_KEY", concurrency=1),
+                PROMPTS,
+                GenerationSettings(8, DRAWN),
+                tmp_path,
+            )
         assert isinstance(there, Scripted)
         assert len(there.heads) == 1
     assert caught.value.code == code
@@ -178,9 +185,9 @@ def test_what_is_in_flight_when_one_is_refused_is_kept(tmp_path: Path):
         with pytest.raises(
             ModelError, match=r"a prompt of 5 characters that begins with 'cat 3'.*not this one"
         ) as caught:
-            write_answers(server, PROMPTS, How(8), tmp_path)
+            write_answers(server, PROMPTS, GenerationSettings(8), tmp_path)
         assert "5 answers are kept" in str(caught.value)
-        kept = {one.prompt for one in read_answers(answers_file(tmp_path, server, How(8)))}
+        kept = {one.prompt for one in read_answers(answers_file(tmp_path, server, GenerationSettings(8)))}
         assert kept == {f"cat {number}" for number in (0, 1, 2, 4, 5)}
 
 
@@ -244,7 +251,7 @@ def test_a_server_that_never_answers_ends_it_in_time(piece: bytes, tmp_path: Pat
     with dripping(piece) as url:
         began = time.monotonic()
         with pytest.raises(ModelError, match=r"(?s)gave no answer for .*`patience_s` is 0.4") as caught:
-            write_answers(spec(url, timeout_s=0.15, patience_s=0.4), PROMPTS, How(8), tmp_path)
+            write_answers(spec(url, timeout_s=0.15, patience_s=0.4), PROMPTS, GenerationSettings(8), tmp_path)
         assert time.monotonic() - began < 5
     assert (caught.value.code, caught.value.exit_code) == ("server-silent", 4)
 
@@ -254,7 +261,7 @@ def test_a_server_that_died_is_waited_for(tmp_path: Path):
         port = there.server_address[1]
     server = spec(f"http://127.0.0.1:{port}/v1", patience_s=0.2)
     with pytest.raises(ModelError, match="server-silent"):
-        write_answers(server, PROMPTS, How(8), tmp_path)
+        write_answers(server, PROMPTS, GenerationSettings(8), tmp_path)
     over = threading.Event()
 
     def back() -> None:
@@ -264,7 +271,7 @@ def test_a_server_that_died_is_waited_for(tmp_path: Path):
 
     thread = threading.Thread(target=back)
     thread.start()
-    assert len(answers(spec(server.url), PROMPTS, How(8), tmp_path)) == len(PROMPTS)
+    assert len(answers(spec(server.url), PROMPTS, GenerationSettings(8), tmp_path)) == len(PROMPTS)
     over.set()
     thread.join()
 
@@ -284,10 +291,12 @@ def test_who_stops_it_need_not_wait(tmp_path: Path):
     with listening(Slow()) as there:
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            write_answers(spec(there.url), PROMPTS, How(8), tmp_path, advance=stop)
+            write_answers(spec(there.url), PROMPTS, GenerationSettings(8), tmp_path, advance=stop)
         assert time.monotonic() - began < 20
         over.set()
-    assert [one.prompt for one in read_answers(answers_file(tmp_path, spec(there.url), How(8)))] == ["cat 0"]
+    assert [
+        one.prompt for one in read_answers(answers_file(tmp_path, spec(there.url), GenerationSettings(8)))
+    ] == ["cat 0"]
 
 
 def test_who_asks_to_wait_is_not_asked_before(tmp_path: Path):
@@ -305,7 +314,11 @@ def test_who_asks_to_wait_is_not_asked_before(tmp_path: Path):
     with listening(Busy()) as there:
         server = spec(there.url, concurrency=1)
         found = answers(
-            server, PROMPTS[:3], How(8), tmp_path, advance=lambda steps=1, note=None: notes.append(note)
+            server,
+            PROMPTS[:3],
+            GenerationSettings(8),
+            tmp_path,
+            advance=lambda steps=1, note=None: notes.append(note),
         )
         assert len(found) == 3
         assert [*dict.fromkeys(notes)] == ["waiting for the server: status 429", "", None]
@@ -317,18 +330,23 @@ def test_who_asks_to_wait_is_not_asked_before(tmp_path: Path):
             listening(Scripted(503, b"", Retry_After=after)) as there,
             pytest.raises(ModelError, match=r"asks to wait for 3[56]"),
         ):
-            write_answers(spec(there.url), PROMPTS, How(8), tmp_path / "other")
+            write_answers(spec(there.url), PROMPTS, GenerationSettings(8), tmp_path / "other")
 
 
 def test_no_more_are_asked_a_minute_than_allowed(tmp_path: Path):
     with listening(Speaker()) as there:
         began = time.monotonic()
-        answers(spec(there.url, requests_per_minute=1200, concurrency=8), PROMPTS[:9], How(8), tmp_path)
+        answers(
+            spec(there.url, requests_per_minute=1200, concurrency=8),
+            PROMPTS[:9],
+            GenerationSettings(8),
+            tmp_path,
+        )
         assert time.monotonic() - began >= 8 * 60 / 1200
 
 
 def test_no_more_tokens_are_used_than_allowed(tmp_path: Path):
-    how = How(8)
+    how = GenerationSettings(8)
     with listening(Speaker()) as there:
         limit = 40
         with pytest.raises(ResourceError, match=r"\d+ of `max_tokens_total: 40` are used") as caught:
@@ -348,7 +366,10 @@ def test_no_more_tokens_are_used_than_allowed(tmp_path: Path):
 
 
 def test_what_is_asked_stands_in_the_request(tmp_path: Path):
-    how, talk = How(5, DRAWN, ("\n", "END"), samples=2), [{"role": "system", "content": "be brief"}]
+    how, talk = (
+        GenerationSettings(5, DRAWN, ("\n", "END"), samples=2),
+        [{"role": "system", "content": "be brief"}],
+    )
     with listening(Scripted(200, chat("yes"))) as there:
         answers(spec(there.url, key_env="A_KEY"), ["hi", talk], how, tmp_path)
         assert isinstance(there, Scripted)
@@ -360,17 +381,17 @@ def test_what_is_asked_stands_in_the_request(tmp_path: Path):
     for messages in ([{"role": "user", "content": "hi"}], talk):
         assert bodies.count({**said, "messages": messages}) == 2
     with listening(Scripted(200, {"choices": [{"text": "a", "finish_reason": "length"}]})) as there:
-        answers(spec(there.url, api="completions"), ["hi"], How(5), tmp_path)
+        answers(spec(there.url, api="completions"), ["hi"], GenerationSettings(5), tmp_path)
         assert isinstance(there, Scripted)
         (head,), (body,) = there.heads, there.bodies
         assert "Authorization" not in head[1]
         assert json.loads(body) == {"model": "scripted", "temperature": 0, "prompt": "hi", "max_tokens": 5}
         with pytest.raises(DataError, match="this is a conversation"):
-            write_answers(spec(there.url, api="completions"), [talk], How(5), tmp_path)
+            write_answers(spec(there.url, api="completions"), [talk], GenerationSettings(5), tmp_path)
         with pytest.raises(DataError, match="answers prompts but cannot write them"):
-            write_answers(spec(there.url), [UNWRITTEN], How(5), tmp_path)
+            write_answers(spec(there.url), [UNWRITTEN], GenerationSettings(5), tmp_path)
     with pytest.raises(ModelError, match="has no `top_k`"):
-        write_answers(spec(there.url), ["hi"], How(5, Sampling(1.0, top_k=3)), tmp_path)
+        write_answers(spec(there.url), ["hi"], GenerationSettings(5, Sampling(1.0, top_k=3)), tmp_path)
 
 
 def test_who_has_another_name_for_the_limit_is_asked_by_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -384,7 +405,9 @@ def test_who_has_another_name_for_the_limit_is_asked_by_that(tmp_path: Path, mon
                 super().respond(handler, body.replace(b"max_completion_tokens", b"max_tokens"))
 
     with listening(Newer()) as there:
-        assert len(answers(spec(there.url, key_env="A_KEY"), PROMPTS[:9], How(8), tmp_path)) == 9
+        assert (
+            len(answers(spec(there.url, key_env="A_KEY"), PROMPTS[:9], GenerationSettings(8), tmp_path)) == 9
+        )
 
 
 @pytest.mark.parametrize(
@@ -449,13 +472,20 @@ def test_the_key_is_told_to_nobody_else(
         ):
             with listening(script) as there:
                 try:
-                    write_answers(spec(there.url, key_env="A_KEY", patience_s=0.1), ["hi"], How(8), tmp_path)
+                    write_answers(
+                        spec(there.url, key_env="A_KEY", patience_s=0.1),
+                        ["hi"],
+                        GenerationSettings(8),
+                        tmp_path,
+                    )
                 except CompressError as error:
                     told.append("".join(traceback.format_exception(error)) + repr(error))
                 assert SECRET in script.heads[0][1]["Authorization"]
         for line in (f"{SECRET} 200", f"HTTP/1.1 500 {SECRET}", f"HTTP/1.1 200 OK\r\nX: {SECRET}"):
             with rude(f"{line}\r\n\r\n".encode()) as url, pytest.raises(ModelError) as caught:
-                write_answers(spec(url, key_env="A_KEY", patience_s=0.1), ["hi"], How(8), tmp_path)
+                write_answers(
+                    spec(url, key_env="A_KEY", patience_s=0.1), ["hi"], GenerationSettings(8), tmp_path
+                )
             told.append("".join(traceback.format_exception(caught.value)))
     assert len(told) == 9
     assert elsewhere.heads == []
@@ -486,7 +516,7 @@ def test_a_key_that_is_a_word_stays_in_answers_and_goes_from_errors(
         listening(Scripted(400, {"detail": f"bad: {key}"})) as there,
         pytest.raises(ModelError, match=r"bad: \*\*\*"),
     ):
-        answers(spec(there.url, key_env="A_KEY"), ["ho"], How(8), tmp_path)
+        answers(spec(there.url, key_env="A_KEY"), ["ho"], GenerationSettings(8), tmp_path)
 
 
 @pytest.mark.skipif(which("openssl") is None, reason="nothing here makes certificates")
@@ -504,10 +534,10 @@ def test_who_shows_a_certificate_of_its_own_is_told_nothing(tmp_path: Path, monk
     with listening(server) as there:
         asked = spec(there.url.replace("http:", "HTTPS:"), key_env="A_KEY")
         with pytest.raises(ModelError, match="server-certificate"):
-            answers(asked, ["hi"], How(8), tmp_path / "answers")
+            answers(asked, ["hi"], GenerationSettings(8), tmp_path / "answers")
         assert server.heads == []
         monkeypatch.setenv("SSL_CERT_FILE", str(own))
-        (answer,) = answers(asked, ["hi"], How(8), tmp_path / "answers").values()
+        (answer,) = answers(asked, ["hi"], GenerationSettings(8), tmp_path / "answers").values()
         assert answer.text == "yes"
 
 
@@ -519,7 +549,7 @@ def test_a_key_that_cannot_be_one_is_not_sent(tmp_path: Path, monkeypatch: pytes
             else:
                 monkeypatch.setenv("A_KEY", value)
             with pytest.raises(ModelError, match=words) as caught:
-                write_answers(spec(there.url, key_env="A_KEY"), ["hi"], How(8), tmp_path)
+                write_answers(spec(there.url, key_env="A_KEY"), ["hi"], GenerationSettings(8), tmp_path)
             assert SECRET not in str(caught.value)
         assert isinstance(there, Speaker)
         assert there.asked == []
@@ -529,7 +559,9 @@ def test_no_proxy_reads_what_is_not_encrypted(tmp_path: Path, monkeypatch: pytes
     with listening(Scripted(200, chat("no"))) as proxy, listening(Scripted(200, chat("yes"))) as there:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
-        (answer,) = answers(spec(there.url, key_env="A_KEY"), ["hi"], How(8), tmp_path).values()
+        (answer,) = answers(
+            spec(there.url, key_env="A_KEY"), ["hi"], GenerationSettings(8), tmp_path
+        ).values()
         assert answer.text == "yes"
 
 
@@ -583,7 +615,7 @@ def test_answers_are_known_by_the_model_and_not_by_how_fast_it_is_asked(tmp_path
     one = spec("https://a/v1")
     same = spec("HTTPS://a/v1/", concurrency=9, key_env="A_KEY", max_tokens_total=5, timeout_s=1)
     others = [spec("https://b/v1"), spec("https://a/v1", model="x"), spec("https://a/v1", api="completions")]
-    files = [answers_file(tmp_path, each, How(8)) for each in (one, *others)]
-    assert answers_file(tmp_path, same, How(8)) == files[0]
+    files = [answers_file(tmp_path, each, GenerationSettings(8)) for each in (one, *others)]
+    assert answers_file(tmp_path, same, GenerationSettings(8)) == files[0]
     assert len(set(files)) == 4
     assert spec("http://api.example.com/v1", plain_http=True).plain_http

@@ -16,7 +16,7 @@ from compress.core.errors import ModelError
 from compress.data.splits import Examples, Item
 from compress.lowering.export import export_graph, signature_of
 from compress.models.io.checkpoints import load_model
-from compress.models.io.plain import Origin, PlainModel, make_module
+from compress.models.io.plain import Origin, UserModule, make_module
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.specs.training import FinetuneSpec
@@ -244,7 +244,7 @@ def test_a_ready_module_that_cannot_be_traced_is_refused_as_such(base: Path) -> 
     module, _ = make_module(origin, 0, allow_code=True)
     task = {"input_names": ["x"], "output_names": ["y"], "image": {"channels": 3, "size": [8, 8]}}
     with pytest.raises(ModelError) as caught:
-        export_graph(PlainModel(module, origin).eval(), signature_of(task))
+        export_graph(UserModule(module, origin).eval(), signature_of(task))
     assert (caught.value.code, caught.value.where) == ("module-export", "python:own:Branches")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from compress.core.errors import TargetError
-from compress.measuring.transport import Elsewhere
+from compress.measuring.transport import RemoteTransport
 from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.ssh import agent, connection
@@ -236,7 +236,7 @@ GOOD = '{"examples": 3, "seconds": 0.1' + KEPT
 )  # fmt: skip
 def test_results(answer: dict[str, Any], client: Path, accuracy: dict[str, Any]) -> None:
     one = behaves(client, f"for _ in requests(): say({json.dumps(answer).encode()!r})")
-    error = failed(lambda: Elsewhere(one, 1).run([accuracy], ["scoring"]), SILENT)
+    error = failed(lambda: RemoteTransport(one, 1).run([accuracy], ["scoring"]), SILENT)
     assert "\x1b" not in str(error)
     assert not Path(accuracy["outputs"]).exists()
 
@@ -260,7 +260,7 @@ def test_outputs(array: str, client: Path, accuracy: dict[str, Any]) -> None:
             say({{"size": file.tell()}}); out.write(file.getvalue()); out.flush()
     """
     one = behaves(client, code)
-    error = failed(lambda: Elsewhere(one, 1).run([accuracy], ["scoring"]), SILENT)
+    error = failed(lambda: RemoteTransport(one, 1).run([accuracy], ["scoring"]), SILENT)
     assert error.code == "device-answer"
     assert "scoring gave " in str(error)
 
@@ -274,7 +274,7 @@ def test_sizes_of_files(size: str, client: Path, accuracy: dict[str, Any]) -> No
             sys.exit()
     """
     one = behaves(client, code)
-    failed(lambda: Elsewhere(one, 1).run([accuracy], ["scoring"]), SILENT)
+    failed(lambda: RemoteTransport(one, 1).run([accuracy], ["scoring"]), SILENT)
 
 
 def test_the_real_agent_says_that_it_is_there(client: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from compress.starter.choices import (
     choose_student,
 )
 from compress.starter.columns import Chosen, ToWrite, choose_columns, choose_to_write
-from compress.starter.models import look_at_model
+from compress.starter.models import inspect_model
 from compress.starter.writing import starter_profile
 from tests.model_folders import write_model_folder
 
@@ -73,11 +73,11 @@ def test_a_student_is_no_wider_and_shallower(
     layers: int, hidden: int, usual: Student, student: Student, tmp_path: Path
 ):
     write_model_folder(tmp_path / "m", num_hidden_layers=layers, hidden_size=hidden)
-    assert choose_student(look_at_model(str(tmp_path / "m")), usual) == student
+    assert choose_student(inspect_model(str(tmp_path / "m")), usual) == student
 
 
 def test_a_model_that_is_not_here_gets_the_usual_student():
-    assert choose_student(look_at_model("owner/model"), Student(2, 128)) == Student(2, 128)
+    assert choose_student(inspect_model("owner/model"), Student(2, 128)) == Student(2, 128)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_texts_keep_what_19_of_20_of_them_have(words: int, positions: int, lengt
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
     texts = [" ".join("a" * words)] * 99 + [" ".join("a" * 5000)]
-    assert choose_length(texts, look_at_model(str(folder)))[0] == length
+    assert choose_length(texts, inspect_model(str(folder)))[0] == length
 
 
 def test_without_texts_the_positions_bound_the_usual_length(tmp_path: Path):
     write_model_folder(tmp_path / "m", "roberta", max_position_embeddings=66, pad_token_id=1)
-    assert choose_length((), look_at_model(str(tmp_path / "m")))[0] == 64
-    assert choose_length((), look_at_model("owner/model"))[0] == 128
+    assert choose_length((), inspect_model(str(tmp_path / "m")))[0] == 64
+    assert choose_length((), inspect_model("owner/model"))[0] == 128
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_head_is_kept_where_it_is_one_for_the_labels(head, labels, names, fine
     folder = write_model_folder(
         tmp_path / "m", architectures=[architecture], id2label=dict(enumerate(head or ()))
     )
-    found = choose_labelling(look_at_model(str(folder)), labels)
+    found = choose_labelling(inspect_model(str(folder)), labels)
     assert (found.names, found.finetune) == (names, finetune)
 
 
@@ -145,7 +145,7 @@ def test_the_kind_of_an_old_tokenizer_is_told_by_its_files(
     folder = write_model_folder(tmp_path / "m", tokenizer=None)
     for name in files:
         (folder / name).write_text("{}")
-    assert look_at_model(str(folder)).cuts == kind
+    assert inspect_model(str(folder)).cuts == kind
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from compress.core.errors import ModelError
 from compress.data.images.pixels import pixels_of
 from compress.encoding.preprocessing import (
     DeclaredImages,
-    declared_by_us,
     declared_images,
     declared_in_profile,
+    declared_in_task,
 )
 from compress.profile.specs.preprocess import PreprocessSpec
 from compress.runtimes import runner
@@ -102,7 +102,7 @@ def test_pixel_values_are_those_of_the_processor(
     assert found.refusal is None
     form = found.complete((), 3)
     task = {"input_names": ["pixel_values"], "image": json.loads(json.dumps(form.as_dict()))}
-    assert declared_by_us(task["image"]).complete((), 3) == form
+    assert declared_in_task(task["image"]).complete((), 3) == form
     for file in photographs:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)

@@ -15,8 +15,8 @@ from compress.core.artifacts import Artifact, seal
 from compress.core.errors import ModelError, PassError
 from compress.core.forms import TORCH_FLOAT
 from compress.core.terminal.progress import Silent
-from compress.encoding.inputs import LEARNT, taken
-from compress.losses.contract import Lesson
+from compress.encoding.inputs import LOSS_MASK, model_inputs
+from compress.losses.contract import LossContext
 from compress.losses.hidden.spec import HiddenLoss
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.logits.term import compare_kept, compare_logits
@@ -99,9 +99,9 @@ def test_what_is_kept_of_a_mean_is_the_mean_within_what_rounding_costs(
 
     places = np.arange(8)
     batch = to_tensors(inputs.batch(places), "cpu")
-    compared = nn.functional.pad(batch[LEARNT][:, 1:], (0, 1)).bool()
+    compared = nn.functional.pad(batch[LOSS_MASK][:, 1:], (0, 1)).bool()
     with torch.no_grad():
-        said = [load_model(one.path)(**taken(batch)).logits[compared] for one, _ in entries]
+        said = [load_model(one.path)(**model_inputs(batch)).logits[compared] for one, _ in entries]
         # By its definition, word by word.
         if combine == "logits":
             mean = (2 * said[0] + said[1]) / 3
@@ -242,7 +242,7 @@ def test_teachers_with_unlike_rows_of_words_are_refused(
 
 
 def test_their_likeliest_words_have_a_mean_and_what_lies_inside_them_has_none() -> None:
-    several = Lesson(task_kind("causal-lm"), teachers=2)
+    several = LossContext(task_kind("causal-lm"), teachers=2)
     assert all(LogitsLoss(top_k=k).fault(several) is None for k in (None, 16, "all"))
     assert "in their outputs only" in str(HiddenLoss().fault(several))
 
@@ -282,8 +282,8 @@ def test_it_is_told_how_many_tokens_are_learnt(
     inputs = task.encode(data.train, first.path)
     batch = to_tensors(inputs.batch(np.arange(len(inputs))), "cpu")
     with torch.no_grad():
-        sure = load_model(first.path)(**taken(batch)).logits.softmax(-1).amax(-1) >= 0.3
-    learnt = batch[LEARNT].bool()
+        sure = load_model(first.path)(**model_inputs(batch)).logits.softmax(-1).amax(-1) >= 0.3
+    learnt = batch[LOSS_MASK].bool()
     left = int((sure[:, :-1] & learnt[:, 1:]).sum())
     kept = result.facts["stages"][0]["kept"]
     assert kept["of"] == int(learnt.sum())

@@ -18,7 +18,7 @@ from compress import api
 from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
 from compress.engine.resolve import fingerprints
-from compress.models.io.adapter import merged
+from compress.models.io.adapter import merge_adapter
 from compress.models.io.checkpoints import load_model
 from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
@@ -77,7 +77,7 @@ def test_the_model_that_follows_is_the_adapted_one(said: dict[str, Any], tmp_pat
 
 def test_maps_that_are_turned_are_corrected_too(tmp_path: Path):
     wanted = write_adapter(tiny_decoder("gpt2"), tmp_path, target_modules=["c_attn"], fan_in_fan_out=True)
-    found, facts = merged(tiny_decoder("gpt2"), tmp_path)
+    found, facts = merge_adapter(tiny_decoder("gpt2"), tmp_path)
     assert float((logits_of(found, IDS) - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
     assert facts["merged_difference"] < 1e-2
 
@@ -87,7 +87,7 @@ def test_adapters_of_other_models_are_refused(tmp_path: Path):
 
     def refused(words: str, folder: Path, **changed: Any) -> None:
         with pytest.raises(ModelError, match=words):
-            merged(tiny_decoder("llama", **changed), folder)
+            merge_adapter(tiny_decoder("llama", **changed), folder)
 
     refused("does not fit the model", tmp_path / "whole", intermediate_size=80)
     refused("which the model does not have", tmp_path / "whole", num_hidden_layers=2)
@@ -101,7 +101,7 @@ def test_adapters_of_other_models_are_refused(tmp_path: Path):
         tiny_decoder("llama, tied with biases"), tmp_path / "words", target_modules=["embed_tokens"]
     )
     with pytest.raises(ModelError, match="gives different outputs"):
-        merged(tiny_decoder("llama, tied with biases"), tmp_path / "words")
+        merge_adapter(tiny_decoder("llama, tied with biases"), tmp_path / "words")
 
 
 @pytest.fixture(scope="module")

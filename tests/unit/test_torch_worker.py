@@ -14,7 +14,7 @@ from compress.measuring import outputs_scorer
 from compress.measuring.jobs import JobFolder
 from compress.measuring.results import load_answers
 from compress.models.io.checkpoints import load_model, save_model
-from compress.models.io.plain import Origin, PlainModel
+from compress.models.io.plain import Origin, UserModule
 from compress.models.teacher.code import call
 from compress.models.text.sentence import SentenceEncoder
 from compress.runtimes import runner
@@ -68,7 +68,7 @@ def test_a_process_of_its_own_does_a_job(artifact: Path, tmp_path: Path) -> None
 def network_of_the_digits() -> torch.nn.Module:
     profiles = Path(__file__).parents[2] / "profiles"
     source = "python:digits_cnn:build_small"
-    return PlainModel(call(source, profiles, 0, allow_code=True), Origin.of(source, profiles)).eval()
+    return UserModule(call(source, profiles, 0, allow_code=True), Origin.of(source, profiles)).eval()
 
 
 def sentence_encoder() -> torch.nn.Module:

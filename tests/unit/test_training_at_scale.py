@@ -31,7 +31,7 @@ from compress.tasks.table import task_kind
 from compress.training import loop, recovery
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE
-from compress.training.recomputation import recomputed
+from compress.training.recomputation import with_checkpointing
 from compress.training.validation import Validation
 from tests import steps
 from tests.processes import ends_of, start
@@ -101,7 +101,7 @@ def learnt(
         patch.setattr(recovery, "batch_loss", stopping)
         patch.setitem(loop.train.__kwdefaults__, "checkpoint_seconds", 0.0)
         losses = recovery_losses(spec, task.kind, taught=True)
-        recovery.trained_by(ctx, student, losses, (artifact.path, inputs), spec, validation, "t", artifact)
+        recovery.train_with(ctx, student, losses, (artifact.path, inputs), spec, validation, "t", artifact)
     return {name: tensor.clone() for name, tensor in weights_of(student).items()}
 
 
@@ -146,7 +146,7 @@ def test_layers_keep_nothing_but_what_they_read(language: Taught):
             lambda tensor, sizes=sizes: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
         ):
             if again:
-                with recomputed(model):
+                with with_checkpointing(model):
                     model(input_ids=ids, use_cache=False)
             else:
                 model(input_ids=ids, use_cache=False)
@@ -158,7 +158,7 @@ def test_layers_keep_nothing_but_what_they_read(language: Taught):
 def test_other_models_are_refused():
     with (
         pytest.raises(ModelError, match="does not support gradient checkpointing"),
-        recomputed(nn.Conv2d(1, 1, 3)),
+        with_checkpointing(nn.Conv2d(1, 1, 3)),
     ):
         pass
     with pytest.raises(ValueError, match="gradient_checkpointing"):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from compress.training.prediction import arithmetic
+from compress.training.prediction import autocast_for
 from tests.tiny import tiny_bert
 
 
@@ -18,7 +18,7 @@ def parts(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("mask", [None, torch.rand(2, 1, 5, 5) > 0.4, torch.randn(2, 1, 5, 5).bfloat16()])
 def test_attention_of_bfloat16_is_computed_in_float32(mask: Tensor | None) -> None:
     query, key, value = parts()
-    with arithmetic("bf16", "cpu"):
+    with autocast_for("bf16", "cpu"):
         found = scaled_dot_product_attention(query, key, value=value, attn_mask=mask)
     wide = mask.float() if mask is not None and mask.is_floating_point() else mask
     expected = scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=wide)
@@ -32,7 +32,7 @@ def test_attention_of_bfloat16_is_computed_in_float32(mask: Tensor | None) -> No
 def test_nothing_else_changes_its_precision() -> None:
     model = tiny_bert()
     batch = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
-    with arithmetic("bf16", "cpu"):
+    with autocast_for("bf16", "cpu"):
         ours = model(**batch).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plain = model(**batch).logits
@@ -44,5 +44,5 @@ def test_without_gradients_torchs_own_kernel_runs() -> None:
     query, key, value = parts()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         expected = scaled_dot_product_attention(query, key, value)
-    with torch.no_grad(), arithmetic("bf16", "cpu"):
+    with torch.no_grad(), autocast_for("bf16", "cpu"):
         assert torch.equal(scaled_dot_product_attention(query, key, value), expected)

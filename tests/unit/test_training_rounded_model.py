@@ -12,7 +12,7 @@ from compress.training.checkpointing import weights_of
 from compress.training.rounding.integers import round_weights
 from compress.training.rounding.operations import Operation
 from compress.training.rounding.rounded_model import (
-    RoundedModel,
+    FakeQuantizedModel,
     RoundedValue,
     RoundedWeight,
     folding_factors,
@@ -40,14 +40,14 @@ def linear(weight: list[list[float]]) -> Small:
     return Small(made)
 
 
-def ranges(rounded: RoundedModel) -> list[float]:
+def ranges(rounded: FakeQuantizedModel) -> list[float]:
     buffers = dict(rounded.named_buffers())
     return [float(buffers["ranges.0.low"]), float(buffers["ranges.0.high"])]
 
 
 def test_weights_and_inputs_are_rounded_and_learn() -> None:
     model = linear([[1.27, -0.634]])
-    rounded = RoundedModel(
+    rounded = FakeQuantizedModel(
         model, [RoundedWeight(("inner.weight",), EIGHT)], [RoundedValue("inner", running=False)]
     )
     given = rounded(x=torch.tensor([[2.55, 1.004]]))
@@ -82,7 +82,7 @@ def test_what_stands_under_several_names_is_replaced_in_all_and_put_back() -> No
 
 
 def test_a_running_range_is_observed_then_follows_the_batches_of_training() -> None:
-    rounded = RoundedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True)])
+    rounded = FakeQuantizedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True)])
     rounded.observe({"x": torch.tensor([[value]])} for value in (0.5, -1.0, 2.0))
     assert ranges(rounded) == [-1, 2]
     rounded.eval()
@@ -96,7 +96,7 @@ def test_a_running_range_is_observed_then_follows_the_batches_of_training() -> N
 
 
 def test_ranges_are_kept_with_the_weights() -> None:
-    rounded = RoundedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True)])
+    rounded = FakeQuantizedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True)])
     assert set(weights_of(rounded)) == {"model.inner.weight", "ranges.0.low", "ranges.0.high"}
 
 
@@ -109,7 +109,9 @@ def test_ranges_are_kept_with_the_weights() -> None:
     ],
 )
 def test_symmetric_ranges_hold_both_signs_alike(symmetric: bool, seen: list[float], expected: float) -> None:
-    rounded = RoundedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True, symmetric=symmetric)])
+    rounded = FakeQuantizedModel(
+        linear([[1.0]]), [], [RoundedValue("inner", running=True, symmetric=symmetric)]
+    )
     rounded.observe([{"x": torch.tensor(seen)[:, None]}])
     # Half a step is the furthest that a value can lie from its integer.
     values = torch.linspace(*seen, 1000)[:, None]
@@ -118,7 +120,7 @@ def test_symmetric_ranges_hold_both_signs_alike(symmetric: bool, seen: list[floa
 
 
 def test_only_the_tokens_that_the_file_computes_count_for_a_range() -> None:
-    rounded = RoundedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True, tokens=(0,))])
+    rounded = FakeQuantizedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True, tokens=(0,))])
     rounded.observe([{"x": torch.tensor([[[1.0], [50.0]], [[-2.0], [70.0]]])}])
     assert ranges(rounded) == [-2, 1]
 
@@ -134,7 +136,7 @@ def test_a_norm_is_folded_in_before_rounding_and_keeps_its_statistics() -> None:
     with torch.no_grad():
         norm.weight[2] = 0  # an output that the norm leaves out
     model = Small(nn.Sequential(convolution, norm)).train()
-    rounded = RoundedModel(model, [RoundedWeight(("inner.0.weight",), EIGHT, norm)], []).train()
+    rounded = FakeQuantizedModel(model, [RoundedWeight(("inner.0.weight",), EIGHT, norm)], []).train()
     factors = folding_factors(norm).view(-1, 1, 1, 1)
     (kernel,) = round_weights([convolution.weight * factors], per_channel=True, limit=127)
     mine = rounded.rounded_weights()["inner.0.weight"] * factors
@@ -150,7 +152,7 @@ def test_a_norm_is_folded_in_before_rounding_and_keeps_its_statistics() -> None:
 
 def test_nothing_is_left_of_it() -> None:
     model = linear([[1.27, -0.634]])
-    rounded = RoundedModel(
+    rounded = FakeQuantizedModel(
         model,
         [RoundedWeight(("inner.weight",), EIGHT)],
         [RoundedValue("inner", running=False), RoundedValue(Operation("linear", 0), running=True)],
@@ -169,7 +171,7 @@ class Sums(nn.Module):
 
 
 def test_what_an_operation_makes_is_rounded_where_it_is_made() -> None:
-    rounded = RoundedModel(Sums(), [], [RoundedValue(Operation("add", 0), running=True)])
+    rounded = FakeQuantizedModel(Sums(), [], [RoundedValue(Operation("add", 0), running=True)])
     rounded.observe([{"x": torch.tensor([[-0.5, 0.775]])}])
     assert ranges(rounded) == pytest.approx([-1, 1.55])
     # 2.55 / 255 = 0.01

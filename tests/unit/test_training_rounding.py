@@ -25,7 +25,7 @@ from compress.training.rounding.integers import (
     round_table,
     round_weights,
     round_whole_table,
-    through,
+    straight_through,
 )
 
 Floats = NDArray[np.float32]
@@ -67,7 +67,7 @@ def test_a_range_of_nothing_keeps_zeros() -> None:
 def test_gradients_pass_and_values_are_the_rounded_ones_exactly() -> None:
     values = torch.tensor([0.1, 1e8], requires_grad=True)
     rounded = torch.tensor([0.3, 1.0])
-    result = through(values, rounded)
+    result = straight_through(values, rounded)
     assert torch.equal(result, rounded)
     torch.autograd.backward((result * torch.tensor([2.0, 3.0])).sum())
     assert values.grad is not None

@@ -356,7 +356,7 @@ def write_text_files(folder: Path) -> None:
 
 def test_a_few_of_many_text_files_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sampling, "MOST_TEXTS", 10)
-    monkeypatch.setattr(sampling, "LOOKED_AT", 6)
+    monkeypatch.setattr(sampling, "SAMPLE_SIZE", 6)
     write_text_files(folder)
     file = write_profile(folder, data={"path": "./texts"})
     assert "6 of 18 text files were opened" in found(file).notes

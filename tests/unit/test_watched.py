@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compress.core.disk.files import sha256_file
-from compress.core.disk.watched import Watched
+from compress.core.disk.watched import FileDigests
 from compress.core.errors import DataError
 from compress.core.terminal.progress import Silent
 from compress.engine.making import make_step
@@ -26,7 +26,7 @@ def settle(file: Path) -> None:
 
 
 def test_a_change_of_any_kind_is_noticed(tmp_path: Path):
-    watched, file = Watched(), tmp_path / "file"
+    watched, file = FileDigests(), tmp_path / "file"
     file.write_bytes(b"before")
     os.utime(file, (1, 1))
     settle(file)
@@ -42,7 +42,7 @@ def test_a_change_of_any_kind_is_noticed(tmp_path: Path):
 
 
 def test_a_change_within_one_tick_is_noticed(tmp_path: Path):
-    watched, file = Watched(), tmp_path / "file"
+    watched, file = FileDigests(), tmp_path / "file"
     for number in range(200):
         file.write_bytes(b"%3d" % number)
         watched.sha256(file)
@@ -52,7 +52,7 @@ def test_a_change_within_one_tick_is_noticed(tmp_path: Path):
 
 
 def test_what_stays_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    watched, file = Watched(), tmp_path / "file"
+    watched, file = FileDigests(), tmp_path / "file"
     file.write_bytes(b"before")
     settle(file)
     watched.sha256(file)

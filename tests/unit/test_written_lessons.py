@@ -11,7 +11,7 @@ import pytest
 from compress.generation.answers import Answer, Ended
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.written.kept import judged
-from compress.passes.distill.written.lessons import instead
+from compress.passes.distill.written.lessons import fill_ask
 from compress.profile.specs.license import forbidding
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
@@ -93,9 +93,9 @@ def test_a_question_is_what_stands_before_the_answer():
 
 def test_the_teacher_may_be_asked_otherwise():
     ask = "Think. {prompt} Now!"
-    assert instead(ask, "2+2?") == "Think. 2+2? Now!"
+    assert fill_ask(ask, "2+2?") == "Think. 2+2? Now!"
     said = [{"role": "system", "content": "s"}, {"role": "user", "content": "2+2?"}]
-    assert instead(ask, said) == [said[0], {"role": "user", "content": "Think. 2+2? Now!"}]
+    assert fill_ask(ask, said) == [said[0], {"role": "user", "content": "Think. 2+2? Now!"}]
 
 
 @pytest.mark.parametrize(

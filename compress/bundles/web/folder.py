@@ -30,7 +30,7 @@ from compress.core.disk.files import (
     write_json,
     write_text,
 )
-from compress.core.disk.ownership import not_ours, sign
+from compress.core.disk.ownership import foreign_files, sign
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import ModelError, UsageError
 from compress.core.units import megabytes
@@ -148,7 +148,7 @@ def _check_free(out: Path) -> None:
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError("not a folder", where=str(out), hint="Choose another `--out`.", code="not-ours")
-    others = not_ours(out, KIND) if out.exists() else []
+    others = foreign_files(out, KIND) if out.exists() else []
     if others:
         raise UsageError(
             f"this folder holds more than an unmodified page: {others[0]}"

@@ -67,7 +67,7 @@ def measure(
     from compress.core.terminal.console import Terminal
     from compress.reporting.data.frame import contract_text
     from compress.reporting.render.terminal import RowLine, RunTable
-    from compress.reporting.sections.headline import disturbed_words, useless_words
+    from compress.reporting.sections.headline import chance_warning, disturbed_words
 
     out = Terminal()
     finished = api.measure(
@@ -94,7 +94,7 @@ def measure(
         return
     assert finished.report is not None
     out.print(RunTable(record))
-    for line in (*useless_words(record), *disturbed_words(record)):
+    for line in (*chance_warning(record), *disturbed_words(record)):
         out.print(line, markup=False, highlight=False)
     out.print(f"run     {record.run}\nreport  {finished.report.html}", soft_wrap=True)
 

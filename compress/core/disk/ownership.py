@@ -23,7 +23,7 @@ def sign(folder: Path, kind: str, names: Iterable[str] | None = None) -> None:
     write_json(folder / MARKER, {"made_by": "compress", "kind": kind, "files": written})
 
 
-def not_ours(folder: Path, kind: str, names: Iterable[str] | None = None) -> list[str]:
+def foreign_files(folder: Path, kind: str, names: Iterable[str] | None = None) -> list[str]:
     """Return the sorted names of files in a folder, all or those in `names` that exist, that this package did not write
     as part of `kind` or that were changed since."""
     written = _written(folder, kind)
@@ -31,10 +31,10 @@ def not_ours(folder: Path, kind: str, names: Iterable[str] | None = None) -> lis
     return sorted(name for name in found if name != MARKER and not _is_as_written(folder, name, written))
 
 
-def set_aside(folder: Path, kind: str, names: Iterable[str]) -> list[Path]:
+def move_foreign(folder: Path, kind: str, names: Iterable[str]) -> list[Path]:
     """Rename foreign files whose names are about to be written; return the new paths."""
     moved = []
-    for name in not_ours(folder, kind, names):
+    for name in foreign_files(folder, kind, names):
         moved.append(free_name(folder / name))
         move(folder / name, moved[-1])
     return moved

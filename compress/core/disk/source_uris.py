@@ -64,7 +64,7 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
         return locate_package(source, error)
     if source.startswith((CODE, CONFIG)):
         return None
-    path = base / at_home(source)
+    path = base / expand_home(source)
     # Unlike Path.exists, this does not raise for texts that are too long for a path.
     if os.path.exists(path):
         return path.resolve()
@@ -73,7 +73,7 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
     raise error(f"there is no {path}", where=source, hint="Paths are relative to the profile's folder.")
 
 
-def at_home(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """Expand `~` in a path; a `~` of an unknown user is left unchanged."""
     try:
         return Path(path).expanduser()

@@ -24,7 +24,7 @@ class _Read:
     settled: bool
 
 
-class Watched:
+class FileDigests:
     """Cache of file digests; a file is read again only if its size, times or inode changed."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from compress.core.errors import DataError
-from compress.data.faults import all_of
+from compress.data.faults import map_all
 from compress.data.images.framing import AS_USUAL, Framing, Pixels, Transparency, framed
 from compress.data.rows import Rows
 from compress.data.splits import Item, StoredImage
@@ -83,7 +83,7 @@ def check_images(rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
         item = _image(value, rows, i)
         return item, image_key(pixels_of(item, rows.place(i)))
 
-    found = all_of(checked, range(len(rows)), rows.texts)
+    found = map_all(checked, range(len(rows)), rows.texts)
     return tuple(item for item, _ in found), [key for _, key in found]
 
 

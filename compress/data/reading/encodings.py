@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from compress.core.errors import DataError
-from compress.data.faults import all_of
+from compress.data.faults import map_all
 from compress.data.names import shown
 
 UTF_8 = "utf-8"
@@ -82,7 +82,7 @@ def decode_all(
     )
     encodings = [name or rest for name in names]
     decoded = partial(_strictly, declared=bool(declared))
-    texts = all_of(decoded, raws, paths, encodings)
+    texts = map_all(decoded, raws, paths, encodings)
     return list(zip(texts, map(_plain_name, encodings), strict=True))
 
 

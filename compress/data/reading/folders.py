@@ -22,7 +22,7 @@ from compress.data.faults import Faults
 from compress.data.kinds import ItemKind
 from compress.data.names import TRAIN, composed, is_split, shown
 from compress.data.reading.files import is_table
-from compress.data.rows import Columns, Rows, Source, Written
+from compress.data.rows import Columns, FileFormat, Rows, Source
 
 _LEFT_BEHIND = ("__pycache__", "__MACOSX")
 
@@ -132,7 +132,9 @@ def _files_below(folder: Path, kind: ItemKind, above: frozenset[str] = frozenset
     return [*_files(folder, kind), *deeper]
 
 
-def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, written: Written) -> Source:
+def _class_source(
+    root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, written: FileFormat
+) -> Source:
     """Return a source with splits of class folders: the name of an example's folder is its label."""
     files: dict[str, Path] = {}
     readers: dict[str, Callable[[], Rows]] = {}
@@ -146,7 +148,7 @@ def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, 
 
 
 def _read_classes(
-    folder: Path, by_class: Mapping[Path, list[Path]], kind: ItemKind, written: Written
+    folder: Path, by_class: Mapping[Path, list[Path]], kind: ItemKind, written: FileFormat
 ) -> Rows:
     faults = Faults()
     for class_folder, paths in by_class.items():
@@ -172,7 +174,7 @@ def label_of(folder: Path) -> str:
     return composed(shown(folder.name))
 
 
-def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind, written: Written) -> Source:
+def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind, written: FileFormat) -> Source:
     """Return a source with unlabelled splits: folders with split names, or everything below the root."""
     by_split = {entry.name: found for entry in split_folders if (found := _files_below(entry, kind))}
     by_split = by_split or {TRAIN: _files_below(root, kind)}
@@ -191,7 +193,7 @@ def _rows(
     paths: list[Path],
     labels: Sequence[object],
     kind: ItemKind,
-    written: Written,
+    written: FileFormat,
     passed_over: tuple[str, ...] = (),
 ) -> Rows:
     values, notes = kind.read_files(folder, paths, written)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress.core.disk.source_uris import SKLEARN, local_path
-from compress.core.disk.watched import Watched
+from compress.core.disk.watched import FileDigests
 from compress.core.errors import DataError
 from compress.data.images.digits import digits_fingerprint, open_digits
 from compress.data.kinds import ItemKind
 from compress.data.reading.folders import open_file, open_folder
 from compress.data.reading.hub import cached_commit, open_hub
-from compress.data.rows import Columns, Source, Written
+from compress.data.rows import Columns, FileFormat, Source
 from compress.profile.schema import DataSpec
 from compress.profile.specs.unlabeled import UnlabeledSpec
 
@@ -30,7 +30,7 @@ def open_source(
     Raises:
         DataError: there is no such source, or it contains another kind of example.
     """
-    columns = replace(columns, written=Written(spec.separator, spec.encoding))
+    columns = replace(columns, written=FileFormat(spec.separator, spec.encoding))
     if spec.path.startswith(SKLEARN):
         if not kind.of_images:
             raise DataError(f"these are images; this task takes {kind.noun}s", where=spec.path)
@@ -51,7 +51,7 @@ def source_fingerprint(
     columns: Columns,
     named: tuple[str, ...],
     kind: ItemKind,
-    watched: Watched,
+    watched: FileDigests,
 ) -> str | None:
     """Return the sha256 of the names and contents of all files of a source, or of a hub data set's commit.
 
@@ -74,14 +74,14 @@ def source_fingerprint(
     return digest.hexdigest()
 
 
-def _refuse_written(written: Written, what: str) -> None:
+def _refuse_written(written: FileFormat, what: str) -> None:
     """Refuse `separator` and `encoding` where they would have no effect."""
     for key, value in vars(written).items():
         if value is not None:
             raise DataError(f"does not apply to {what}", where=f"data.{key}", code=f"{key}-unused")
 
 
-def _sha256(file: Path, watched: Watched) -> str:
+def _sha256(file: Path, watched: FileDigests) -> str:
     try:
         return watched.sha256(file)
     except OSError as error:

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from compress.data.kinds import ItemKind
-from compress.data.rows import Rows, Written
+from compress.data.rows import FileFormat, Rows
 from compress.data.splits import Item
 
-LOOKED_AT = 200
+SAMPLE_SIZE = 200
 """Approximate number of files opened in a split, if not all are."""
 MOST_TEXTS = 10_000
 """Number of text files in a split up to which all are opened."""
@@ -24,14 +24,14 @@ def sampled(kind: ItemKind) -> ItemKind:
     return replace(kind, read_files=partial(_read_some, kind))
 
 
-def chosen(count: int) -> list[int]:
+def evenly_spaced(count: int) -> list[int]:
     """Return the indices of the files to open, out of `count`."""
-    step = max(1, -(-count // LOOKED_AT))
+    step = max(1, -(-count // SAMPLE_SIZE))
     return list(range(0, count, step))
 
 
 def _check_some(kind: ItemKind, rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
-    places = chosen(len(rows))
+    places = evenly_spaced(len(rows))
     some = replace(
         rows,
         texts=[rows.texts[place] for place in places],
@@ -46,11 +46,11 @@ def _check_some(kind: ItemKind, rows: Rows) -> tuple[tuple[Item, ...], list[byte
 
 
 def _read_some(
-    kind: ItemKind, folder: Path, paths: Sequence[Path], written: Written
+    kind: ItemKind, folder: Path, paths: Sequence[Path], written: FileFormat
 ) -> tuple[Sequence[object], tuple[str, ...]]:
     if len(paths) <= MOST_TEXTS:
         return kind.read_files(folder, paths, written)
-    places = chosen(len(paths))
+    places = evenly_spaced(len(paths))
     read, notes = kind.read_files(folder, [paths[place] for place in places], written)
     values: list[object] = [str(path) for path in paths]
     for place, value in zip(places, read, strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compress.core.errors import ModelError, UsageError
 from compress.encoding.images import PIXEL_VALUES
-from compress.encoding.interface import Interface, OwnInput
+from compress.encoding.interface import InputSpec, Interface
 from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
 from compress.models.io.onnx_files import OnnxFile, Port
 from compress.profile.model_checks.fit import too_long
@@ -22,7 +22,7 @@ _CONVERTED = ("int64", "int32", "float32", "float16", "bool")
 """Types that masks are converted to; token ids must be integers, images floating point."""
 
 
-def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]:
+def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, InputSpec]:
     """Map the standard names of text inputs to the model's inputs, in the model's order.
 
     Raises:
@@ -40,7 +40,7 @@ def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]
                 f"the model has no input {name!r}", where=str(found.path), hint=_inputs_hint(found)
             )
     named = {name: role for role, name in said.items()}
-    roles: dict[str, OwnInput] = {}
+    roles: dict[str, InputSpec] = {}
     for port in found.inputs:
         role = named.get(port.name) or _usual_role(port.name)
         if role is None or role in roles:
@@ -51,7 +51,7 @@ def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]
             )
         wanted = ("int64", "int32") if role == INPUT_IDS else _CONVERTED
         _check_port(port, wanted, 2, found)
-        roles[role] = OwnInput(port.name, port.dtype)
+        roles[role] = InputSpec(port.name, port.dtype)
     if INPUT_IDS not in roles:
         raise ModelError("the model takes no token ids", where=str(found.path), hint=_inputs_hint(found))
     return roles
@@ -62,7 +62,7 @@ def _usual_role(name: str) -> str | None:
     return plain if plain in KNOWN_INPUTS else _USUAL.get(plain)
 
 
-def image_input(found: OnnxFile) -> dict[str, OwnInput]:
+def image_input(found: OnnxFile) -> dict[str, InputSpec]:
     """Map the pixels to the model's input.
 
     Raises:
@@ -76,7 +76,7 @@ def image_input(found: OnnxFile) -> dict[str, OwnInput]:
         )
     (port,) = found.inputs
     _check_port(port, ("float32", "float16"), 4, found)
-    return {PIXEL_VALUES: OwnInput(port.name, port.dtype, channels_last(port))}
+    return {PIXEL_VALUES: InputSpec(port.name, port.dtype, channels_last(port))}
 
 
 def channels_last(port: Port) -> bool:
@@ -119,7 +119,7 @@ def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -
         )
 
 
-def check_said(
+def check_unused_options(
     found: OnnxFile,
     inputs: Mapping[str, str],
     output: str | None,
@@ -263,7 +263,7 @@ def _inputs_of(found: OnnxFile) -> str:
     return f"Its inputs: {', '.join(map(str, found.inputs)) or 'none'}."
 
 
-def output_read(found: OnnxFile, asked: str | None) -> Port:
+def select_output(found: OnnxFile, asked: str | None) -> Port:
     """Return the output to read: the requested one, else the first numeric tensor.
 
     Raises:

@@ -16,8 +16,8 @@ import yaml
 from compress.core.artifacts import Artifact
 from compress.core.disk.exhaustion import resource_errors
 from compress.core.disk.files import digest_of
-from compress.core.disk.watched import Watched
-from compress.core.errors import RunInterrupted, UsageError, in_words
+from compress.core.disk.watched import FileDigests
+from compress.core.errors import RunInterrupted, UsageError, error_text
 from compress.core.numerics import local_numerics
 from compress.core.records import Role, RunRecord, StepRecord, TargetMeasurement
 from compress.core.terminal.progress import Progress
@@ -26,8 +26,8 @@ from compress.data.splits import Splits
 from compress.engine.contents import examples_digest
 from compress.engine.environment import describe_environment
 from compress.engine.foreign.interfaces import check_fixed, check_positions
-from compress.engine.foreign.onnx_file import Given, TakenIn, for_baseline, take_in
-from compress.engine.resolve import check_judges, scored_with
+from compress.engine.foreign.onnx_file import ImportedModel, ModelSettings, for_baseline, import_model
+from compress.engine.resolve import check_judge_code, scoring_key_parts
 from compress.measuring.artifact import measure
 from compress.measuring.identity import model_digest
 from compress.measuring.keys import measurement_key
@@ -60,13 +60,13 @@ class _Session:
     @cached_property
     def scored_with(self) -> dict[str, object]:
         """Parts of the measurement key that determine scoring, besides the test split."""
-        return scored_with(self.request.task, self.request.data, self.base, Watched())
+        return scoring_key_parts(self.request.task, self.request.data, self.base, FileDigests())
 
 
 def measure_files(
     model: Path,
     baseline: Path | None,
-    given: Given,
+    given: ModelSettings,
     request: MeasureRequest,
     base: Path,
     folder: Path,
@@ -99,7 +99,7 @@ def measure_files(
     if any(target.runtime != "onnxruntime" for target in request.targets):
         raise UsageError("an ONNX file runs on onnxruntime, not on torch", where="--target")
     began = time.monotonic()
-    check_judges(request.data, base, allow_code=allow_code)
+    check_judge_code(request.data, base, allow_code=allow_code)
     targets = resolve_all(request.targets, request.measure.patience_s)
     splits = load_data(request.data, base, request.seed, request.task)
     session = _Session(request, base, splits, targets, progress, allow_code)
@@ -125,7 +125,7 @@ def measure_files(
             stopped = isinstance(error, KeyboardInterrupt)
             update = {
                 "status": "interrupted" if stopped else "failed",
-                "error": "stopped" if stopped else in_words(error),
+                "error": "stopped" if stopped else error_text(error),
             }
             # On a full disk there may be no space for the record either: raise the original error in any case.
             with suppress(OSError):
@@ -141,15 +141,15 @@ def measure_files(
     return run, store
 
 
-def _take_in(model: Path, given: Given, session: _Session, folder: Path) -> TakenIn:
+def _take_in(model: Path, given: ModelSettings, session: _Session, folder: Path) -> ImportedModel:
     request = session.request
-    taken = take_in(model, given, request.task, session.splits.labels, request.data.max_length, folder)
+    taken = import_model(model, given, request.task, session.splits.labels, request.data.max_length, folder)
     check_fixed(taken.file, taken.fixed, request.targets)
     check_positions(taken.file, taken.positions, request.targets, request.task)
     return taken
 
 
-def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
+def _new_run(session: _Session, taken: list[ImportedModel]) -> RunRecord:
     request, splits = session.request, session.splits
     said = {
         "measured": str(taken[-1].file.absolute()),
@@ -183,12 +183,12 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
     )
 
 
-def _fixed_notes(taken: list[TakenIn]) -> list[str]:
+def _fixed_notes(taken: list[ImportedModel]) -> list[str]:
     """Return notes on the fixed input sizes of the models."""
     return [f"{one.file.name} {words}." for one in taken if (words := one.fixed.words()) is not None]
 
 
-def _label_notes(taken: list[TakenIn], splits: Splits) -> list[str]:
+def _label_notes(taken: list[ImportedModel], splits: Splits) -> list[str]:
     """Return notes on models with more labels than the data, whose predictions are restricted to those of the data."""
     return [
         f"{one.file.name} has {one.labels} labels, the data has {len(splits.labels)} of them: answers are "
@@ -198,7 +198,9 @@ def _label_notes(taken: list[TakenIn], splits: Splits) -> list[str]:
     ]
 
 
-def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _Session) -> StepRecord:
+def _row(
+    taken: ImportedModel, baseline: ImportedModel, first: StepRecord | None, session: _Session
+) -> StepRecord:
     """Measure a file on each target; `first` is the record of the baseline, None if this is the baseline."""
     found = []
     for number, target in enumerate(session.targets):

@@ -22,10 +22,10 @@ from compress.engine.foreign.interfaces import (
     Fixed,
     channels_last,
     check_output,
-    check_said,
+    check_unused_options,
     fixed_sizes,
     image_input,
-    output_read,
+    select_output,
     text_inputs,
 )
 from compress.models.io.onnx_files import OnnxFile, copy_onnx, onnx_file, read_onnx
@@ -38,7 +38,7 @@ from compress.tasks.table import task_kind, task_names
 
 
 @dataclass(frozen=True)
-class Given:
+class ModelSettings:
     """Settings that the user gives for a model.
 
     `beside` are folders that are searched before the model's own for `tokenizer.json`, `task.json` and the files of
@@ -52,13 +52,13 @@ class Given:
     output: str | None = None
 
 
-def given_for(
+def model_settings(
     tokenizer: Path | None,
     task_json: Path | None,
     labels: Sequence[str] | None,
     inputs: Mapping[str, str],
     output: str | None,
-) -> Given:
+) -> ModelSettings:
     """Build the settings from the user's options; a file may be given by its folder.
 
     Raises:
@@ -72,11 +72,11 @@ def given_for(
         if not (folder / file).is_file():
             raise UsageError(f"there is no {file} here", where=f"{option} {path}")
         folders.append(folder)
-    return Given(tuple(folders), None if labels is None else tuple(labels), inputs, output)
+    return ModelSettings(tuple(folders), None if labels is None else tuple(labels), inputs, output)
 
 
 @dataclass(frozen=True)
-class TakenIn:
+class ImportedModel:
     """An imported model that can be measured: the artifact, the original file, and its size.
 
     `weights` names its files in the artifact: the graph and its external data. `form` and `facts` are those of bundles
@@ -96,7 +96,7 @@ class TakenIn:
     """Number of labels of the model, if the data has only some of them."""
 
 
-def task_of_file(model: Path, given: Given) -> str | None:
+def task_of_file(model: Path, given: ModelSettings) -> str | None:
     """Return the task in the `task.json` of a model; None without one.
 
     Raises:
@@ -110,9 +110,9 @@ def task_of_file(model: Path, given: Given) -> str | None:
     return task
 
 
-def take_in(
-    model: Path, given: Given, task: str, labels: Sequence[str], max_length: int, folder: Path
-) -> TakenIn:
+def import_model(
+    model: Path, given: ModelSettings, task: str, labels: Sequence[str], max_length: int, folder: Path
+) -> ImportedModel:
     """Make an artifact of an ONNX file in `folder`, which must not exist; the weights and the graph are not changed.
 
     Args:
@@ -131,8 +131,8 @@ def take_in(
 
 
 def _taken_in(
-    file: Path, given: Given, task: str, labels: Sequence[str], max_length: int, folder: Path
-) -> TakenIn:
+    file: Path, given: ModelSettings, task: str, labels: Sequence[str], max_length: int, folder: Path
+) -> ImportedModel:
     form, facts = _made_by_us(file)
     found = read_onnx(file)
     folders = _folders(found.path, given)
@@ -140,7 +140,9 @@ def _taken_in(
     if described.get("task", task) != task:
         raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
     ours = kind.writes and "task" in described and any(port.name == LOGIT_POSITIONS for port in found.inputs)
-    check_said(found, given.inputs, given.output, given.labels if not labels else None, task, ours=ours)
+    check_unused_options(
+        found, given.inputs, given.output, given.labels if not labels else None, task, ours=ours
+    )
     if ours:
         make_folder(folder)
         copy_file(_required(folders, TOKENIZER, found.path), folder / TOKENIZER)
@@ -148,7 +150,7 @@ def _taken_in(
     roles = image_input(found) if kind.items == "image" else text_inputs(found, given.inputs)
     order, width = _label_order(found, folders, described, given, labels) if labels else (None, None)
     fixed = fixed_sizes(found, texts=kind.items == "text")
-    output = output_read(found, given.output)
+    output = select_output(found, given.output)
     interface = Interface(
         roles, None if output is found.outputs[0] else output.name, order, fixed.length, width
     )
@@ -191,7 +193,7 @@ def _sealed(
     width: int | None,
     form: Form | None,
     facts: Mapping[str, Any],
-) -> TakenIn:
+) -> ImportedModel:
     """Write `task.json` and the model to `folder`, which contains the tokenizer already, and seal it."""
     write_json(folder / TASK, body)
     external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
@@ -205,15 +207,15 @@ def _sealed(
     size = Size(
         model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
     )
-    return TakenIn(artifact, found.path, names, size, form, facts, fixed, found.positions, width)
+    return ImportedModel(artifact, found.path, names, size, form, facts, fixed, found.positions, width)
 
 
-def for_baseline(given: Given, baseline: Path) -> Given:
+def for_baseline(given: ModelSettings, baseline: Path) -> ModelSettings:
     """Adapt the user's settings for the model to the baseline, whose own files take precedence."""
     found = read_onnx(onnx_file(baseline))
     names = {port.name for port in found.inputs}
     outputs = {port.name for port in found.outputs if port.is_numbers}
-    own = _folders(found.path, Given())
+    own = _folders(found.path, ModelSettings())
     says = bool(_described(own).get("labels")) or _config_labels(own) is not None
     return replace(
         given,
@@ -224,7 +226,7 @@ def for_baseline(given: Given, baseline: Path) -> Given:
     )
 
 
-def _folders(file: Path, given: Given) -> tuple[Path, ...]:
+def _folders(file: Path, given: ModelSettings) -> tuple[Path, ...]:
     return (*given.beside, file.parent)
 
 
@@ -257,7 +259,7 @@ def _label_order(
     found: OnnxFile,
     folders: Sequence[Path],
     described: Mapping[str, Any],
-    given: Given,
+    given: ModelSettings,
     labels: Sequence[str],
 ) -> tuple[tuple[int, ...], int | None]:
     """Return the output index for each label of the data, matched by name, and the number of the model's labels if it

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from compress.losses.contract import LayerMap, Lesson, LossKind, LossSpec
+from compress.losses.contract import LayerMap, LossContext, LossKind, LossSpec
 
 
 class AttentionLoss(LossSpec):
@@ -34,7 +34,7 @@ class AttentionLoss(LossSpec):
         """The part of both models that it compares."""
         return "convolutions" if self.of == "spatial" else "attention"
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if self.of == "spatial" and lesson.reads == "texts":
             return "text models have no spatial maps: use `of: scores` or `of: probabilities`"

@@ -17,11 +17,11 @@ from compress.training.loss_functions.attention import (
     spatial_attention_distance,
 )
 from compress.training.objective.terms import (
-    Models,
-    Seen,
+    LossInputs,
+    ModelPair,
     Term,
     aligned,
-    attending,
+    attention_items,
     check_queries,
     extra_tokens,
     grouped,
@@ -31,7 +31,7 @@ from compress.training.objective.terms import (
 from compress.training.signals.capture import Anatomy
 
 
-def attention_term(spec: AttentionLoss, models: Models) -> Term:
+def attention_term(spec: AttentionLoss, models: ModelPair) -> Term:
     """Build the term of `attention`: spatial for `spatial`, else over tokens."""
     return SpatialTerm(spec, models) if spec.of == "spatial" else AttentionTerm(spec, models)
 
@@ -39,7 +39,7 @@ def attention_term(spec: AttentionLoss, models: Models) -> Term:
 class AttentionTerm(Term):
     """Token attention of pairs of layers, computed from queries and keys: the mean over the pairs."""
 
-    def __init__(self, spec: AttentionLoss, models: Models) -> None:
+    def __init__(self, spec: AttentionLoss, models: ModelPair) -> None:
         check_queries("attention", models)
         student, teacher = models.student, models.teacher
         pairs = layer_pairs("attention", spec.layers, student.layers, teacher.layers)
@@ -64,7 +64,7 @@ class AttentionTerm(Term):
         self.heads = [(student.heads[mine], teacher.heads[theirs]) for mine, theirs in pairs]
         self.extra = extra_tokens(models)
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the losses of the pairs of layers."""
         losses = []
         for pair, names, heads in zip(self.pairs, self.names, self.heads, strict=True):
@@ -79,12 +79,14 @@ class AttentionTerm(Term):
             losses.append(self._compare(student, teacher.detach(), self._mask(seen, pair)))
         return torch.stack(losses)
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count for each pair of layers the pairs of tokens, or for `kl` the query tokens."""
         of_pairs = self.spec.distance != "kl"
-        return torch.stack([attending(seen, self._mask(seen, pair), pairs=of_pairs) for pair in self.pairs])
+        return torch.stack(
+            [attention_items(seen, self._mask(seen, pair), pairs=of_pairs) for pair in self.pairs]
+        )
 
-    def _mask(self, seen: Seen, pair: tuple[int, int]) -> Tensor | None:
+    def _mask(self, seen: LossInputs, pair: tuple[int, int]) -> Tensor | None:
         """Return the attention mask; if the windows of two decoders differ, that of the narrower one."""
         student, teacher = self.models
         if not teacher.causal:
@@ -120,7 +122,7 @@ def scores_of(model: Anatomy, query: Tensor, key: Tensor, heads: int) -> Tensor:
 class SpatialTerm(Term):
     """Spatial attention maps of pairs of convolution stages: the mean over the pairs."""
 
-    def __init__(self, spec: AttentionLoss, models: Models) -> None:
+    def __init__(self, spec: AttentionLoss, models: ModelPair) -> None:
         for anatomy, who in ((models.student, "student"), (models.teacher, "teacher")):
             if not anatomy.features:
                 refuse(
@@ -136,7 +138,7 @@ class SpatialTerm(Term):
         super().__init__({mine for mine, _ in names}, {theirs for _, theirs in names})
         self.names = names
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         losses = [
             spatial_attention_distance(seen.student[mine], seen.teacher[theirs])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.losses.contrastive.spec import ContrastiveLoss
 from compress.training.loss_functions.contrastive import differ, info_nce
-from compress.training.objective.terms import Models, Pooled, Seen, Term, linear
+from compress.training.objective.terms import LossInputs, ModelPair, Pooled, Term, linear
 
 
 class ContrastiveTerm(Term):
@@ -20,7 +20,7 @@ class ContrastiveTerm(Term):
     memory: Tensor
     written: Tensor
 
-    def __init__(self, spec: ContrastiveLoss, models: Models) -> None:
+    def __init__(self, spec: ContrastiveLoss, models: ModelPair) -> None:
         student = Pooled("contrastive", models.student, "student")
         teacher = Pooled("contrastive", models.teacher, "teacher")
         super().__init__({student.name}, {teacher.name})
@@ -31,7 +31,7 @@ class ContrastiveTerm(Term):
         self.register_buffer("memory", torch.zeros(spec.negatives, teacher.width))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch; in training mode the batch is then added to the memory."""
         mine = self.student(seen.student, seen.mask)
         theirs = self.teacher(seen.teacher, seen.mask).detach()
@@ -48,7 +48,7 @@ class ContrastiveTerm(Term):
             self._remember(theirs)
         return loss
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count examples."""
         return seen.examples
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from compress.losses.embedding.spec import EmbeddingLoss
 from compress.training.loss_functions.hidden import DISTANCES
 from compress.training.objective.terms import (
-    Models,
-    Seen,
+    LossInputs,
+    ModelPair,
     Term,
     aligned,
     check_tokens,
@@ -20,7 +20,7 @@ from compress.training.objective.terms import (
 class EmbeddingTerm(Term):
     """The output of the embedding layer; the student's is projected if widths differ."""
 
-    def __init__(self, spec: EmbeddingLoss, models: Models) -> None:
+    def __init__(self, spec: EmbeddingLoss, models: ModelPair) -> None:
         check_tokens("embedding", models)
         super().__init__({"embedding"}, {"embedding"})
         student, teacher = models.student.embedding, models.teacher.embedding
@@ -30,11 +30,11 @@ class EmbeddingTerm(Term):
         self.distance = DISTANCES[spec.distance]
         self.projection = projection(student, teacher, models.generator)
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
         return self.distance(self.projection(student.float()), teacher, seen.compared)
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count tokens."""
         return seen.tokens

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from compress.losses.hidden.spec import HiddenLoss
 from compress.training.loss_functions.hidden import DISTANCES, map_tokens
 from compress.training.objective.terms import (
-    Models,
-    Seen,
+    LossInputs,
+    ModelPair,
     Term,
     aligned,
     check_tokens,
@@ -19,7 +19,7 @@ from compress.training.objective.terms import (
 )
 
 
-def hidden_term(spec: HiddenLoss, models: Models) -> Term:
+def hidden_term(spec: HiddenLoss, models: ModelPair) -> Term:
     """Build the term of `hidden`: over feature maps if both models are convolutional, else over hidden states."""
     both = models.student.features and models.teacher.features
     return FeatureTerm(spec, models) if both else HiddenTerm(spec, models)
@@ -28,7 +28,7 @@ def hidden_term(spec: HiddenLoss, models: Models) -> Term:
 class HiddenTerm(Term):
     """Hidden states of pairs of layers, each pair with its own projection: the mean over the pairs."""
 
-    def __init__(self, spec: HiddenLoss, models: Models) -> None:
+    def __init__(self, spec: HiddenLoss, models: ModelPair) -> None:
         check_tokens("hidden", models)
         student, teacher = models.student, models.teacher
         pairs = layer_pairs("hidden", spec.layers, student.layers, teacher.layers)
@@ -42,7 +42,7 @@ class HiddenTerm(Term):
             projection(student.hidden, teacher.hidden, models.generator) for _ in pairs
         )
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         losses = []
         for (mine, theirs), project in zip(self.pairs, self.projections, strict=True):
@@ -52,7 +52,7 @@ class HiddenTerm(Term):
             losses.append(self.distance(project(student.float()), teacher, seen.compared))
         return torch.stack(losses).mean()
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count tokens."""
         return seen.tokens
 
@@ -63,7 +63,7 @@ class FeatureTerm(Term):
     Each pair has its own projection, a 1 x 1 convolution (FitNets).
     """
 
-    def __init__(self, spec: HiddenLoss, models: Models) -> None:
+    def __init__(self, spec: HiddenLoss, models: ModelPair) -> None:
         student, teacher = models.student.features, models.teacher.features
         pairs = layer_pairs("hidden", spec.layers, len(student), len(teacher))
         stages = [(student[mine], teacher[theirs]) for mine, theirs in pairs]
@@ -75,7 +75,7 @@ class FeatureTerm(Term):
             projection(mine.channels, theirs.channels, models.generator) for mine, theirs in stages
         )
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         losses = []
         for (mine, theirs), project in zip(self.names, self.projections, strict=True):

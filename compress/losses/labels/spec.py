@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from compress.core.spec import Fraction
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import LossContext, LossKind, LossSpec
 
 
 class LabelsLoss(LossSpec):
@@ -21,7 +21,7 @@ class LabelsLoss(LossSpec):
         """Whether the loss acts on the student's outputs."""
         return True
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         return super().fault(lesson) if lesson.labelled else lesson.no_logits
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.core.task_kind import TaskKind
-from compress.losses.contract import Divergence, Lesson, LossKind, LossSpec
+from compress.losses.contract import Divergence, LossContext, LossKind, LossSpec
 
 _MIXES: dict[Divergence, float] = {"jsd": 0.5, "skew": 0.1, "skew_reverse": 0.1}
 
@@ -72,7 +72,7 @@ class LogitsLoss(LossSpec):
             "the only ones kept of a teacher: use `temperature: 1`, or `top_k: all`"
         )
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if not lesson.logits:
             return lesson.no_logits

@@ -9,7 +9,7 @@ from compress.losses.logits.spec import LogitsLoss
 from compress.training.loss_functions.chunks import in_chunks
 from compress.training.loss_functions.logits import divergence, hard_label_cross_entropy
 from compress.training.loss_functions.vectors import standardized
-from compress.training.objective.terms import Models, Seen, Term, refuse, rows_of
+from compress.training.objective.terms import LossInputs, ModelPair, Term, refuse, rows_of
 from compress.training.signals.capture import Anatomy
 from compress.training.signals.top_k import FEW, KEPT, TopK
 
@@ -17,7 +17,7 @@ from compress.training.signals.top_k import FEW, KEPT, TopK
 class LogitsTerm(Term):
     """Loss on the teacher's predictions; if the student has a distillation head, on that head."""
 
-    def __init__(self, spec: LogitsLoss, models: Models) -> None:
+    def __init__(self, spec: LogitsLoss, models: ModelPair) -> None:
         mine, theirs = models.student.outputs, models.teacher.outputs
         if mine != theirs:
             refuse("logits", f"the student has {mine} outputs, the teacher {theirs}")
@@ -26,7 +26,7 @@ class LogitsTerm(Term):
         self.spec = spec
         self.by_token = models.student.by_token
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         (goal,) = self.teacher_needs
         student, teacher = seen.student["outputs.teacher"], rows_of(seen.teacher[goal], seen.compared)
@@ -35,7 +35,7 @@ class LogitsTerm(Term):
             return compare_logits(self.spec, student, teacher, compared)
         return compare_kept(self.spec, self.top, student, teacher, compared)
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count rows of outputs."""
         return seen.tokens if self.by_token else seen.examples
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import LossContext, LossKind, LossSpec
 
 
 class MaskedLmLoss(LossSpec):
@@ -18,7 +18,7 @@ class MaskedLmLoss(LossSpec):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of the tokens that are masked and predicted."""
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         return "images have no tokens to mask" if lesson.reads == "images" else super().fault(lesson)
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from compress.losses.masked_lm.spec import MaskedLmLoss
 from compress.training.loss_functions.masked_lm import mask_tokens, masked_lm_cross_entropy
-from compress.training.objective.terms import Models, Seen, Term, linear, refuse
+from compress.training.objective.terms import LossInputs, ModelPair, Term, linear, refuse
 from compress.training.signals.capture import Recorder
 
 
@@ -22,7 +22,7 @@ class MaskedLmTerm(Term):
 
     special: Tensor
 
-    def __init__(self, spec: MaskedLmLoss, models: Models) -> None:
+    def __init__(self, spec: MaskedLmLoss, models: ModelPair) -> None:
         student, model, mask_id = models.student, models.student_model, models.mask_id
         words = None if model is None else _words(model)
         if model is None or words is None or student.hidden is None:
@@ -44,7 +44,7 @@ class MaskedLmTerm(Term):
             "special", torch.tensor(sorted({mask_id, *models.special_ids})), persistent=False
         )
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch; runs the student once more, in its current mode."""
         model, words, recorder = self._student
         ids, may_change = seen.batch["input_ids"], self._may_change(seen)
@@ -55,11 +55,11 @@ class MaskedLmTerm(Term):
         guesses = self.norm(functional.gelu(self.dense(hidden[chosen].float())))
         return masked_lm_cross_entropy(functional.linear(guesses, words.weight, self.bias), ids[chosen])
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count the tokens that may be masked: the masked ones are only drawn in `forward`."""
         return self._may_change(seen).sum()
 
-    def _may_change(self, seen: Seen) -> Tensor:
+    def _may_change(self, seen: LossInputs) -> Tensor:
         """Return which tokens are real and not special, bool (n, t)."""
         found = ~torch.isin(seen.batch["input_ids"], self.special)
         return found if seen.mask is None else found & seen.mask

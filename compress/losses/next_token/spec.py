@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import LossContext, LossKind, LossSpec
 
 
 class NextTokenLoss(LossSpec):
@@ -17,7 +17,7 @@ class NextTokenLoss(LossSpec):
         """Whether the loss acts on the student's outputs."""
         return True
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         return None if lesson.task.label_loss == "next_token" else "only language models have a next token"
 

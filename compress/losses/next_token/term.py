@@ -7,16 +7,16 @@ from torch.nn import functional
 
 from compress.losses.next_token.spec import NextTokenLoss
 from compress.training.loss_functions.chunks import in_chunks
-from compress.training.objective.terms import Models, Seen, Term
+from compress.training.objective.terms import LossInputs, ModelPair, Term
 
 
 class NextTokenTerm(Term):
     """Cross-entropy with the next token, averaged over the target tokens of a batch."""
 
-    def __init__(self, spec: NextTokenLoss, models: Models) -> None:
+    def __init__(self, spec: NextTokenLoss, models: ModelPair) -> None:
         super().__init__({"outputs"})
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         learnt = seen.compared
         assert learnt is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import LossContext, LossKind, LossSpec
 
 
 class OutputLoss(LossSpec):
@@ -21,7 +21,7 @@ class OutputLoss(LossSpec):
         """Whether the loss acts on the student's outputs."""
         return True
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if lesson.logits:
             return "logits are compared by `logits`; `output` is for embeddings"

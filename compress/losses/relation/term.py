@@ -8,11 +8,11 @@ from torch import Tensor
 from compress.losses.relation.spec import RelationLoss
 from compress.training.loss_functions.relation import relation_kl
 from compress.training.objective.terms import (
-    Models,
-    Seen,
+    LossInputs,
+    ModelPair,
     Term,
     aligned,
-    attending,
+    attention_items,
     check_queries,
     extra_tokens,
     grouped,
@@ -27,7 +27,7 @@ _PARTS = {"q": "query", "k": "key", "v": "value"}
 class RelationTerm(Term):
     """Self-attention relations: summed over the relations, as in MiniLM, averaged over the pairs of layers."""
 
-    def __init__(self, spec: RelationLoss, models: Models) -> None:
+    def __init__(self, spec: RelationLoss, models: ModelPair) -> None:
         check_queries("relation", models)
         student, teacher = models.student, models.teacher
         pairs = layer_pairs("relation", spec.layers, student.layers, teacher.layers)
@@ -54,7 +54,7 @@ class RelationTerm(Term):
         self.heads = heads
         self.extra = extra_tokens(models)
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         losses = []
         student, teacher = self.models
@@ -76,11 +76,11 @@ class RelationTerm(Term):
                 losses.append(relation_kl(a[0], b[0], a[1], b[1], heads, mask))
         return torch.stack(losses).sum() / len(self.pairs)
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count query tokens."""
-        return attending(seen, self._mask(seen), pairs=False)
+        return attention_items(seen, self._mask(seen), pairs=False)
 
-    def _mask(self, seen: Seen) -> Tensor | None:
+    def _mask(self, seen: LossInputs) -> Tensor | None:
         """Return the attention mask."""
         return seen.looks() if self.models[1].causal else seen.mask
 

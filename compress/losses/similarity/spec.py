@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import LossContext, LossKind, LossSpec
 
 
 class SimilarityLoss(LossSpec):
@@ -24,7 +24,7 @@ class SimilarityLoss(LossSpec):
         """Whether the loss acts on the student's outputs."""
         return self.representation == "outputs"
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
         if self.reaches_outputs and not lesson.rows:
             return (
@@ -33,7 +33,7 @@ class SimilarityLoss(LossSpec):
         return super().fault(lesson)
 
 
-def _of_vectors(lesson: Lesson, temperature: float) -> LossSpec | None:
+def _of_vectors(lesson: LossContext, temperature: float) -> LossSpec | None:
     pooled = lesson.task.head == "pooled"
     return SimilarityLoss(of="cosines", representation="outputs") if pooled else None
 

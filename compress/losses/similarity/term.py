@@ -11,7 +11,7 @@ from compress.training.loss_functions.similarity import (
     distance_relation,
     similarity_matrix_distance,
 )
-from compress.training.objective.terms import Models, Pooled, Seen, Term
+from compress.training.objective.terms import LossInputs, ModelPair, Pooled, Term
 
 _RELATIONS = {
     "distance": distance_relation,
@@ -24,7 +24,7 @@ _RELATIONS = {
 class SimilarityTerm(Term):
     """Relations between the examples of a batch."""
 
-    def __init__(self, spec: SimilarityLoss, models: Models) -> None:
+    def __init__(self, spec: SimilarityLoss, models: ModelPair) -> None:
         pooled = spec.representation == "pooled"
         student = Pooled("similarity", models.student, "student") if pooled else None
         teacher = Pooled("similarity", models.teacher, "teacher") if pooled else None
@@ -34,12 +34,12 @@ class SimilarityTerm(Term):
         self.student, self.teacher = student, teacher
         self.relation = _RELATIONS[spec.of]
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         mine = self.student(seen.student, seen.mask) if self.student else seen.student["outputs.teacher"]
         theirs = self.teacher(seen.teacher, seen.mask) if self.teacher else seen.teacher["outputs"]
         return self.relation(mine, theirs)
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Count examples, although only those of the same part are compared with each other."""
         return seen.examples

@@ -62,7 +62,7 @@ LLAMA_CPP: Mapping[str, LlamaCppFamily] = {
 """Families by `model_type` (llama.cpp, src/models)."""
 
 
-def why_no_gguf(config: Config) -> str | None:
+def why_not_gguf(config: Config) -> str | None:
     """Return why llama.cpp cannot run a model of this config; None if it can."""
     return next(_reasons(config), None)
 

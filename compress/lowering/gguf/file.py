@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from compress.core.disk.files import replacing
 from compress.core.errors import ModelError
 from compress.lowering.decoder.layout import Layout, layout_of
-from compress.lowering.gguf.family import LLAMA_CPP, LlamaCppFamily, rope_of, why_no_gguf
-from compress.lowering.gguf.tensors import Stored, rotated_of, tensors_of
+from compress.lowering.gguf.family import LLAMA_CPP, LlamaCppFamily, rope_of, why_not_gguf
+from compress.lowering.gguf.tensors import Stored, rotated_dimensions, tensors_of
 from compress.lowering.gguf.vocabulary import Vocabulary, vocabulary_of, why_no_vocabulary
 from compress.models.text.chat import end_ids
 
@@ -51,7 +51,7 @@ def write_gguf(
     """
     layout = layout_of(model.config)
     kind = str(layout.config["model_type"])
-    if (why := why_no_gguf(layout.config) or why_no_vocabulary(tokenizer, kind)) is not None:
+    if (why := why_not_gguf(layout.config) or why_no_vocabulary(tokenizer, kind)) is not None:
         raise ModelError(why, where=str(file), code="family-unsupported")
     family, vocabulary = LLAMA_CPP[kind], vocabulary_of(tokenizer, layout.sizes["vocabulary"])
     tensors = list(tensors_of(layout, family, model.state_dict(), stored))
@@ -110,7 +110,7 @@ def _add_positions(writer: GGUFWriter, layout: Layout, family: LlamaCppFamily) -
         writer.add_sliding_window_pattern([found is not None for found in layout.windows])
     if not layout.tables:
         return
-    writer.add_rope_dimension_count(rotated_of(layout))
+    writer.add_rope_dimension_count(rotated_dimensions(layout))
     rope = rope_of(layout.config)
     writer.add_rope_freq_base(float(rope["rope_theta"]))
     local = layout.config["rope_parameters"].get("sliding_attention")

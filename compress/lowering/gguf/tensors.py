@@ -159,14 +159,14 @@ class _Arrays:
             by_head = array.reshape(sizes["heads"], 3, sizes["head_size"], *array.shape[1:])
             array = np.swapaxes(by_head, 0, 1).reshape(array.shape)
         if role in ("query", "key") and self.family.turns_pairs:
-            array = in_pairs(array, sizes["head_size"], rotated_of(layout))
+            array = interleave_halves(array, sizes["head_size"], rotated_dimensions(layout))
         if role == ("query_norm" if "query_norm" in network.inside else "query"):
             # The file does not store the attention scale, so a difference is folded into the queries.
-            array = array * np.float32(layout.scale / scale_there(layout, self.family))
+            array = array * np.float32(layout.scale / llama_cpp_scale(layout, self.family))
         return array
 
 
-def in_pairs(rows: Float, head_size: int, rotated: int) -> Float:
+def interleave_halves(rows: Float, head_size: int, rotated: int) -> Float:
     """Reorder rows of queries or keys so that the two dimensions rotated together are adjacent in each head.
 
     transformers has the first halves of all pairs before the second halves; in both layouts the rotated dimensions
@@ -182,7 +182,7 @@ def _zeros(size: int) -> Float:
     return np.zeros(size, np.float32)
 
 
-def rotated_of(layout: Layout) -> int:
+def rotated_dimensions(layout: Layout) -> int:
     """Number of rotated dimensions of a head."""
     tables = list(layout.tables.values())
     return 2 * tables[0].cosines.shape[1] if tables else 0
@@ -196,11 +196,11 @@ def rope_factors(layout: Layout, family: LlamaCppFamily) -> Float | None:
     (table,) = layout.tables.values()
     # The angle at position 1 equals the frequency.
     turned = np.arctan2(table.sines[1].astype(np.float64), table.cosines[1].astype(np.float64))
-    exponents = np.arange(0, rotated_of(layout), 2) / rotated_of(layout)
+    exponents = np.arange(0, rotated_dimensions(layout), 2) / rotated_dimensions(layout)
     return np.asarray(float(rope["rope_theta"]) ** -exponents / turned, np.float32)
 
 
-def scale_there(layout: Layout, family: LlamaCppFamily) -> float:
+def llama_cpp_scale(layout: Layout, family: LlamaCppFamily) -> float:
     """Scale that llama.cpp applies to attention scores."""
     sizes = layout.sizes
     if sizes["layers"] == family.layers_27b:

@@ -83,10 +83,14 @@ def timed(
     Raises:
         TargetError: a model cannot be run.
     """
-    return list(in_patience(jobs, latency_jobs(models, feeds, spec, processes=processes), patient=patient))
+    return list(
+        run_with_retries(jobs, latency_jobs(models, feeds, spec, processes=processes), patient=patient)
+    )
 
 
-def in_patience(jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True) -> Iterator[dict[str, Any]]:
+def run_with_retries(
+    jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True
+) -> Iterator[dict[str, Any]]:
     """Run the jobs of one timing one after another, repeating disturbed rounds within the run's patience.
 
     Once a process stays disturbed, the whole timing is, so later ones repeat nothing.
@@ -102,7 +106,7 @@ def in_patience(jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True
         yield result
 
 
-def timed_apart(
+def time_separately(
     jobs: JobFolder, models: Sequence[str], feeds: str, spec: MeasureSpec, *, processes: int
 ) -> list[list[dict[str, Any]]]:
     """Time each model in separate processes, in alternation, and return the results for each model.
@@ -123,12 +127,12 @@ def timed_apart(
     apart = [list(latency_jobs([model], [[feeds]], spec, processes=processes)) for model in models]
     results: list[list[dict[str, Any]]] = [[] for _ in models]
     for turn in zip(*apart, strict=True):
-        for found, result in zip(results, in_patience(jobs, turn), strict=True):
+        for found, result in zip(results, run_with_retries(jobs, turn), strict=True):
             found.append(result)
     return results
 
 
-def undisturbed_apart(
+def undisturbed_separately(
     jobs: JobFolder, files: Sequence[Path], batches: Sequence[Batch], spec: MeasureSpec, *, processes: int
 ) -> Timed:
     """Time ONNX files on the same batches in separate processes; milliseconds per batch as in `undisturbed_ms`.
@@ -137,7 +141,7 @@ def undisturbed_apart(
         TargetError: a file cannot be run.
     """
     feeds = jobs.feeds("timed", batches)
-    results = timed_apart(jobs, [str(file) for file in files], feeds, spec, processes=processes)
+    results = time_separately(jobs, [str(file) for file in files], feeds, spec, processes=processes)
     times = tuple(undisturbed_ms(each, 0) for each in results)
     return Timed(times, any(any_disturbed(each) for each in results))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.models.anatomy.blocks import Block, base_of, blocks_of
-from compress.models.anatomy.factors import Map, reader, writer
+from compress.models.anatomy.factors import Map, input_linear, output_linear
 from compress.models.anatomy.table.families import network_of_kind
 from compress.models.anatomy.table.family import ROLES, Network
 from compress.models.anatomy.table.sizes import dimensions, parts_of
@@ -21,7 +21,7 @@ _BY_LAYER = ("layer_types", "no_rope_layers")
 
 
 @dataclass(frozen=True)
-class Share:
+class WeightSlice:
     """The rows or columns of a linear layer that belong to each part.
 
     `places`: int64 (parts, indices per part) into its outputs or inputs.
@@ -81,14 +81,14 @@ class Decoder:
         """Linear layers of a decoder layer in order of computation, grouped by shared input."""
         return tuple(tuple(self.blocks[layer].parts[role] for role in roles) for roles in self.network.maps)
 
-    def units(self, layer: int) -> list[Share]:
+    def units(self, layer: int) -> list[WeightSlice]:
         """Weights that belong to each feed-forward unit of a layer."""
         width = self.sizes["feed_forward"]
         each = torch.arange(width)[:, None]
         both = torch.cat([each, each + width], 1)
         return self._shares(layer, {"feed_in": each, "gate": each, "gate_feed_in": both}, {"feed_out": each})
 
-    def groups(self, layer: int) -> list[Share]:
+    def groups(self, layer: int) -> list[WeightSlice]:
         """Weights that belong to each head group of a layer: the shared key and value heads with their query heads."""
         count, size = self.sizes["groups"], self.sizes["head_size"]
         queries = torch.arange(self.sizes["queries"]).reshape(count, -1)
@@ -100,17 +100,17 @@ class Decoder:
         outputs = {"query": queries, "key": keys, "value": keys, "qkv": fused}
         return self._shares(layer, outputs, {"attention_output": queries})
 
-    def stream(self) -> list[Share]:
+    def stream(self) -> list[WeightSlice]:
         """Weights of all embeddings and linear layers, head included, for each dimension of the residual stream."""
         each = torch.arange(self.sizes["hidden"])[:, None]
         # Keyed by module: several projections may share the factor that reads the residual stream.
-        shares: dict[nn.Module, Share] = {}
+        shares: dict[nn.Module, WeightSlice] = {}
         for role, part in self._parts():
             kind, shape = ROLES[role].kind, ROLES[role].shape
             if kind == "table" or (kind == "linear" and shape[0] == "hidden"):
-                found = Share(_end(part, "out"), "out", each)
+                found = WeightSlice(_end(part, "out"), "out", each)
             elif kind == "linear" and shape[1] == "hidden":
-                found = Share(_end(part, "in"), "in", each)
+                found = WeightSlice(_end(part, "in"), "in", each)
             else:
                 continue
             shares.setdefault(found.map, found)
@@ -124,11 +124,11 @@ class Decoder:
         found = parts_of(self.network, self.model.config.to_dict(), "words")
         return [(role, self.model.get_submodule(path)) for role, path in found]
 
-    def _shares(self, layer: int, out: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> list[Share]:
+    def _shares(self, layer: int, out: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> list[WeightSlice]:
         parts = self.blocks[layer].parts
         sides: tuple[tuple[Literal["out", "in"], Mapping[str, Tensor]], ...] = (("out", out), ("in", into))
         return [
-            Share(_end(parts[role], side), side, places)
+            WeightSlice(_end(parts[role], side), side, places)
             for side, wanted in sides
             for role, places in wanted.items()
             if role in parts
@@ -160,7 +160,7 @@ class Decoder:
 
 def _end(part: nn.Module, side: Literal["out", "in"]) -> nn.Module:
     """The linear layer that holds the outputs or inputs of a linear layer that may be factored."""
-    return (writer if side == "out" else reader)(cast(Map, part))
+    return (output_linear if side == "out" else input_linear)(cast(Map, part))
 
 
 def decoder_of(model: nn.Module) -> Decoder | None:

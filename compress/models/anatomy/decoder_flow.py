@@ -12,18 +12,18 @@ from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import base_of
-from compress.models.anatomy.decoder import Decoder, Share
-from compress.models.anatomy.factors import Map, apply_factors, describe_factors, writer
+from compress.models.anatomy.decoder import Decoder, WeightSlice
+from compress.models.anatomy.factors import Map, apply_factors, describe_factors, output_linear
 from compress.models.anatomy.observing import Batches, observe_tokens
 
 _RESULTS = ("attention_result_norm", "output_result_norm")
 """Norms of results before they are added to the residual stream; all others precede a module that reads it."""
 
 
-def narrow(decoder: Decoder, seen: DecoderFlow, kept: Sequence[int]) -> None:
+def narrow(decoder: Decoder, seen: DecoderActivations, kept: Sequence[int]) -> None:
     """Keep only some dimensions of the residual stream, in every module that reads or writes it and in the config.
 
-    The model must be `remade` before it can run.
+    The model must be rebuilt by `rebuild_from_config` before it can run.
 
     A norm divides by the RMS (standard deviation for LayerNorm) of its remaining inputs, so its weight is scaled by
     the measured ratio to that of all inputs. Where embeddings are multiplied by the square root of their width, the
@@ -44,12 +44,12 @@ def narrow(decoder: Decoder, seen: DecoderFlow, kept: Sequence[int]) -> None:
     if network.scales_words and not around:
         for block in decoder.blocks:
             for role in ("attention_output", "feed_out"):
-                for parameter in writer(cast(Map, block.parts[role])).parameters():
+                for parameter in output_linear(cast(Map, block.parts[role])).parameters():
                     parameter.mul_(shrunk)
     decoder.note("hidden", len(kept))
 
 
-def remade(model: PreTrainedModel, seed: int = 0, *, weights: bool = True) -> PreTrainedModel:
+def rebuild_from_config(model: PreTrainedModel, seed: int = 0, *, weights: bool = True) -> PreTrainedModel:
     """Rebuild a model from its current config, in eval mode and with the same attention implementation.
 
     `weights`: copy the model's weights; otherwise they are initialised from `seed`.
@@ -64,7 +64,7 @@ def remade(model: PreTrainedModel, seed: int = 0, *, weights: bool = True) -> Pr
     return made.to(model.device).eval()
 
 
-class DecoderFlow:
+class DecoderActivations:
     """Activation statistics of a decoder on examples: float64 sums per channel, padding excluded."""
 
     def __init__(self, decoder: Decoder, batches: Batches, where: str) -> None:
@@ -87,7 +87,7 @@ class DecoderFlow:
         if not self._rows:
             raise ModelError("there are no examples by which to choose what to keep", where=where)
 
-    def leaving(self, share: Share) -> Tensor:
+    def leaving(self, share: WeightSlice) -> Tensor:
         """Mean squared output that each part at the inputs of a linear layer contributes, (parts,)."""
         weight = share.map.weight
         assert isinstance(weight, nn.Parameter)
@@ -121,6 +121,6 @@ class DecoderFlow:
         self._rows[module] = self._rows.get(module, 0) + len(rows)
 
 
-def most(scores: Tensor, count: int) -> list[int]:
+def top_indices(scores: Tensor, count: int) -> list[int]:
     """Indices of the `count` highest scores, ascending; ties go to the lower index."""
     return sorted(torch.argsort(scores, descending=True, stable=True)[:count].tolist())

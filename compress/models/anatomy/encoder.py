@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import HEAD_SIZE, HEADS, Block, blocks_of, transformer_of
 from compress.models.anatomy.factors import Factored, Map
-from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED, families_that_can, why_whole
+from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED, families_that_can, why_not_taken_apart
 from compress.models.anatomy.table.family import ROLES, Head, Network
 from compress.models.anatomy.table.sizes import network_of
 
@@ -124,7 +124,7 @@ def encoder_of(model: nn.Module) -> Encoder:
     """
     inside = transformer_of(model)
     kind = str(inside.config.model_type)
-    if (why := why_whole(kind)) is not None:
+    if (why := why_not_taken_apart(kind)) is not None:
         known = f"Known families: {', '.join(families_that_can('take apart'))}."
         raise ModelError(why, hint=known, code=FAMILY_UNSUPPORTED)
     alone = inside is not model
@@ -135,7 +135,7 @@ def encoder_of(model: nn.Module) -> Encoder:
         raise ModelError(f"this {kind} model is not {whole}: {error}") from error
 
 
-def words_of(model: nn.Module) -> nn.Embedding:
+def word_embeddings_of(model: nn.Module) -> nn.Embedding:
     """Return the word embeddings of a text model, (vocabulary, width).
 
     Raises:

@@ -65,12 +65,12 @@ Map = nn.Linear | Factored
 """A linear layer, whole or factored."""
 
 
-def reader(linear: Map) -> nn.Linear:
+def input_linear(linear: Map) -> nn.Linear:
     """Return the linear layer whose columns are the inputs."""
     return cast(nn.Linear, linear.first) if isinstance(linear, Factored) else linear
 
 
-def writer(linear: Map) -> nn.Linear:
+def output_linear(linear: Map) -> nn.Linear:
     """Return the linear layer whose rows are the outputs."""
     return cast(nn.Linear, linear.second) if isinstance(linear, Factored) else linear
 
@@ -103,7 +103,7 @@ def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Fa
     return made
 
 
-def multiply_out(model: nn.Module) -> None:
+def merge_factors(model: nn.Module) -> None:
     """Replace the factored linear layers of a model by full ones, in place."""
     for name, factored in list(model.named_modules()):
         if isinstance(factored, Factored):

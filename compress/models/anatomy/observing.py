@@ -30,7 +30,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+def removing_hooks(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
     """Remove the hooks on exit."""
     with ExitStack() as stack:
         for hook in hooks:
@@ -78,16 +78,16 @@ def observe(
     mask: Tensor | None = None
 
     def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> None:
-        note(module, read_by(args, kwargs), gives if isinstance(gives, Tensor) else gives[0], mask)
+        note(module, module_input(args, kwargs), gives if isinstance(gives, Tensor) else gives[0], mask)
 
     hooks = (module.register_forward_hook(hook, with_kwargs=True) for module in modules)
-    with evaluating(model), torch.no_grad(), hooked(hooks):
+    with evaluating(model), torch.no_grad(), removing_hooks(hooks):
         for batch in batches:
             mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
             model(**batch)
 
 
-def read_by(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def module_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return a module's input: its first positional argument, `hidden_states`, or its first keyword argument."""
     return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
 

@@ -6,21 +6,21 @@ from torch import nn
 
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import Layer, encoder_of
-from compress.models.anatomy.factors import reader, writer
+from compress.models.anatomy.factors import input_linear, output_linear
 from compress.models.anatomy.sizes import config_keys
 
 
 def block_sizes(layer: Layer) -> tuple[int, int]:
     """Number of parameters removed with one head of a layer, and with one feed-forward unit."""
-    maps = [writer(each) for each in (layer.query, layer.key, layer.value)]
+    maps = [output_linear(each) for each in (layer.query, layer.key, layer.value)]
     head = sum(each.weight.shape[1] + (each.bias is not None) for each in maps)
-    head += reader(layer.attention_output).weight.shape[0]
-    feed_in = writer(layer.feed_in)
-    unit = feed_in.weight.shape[1] + (feed_in.bias is not None) + reader(layer.feed_out).weight.shape[0]
+    head += input_linear(layer.attention_output).weight.shape[0]
+    feed_in = output_linear(layer.feed_in)
+    unit = feed_in.weight.shape[1] + (feed_in.bias is not None) + input_linear(layer.feed_out).weight.shape[0]
     return head * layer.head_size, unit
 
 
-def regularise(model: nn.Module) -> None:
+def update_config(model: nn.Module) -> None:
     """Update the config of a pruned model with the sizes that a config can express.
 
     These are a feed-forward width that all layers share, and a hidden size that equals heads times head size in

@@ -24,7 +24,7 @@ _SHAPE = (4, 16)
 """Shape of the random token ids whose logits are compared."""
 
 
-def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+def merge_adapter(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Merge the adapter in a folder into a decoder's weights, in place; returns the decoder and facts.
 
     The base model that the adapter names is not looked up. Hu et al.: LoRA, 2021 (arXiv:2106.09685).
@@ -34,7 +34,7 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
             one.
     """
     where = str(folder)
-    with peft_alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with quiet_peft(), torch.random.fork_rng(devices=[]), torch.no_grad():
         from peft import PeftModel, get_peft_model_state_dict
         from safetensors import SafetensorError
 
@@ -64,7 +64,7 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
         found = adapted.merge_and_unload(safe_merge=True)
         # As in a saved file: tied weights are one tensor.
         found.tie_weights()
-        difference, apart = compared(found(input_ids=ids).logits, wanted)
+        difference, apart = max_difference(found(input_ids=ids).logits, wanted)
     if apart:
         raise _unfit(
             f"with this adapter merged into its weights the model gives different outputs than with the adapter "
@@ -74,14 +74,14 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
     return found.requires_grad_(True), {"merged_difference": difference}
 
 
-def compared(merged: Tensor, adapted: Tensor) -> tuple[float, bool]:
+def max_difference(merged: Tensor, adapted: Tensor) -> tuple[float, bool]:
     """Return the largest difference of two outputs, and whether it exceeds what summation order explains."""
     difference = float((merged - adapted).abs().max())
     return difference, not difference <= _LIMIT * max(1.0, float(adapted.abs().max()))
 
 
 @contextmanager
-def peft_alone() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
     """Import peft without requests or warnings.
 
     peft imports bitsandbytes, which looks for optional kernels, on the hub too, and warns about those it does not

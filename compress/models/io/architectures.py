@@ -20,7 +20,7 @@ from compress.core.errors import ModelError
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.offline import offline
 from compress.models.io.weights import read_model_json
-from compress.profile.model_checks.settings import fetching_settings, own_classes, pinned
+from compress.profile.model_checks.settings import custom_classes, fetching_settings, pinned
 from compress.profile.model_checks.sizes import impossible_sizes
 
 Attention = Literal["sdpa", "eager"]
@@ -52,7 +52,7 @@ def read_config(path: Path) -> PretrainedConfig:
         )
     for problem in (*fetching_settings(values), *impossible_sizes(values)):
         raise problem.error(str(file))
-    for name in own_classes(values):
+    for name in custom_classes(values):
         if not hasattr(transformers, name):
             raise ModelError(
                 f"this model is defined by custom code, {name!r}, which is not run",

@@ -33,8 +33,8 @@ from compress.models.io.architectures import (
     read_config,
 )
 from compress.models.io.ensemble import Ensemble, member_folders
-from compress.models.io.low_bit import put_layers, unpack_layers
-from compress.models.io.plain import PlainModel, image_outputs, make_module, rebuild
+from compress.models.io.low_bit import replace_layers, unpack_layers
+from compress.models.io.plain import UserModule, image_outputs, make_module, rebuild
 from compress.models.io.weights import read_model_json, read_weights, write_weights
 from compress.models.teacher.heads import in_label_order, plan_head, with_labels
 from compress.models.text.pooling import read_pooling
@@ -57,7 +57,7 @@ def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> 
             save_model(member, out / name)
         write_json(out / ENSEMBLE, {"members": names})
         return
-    if isinstance(model, PlainModel):
+    if isinstance(model, UserModule):
         _save_plain(model, out)
         return
     if isinstance(model, SentenceEncoder):
@@ -68,7 +68,7 @@ def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> 
     _save_transformer(model, out, leave_out)
 
 
-def _save_plain(model: PlainModel, out: Path) -> None:
+def _save_plain(model: UserModule, out: Path) -> None:
     # The model was built, so its code was allowed and has already run.
     regular, _ = make_module(model.origin, seed=0, allow_code=True)
     write_weights(_unique_tensors(model.module), out / TORCH_WEIGHTS)
@@ -138,7 +138,7 @@ def bare_model(model: nn.Module) -> nn.Module | None:
     inside: nn.Module = model
     if isinstance(model, SentenceEncoder):
         inside = model.encoder
-    elif isinstance(model, PlainModel):
+    elif isinstance(model, UserModule):
         inside = model.module
     return inside
 
@@ -182,17 +182,17 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     """Load every weight and buffer of the model from the file, which must not contain any others."""
     weights = read_weights(path)
     packed = unpack_layers(model, weights, path) if (path / BITSANDBYTES).is_file() else {}
-    put_layers(model, list(packed))  # the others are checked and loaded without them
+    replace_layers(model, list(packed))  # the others are checked and loaded without them
     _check_names(model, set(weights), path)
     _check_shapes(model, weights, path)
     model.load_state_dict(weights, strict=False)
-    put_layers(model, packed)
+    replace_layers(model, packed)
 
 
-def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> PlainModel:
+def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> UserModule:
     """Load the plain model of a directory; only its own code could replace its head."""
     model = load_model(path, allow_code=allow_code)
-    assert isinstance(model, PlainModel)
+    assert isinstance(model, UserModule)
     image = read_model_json(path / TASK)["image"]
     outputs = image_outputs(model, image["channels"], tuple(image["size"]), str(path))
     if outputs != len(labels):

@@ -119,7 +119,7 @@ def unpack_layers(model: nn.Module, weights: Tensors, path: Path) -> dict[str, n
     return made
 
 
-def moved(model: nn.Module, device: str) -> nn.Module:
+def to_device(model: nn.Module, device: str) -> nn.Module:
     """Move the model to a device, in place.
 
     `Module.to` replaces the data of a parameter but not its other attributes, so the weights and scales that 8-bit
@@ -134,7 +134,7 @@ def moved(model: nn.Module, device: str) -> nn.Module:
     return model
 
 
-def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
+def replace_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
     """Replace the layers of these names wherever the model uses them; given names only, remove their weights."""
     places: dict[nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):

@@ -46,7 +46,7 @@ def without_cache(model: Any) -> Iterator[None]:
         config.use_cache = before
 
 
-def rows_of(result: Any) -> Tensor:
+def classifier_outputs(result: Any) -> Tensor:
     """Return the outputs (n, labels) of a model with one number per label.
 
     Raises:

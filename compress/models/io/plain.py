@@ -15,7 +15,7 @@ from compress.core.artifacts import MODULE, STRUCTURE
 from compress.core.errors import ModelError
 from compress.models.anatomy.observing import evaluating
 from compress.models.anatomy.structure import apply_structure
-from compress.models.io.outputs import outputs_of, rows_of
+from compress.models.io.outputs import classifier_outputs, outputs_of
 from compress.models.io.weights import read_model_json
 from compress.models.teacher.code import call
 from compress.models.teacher.code_files import code_sha256, module_file
@@ -43,7 +43,7 @@ class Origin:
         return cls(source, base.resolve(), code_sha256(source, base))
 
 
-class PlainModel(nn.Module):
+class UserModule(nn.Module):
     """A module built by user code; `order` gives the output index of each label."""
 
     def __init__(self, module: nn.Module, origin: Origin, order: Sequence[int] | None = None) -> None:
@@ -110,7 +110,7 @@ def _check_kind(module: nn.Module, where: str) -> None:
         )
 
 
-def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
+def rebuild(path: Path, *, allow_code: bool) -> UserModule:
     """Rebuild the module of a model directory with its structure; its weights are not loaded yet.
 
     Raises:
@@ -136,7 +136,7 @@ def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
     module, _ = make_module(origin, seed=0, allow_code=allow_code)
     if (path / STRUCTURE).exists():
         apply_structure(module, read_model_json(path / STRUCTURE), str(path / STRUCTURE))
-    return PlainModel(module, origin, order)
+    return UserModule(module, origin, order)
 
 
 def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where: str) -> int:
@@ -148,7 +148,7 @@ def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where:
     blank = torch.zeros(2, channels, *size)
     try:
         with evaluating(model), torch.no_grad():
-            return int(rows_of(model(pixel_values=blank)).shape[1])
+            return int(classifier_outputs(model(pixel_values=blank)).shape[1])
     except ModelError as error:
         raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything

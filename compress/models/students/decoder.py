@@ -12,7 +12,7 @@ from compress.models.anatomy.table.fresh import FreshDecoder
 _THETA = 1e4
 
 
-def fresh_decoder(
+def new_decoder(
     decoder: FreshDecoder, *, words: int, positions: int, begin: int | None, end: int | None, seed: int
 ) -> PreTrainedModel:
     """Create a decoder with its family's random initialisation, in float32 and eval mode.

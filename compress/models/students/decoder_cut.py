@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import Decoder, decoder_of
-from compress.models.anatomy.decoder_flow import DecoderFlow, most, narrow, remade
-from compress.models.anatomy.factors import multiply_out
+from compress.models.anatomy.decoder_flow import DecoderActivations, narrow, rebuild_from_config, top_indices
+from compress.models.anatomy.factors import merge_factors
 from compress.models.anatomy.observing import Batches
 from compress.models.anatomy.stream import block_influence
 from compress.models.anatomy.table.smaller import SmallerDecoder
@@ -42,7 +42,7 @@ def cut_decoder(
             examples to choose by.
     """
     model = copy.deepcopy(teacher)
-    multiply_out(model)
+    merge_factors(model)
     decoder = _parts(model)
     asked = SmallerDecoder(model.config.to_dict(), spec.hidden_size, spec.heads, spec.intermediate_size)
     for key, why in asked.faults():
@@ -61,7 +61,7 @@ def cut_decoder(
             _shrink(decoder, sizes, batches)
     for key, value in asked.described(len(layers)).items():
         setattr(model.config, key, value)
-    return remade(model, seed, weights=taken), layers
+    return rebuild_from_config(model, seed, weights=taken), layers
 
 
 def _parts(model: PreTrainedModel) -> Decoder:
@@ -75,15 +75,15 @@ def _shrink(decoder: Decoder, sizes: Mapping[str, int], batches: Batches | None)
     """Keep the most important groups, units and dimensions; of the sizes in the config only `hidden` is updated."""
     if batches is None:
         raise ModelError("there are no examples by which to choose what the student keeps", where=_WHERE)
-    seen = DecoderFlow(decoder, batches, _WHERE)
+    seen = DecoderActivations(decoder, batches, _WHERE)
     for layer in range(len(decoder.blocks)):
         for shares, kept in (
             (decoder.groups(layer), sizes["groups"]),
             (decoder.units(layer), sizes["feed_forward"]),
         ):
             # The last share is at the inputs of the layer that reads a group's or unit's activations.
-            best = most(seen.leaving(shares[-1]), kept)
+            best = top_indices(seen.leaving(shares[-1]), kept)
             for share in shares:
                 share.keep(best)
     if sizes["hidden"] < decoder.sizes["hidden"]:
-        narrow(decoder, seen, most(seen.dimensions(), sizes["hidden"]))
+        narrow(decoder, seen, top_indices(seen.dimensions(), sizes["hidden"]))

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from compress.core.errors import ModelError
 from compress.models.anatomy.attention_heads import Heads
 from compress.models.anatomy.encoder import Encoder, Layer
-from compress.models.anatomy.factors import Factored, Map, writer
+from compress.models.anatomy.factors import Factored, Map, output_linear
 from compress.models.anatomy.stream import Stream
 from compress.models.students.projection import (
     Moments,
-    Reader,
+    StreamReader,
     important_neurons,
     narrow_norm,
     narrowing_basis,
@@ -30,11 +30,11 @@ class _Narrowing:
     basis: Tensor
     norm_first: bool
 
-    def reader(self, norm: nn.LayerNorm, seen: Moments) -> Reader:
+    def reader(self, norm: nn.LayerNorm, seen: Moments) -> StreamReader:
         """Return the reader for layers that read the output of a norm."""
         if self.norm_first:
-            return Reader.of_norm(self.basis, seen.mean, norm.weight, norm.bias)
-        return Reader.of_stream(self.basis, seen.scaled(norm.weight, norm.bias).mean)
+            return StreamReader.of_norm(self.basis, seen.mean, norm.weight, norm.bias)
+        return StreamReader.of_stream(self.basis, seen.scaled(norm.weight, norm.bias).mean)
 
     def write(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Project a layer that writes to the residual stream: weight (d, in) -> (k, in)."""
@@ -113,7 +113,7 @@ def stream_square(encoder: Encoder, layers: Sequence[int], stream: Stream) -> Te
     return torch.stack([square / square.trace() for square in squares]).mean(dim=0)
 
 
-def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream: Stream) -> Reader:
+def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream: Stream) -> StreamReader:
     """Fill the embeddings; returns the reader for a first layer without a norm of its own before attention."""
     basis = narrowing.basis
     if old.patches is not None and new.patches is not None:
@@ -122,7 +122,7 @@ def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream
         weight, bias = narrowing.write(old.patches.weight.flatten(1), old.patches.bias)
         _put(new.patches.weight, weight.view(new.patches.weight.shape))
         _put(new.patches.bias, bias)
-        return Reader.of_stream(basis, torch.zeros(len(basis), dtype=torch.float64))
+        return StreamReader.of_stream(basis, torch.zeros(len(basis), dtype=torch.float64))
     if old.embedding_norm is None or new.embedding_norm is None or stream.embedding is None:
         raise ModelError("this encoder has neither patches nor a normalization of its embeddings")
     if old.projection is None:
@@ -142,10 +142,10 @@ def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream
         for theirs, mine in _tables(old, new):
             _put(mine, theirs.double() @ weight.T)
         _put(new.embedding_norm.bias, bias)
-    return Reader.of_stream(basis, stream.embedding.mean)
+    return StreamReader.of_stream(basis, stream.embedding.mean)
 
 
-def _project_heads(old: Encoder, new: Encoder, reader: Reader) -> None:
+def _project_heads(old: Encoder, new: Encoder, reader: StreamReader) -> None:
     if old.head_dense is not None and new.head_dense is not None:
         weight, bias = reader.read(old.head_dense.weight, old.head_dense.bias)
         writes = weight.new_ones(1, len(weight)) if old.head_out is None else old.head_out.weight.double()
@@ -164,7 +164,11 @@ def _project_heads(old: Encoder, new: Encoder, reader: Reader) -> None:
 
 
 def _fill_layer(
-    old: Layer, new: Layer, narrowing: _Narrowing | None, attends: Reader | None, feeds: Reader | None
+    old: Layer,
+    new: Layer,
+    narrowing: _Narrowing | None,
+    attends: StreamReader | None,
+    feeds: StreamReader | None,
 ) -> None:
     """Fill the linear layers of one layer of the student, and without narrowing also its norms.
 
@@ -177,7 +181,7 @@ def _fill_layer(
     kept = important_neurons(inner, outer, min(new.feed_forward, old.feed_forward))
     # If the student's feed-forward network is wider than the teacher's, its other neurons keep their random weights.
     _put(new.feed_in.weight[: len(kept)], inner[kept])
-    _put(writer(new.feed_in).bias[: len(kept)], bias[kept])
+    _put(output_linear(new.feed_in).bias[: len(kept)], bias[kept])
     _put(new.feed_out.weight[:, : len(kept)], outer[:, kept])
     _put(new.feed_out.bias, outer_bias)
     if narrowing is None:
@@ -185,7 +189,9 @@ def _fill_layer(
         _copy(old.output_norm, new.output_norm)
 
 
-def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader: Reader | None) -> None:
+def _fill_attention(
+    old: Layer, new: Layer, narrowing: _Narrowing | None, reader: StreamReader | None
+) -> None:
     if narrowing is None and (old.heads, old.head_size) == (new.heads, new.head_size):
         for name in ("query", "key", "value", "attention_output"):
             _copy(getattr(old, name), getattr(new, name))
@@ -202,9 +208,9 @@ def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader
         heads = heads.regroup(new.heads, new.head_size)
     # Heads and dimensions that the teacher has no weights for keep their random initialisation.
     for linear, part in (
-        (writer(new.query), heads.query),
-        (writer(new.key), heads.key),
-        (writer(new.value), heads.value),
+        (output_linear(new.query), heads.query),
+        (output_linear(new.key), heads.key),
+        (output_linear(new.value), heads.value),
     ):
         count, size = part.shape[:2]
         _put(linear.weight.view(new.heads, new.head_size, -1)[:count, :size], part[:, :, :-1])
@@ -216,7 +222,7 @@ def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader
     _put(new.attention_output.bias, bias)
 
 
-def _read(linear: Map, reader: Reader | None) -> tuple[Tensor, Tensor]:
+def _read(linear: Map, reader: StreamReader | None) -> tuple[Tensor, Tensor]:
     if reader is not None:
         return reader.read(linear.weight, linear.bias)
     weight = linear.weight.double()

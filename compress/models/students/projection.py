@@ -76,7 +76,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Reader:
+class StreamReader:
     """How the student's layers read the narrow stream y: a teacher's input x (d,) becomes `gather` y + `constant`.
 
     `gather` is (d, k); `constant` (d,) is the part of the mean of x outside the basis.
@@ -86,12 +86,12 @@ class Reader:
     constant: Tensor
 
     @classmethod
-    def of_stream(cls, basis: Tensor, mean: Tensor) -> Reader:
+    def of_stream(cls, basis: Tensor, mean: Tensor) -> StreamReader:
         """Return the reader of the residual stream itself, with this mean (d,)."""
         return cls(basis, mean - basis @ (basis.T @ mean))
 
     @classmethod
-    def of_norm(cls, basis: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Reader:
+    def of_norm(cls, basis: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> StreamReader:
         """Return the reader of the output of a norm whose scale and shift (d,) the student's norm no longer applies.
 
         Args:

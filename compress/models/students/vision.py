@@ -23,7 +23,7 @@ _HEAD_SIZE = 32
 _SPREAD = 0.02
 
 
-def fresh_vision(
+def new_vision_transformer(
     spec: StudentSpec, *, size: tuple[int, int], channels: int, labels: Sequence[str], seed: int
 ) -> PreTrainedModel:
     """Create a vision transformer with random weights for images of `size` (height, width); float32, eval mode.

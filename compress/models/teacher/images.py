@@ -16,7 +16,7 @@ from compress.core.disk.source_uris import CODE, local_path
 from compress.core.errors import ModelError
 from compress.models.io.architectures import model_class, read_config
 from compress.models.io.checkpoints import load_model
-from compress.models.io.plain import Origin, PlainModel, make_module
+from compress.models.io.plain import Origin, UserModule, make_module
 from compress.models.io.pretrained import load_pretrained
 from compress.models.io.weights import missing_weights, read_model_json
 from compress.models.teacher.heads import put_head_in_order
@@ -31,7 +31,7 @@ from compress.profile.schema import TeacherSpec
 
 
 @dataclass(frozen=True)
-class SaidOfImages:
+class ImageSettings:
     """The image preprocessing described by a model's files: the parsed `config.json` and image processor of
     transformers, or the `image` section of our `task.json`; `where` is the file that describes it."""
 
@@ -50,7 +50,7 @@ class ImageTeacher:
     """
 
     model: nn.Module
-    said: SaidOfImages
+    said: ImageSettings
     head: str
     untrained: frozenset[str] = frozenset()
     commit: str | None = None
@@ -58,7 +58,7 @@ class ImageTeacher:
     @property
     def architecture(self) -> str:
         """Name of the model's class."""
-        return type(self.model.module if isinstance(self.model, PlainModel) else self.model).__name__
+        return type(self.model.module if isinstance(self.model, UserModule) else self.model).__name__
 
 
 def open_image_teacher(
@@ -116,21 +116,21 @@ def _from_folder(
     return ImageTeacher(model, _said_in(folder, values), head, untrained, commit)
 
 
-def _said_in(folder: Path, config: Mapping[str, Any]) -> SaidOfImages:
+def _said_in(folder: Path, config: Mapping[str, Any]) -> ImageSettings:
     """Read the image preprocessing from a transformers folder, or from one of ours that holds such a model.
 
     Raises:
         ModelError: a file is damaged.
     """
     if (folder / TASK).is_file() and (image := read_mapping(folder / TASK).get("image")) is not None:
-        return SaidOfImages(config, image=image, where=str(folder / TASK))
+        return ImageSettings(config, image=image, where=str(folder / TASK))
     processor = folder / PROCESSOR
     if processor.is_file() and (inside := read_mapping(processor).get("image_processor")) is not None:
-        return SaidOfImages(config, inside, where=str(processor))
+        return ImageSettings(config, inside, where=str(processor))
     preprocessor = folder / PREPROCESSOR
     if preprocessor.is_file():
-        return SaidOfImages(config, read_mapping(preprocessor), where=str(preprocessor))
-    return SaidOfImages(config)
+        return ImageSettings(config, read_mapping(preprocessor), where=str(preprocessor))
+    return ImageSettings(config)
 
 
 def _from_code(
@@ -139,20 +139,22 @@ def _from_code(
     origin = Origin.of(spec.model, base)
     module, own_names = make_module(origin, seed, allow_code=allow_code)
     if isinstance(module, PreTrainedModel):
-        said = SaidOfImages(module.config.to_dict())
+        said = ImageSettings(module.config.to_dict())
         named = spec.model_copy(update={"labels": spec.labels or own_names})
         return ImageTeacher(module, said, put_head_in_order(module, named, labels))
-    return _ordered(PlainModel(module, origin).eval(), spec, spec.labels or own_names, labels, SaidOfImages())
+    return _ordered(
+        UserModule(module, origin).eval(), spec, spec.labels or own_names, labels, ImageSettings()
+    )
 
 
 def _from_plain_folder(
     folder: Path, spec: TeacherSpec, labels: Sequence[str], allow_code: bool
 ) -> ImageTeacher:
     model = load_model(folder, allow_code=allow_code)
-    assert isinstance(model, PlainModel)
+    assert isinstance(model, UserModule)
     described = read_model_json(folder / TASK)
     try:
-        said = SaidOfImages(image=described["image"], where=str(folder / TASK))
+        said = ImageSettings(image=described["image"], where=str(folder / TASK))
         names = spec.labels or tuple(map(str, described["labels"]))
     except (KeyError, TypeError) as error:
         raise ModelError(f"this file is damaged: {error!r}", where=str(folder / TASK)) from error
@@ -160,11 +162,11 @@ def _from_plain_folder(
 
 
 def _ordered(
-    model: PlainModel,
+    model: UserModule,
     spec: TeacherSpec,
     names: Sequence[str] | None,
     labels: Sequence[str],
-    said: SaidOfImages,
+    said: ImageSettings,
 ) -> ImageTeacher:
     """Reorder the outputs of a plain model to the labels, if its output names match them."""
     if names is None and spec.finetune is None:
@@ -180,5 +182,5 @@ def _ordered(
     if order is None:
         return ImageTeacher(model, said, "as it was")
     before = model.order or tuple(range(len(order)))
-    ordered = PlainModel(model.module, model.origin, [before[place] for place in order])
+    ordered = UserModule(model.module, model.origin, [before[place] for place in order])
     return ImageTeacher(ordered.eval(), said, "matched")

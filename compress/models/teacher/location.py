@@ -22,7 +22,7 @@ from compress.core.artifacts import (
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.disk.safe_paths import inside
 from compress.core.disk.source_uris import CODE, CONFIG, local_path
-from compress.core.disk.watched import Watched
+from compress.core.disk.watched import FileDigests
 from compress.core.errors import ModelError, UsageError, first_line
 from compress.models.teacher.code_files import code_sha256, module_file
 from compress.models.teacher.labels import check_head, check_task, head_names
@@ -31,7 +31,7 @@ from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, r
 from compress.profile.model_checks.adapters import ADAPTER
 from compress.profile.model_checks.checkpoints import checkpoint_problems, several_models
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.tokenizers import VOCABULARY_FILES, no_tokenizer
+from compress.profile.model_checks.tokenizers import VOCABULARY_FILES, tokenizer_missing_problem
 from compress.profile.schema import TeacherSpec
 from compress.profile.specs.decoder import decoder_of
 from compress.tasks.table import task_kind
@@ -80,7 +80,9 @@ _ONNX_HINT = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fingerprint(model: str, revision: str | None, base: Path, watched: Watched | None = None) -> str | None:
+def fingerprint(
+    model: str, revision: str | None, base: Path, watched: FileDigests | None = None
+) -> str | None:
     """Return a key for the content of a model source; None for a hub model that is not on this machine yet.
 
     A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: `code_sha256`. A
@@ -89,7 +91,7 @@ def fingerprint(model: str, revision: str | None, base: Path, watched: Watched |
     Raises:
         ModelError: there is no such folder, package or module.
     """
-    watched = watched or Watched()
+    watched = watched or FileDigests()
     if model.startswith(CODE):
         return f"code:{code_sha256(model, base, watched.sha256)}:{model.rpartition(':')[2]}"
     if model.startswith(CONFIG):
@@ -146,7 +148,7 @@ def check_teacher(
         return
     if spec.config is not None:
         if isinstance(spec.config.tokenizer, str):
-            tokenizer_place(spec.config.tokenizer, base)
+            tokenizer_path(spec.config.tokenizer, base)
         return
     folder = model_folder(spec.model, spec.revision, base, task)
     if folder.is_file():
@@ -208,7 +210,7 @@ def model_folder(model: str, revision: str | None, base: Path, task: str) -> Pat
     return found
 
 
-def tokenizer_place(source: str, base: Path) -> Path:
+def tokenizer_path(source: str, base: Path) -> Path:
     """Return the folder, GGUF file or `tokenizer.json` of a tokenizer, downloading it from the hub if necessary.
 
     Raises:
@@ -217,7 +219,10 @@ def tokenizer_place(source: str, base: Path) -> Path:
     place, where = local_path(source, base), "teacher.config.tokenizer"
     if place is None:
         cached = _cached_file(source, None)
-        if cached is None or no_tokenizer({file.name for file in cached.parent.iterdir()}) is not None:
+        if (
+            cached is None
+            or tokenizer_missing_problem({file.name for file in cached.parent.iterdir()}) is not None
+        ):
             # With the config, by which the commit is found.
             place = _fetch(source, None, (MODEL_CONFIG, *TOKENIZER_FILES))
         else:
@@ -225,7 +230,7 @@ def tokenizer_place(source: str, base: Path) -> Path:
     if place.is_file():
         if place.suffix.lower() not in (GGUF, ".json"):
             raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
-    elif (problem := no_tokenizer({file.name for file in place.iterdir()})) is not None:
+    elif (problem := tokenizer_missing_problem({file.name for file in place.iterdir()})) is not None:
         raise problem.error(where)
     return place
 

@@ -17,7 +17,7 @@ from compress.core.disk.files import write_json, write_text
 from compress.core.disk.reading import understood
 from compress.core.disk.source_uris import CODE, local_path
 from compress.core.errors import ModelError
-from compress.models.anatomy.table.families import most_tokens
+from compress.models.anatomy.table.families import max_tokens_of
 from compress.models.io.architectures import model_class, read_config
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.pretrained import load_pretrained
@@ -168,7 +168,7 @@ def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None
     Raises:
         ModelError: the model takes fewer than `max_length` tokens.
     """
-    positions = most_tokens(config.to_dict())
+    positions = max_tokens_of(config.to_dict())
     if positions is not None and max_length > positions:
         raise ModelError(
             f"data.max_length is {max_length}, but the model takes at most {positions} tokens", where=where

@@ -10,7 +10,7 @@ from compress.core.disk.reading import read_mapping
 from compress.core.errors import CompressError, ModelError
 from compress.models.teacher.location import shards_of
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.tokenizers import no_tokenizer
+from compress.profile.model_checks.tokenizers import tokenizer_missing_problem
 from compress.tasks.table import task_kind
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -27,7 +27,10 @@ def file_faults(folder: Path, task: str, files: ModelFiles) -> Iterator[ModelErr
     yield from _weights(folder)
     if task_kind(task).items == "image":
         return
-    if lacking and (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
+    if (
+        lacking
+        and (problem := tokenizer_missing_problem({file.name for file in folder.iterdir()})) is not None
+    ):
         # If there is a config, `checkpoint_problems` reports it.
         yield problem.error(str(folder))
     if (folder / TOKENIZER).is_file():

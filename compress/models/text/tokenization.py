@@ -22,7 +22,7 @@ from compress.core.errors import ModelError
 from compress.models.io.offline import offline
 from compress.models.text.sentence_settings import PLAIN, SentenceSettings, read_sentence_settings
 from compress.models.text.text_format import TextFormat
-from compress.profile.model_checks.tokenizers import TOKENIZER_SETTING, no_tokenizer
+from compress.profile.model_checks.tokenizers import TOKENIZER_SETTING, tokenizer_missing_problem
 
 Encode = Callable[[Sequence[str], int], list[list[int]]]
 """Texts and their maximum number of tokens -> the ids of each."""
@@ -140,7 +140,7 @@ def read_tokenization(folder: Path, *, sentences: bool) -> Tokenization:
         and not (folder / TOKENIZER_CONFIG).exists()
     ):
         return _our_own(folder)
-    if (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
+    if (problem := tokenizer_missing_problem({file.name for file in folder.iterdir()})) is not None:
         # Without a vocabulary transformers would create an empty tokenizer.
         raise problem.error(str(folder))
     loaded = _loaded(folder)

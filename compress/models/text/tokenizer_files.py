@@ -28,7 +28,7 @@ def open_tokenizer(file: Path) -> Tokenizer:
         raise ModelError(f"cannot read the tokenizer: {error}", where=str(file)) from error
 
 
-def open_uncut(file: Path) -> Tokenizer:
+def open_without_truncation(file: Path) -> Tokenizer:
     """Open the tokenizer of a `tokenizer.json` with truncation and padding disabled, whatever the file says.
 
     Raises:

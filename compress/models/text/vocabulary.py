@@ -20,7 +20,7 @@ from torch import nn
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import transformer_of
-from compress.models.anatomy.encoder import words_of
+from compress.models.anatomy.encoder import word_embeddings_of
 from compress.models.anatomy.sizes import config_keys
 
 Ids = NDArray[np.int64]
@@ -135,8 +135,8 @@ def trim_tokenizer(tokenizer: Path, table: Ids) -> str:
 
 def trim_embeddings(model: nn.Module, table: Ids, kept: Ids) -> None:
     """Keep the rows `kept` of the word embeddings, in place, and renumber the special ids of the config."""
-    words, config = words_of(model), transformer_of(model).config
-    replace_words(model, words.weight.detach()[torch.from_numpy(kept)])
+    words, config = word_embeddings_of(model), transformer_of(model).config
+    replace_word_embeddings(model, words.weight.detach()[torch.from_numpy(kept)])
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int) and value < len(table):
             setattr(config, name, int(table[value]))
@@ -144,9 +144,9 @@ def trim_embeddings(model: nn.Module, table: Ids, kept: Ids) -> None:
         words.padding_idx = int(table[words.padding_idx])
 
 
-def replace_words(model: nn.Module, rows: torch.Tensor) -> None:
+def replace_word_embeddings(model: nn.Module, rows: torch.Tensor) -> None:
     """Replace the rows of the model's word embeddings, in place: (vocabulary, width)."""
-    words = words_of(model)
+    words = word_embeddings_of(model)
     words.weight = nn.Parameter(rows.clone())
     words.num_embeddings = len(rows)
     setattr(transformer_of(model).config, config_keys(model)["vocabulary"], len(rows))

@@ -25,7 +25,7 @@ from compress.profile.specs.examples import DataFreeSpec
 from compress.profile.specs.license import why_forbidden
 from compress.profile.specs.server import ServerSpec
 from compress.profile.specs.writing import PASSAGE, SequenceSpec, SyntheticSpec
-from compress.profile.yaml_lines import Path_
+from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
 _SERVES = {
@@ -78,7 +78,7 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     yield from _written_faults(profile, spec)
     lesson = lesson_of(profile, teachers=max(1, len(spec.teachers)), generated=spec.data_free is not None)
     for index, stage in enumerate(spec.staged):
-        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        place: KeyPath = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
             why = loss.fault(lesson)
             if why is not None:
@@ -227,7 +227,7 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 def _probability_faults(spec: DistillSpec) -> Iterator[Found]:
     """Yield the losses that need the probabilities of a generating model that is behind a server."""
     for index, stage in enumerate(spec.staged):
-        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        place: KeyPath = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
             if loss.compares and not spec.teachers:
                 yield (
@@ -259,8 +259,8 @@ def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         own = spec.stage_training(stage)
         if own.on_policy is None:
             continue
-        above: Path_ = ("stages", index) if spec.stages else ()
-        place: Path_ = (*(above if stage.on_policy else ()), "on_policy")
+        above: KeyPath = ("stages", index) if spec.stages else ()
+        place: KeyPath = (*(above if stage.on_policy else ()), "on_policy")
         if not task_kind(profile.task).writes:
             yield place, f"models for {profile.task} cannot generate text"
             continue
@@ -285,7 +285,7 @@ def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             )
 
 
-def _to_judge(spec: DistillSpec, place: Path_) -> Iterator[Found]:
+def _to_judge(spec: DistillSpec, place: KeyPath) -> Iterator[Found]:
     """Yield the losses of a stage, at `place`, that have nothing to learn from on-policy steps."""
     assert spec.on_policy is not None
     if not any(entry.body.compares for entry in spec.losses):

@@ -18,7 +18,7 @@ from compress.data.splits import UNLABELLED
 from compress.encoding.tokens import TokenInputs
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids, read_vocabulary
-from compress.passes.distill.examples import TeacherAt, shown_samples
+from compress.passes.distill.examples import TeacherRef, shown_samples
 from compress.passes.distill.gap import warn_of_gap
 from compress.passes.distill.material import translated
 from compress.passes.distill.spec import DistillSpec, losses_of
@@ -28,7 +28,7 @@ from compress.profile.specs.examples import DataFreeSpec
 from compress.step import StepContext
 from compress.training.data_free.images import train_data_free_images
 from compress.training.data_free.texts import sample_texts
-from compress.training.data_free.words import Frame, spoken_words
+from compress.training.data_free.words import Frame, ordinary_tokens
 from compress.training.objective.weighted_losses import build_objective
 from compress.training.prediction import predict
 from compress.training.signals.capture import OUTPUTS, Anatomy
@@ -39,7 +39,7 @@ _PIECE = 8
 """Words are passed as texts of this many, so that none exceeds the model's maximum length."""
 
 
-def teach_without_data(ctx: StepContext, spec: DistillSpec, teacher: TeacherAt) -> tuple[Taught, Untrained]:
+def teach_without_data(ctx: StepContext, spec: DistillSpec, teacher: TeacherRef) -> tuple[Taught, Untrained]:
     """Build and train a student without training examples; validation data only selects which weights are kept."""
     assert spec.data_free is not None
     if "image" in teacher.artifact.read_json(TASK):
@@ -48,12 +48,12 @@ def teach_without_data(ctx: StepContext, spec: DistillSpec, teacher: TeacherAt) 
 
 
 def _from_vocabulary(
-    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt
+    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherRef
 ) -> tuple[Taught, Untrained]:
     """Sample token sequences, and train on them as on any unlabelled texts."""
     folder, source = teacher.artifact.path, ctx.inputs["model"].path
     sampled = sample_texts(
-        spoken_words(read_vocabulary(folder / TOKENIZER)),
+        ordinary_tokens(read_vocabulary(folder / TOKENIZER)),
         Frame.of(Tokenizer.from_file(str(folder / TOKENIZER))),
         free,
         _asked(ctx, teacher) if ctx.task.kind.head == "classifier" else None,
@@ -78,7 +78,7 @@ def _inputs_of(ctx: StepContext, folder: Path) -> TokenInputs:
     return tokens_of(ctx.task.encode(ctx.data.validation.take([0]), folder))
 
 
-def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], NDArray[np.float32]]:
+def _asked(ctx: StepContext, teacher: TeacherRef) -> Callable[[Sequence[Ids]], NDArray[np.float32]]:
     """Return a function from token sequences to the teacher's outputs."""
     model = load_model(teacher.artifact.path, allow_code=ctx.allow_code).to(ctx.device)
     like = _inputs_of(ctx, teacher.artifact.path)
@@ -91,7 +91,7 @@ def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], ND
 
 
 def _from_generator(
-    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt
+    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherRef
 ) -> tuple[Taught, Untrained]:
     """Train against an image generator."""
     untrained = untrained_student(ctx, spec, ctx.seed)

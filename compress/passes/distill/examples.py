@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
-from compress.encoding.inputs import Inputs, by_row
+from compress.encoding.inputs import Inputs, per_row
 from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import load_model
@@ -28,7 +28,7 @@ _ORIGINS: tuple[Origin, ...] = ("train", "unlabeled", "augmented", "sampled", "w
 
 
 @dataclass(frozen=True)
-class TeacherAt:
+class TeacherRef:
     """A teacher on disk, its name in reports, and its weight in the mean."""
 
     name: str
@@ -37,7 +37,7 @@ class TeacherAt:
 
 
 @dataclass(frozen=True)
-class Shown:
+class EncodedExamples:
     """Examples encoded for the student and for each teacher.
 
     `labels`: int64 (n,), `UNLABELLED` where only teachers label. `origin`: int8 (n,), index of each example's
@@ -67,7 +67,7 @@ class Shown:
         return {name: count for name, count in counted.items() if count}
 
 
-def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt]) -> Shown:
+def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherRef]) -> EncodedExamples:
     """Encode the training examples, those of `data.unlabeled`, and texts augmented from the former.
 
     Raises:
@@ -80,8 +80,8 @@ def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt
         examples = together(examples, further)
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     inputs: list[Inputs] = [ctx.task.encode(examples, folder) for folder in folders]
-    labels = [by_row(examples.labels, inputs[-1])]
-    origin = [by_row(np.concatenate(origin), inputs[-1])]
+    labels = [per_row(examples.labels, inputs[-1])]
+    origin = [per_row(np.concatenate(origin), inputs[-1])]
     if spec.augment is not None and isinstance(inputs[-1], TokenInputs):
         own = [tokens_of(ctx.task.encode(ctx.data.train, folder)) for folder in folders]
         new = extra_texts(
@@ -96,20 +96,20 @@ def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt
         count = len(new[0])
         labels.append(np.full(count, UNLABELLED, np.int64))
         origin.append(np.full(count, _ORIGINS.index("augmented"), np.int8))
-    return Shown(inputs[-1], tuple(inputs[:-1]), np.concatenate(labels), np.concatenate(origin))
+    return EncodedExamples(inputs[-1], tuple(inputs[:-1]), np.concatenate(labels), np.concatenate(origin))
 
 
-def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherAt], lessons: Lessons) -> Shown:
+def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherRef], lessons: Lessons) -> EncodedExamples:
     """Encode the teacher's answers, followed by the data's own where those are used too."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     inputs = [lessons.task.encode(lessons.examples, folder) for folder in folders]
     origin = np.full(len(lessons.examples), _ORIGINS.index("written"), np.int8)
     origin[len(origin) - lessons.own :] = _ORIGINS.index("train")
-    labels = by_row(lessons.examples.labels, inputs[-1])
-    return Shown(inputs[-1], tuple(inputs[:-1]), labels, by_row(origin, inputs[-1]))
+    labels = per_row(lessons.examples.labels, inputs[-1])
+    return EncodedExamples(inputs[-1], tuple(inputs[:-1]), labels, per_row(origin, inputs[-1]))
 
 
-def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence[Ids]) -> Shown:
+def shown_samples(ctx: StepContext, teachers: Sequence[TeacherRef], ids: Sequence[Ids]) -> EncodedExamples:
     """Encode sampled token sequences, given in the vocabulary of the first teacher; no data is used."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     nothing = Examples.unlabelled(("",))
@@ -118,7 +118,7 @@ def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence
     ]
     count = len(ids)
     origin = np.full(count, _ORIGINS.index("sampled"), np.int8)
-    return Shown(inputs[-1], tuple(inputs[:-1]), np.full(count, UNLABELLED, np.int64), origin)
+    return EncodedExamples(inputs[-1], tuple(inputs[:-1]), np.full(count, UNLABELLED, np.int64), origin)
 
 
 def together(first: Examples, second: Examples) -> Examples:

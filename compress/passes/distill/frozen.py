@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.passes.distill.examples import Shown, TeacherAt
+from compress.passes.distill.examples import EncodedExamples, TeacherRef
 from compress.passes.distill.selection import trusted
 from compress.profile.specs.teaching import SelectSpec
 from compress.step import StepContext
 from compress.tasks.base import Answers, Truth, answers_of
 from compress.training.prediction import BATCH_SIZE
 from compress.training.signals.averaging import Combine
-from compress.training.signals.teachers import Teaching, averaged, signals_in, signals_of_mean
+from compress.training.signals.teachers import TeacherSource, averaged, signals_in, signals_of_mean
 
 _NOTHING_INSIDE = frozenset[str]()
 
@@ -26,11 +26,11 @@ class FrozenTeachers:
     """The teachers of a step with their weights, and all examples encoded for each of them."""
 
     ctx: StepContext
-    teachers: Sequence[TeacherAt]
-    shown: Shown
+    teachers: Sequence[TeacherRef]
+    shown: EncodedExamples
     combine: Combine
 
-    def say(self, needs: frozenset[str]) -> Teaching:
+    def say(self, needs: frozenset[str]) -> TeacherSource:
         """Return the outputs and the named signals of all teachers as one."""
         if self.ctx.task.kind.writes and len(self.teachers) > 1:
             entries = [(teacher.artifact, teacher.weight) for teacher in self.teachers]
@@ -74,6 +74,6 @@ class FrozenTeachers:
             found.append(answers_of(self.ctx.task, outputs, inputs.batch(places)))
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
-    def _one(self, number: int, needs: frozenset[str]) -> Teaching:
+    def _one(self, number: int, needs: frozenset[str]) -> TeacherSource:
         teacher = self.teachers[number]
         return signals_in(self.ctx, teacher.artifact, self.shown.teachers[number], needs, teacher.name)

@@ -8,18 +8,18 @@ from torch import nn
 
 from compress.core.terminal.progress import Progress
 from compress.models.io.checkpoints import count_parameters
-from compress.passes.distill.examples import TeacherAt
+from compress.passes.distill.examples import TeacherRef
 
 FAR_SMALLER = 50
 """Ratio of teacher to student parameters from which on a warning is given (Mirzadeh et al. 2020)."""
 
 
-def times_fewer(teachers: Sequence[TeacherAt], parameters: int) -> float:
+def times_fewer(teachers: Sequence[TeacherRef], parameters: int) -> float:
     """Return the parameters of the largest teacher divided by those of the student."""
     return max(int(teacher.artifact.facts["parameters"]) for teacher in teachers) / parameters
 
 
-def gap_warnings(teachers: Sequence[TeacherAt], parameters: int) -> list[str]:
+def gap_warnings(teachers: Sequence[TeacherRef], parameters: int) -> list[str]:
     """Return a warning if the student has far fewer parameters than its teachers, else an empty list.
 
     Args:
@@ -35,7 +35,7 @@ def gap_warnings(teachers: Sequence[TeacherAt], parameters: int) -> list[str]:
     ]
 
 
-def warn_of_gap(teachers: Sequence[TeacherAt], student: nn.Module, progress: Progress) -> None:
+def warn_of_gap(teachers: Sequence[TeacherRef], student: nn.Module, progress: Progress) -> None:
     """Print the warning for an untrained student."""
     for warning in gap_warnings(teachers, count_parameters(student)):
         progress.say(f"warning: {warning}")

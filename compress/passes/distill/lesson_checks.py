@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.pairing import Pairing, Reader, loss_faults
+from compress.profile.model_checks.pairing import PairedModel, Pairing, loss_faults
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
-from compress.profile.yaml_lines import Path_
+from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
 
@@ -29,13 +29,13 @@ def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Pai
         model: source of the model that the first of them is derived from, unless it is ready-made.
     """
     named = [entry.model or profile.teacher.model for entry in spec.teachers] or [profile.teacher.model]
-    teachers = tuple(Reader("teacher", source) for source in named)
+    teachers = tuple(PairedModel("teacher", source) for source in named)
     learners = [(f"assistant {number}", one) for number, one in enumerate(spec.assistants, start=1)]
     lessons = []
     for name, student in [*learners, ("student", spec.student)]:
         if not student.is_cut:
             model = student.model
-        learner = Reader(name, model)
+        learner = PairedModel(name, model)
         lessons.append(Pairing(learner, teachers, task_kind(profile.task).writes))
         teachers = (learner,)
     return lessons
@@ -45,7 +45,7 @@ def _faults(spec: DistillSpec, lesson: Pairing, files: ModelFiles) -> Iterator[F
     # A student that follows its own average (`ema`) is compared only with itself.
     compared = lesson if spec.ema is None else Pairing(lesson.learner, (lesson.learner,), lesson.by_token)
     for index, stage in enumerate(spec.staged):
-        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        place: KeyPath = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, why in loss_faults(stage.losses, compared, files):
             yield (*place, number), why
     two = lesson.unlike(files)

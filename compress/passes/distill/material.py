@@ -23,10 +23,10 @@ from compress.profile.specs.examples import AugmentSpec
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.training.augmentation.texts import augment, nearest_neighbours
 from compress.training.signals.segmentation import counterparts
-from compress.training.trimming import Words, tokens_of
+from compress.training.trimming import TrimmedVocabulary, tokens_of
 
 
-def check_segmentation(inputs: Inputs, source: Inputs, words: Words) -> None:
+def check_segmentation(inputs: Inputs, source: Inputs, words: TrimmedVocabulary) -> None:
     """Check that the student's trimmed tokenizer gives the ids of the original one, renumbered.
 
     Raises:

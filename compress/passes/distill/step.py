@@ -23,7 +23,7 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.models.io.ensemble import Ensemble
 from compress.passes.contract import UNLABELED
 from compress.passes.distill.data_free import teach_without_data
-from compress.passes.distill.examples import TeacherAt, shown_data, shown_lessons
+from compress.passes.distill.examples import TeacherRef, shown_data, shown_lessons
 from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
 from compress.passes.distill.kind import GENERATED, HELD_OUT, WRITTEN
 from compress.passes.distill.material import check_segmentation
@@ -31,7 +31,7 @@ from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, count_steps, teach
 from compress.passes.distill.written.documents import written_pairs
-from compress.passes.distill.written.held_out import Exam
+from compress.passes.distill.written.held_out import HeldOutScores
 from compress.passes.distill.written.lessons import Lessons, written_lessons
 from compress.profile.specs.examples import DataFreeSpec
 from compress.step import StepContext, StepResult
@@ -67,7 +67,7 @@ def run(ctx: StepContext) -> StepResult:
     exam = (
         None
         if lessons is None or lessons.held_out is None
-        else Exam.of(ctx, lessons.held_out, untrained.model)
+        else HeldOutScores.of(ctx, lessons.held_out, untrained.model)
     )
     learning = ctx if exam is None else exam.learning(ctx)
     generations: list[Taught] = []
@@ -79,7 +79,7 @@ def run(ctx: StepContext) -> StepResult:
         generations.append(taught)
         if spec.generations > 1:
             folders.append(_save_generation(ctx, taught.model, number))
-            teachers = [TeacherAt(name, folders[-1])]
+            teachers = [TeacherRef(name, folders[-1])]
     return _save_student(
         ctx, spec, untrained, _choose_result(ctx, spec, generations, folders), generations, lessons, exam
     )
@@ -119,7 +119,7 @@ def run_control(ctx: StepContext) -> StepResult:
     # The teacher's texts determine how a data-free student is cut, so they are needed for equal initial weights.
     untrained = _build_student(ctx, asked, _write_lessons(ctx, asked) if asked.data_free else None)
     _check_tokenizer(ctx, untrained)
-    exam = Exam.again(ctx, untrained.model) if asked.synthetic is not None else None
+    exam = HeldOutScores.again(ctx, untrained.model) if asked.synthetic is not None else None
     shown = shown_data(ctx, spec, ())
     per_epoch, _ = training_steps(spec, len(shown.part("train")))
     spec = spec.model_copy(update={"epochs": _count_steps(ctx, asked) / per_epoch})
@@ -179,17 +179,17 @@ def _data_loss(task: TaskKind, spec: DistillSpec) -> LossSpec:
     return found[-1].model_copy(update={"weight": 1.0}) if found else loss()
 
 
-def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
+def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherRef]:
     """Return the teachers: the profile's teacher, or the entries of `teachers`."""
     if not spec.teachers:
-        return [TeacherAt("teacher", ctx.inputs["teacher"])]
+        return [TeacherRef("teacher", ctx.inputs["teacher"])]
     return [
-        TeacherAt(entry.model or "teacher", ctx.inputs[f"teacher.{number}"], entry.weight)
+        TeacherRef(entry.model or "teacher", ctx.inputs[f"teacher.{number}"], entry.weight)
         for number, entry in enumerate(spec.teachers, start=1)
     ]
 
 
-def _compared_teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
+def _compared_teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherRef]:
     """Return the teachers whose outputs the student learns; none if it learns only from labels or its own average."""
     asked = any(loss.compares for stage in spec.staged for loss in losses_of(stage))
     return _teachers(ctx, spec) if asked and spec.ema is None else []
@@ -228,7 +228,7 @@ def _save_student(
     student: nn.Module,
     taught: Sequence[Taught],
     lessons: Lessons | None = None,
-    exam: Exam | None = None,
+    exam: HeldOutScores | None = None,
 ) -> StepResult:
     """Save the student and return the facts of its training."""
     student = student.cpu().eval()

@@ -13,23 +13,23 @@ from compress.core.artifacts import TASK, TOKENIZER, copy_interface
 from compress.core.disk.files import copy_file, write_json
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.encoding.inputs import Inputs, taken
+from compress.encoding.inputs import Inputs, model_inputs
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.decoder import decoder_of
 from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.models.io.checkpoints import load_for_labels, load_model
-from compress.models.io.plain import PlainModel
+from compress.models.io.plain import UserModule
 from compress.models.students.cut import make_student, student_shape
-from compress.models.students.decoder import fresh_decoder
+from compress.models.students.decoder import new_decoder
 from compress.models.students.decoder_cut import cut_decoder
-from compress.models.students.vision import fresh_vision
+from compress.models.students.vision import new_vision_transformer
 from compress.models.text.vocabulary import Ids, trim_embeddings
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.training.batches import to_tensors
-from compress.training.trimming import Words, tokens_shown, write_tokenizer
+from compress.training.trimming import TrimmedVocabulary, training_tokens, write_tokenizer
 
 LOOKED_AT = 256
 """Number of training examples whose hidden states decide which dimensions and layers a student keeps."""
@@ -44,7 +44,7 @@ class Untrained:
     """
 
     model: nn.Module
-    words: Words | None
+    words: TrimmedVocabulary | None
     origin: str
     layers: tuple[int, ...] = ()
 
@@ -70,12 +70,12 @@ def untrained_student(
         copy_file(source / TASK, ctx.out / TASK)
         image = read_mapping(source / TASK)["image"]
         height, width = image["size"]
-        model = fresh_vision(
+        model = new_vision_transformer(
             spec.student, size=(height, width), channels=image["channels"], labels=ctx.data.labels, seed=seed
         )
         return Untrained(model, None, "scratch")
     teacher = load_model(source, attention="eager", allow_code=ctx.allow_code)
-    if isinstance(teacher, PlainModel):
+    if isinstance(teacher, UserModule):
         raise ModelError(
             "a student cannot be cut from your own module: its layers are not known",
             where="student",
@@ -103,7 +103,7 @@ def _decoder(ctx: StepContext, decoder: FreshDecoder, positions: int | None, see
     source = ctx.inputs["model"].path
     copy_interface(source, ctx.out)
     said = read_mapping(source / TASK)
-    model = fresh_decoder(
+    model = new_decoder(
         decoder,
         words=said["words"],
         positions=positions or ctx.task.kind.positions_unset(ctx.task.data.max_length),
@@ -136,7 +136,7 @@ def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | No
         return []
     if sampled is not None:
         return sampled.ids
-    return tokens_shown(ctx, ctx.inputs["model"].path)
+    return training_tokens(ctx, ctx.inputs["model"].path)
 
 
 def _batches(
@@ -155,7 +155,7 @@ def _batches(
     def start() -> Iterable[dict[str, Tensor]]:
         inputs: Inputs = InputSubset(sampled, drawn) if sampled is not None else _encoded(ctx, drawn)
         return (
-            to_tensors(taken(inputs.batch(range(first, min(first + LOOK_BATCH, count)))), device)
+            to_tensors(model_inputs(inputs.batch(range(first, min(first + LOOK_BATCH, count)))), device)
             for first in range(0, count, LOOK_BATCH)
         )
 

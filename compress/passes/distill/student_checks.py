@@ -8,7 +8,7 @@ from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found, takes
 from compress.profile.schema import Profile
 from compress.profile.specs.student import StudentSpec
-from compress.profile.yaml_lines import Path_
+from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
 _OF_A_CUT = ("choose", "basis")
@@ -20,7 +20,7 @@ def student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     """Yield the keys of students and additional teachers that are impossible or would have no effect."""
     if takes(profile) == "images" and spec.vocabulary != "keep":
         yield ("vocabulary",), "images have no vocabulary"
-    students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
+    students: list[tuple[KeyPath, StudentSpec]] = [(("student",), spec.student)]
     students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
     for place, student in students:
         if student.decoder is not None and not task_kind(profile.task).writes:

@@ -22,7 +22,7 @@ from compress.encoding.subset import InputSubset
 from compress.losses.contract import LossSpec
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.io.checkpoints import load_model
-from compress.passes.distill.examples import Shown, TeacherAt
+from compress.passes.distill.examples import EncodedExamples, TeacherRef
 from compress.passes.distill.frozen import FrozenTeachers
 from compress.passes.distill.kind import OWN_TEXTS
 from compress.passes.distill.spec import DistillSpec, losses_of
@@ -38,8 +38,8 @@ from compress.training.objective.training_module import Change, TrainingModule
 from compress.training.objective.trust import TrustedTokens
 from compress.training.objective.weighted_losses import Objective, objective_between
 from compress.training.on_policy import OnPolicy
-from compress.training.prediction import WINDOWS, arithmetic
-from compress.training.signals.answers import Answers, fixed, is_kept, live, nobody
+from compress.training.prediction import WINDOWS, autocast_for
+from compress.training.signals.answers import SignalSource, from_cache, from_model, is_cached, no_signals
 from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import Signals
 from compress.training.signals.segmentation import check_aligned, check_same_words
@@ -65,8 +65,8 @@ def teach(
     ctx: StepContext,
     spec: DistillSpec,
     student: nn.Module,
-    teachers: Sequence[TeacherAt],
-    shown: Shown,
+    teachers: Sequence[TeacherRef],
+    shown: EncodedExamples,
     *,
     name: str,
     seed: int,
@@ -121,7 +121,9 @@ def teach(
     return Taught(student.eval(), score, tuple(curves), facts, tuple(samples))
 
 
-def count_steps(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt], shown: Shown) -> int:
+def count_steps(
+    ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherRef], shown: EncodedExamples
+) -> int:
     """Return the number of steps that `teach` takes in all stages, if patience does not end one early."""
     chosen, _ = FrozenTeachers(ctx, teachers, shown, spec.combine).trusted(spec.select)
     counted = (
@@ -131,7 +133,7 @@ def count_steps(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherA
 
 
 def _examples_of_stage(
-    spec: DistillSpec, stage: StageSpec, shown: Shown, chosen: NDArray[np.int64]
+    spec: DistillSpec, stage: StageSpec, shown: EncodedExamples, chosen: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the indices of the `chosen` examples that a stage shows."""
     return np.intersect1d(shown.part(stage.data or spec.data), chosen)
@@ -143,8 +145,8 @@ class _Distillation:
 
     ctx: StepContext
     spec: DistillSpec
-    teachers: Sequence[TeacherAt]
-    shown: Shown
+    teachers: Sequence[TeacherRef]
+    shown: EncodedExamples
     validation: Validation
     seed: int
 
@@ -271,7 +273,7 @@ class _Distillation:
         return TrustedTokens(select.confidence, select.right, words)
 
     def _count_selected(
-        self, trusted: TrustedTokens, along: Answers | None, examples: NDArray[np.int64], title: str
+        self, trusted: TrustedTokens, along: SignalSource | None, examples: NDArray[np.int64], title: str
     ) -> dict[str, int]:
         """Count the selected tokens of the examples; with a live teacher (`along`), of a subset of them.
 
@@ -279,7 +281,7 @@ class _Distillation:
             PassError: no token is selected.
         """
         ctx = self.ctx
-        answers = along or fixed(self.frozen.say(frozenset({trusted.name})))
+        answers = along or from_cache(self.frozen.say(frozenset({trusted.name})))
         some = examples if along is None else examples[:: -(-len(examples) // LOOKED_AT)]
 
         def seen() -> Iterator[tuple[dict[str, Tensor], Signals]]:
@@ -287,7 +289,7 @@ class _Distillation:
                 batch = to_tensors(self.shown.student.batch(places), ctx.device)
                 yield batch, answers(places, batch)
 
-        with torch.no_grad(), arithmetic(ctx.precision, ctx.device):
+        with torch.no_grad(), autocast_for(ctx.precision, ctx.device):
             found = trusted.counted(seen())
         if found.kept == 0:
             raise PassError(
@@ -310,18 +312,18 @@ class _Distillation:
         *,
         along: bool,
         policy: OnPolicy | None,
-    ) -> Answers:
+    ) -> SignalSource:
         """Return the source of teacher signals: for the data (live with `along`), and for on-policy texts."""
         if not self._needs_teacher(losses) and self.spec.online is None:
-            return nobody
+            return no_signals
         device = self.ctx.device
         names = needs if self.ctx.task.kind.writes else needs | {"outputs"}
         if module.moving_average is not None:
-            return live(module.moving_average, names, device)
+            return from_model(module.moving_average, names, device)
         changed = self._augmentation() is not None
         if module.teacher is not None:
             read = None if changed else self.shown.teachers[0]
-            return live(module.teacher, names, device, inputs=read, learns=True)
+            return from_model(module.teacher, names, device, inputs=read, learns=True)
         if loaded:
             if changed:
                 self._check_pixels()
@@ -331,9 +333,11 @@ class _Distillation:
                 model = MeanOfTeachers(loaded, weights, self.spec.combine)
             read = None if changed else self.shown.teachers[0]
             model = model.to(device)
-            of_data = live(model, names, device, inputs=read) if along else fixed(self.frozen.say(needs))
-            return of_data if policy is None else policy.judged(live(model, names, device), of_data)
-        return fixed(self.frozen.say(needs))
+            of_data = (
+                from_model(model, names, device, inputs=read) if along else from_cache(self.frozen.say(needs))
+            )
+            return of_data if policy is None else policy.judged(from_model(model, names, device), of_data)
+        return from_cache(self.frozen.say(needs))
 
     def _needs_teacher(self, losses: Sequence[LossSpec]) -> bool:
         """Whether teacher signals are needed: for losses, or for the selection of tokens."""
@@ -346,7 +350,7 @@ class _Distillation:
             return True
         taught = self._needs_teacher(losses) and self.spec.ema is None
         of_data = 1.0 if own.on_policy is None else 1.0 - own.on_policy.share
-        kept = is_kept(self.ctx.task.kind, losses, own.epochs * of_data)
+        kept = is_cached(self.ctx.task.kind, losses, own.epochs * of_data)
         return taught and (self._augmentation() is not None or not kept)
 
     def _augmentation(self) -> Change | None:
@@ -354,7 +358,7 @@ class _Distillation:
         spec = self.spec.augment
         if spec is None or PIXEL_VALUES not in self.shown.student.input_names:
             return None
-        return lambda batch: changed_pixels(batch, spec)
+        return lambda batch: augmented_pixels(batch, spec)
 
     def _check_pixels(self) -> None:
         """Check that teachers that label the student's augmented images preprocess images in the same way."""
@@ -375,7 +379,7 @@ class _Distillation:
         return module.teacher, self.spec.online.learning_rate / self.spec.learning_rate
 
 
-def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[str, Tensor], bool]:
+def augmented_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[str, Tensor], bool]:
     """Augment a batch of images; return it, and whether labels still hold (no images were blended)."""
     moved = move_images(batch[PIXEL_VALUES], spec, torch.default_generator)
     blended = blend_images(moved, spec, torch.default_generator)

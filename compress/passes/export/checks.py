@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from compress.core.artifacts import TOKENIZER
-from compress.lowering.genai_tokenizer import why_no_genai
-from compress.lowering.gguf.family import why_no_gguf
+from compress.lowering.genai_tokenizer import why_not_genai
+from compress.lowering.gguf.family import why_not_gguf
 from compress.lowering.gguf.vocabulary import why_no_vocabulary
 from compress.models.anatomy.table.family import Config
 from compress.passes.export.spec import LANGUAGE, ExportSpec
@@ -38,10 +38,10 @@ def faults(check: PassCheck) -> Iterator[Found]:
 
 
 def _of_model(name: str, config: Config | None) -> str | None:
-    return why_no_gguf(config) if name == "gguf" and config is not None else None
+    return why_not_gguf(config) if name == "gguf" and config is not None else None
 
 
 def _of_tokenizer(name: str, tokenizer: dict[str, Any] | None, family: str | None) -> str | None:
     if tokenizer is None:
         return None
-    return why_no_genai(tokenizer) if name == "genai" else why_no_vocabulary(tokenizer, str(family))
+    return why_not_genai(tokenizer) if name == "genai" else why_no_vocabulary(tokenizer, str(family))

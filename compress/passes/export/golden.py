@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.bundles.answers import BundleAnswers
+from compress.bundles.answers import BundleCode
 from compress.bundles.layout import GOLDEN_IMAGES
 from compress.core.disk.files import make_folder, replacing
 from compress.data.images.framing import Framing, Pixels, framed
@@ -22,7 +22,7 @@ _LARGEST = 2
 
 
 def golden_examples(
-    bundle: Path, items: Sequence[Item], answers: BundleAnswers, tolerance: float
+    bundle: Path, items: Sequence[Item], answers: BundleCode, tolerance: float
 ) -> dict[str, Any]:
     """Return the output of `bundle`'s model for each single item, as JSON values.
 

@@ -11,7 +11,7 @@ from compress.core.errors import ModelError
 from compress.core.units import megabytes
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.genai import write_genai
-from compress.lowering.genai_tokenizer import why_no_genai
+from compress.lowering.genai_tokenizer import why_not_genai
 from compress.lowering.gguf.file import write_gguf
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import load_model
@@ -30,7 +30,7 @@ def write_formats(ctx: StepContext, spec: ExportSpec) -> dict[str, Any]:
     task, tokenizer = source.read_json(TASK), source.read_json(TOKENIZER)
     facts: dict[str, Any] = {}
     if "genai" in spec.formats:
-        if (why := why_no_genai(tokenizer)) is not None:
+        if (why := why_not_genai(tokenizer)) is not None:
             raise ModelError(
                 f"genai cannot be written for this model: {why}", where=str(source.path / TOKENIZER)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.bundles.answers import answers_of
+from compress.bundles.answers import bundle_code_of
 from compress.bundles.layout import GOLDEN, LABELS, OPERATORS, RUNNER
 from compress.bundles.manifest import write_manifest
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
@@ -54,7 +54,7 @@ def run(ctx: StepContext) -> StepResult:
     if task["labels"]:
         write_json(ctx.out / LABELS, task["labels"])
     copy_file(Path(runner.__file__), ctx.out / RUNNER)
-    answers = answers_of(ctx.task.kind)
+    answers = bundle_code_of(ctx.task.kind)
     for name, code in answers.code().items():
         copy_file(code, ctx.out / name)
     tolerance = answers.allowed(source.form)

@@ -14,7 +14,7 @@ from compress.core.errors import PassError
 from compress.core.forms import TORCH_FLOAT
 from compress.encoding.images import ImageInputs
 from compress.encoding.inputs import Inputs
-from compress.encoding.packing import packed
+from compress.encoding.packing import pack_texts
 from compress.encoding.tokens import TokenInputs
 from compress.losses.table import LOSSES
 from compress.measuring.chance import VALIDATION_FACT, against_most_frequent
@@ -29,7 +29,7 @@ from compress.training.augmentation.images import AugmentedImages
 from compress.training.loop import train
 from compress.training.loss_functions.labels import balanced_weights, label_cross_entropy
 from compress.training.prediction import answers, score
-from compress.training.recovery import trained_by
+from compress.training.recovery import train_with
 from compress.training.state import TrainResult
 from compress.training.validation import Validation
 
@@ -93,10 +93,10 @@ def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepR
     facts: dict[str, Any] = {}
     if spec.pack:
         assert isinstance(inputs, TokenInputs)
-        inputs = packed(inputs, ctx.task.data.max_length)
+        inputs = pack_texts(inputs, ctx.task.data.max_length)
         facts["packed_blocks"] = len(inputs)
     with without_cache(model):
-        trained = trained_by(
+        trained = train_with(
             ctx,
             model,
             [LOSSES[alone].spec()],

@@ -25,12 +25,12 @@ from compress.generation.by_label import (
     TEXTS,
     TRAINED,
     Written,
-    asked,
-    beginning,
-    chosen,
+    filter_reasons,
+    first_words,
+    prompt_for,
 )
 from compress.generation.reasons import by_reason, first_of_each, in_words
-from compress.generation.writing import How, key_of
+from compress.generation.writing import GenerationSettings, key_of
 from compress.models.io.checkpoints import load_model
 from compress.profile.specs.generate import GenerateSpec
 from compress.runtimes.decoding import Sampling
@@ -61,7 +61,7 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: the model cannot generate.
         PassError: no text is accepted.
     """
-    desk = _Desk(ctx)
+    desk = _Generation(ctx)
     spec, labels = desk.spec, ctx.data.labels
     wanted = [spec.count // len(labels) + (label < spec.count % len(labels)) for label in range(len(labels))]
     tried = list(wanted)
@@ -104,14 +104,14 @@ def run(ctx: StepContext) -> StepResult:
     return StepResult(FORM, facts)
 
 
-class _Desk:
+class _Generation:
     """Generation and filtering of texts."""
 
     def __init__(self, ctx: StepContext) -> None:
         self.ctx, self.spec = ctx, ctx.asked(GenerateSpec)
-        self.prompts = [asked(self.spec, label) for label in ctx.data.labels]
+        self.prompts = [prompt_for(self.spec, label) for label in ctx.data.labels]
         self.most = self.spec.longest(ctx.task.data.max_length)
-        self.cut_serves = not all(beginning(text, self.most)[1] for text in ctx.data.train.texts)
+        self.cut_serves = not all(first_words(text, self.most)[1] for text in ctx.data.train.texts)
         self.answers: dict[str, Answer] = {}
         self.new, self.seconds = 0, 0.0
         self._said: dict[str, int] = {}
@@ -130,7 +130,7 @@ class _Desk:
                 self.ctx,
                 self.ctx.inputs["writer"],
                 [self.prompts[label] for label in labels if tried[label] == count],
-                How(self.most, how, samples=count),
+                GenerationSettings(self.most, how, samples=count),
                 "texts are written",
                 self.spec.batch_size,
             )
@@ -151,7 +151,7 @@ class _Desk:
     def judged(self, written: Sequence[Written], wanted: Sequence[int]) -> list[str]:
         """Return why each text is accepted or rejected."""
         assert self.ctx.data.copied is not None
-        return chosen(
+        return filter_reasons(
             written,
             wanted,
             self.ctx.data.train.texts,

@@ -73,7 +73,7 @@ def decompose(weight: Tensor, square: Tensor | None = None) -> Decomposition:
     return Decomposition(left * values, right @ inverse, values**2)
 
 
-def pays(rank: int, rows: int, columns: int) -> bool:
+def saves_multiplications(rank: int, rows: int, columns: int) -> bool:
     """Whether two factors need fewer multiplications per input than the full matrix (rows, columns)."""
     return rank * (rows + columns) < rows * columns
 

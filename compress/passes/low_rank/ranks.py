@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compress.core.errors import PassError
-from compress.passes.low_rank.factoring import Decomposition, pays, rank_for_energy, rank_for_ratio
+from compress.passes.low_rank.factoring import (
+    Decomposition,
+    rank_for_energy,
+    rank_for_ratio,
+    saves_multiplications,
+)
 from compress.passes.low_rank.spec import LowRankSpec
 
 LOSSES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)
@@ -93,4 +98,4 @@ def _shape(decomposition: Decomposition) -> tuple[int, int]:
 
 
 def _paying(rank: int, rows: int, columns: int) -> int | None:
-    return rank if pays(rank, rows, columns) else None
+    return rank if saves_multiplications(rank, rows, columns) else None

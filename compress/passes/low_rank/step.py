@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from compress.core.artifacts import copy_interface
-from compress.encoding.inputs import Inputs, taken
+from compress.encoding.inputs import Inputs, model_inputs
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank.factoring import Decomposition, decompose
 from compress.passes.low_rank.places import Place, factor, places_of, second_moments
@@ -88,7 +88,7 @@ def _decompose(
 
     def batches() -> Iterable[dict[str, Tensor]]:
         return (
-            taken(to_tensors(inputs.batch(drawn[first : min(first + size, count)]), ctx.device))
+            model_inputs(to_tensors(inputs.batch(drawn[first : min(first + size, count)]), ctx.device))
             for first in range(0, count, size)
         )
 

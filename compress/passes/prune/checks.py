@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from compress.core.errors import PassError
 from compress.models.anatomy.table.families import CONVOLUTIONAL, network_of_kind
 from compress.models.anatomy.table.family import Config
-from compress.models.anatomy.table.smaller import why_groups_stay
+from compress.models.anatomy.table.smaller import why_heads_fixed
 from compress.passes.prune.choosing.goals import decoder_goals
 from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
 from compress.profile.combination_checks import Found, embeds, takes
@@ -64,7 +64,7 @@ def _of_decoders(spec: PruneSpec, family: str | None, config: Config | None) -> 
     if spec.remove is not None:
         if spec.remove.vocabulary != "keep":
             yield ("remove", "vocabulary"), goes
-        why = None if network is None else why_groups_stay(network)
+        why = None if network is None else why_heads_fixed(network)
         for key in ("heads", "hidden"):
             if getattr(spec.remove, key) and why is not None:
                 yield ("remove", key), f"none of it can be removed from a {family}: {why}"

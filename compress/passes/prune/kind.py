@@ -24,5 +24,5 @@ PRUNE = PassKind(
     sections=("compress.passes.prune.sections:pruned_to",),
     lines="compress.passes.prune.sections:pruned_to_lines",
     predicted="compress.passes.prune.choosing.prediction:predicted",
-    leaves="compress.passes.prune.choosing.goals:config_left",
+    leaves="compress.passes.prune.choosing.goals:pruned_config",
 )

@@ -18,14 +18,14 @@ from compress.core.disk.reading import read_mapping
 from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
 from compress.encoding.inputs import Inputs
-from compress.models.anatomy.encoder import encoder_of, words_of
+from compress.models.anatomy.encoder import encoder_of, word_embeddings_of
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
 from compress.passes.prune.choosing.budget import Budget
 from compress.passes.prune.choosing.prediction import predicted
-from compress.passes.prune.choosing.saliency import BATCH_SIZE, Material
-from compress.passes.prune.choosing.selection import shares
+from compress.passes.prune.choosing.saliency import BATCH_SIZE, ImportanceData
+from compress.passes.prune.choosing.selection import removal_schedule
 from compress.passes.prune.choosing.targets import (
     Timing,
     latency_budget,
@@ -47,7 +47,7 @@ from compress.profile.specs.examples import VocabularySpec
 from compress.step import StepContext, StepResult
 from compress.training.prediction import WINDOWS
 from compress.training.recovery import check_count, check_saved, recover
-from compress.training.trimming import tokens_shown, write_tokenizer
+from compress.training.trimming import training_tokens, write_tokenizer
 from compress.training.validation import Validation
 
 
@@ -75,7 +75,7 @@ def run(ctx: StepContext) -> StepResult:
             ctx.progress.say(f"prune: left whole: {whole_words(pruner.left_whole)}")
         whole = copy.deepcopy(model) if spec.reconstruct else None
         curves: list[Curve] = []
-        steps = shares(spec.steps)
+        steps = removal_schedule(spec.steps)
         for number, share in enumerate(steps, start=1):
             before = pruner.parameters
             pruner.advance(share)
@@ -134,9 +134,9 @@ def try_untrained(ctx: StepContext) -> None:
         pruner_of(model, _material(ctx, spec, ctx.task.encode(few, source.path), None))
 
 
-def _material(ctx: StepContext, spec: PruneSpec, inputs: Inputs, labels: Tensor | None) -> Material:
+def _material(ctx: StepContext, spec: PruneSpec, inputs: Inputs, labels: Tensor | None) -> ImportanceData:
     size = WINDOWS if ctx.task.kind.writes else BATCH_SIZE
-    return Material(inputs, labels, spec, ctx.seed, ctx.device, size)
+    return ImportanceData(inputs, labels, spec, ctx.seed, ctx.device, size)
 
 
 def _trimmed_interface(
@@ -151,9 +151,9 @@ def _trimmed_interface(
         return source
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-vocabulary-")))
     labels = tuple(read_mapping(source / TASK)["labels"])
-    words = write_tokenizer(source, folder, VocabularySpec(), tokens_shown(ctx, source), labels)
+    words = write_tokenizer(source, folder, VocabularySpec(), training_tokens(ctx, source), labels)
     assert words is not None
-    before, (rows, width) = count_parameters(model), words_of(model).weight.shape
+    before, (rows, width) = count_parameters(model), word_embeddings_of(model).weight.shape
     trim_embeddings(model, words.table, words.kept)
     check_count(model, before - (rows - len(words.kept)) * width, "prune")
     facts["vocabulary"] = {"tokens": len(words.kept), "tokens_removed": rows - len(words.kept)}

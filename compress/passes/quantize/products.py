@@ -65,7 +65,7 @@ def product_of(body: Any) -> str | None:
     return None
 
 
-def refuse_foreign(given: Any) -> Any:
+def reject_foreign_keys(given: Any) -> Any:
     """Reject keys that only other variants have.
 
     Raises:
@@ -109,7 +109,7 @@ QuantizeBody = Annotated[
         custom_error_type="quantize_product",
         custom_error_message="`bits` must be 4, 8 or 16, and `library` onnxruntime or bitsandbytes",
     ),
-    BeforeValidator(refuse_foreign),
+    BeforeValidator(reject_foreign_keys),
     Field(description=QuantizeSpec.__doc__),
 ]
 

@@ -13,7 +13,7 @@ from compress.core.artifacts import ONNX_MODEL
 from compress.core.errors import PassError
 from compress.passes.quantize.int8.coverage import count_products
 from compress.passes.quantize.layers import other_products
-from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
+from compress.passes.quantize.size_check import check_smaller, model_bytes
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_result(source: Path, model: QuantizedModel) -> dict[str, Any]:
         PassError: either check fails.
     """
     hint = "Nothing in this model is worth quantizing, or `exclude` leaves too much of it out."
-    sizes = sizes_in_facts(model_bytes(source), model_bytes(model.folder), model.scheme, hint)
+    sizes = check_smaller(model_bytes(source), model_bytes(model.folder), model.scheme, hint)
     products = count_products(model.folder / ONNX_MODEL, model.floating)
     if products.floating:
         # A session renames what it fuses, but `exclude` refers to the names in the file.

@@ -21,7 +21,7 @@ from compress.lowering.graph import (
     constant,
     constant_shape,
     insert_before,
-    made_by,
+    producer_of_type,
 )
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, MatMulLayer, by_source, layers
 from compress.passes.quantize.weights import one_use, set_weight
@@ -71,7 +71,7 @@ def tied_channels(group: Group) -> NDArray[np.int64] | None:
 
     Channels share a factor across the query heads that attend to the same key-value head (grouped-query attention).
     """
-    node = made_by(group.source, "GroupQueryAttention")
+    node = producer_of_type(group.source, "GroupQueryAttention")
     if node is None:
         return None
     heads, values = attribute(node, "num_heads", 1), attribute(node, "kv_num_heads", 1)

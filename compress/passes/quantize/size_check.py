@@ -14,7 +14,7 @@ def model_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"{ONNX_MODEL}*"))
 
 
-def sizes_in_facts(before: int, after: int, what: str, hint: str) -> dict[str, float]:
+def check_smaller(before: int, after: int, what: str, hint: str) -> dict[str, float]:
     """Check that the file has shrunk and return both sizes as facts of the step.
 
     Args:

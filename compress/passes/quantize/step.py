@@ -19,8 +19,8 @@ from compress.passes.quantize.result import QuantizedModel, check_result
 from compress.passes.quantize.schemes import schemes_for
 from compress.passes.quantize.spec import OnnxSpec
 from compress.passes.quantize.weight_only.methods import quantize_weights
-from compress.passes.quantize.weight_only.mixed import widened
-from compress.passes.quantize.weight_only.rotation import TURNS, rotate
+from compress.passes.quantize.weight_only.mixed import with_eight_bits
+from compress.passes.quantize.weight_only.rotation import ROTATIONS, rotate
 from compress.passes.quantize.weight_only.spec import DECODER_TOKENS, WeightOnlySpec
 from compress.step import StepContext, StepResult
 
@@ -57,13 +57,13 @@ def _quantize_blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, s
     empty_folder(folder)
     facts: dict[str, Any] = {}
     if spec.mixed is not None:
-        spec, facts["eight_bits"] = widened(ctx, source, spec)
+        spec, facts["eight_bits"] = with_eight_bits(ctx, source, spec)
     model = ir.load(path)
     if spec.rotate:
         rotate(model.graph)
         empty_folder(turned := folder.parent / "rotated")
         path = save_onnx(model, turned)
-        spec = spec.model_copy(update={"exclude": (*spec.exclude, *TURNS)})
+        spec = spec.model_copy(update={"exclude": (*spec.exclude, *ROTATIONS)})
     rounded = quantize_weights(model, path, spec, batches, folder.parent)
     facts["blocks"] = [one._asdict() for one in rounded]
     if spec.cache is not None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.lowering.graph import attribute, constant
-from compress.models.anatomy.observing import hooked
+from compress.models.anatomy.observing import removing_hooks
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Table
-from compress.training.rounding.operations import Operation, Watched
+from compress.training.rounding.operations import InterceptedOperations, Operation
 from compress.training.rounding.rounded_model import folding_factors
 
 Floats = NDArray[np.float32]
@@ -42,7 +42,7 @@ class Place:
 
 
 @dataclass
-class Seen:
+class ForwardTrace:
     """Trace of a forward pass.
 
     `called`: modules that got a tensor; `norms`: the BatchNorm that reads each module's output; `made`: operations'
@@ -62,7 +62,7 @@ class Seen:
         return None
 
 
-def places_of(model: nn.Module, found: Sequence[Layer], seen: Seen) -> list[Place | None]:
+def places_of(model: nn.Module, found: Sequence[Layer], seen: ForwardTrace) -> list[Place | None]:
     """Return the match of each layer; None for a layer whose weight is not made of the model's parameters.
 
     Args:
@@ -73,9 +73,9 @@ def places_of(model: nn.Module, found: Sequence[Layer], seen: Seen) -> list[Plac
     return [search.place(layer) for layer in found]
 
 
-def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
+def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> ForwardTrace:
     """Run a model on a batch, and record its modules' inputs and outputs and its operations' outputs."""
-    seen = Seen()
+    seen = ForwardTrace()
     makers: dict[int, str] = {}
     kept: list[Tensor] = []  # keeps tensors alive, so that their ids are not reused
 
@@ -99,7 +99,7 @@ def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
         return made
 
     hooks = (module.register_forward_hook(note(name)) for name, module in model.named_modules() if name)
-    with hooked(hooks), torch.no_grad(), Watched(keep):
+    with removing_hooks(hooks), torch.no_grad(), InterceptedOperations(keep):
         model(**batch)
     return seen
 
@@ -121,7 +121,7 @@ def tokens_read(graph: ir.Graph) -> dict[ir.Node, tuple[int, ...]]:
 class _Search:
     """Finds parameters by value; of several equal ones each is used once, in model order."""
 
-    def __init__(self, model: nn.Module, seen: Seen) -> None:
+    def __init__(self, model: nn.Module, seen: ForwardTrace) -> None:
         self.seen = seen
         self.norms = {
             maker: (norm, _factors(model.get_submodule(norm))) for maker, norm in seen.norms.items()

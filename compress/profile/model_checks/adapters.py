@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.profile.model_checks.files import ModelFiles, header
 from compress.profile.model_checks.problem import Problem
-from compress.profile.model_checks.tokenizers import no_tokenizer, tokenizer_problems
+from compress.profile.model_checks.tokenizers import tokenizer_missing_problem, tokenizer_problems
 
 ADAPTER = "adapter_config.json"
 """Config file of a PEFT adapter."""
@@ -66,5 +66,5 @@ def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: Mode
                 "(`merge_and_unload`), and name the folder of the merged model",
                 "adapter",
             )
-    if no_tokenizer({file.name for file in folder.iterdir()}) is None:
+    if tokenizer_missing_problem({file.name for file in folder.iterdir()}) is None:
         yield from tokenizer_problems(folder, config, files)

@@ -12,12 +12,12 @@ from typing import Any
 from compress.core.artifacts import ENSEMBLE
 from compress.profile.model_checks.adapters import ADAPTER, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, adapter_problems
 from compress.profile.model_checks.files import ModelFiles, header
-from compress.profile.model_checks.problem import Placed, Problem
+from compress.profile.model_checks.problem import Problem, ProblemAt
 from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
 from compress.profile.model_checks.sizes import impossible_sizes
 from compress.profile.model_checks.tokenizers import tokenizer_problems
 from compress.profile.schema import Profile
-from compress.profile.yaml_lines import Path_
+from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
 _QUANTIZED = frozenset(
@@ -29,7 +29,7 @@ _CHANGES = ("lora_", ".adapter", "adapters.", "prompt_embeddings", "ia3_")
 _SAY_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "task.json")
 
 
-def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[Placed]:
+def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[ProblemAt]:
     """Return the problems of every model of a valid profile that is on this machine."""
     found = []
     for path, source, head in _sources(profile):
@@ -93,7 +93,7 @@ def several_models() -> Problem:
     )
 
 
-def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
+def _sources(profile: Profile) -> Iterator[tuple[KeyPath, str, bool]]:
     """Yield each model of the profile: the path that names it, its source, and whether its own head is used."""
     yield ("teacher", "model"), profile.teacher.model, profile.teacher.finetune is None
     for index, spec in enumerate(profile.specs):

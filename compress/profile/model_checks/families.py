@@ -8,10 +8,10 @@ from compress.core.forms import TORCH_FLOAT, Framework, Structure
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
     families_that_can,
-    why_no_decoder,
     why_not_corrected,
+    why_not_generating,
     why_not_lowered,
-    why_whole,
+    why_not_taken_apart,
 )
 from compress.models.anatomy.table.family import Config
 from compress.passes.contract import PassSpec
@@ -19,7 +19,7 @@ from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.gguf import header_config, header_fields, why_not_cut
 from compress.profile.schema import Profile
-from compress.profile.yaml_lines import Path_
+from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind, writing_task
 
 
@@ -29,7 +29,7 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     lowered = _is_lowered(profile, profile.specs)
     yield from _unusable(("teacher", "model"), profile.teacher.model, profile.task, files, lowered=lowered)
     if (generate := profile.data.generated) is not None:
-        place: Path_ = ("data", "unlabeled", "generate", "model")
+        place: KeyPath = ("data", "unlabeled", "generate", "model")
         yield from _unusable(place, generate.model, writing_task(), files)
     fresh = profile.teacher.config
     if fresh is not None and isinstance(fresh.tokenizer, str):
@@ -60,18 +60,18 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
                 kind = student.architecture
             elif _cut_by_groups(kind, profile.task):
                 continue
-            elif kind is not None and (why := why_whole(kind)) is not None:
+            elif kind is not None and (why := why_not_taken_apart(kind)) is not None:
                 yield (
                     (*place, *key),
                     f"{why}; name a ready-made student with `model`, or leave `{spec.kind}` out and quantize",
                 )
-        if kind is not None and (why := why_whole(kind)) is not None:
+        if kind is not None and (why := why_not_taken_apart(kind)) is not None:
             known = ", ".join(families_that_can("take apart"))
             yield from ((place + key, f"{why}; known: {known}") for key in spec.takes_apart(kind))
 
 
 def _unusable(
-    place: Path_, model: str, task: str, files: ModelFiles, *, lowered: bool = False
+    place: KeyPath, model: str, task: str, files: ModelFiles, *, lowered: bool = False
 ) -> Iterator[Found]:
     """Yield why a model cannot do the task, or cannot be exported to ONNX where it has to be (`lowered`)."""
     config: Config | None = files.config(model)
@@ -84,16 +84,16 @@ def _unusable(
         yield from _unlowered(place, config, task)
 
 
-def _uncut(place: Path_, fields: Mapping[str, str]) -> Iterator[Found]:
+def _uncut(place: KeyPath, fields: Mapping[str, str]) -> Iterator[Found]:
     """Yield why the tokenizer described in a GGUF header cannot be reproduced."""
     if (why := why_not_cut(fields)) is not None:
         yield place, why
 
 
-def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
+def _unlowered(place: KeyPath, config: Config, task: str) -> Iterator[Found]:
     kind = task_kind(task)
     if kind.writes:
-        why, known = why_no_decoder(config), sorted(DECODERS)
+        why, known = why_not_generating(config), sorted(DECODERS)
     else:
         why = why_not_lowered(config, embeds=kind.head == "pooled")
         known = families_that_can("lower", f"{kind.items}s")

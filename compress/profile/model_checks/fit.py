@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compress.models.anatomy.table.families import most_tokens
+from compress.models.anatomy.table.families import max_tokens_of
 from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.smaller import SmallerDecoder
 from compress.profile.model_checks.architecture import (
@@ -16,10 +16,10 @@ from compress.profile.model_checks.architecture import (
     vocabulary_kind,
 )
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.problem import Placed, Problem
+from compress.profile.model_checks.problem import Problem, ProblemAt
 from compress.profile.schema import Profile
 from compress.profile.specs.student import StudentSpec
-from compress.profile.yaml_lines import Path_
+from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
 _NO_TRIMMING = {
@@ -28,7 +28,7 @@ _NO_TRIMMING = {
 }
 
 
-def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
+def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[ProblemAt]:
     """Yield the sizes in a profile that exceed what a model allows; models not on this machine are skipped."""
     if task_kind(profile.task).items != "image":
         yield from _lengths(profile, files)
@@ -36,7 +36,7 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
     config: Config | None = files.config(model)
     sizes = encoder_sizes(config)
     for index, spec in enumerate(profile.specs):
-        place: Path_ = ("passes", index, spec.kind)
+        place: KeyPath = ("passes", index, spec.kind)
         for key, student in spec.students():
             yield from _shape(student, sizes, smaller_decoder(student, config), (*place, *key))
             if not student.is_cut:
@@ -48,14 +48,14 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
             yield from _trimming(model, files, (*place, *trims))
 
 
-def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
+def _lengths(profile: Profile, files: ModelFiles) -> Iterator[ProblemAt]:
     needed = task_kind(profile.task).positions
     named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
     for spec in profile.specs:
         named += [("student", student.model) for _, student in spec.students()[-1:]]
     for who, source in named:
         config = files.config(source)
-        most = most_tokens(config) if config is not None else None
+        most = max_tokens_of(config) if config is not None else None
         if most is not None and profile.data.max_length > most:
             yield (
                 ("data", "max_length"),
@@ -71,7 +71,7 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
                 yield ("targets", index, "sequence_lengths"), Problem(why, "max-length")
 
     if (generate := profile.data.generated) is not None:
-        most = most_tokens(files.config(generate.model) or {})
+        most = max_tokens_of(files.config(generate.model) or {})
         wanted = generate.room(profile.data.max_length)
         if most is not None and wanted > most:
             yield (
@@ -91,8 +91,8 @@ def too_long(wanted: int, most: int | None, who: str) -> str | None:
 
 
 def _shape(
-    student: StudentSpec, teacher: EncoderSizes | None, smaller: SmallerDecoder | None, place: Path_
-) -> Iterator[Placed]:
+    student: StudentSpec, teacher: EncoderSizes | None, smaller: SmallerDecoder | None, place: KeyPath
+) -> Iterator[ProblemAt]:
     if teacher is None or not student.is_cut:
         return
     layers = student.layers
@@ -126,7 +126,7 @@ def _shape(
         )
 
 
-def _trimming(model: str | None, files: ModelFiles, place: Path_) -> Iterator[Placed]:
+def _trimming(model: str | None, files: ModelFiles, place: KeyPath) -> Iterator[ProblemAt]:
     kind = vocabulary_kind(model, files)
     if kind is not None and kind != "WordPiece":
         why = _NO_TRIMMING.get(kind, "only WordPiece vocabularies can be")

@@ -49,14 +49,14 @@ def header_config(fields: Mapping[str, str]) -> Config | None:
     return {"model_type": _FAMILIES.get(name, name), "is_encoder_decoder": name in _TRANSLATES}
 
 
-def cut_by(fields: Mapping[str, str]) -> str | None:
+def pre_tokenization_of(fields: Mapping[str, str]) -> str | None:
     """Return the tokenizer's pre-tokenization as a key of `RULES`; None if unknown, or if it is no byte-level BPE."""
     if fields.get("tokenizer.ggml.model") != _BYTES_JOINED:
         return None
     return rules_named(fields.get("tokenizer.ggml.pre", ""))
 
 
-def joins_letters(fields: Mapping[str, str]) -> bool:
+def is_sentencepiece(fields: Mapping[str, str]) -> bool:
     """Whether the tokenizer is a SentencePiece BPE: it merges characters in the order of the merged pieces' scores."""
     return fields.get("tokenizer.ggml.model") == _LETTERS_JOINED
 
@@ -66,7 +66,7 @@ def adds_space(fields: Mapping[str, str]) -> bool:
     return bool(fields.get("tokenizer.ggml.add_space_prefix", True))
 
 
-def ends_in(fields: Mapping[str, str]) -> list[int]:
+def end_token_ids(fields: Mapping[str, str]) -> list[int]:
     """Return the ids of the tokens that end a generated text."""
     return [int(fields[key]) for key in _ENDS if key in fields]
 
@@ -79,7 +79,7 @@ def why_not_cut(fields: Mapping[str, str]) -> str | None:
             f"this GGUF file has a tokenizer of the kind {kind!r} (`tokenizer.ggml.model`); known: {_BYTES_JOINED}, "
             f"{_LETTERS_JOINED}; name the folder that the file was made from"
         )
-    if kind == _LETTERS_JOINED or cut_by(fields) is not None:
+    if kind == _LETTERS_JOINED or pre_tokenization_of(fields) is not None:
         return None
     said = fields.get("tokenizer.ggml.pre")
     how = (

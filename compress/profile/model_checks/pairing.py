@@ -24,7 +24,7 @@ _OTHER_WORDS = (
 
 
 @dataclass(frozen=True)
-class Reader:
+class PairedModel:
     """A model in a distillation: its name in the profile, and the source of its config and tokenizer.
 
     `source` is None if there is none, as for a fresh architecture.
@@ -38,8 +38,8 @@ class Reader:
 class Pairing:
     """A student and its teachers."""
 
-    learner: Reader
-    teachers: tuple[Reader, ...]
+    learner: PairedModel
+    teachers: tuple[PairedModel, ...]
     by_token: bool = False
     """Whether the outputs are per token, so that every comparison is token by token."""
 
@@ -60,7 +60,7 @@ def recovery_faults(
     if recovery is None:
         return
     key, training = recovery
-    lesson = Pairing(Reader("model", model), (Reader("teacher", teacher),), by_token)
+    lesson = Pairing(PairedModel("model", model), (PairedModel("teacher", teacher),), by_token)
     for number, why in loss_faults(training.losses or (), lesson, files):
         yield (key, "losses", number), why
 

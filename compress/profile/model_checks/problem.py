@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.core.errors import ModelError
-from compress.profile.yaml_lines import Path_
+from compress.profile.yaml_lines import KeyPath
 
 
 @dataclass(frozen=True)
@@ -20,5 +20,5 @@ class Problem:
         return ModelError(self.message, where=where, code=self.code)
 
 
-Placed = tuple[Path_, Problem]
+ProblemAt = tuple[KeyPath, Problem]
 """A problem of a model, and the path in the profile of the key that names the model."""

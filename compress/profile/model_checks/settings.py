@@ -79,7 +79,7 @@ def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def own_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
+def custom_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the config and model classes in `auto_map`: custom code in the model's folder or in another repository."""
     found = config.get("auto_map")
     named = [found.get(kind) for kind in ("AutoConfig", "AutoModel")] if isinstance(found, Mapping) else []

@@ -31,7 +31,7 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFile
     Args:
         config: the model's parsed `config.json`.
     """
-    missing = no_tokenizer({file.name for file in folder.iterdir()})
+    missing = tokenizer_missing_problem({file.name for file in folder.iterdir()})
     if missing is not None:
         yield missing
         return
@@ -52,7 +52,7 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFile
         yield too_large(highest, rows)
 
 
-def no_tokenizer(names: Collection[str]) -> Problem | None:
+def tokenizer_missing_problem(names: Collection[str]) -> Problem | None:
     """Return why the files with these names contain no tokenizer that can be read here; None if they do."""
     found = [name for name in names if any(fnmatch(name, pattern) for pattern in VOCABULARY_FILES)]
     if not found:

@@ -10,7 +10,7 @@ from compress.core.errors import PassError
 from compress.core.numerics import Precision
 from compress.core.spec import Fraction, Spec
 from compress.core.task_kind import TaskKind
-from compress.losses.contract import Lesson, LossSpec
+from compress.losses.contract import LossContext, LossSpec
 from compress.losses.table import LOSSES, LossEntry
 from compress.profile.specs.training import TrainingSpec
 
@@ -61,7 +61,7 @@ def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list
     # outside them.
     asked = "temperature" in spec.model_fields_set or not task.writes
     temperature = spec.temperature if asked else 1.0
-    offered = (kind.recovers(Lesson(task), temperature) for kind in LOSSES.values() if taught)
+    offered = (kind.recovers(LossContext(task), temperature) for kind in LOSSES.values() if taught)
     found = next((loss for loss in offered if loss is not None), None)
     if found is None and task.label_loss is None:
         raise PassError("without labels a model can only recover from a teacher", where="recover")

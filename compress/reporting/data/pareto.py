@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.core.records import RunRecord
 from compress.reporting.data.row import deployed_of, first_target, rows_of, speed_of, speed_values
-from compress.reporting.render.document import Cell, Figure, Plane, Point, Row, Section, Table, row
+from compress.reporting.render.document import BubblePlot, Cell, Figure, Point, Row, Section, Table, row
 from compress.reporting.render.numbers import known, significant
 from compress.reporting.render.scores import reading
 
@@ -107,7 +107,7 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
     where = f" on {target}" if len(run.targets) > 1 else ""
     said = "; ".join(point.label + ("" if point.on_front else ", dominated") for point in points)
     figure = Figure(
-        Plane(f"{speed.words}, {speed.unit}", read.axis, tuple(points)),
+        BubblePlot(f"{speed.words}, {speed.unit}", read.axis, tuple(points)),
         f"{read.title} against {speed.words}{where}; the area of a bubble is the size on disk. Filled: the Pareto "
         "front.",
         f"The Pareto front of {read.words}, {speed.words} and size{where}. {said}.",

@@ -61,7 +61,7 @@ def deployed_of(run: RunRecord) -> StepRecord | None:
     return last[0] if last and last[0].status != "failed" else None
 
 
-def beside_of(run: RunRecord, aside: StepRecord) -> StepRecord | None:
+def partner_of(run: RunRecord, aside: StepRecord) -> StepRecord | None:
     """Return the step that a control or variant belongs to: the one whose name is a prefix of its own, else the
     baseline.
 
@@ -100,7 +100,7 @@ def accuracy_on(step: StepRecord | None, target: str | None) -> Accuracy | None:
     return found.accuracy if found else None
 
 
-def metrics_beside(run: RunRecord) -> list[MetricKind]:
+def secondary_metrics(run: RunRecord) -> list[MetricKind]:
     """Return the secondary metrics with a column of their own that some step was scored by."""
     scored = (found.accuracy.metrics[1:] for _, found in all_measured(run, first_target(run)))
     names = dict.fromkeys(metric.name for metrics in scored for metric in metrics)
@@ -222,7 +222,7 @@ def disturbed_of(latency: Latency | None) -> bool | None:
     return latency.disturbance.disturbed if latency is not None and latency.disturbance is not None else None
 
 
-def claimed(values: dict[str, Any]) -> dict[str, Any]:
+def without_disturbed(values: dict[str, Any]) -> dict[str, Any]:
     """Return a flat row without disturbed timings, for comparisons between rows."""
     if not values["disturbed"]:
         return values

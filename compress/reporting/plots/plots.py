@@ -29,7 +29,7 @@ from compress.reporting.plots.style import (
     VARIABLES,
     new_figure,
 )
-from compress.reporting.render.document import Bars, Plane, Plot, Point, Scatter, Training, Waterfall
+from compress.reporting.render.document import Bars, BubblePlot, Plot, Point, Scatter, Training, Waterfall
 
 _PLACES = (
     (8, 7),
@@ -95,7 +95,7 @@ def _scatter(plot: Scatter) -> Figure:
     return figure
 
 
-def _plane(plot: Plane) -> Figure:
+def _plane(plot: BubblePlot) -> Figure:
     figure = new_figure(6.4, 3.6)
     axes = figure.add_subplot()
     largest = max(point.size for point in plot.points) or 1.0
@@ -366,7 +366,7 @@ def _inline_tag(tag: str, used: set[str]) -> str:
 
 _DRAWN_BY: Mapping[type[Plot], Callable[[Any], Figure]] = {
     Scatter: _scatter,
-    Plane: _plane,
+    BubblePlot: _plane,
     Waterfall: _waterfall,
     Bars: draw_bars,
     Training: _training,

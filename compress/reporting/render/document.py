@@ -64,7 +64,7 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class Plane(Scatter):
+class BubblePlot(Scatter):
     """Bubble plot of models, with area proportional to size; those on the Pareto front are filled and connected."""
 
 
@@ -90,7 +90,7 @@ class Waterfall:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingCurve:
     """One training run: steps, losses, and validation scores, if there are any."""
 
     name: str
@@ -104,7 +104,7 @@ class Course:
 class Training:
     """Consecutive training runs of a step: stages, generations, or a single one."""
 
-    courses: tuple[Course, ...]
+    courses: tuple[TrainingCurve, ...]
     score_label: str
     smaller_is_better: bool = False
 
@@ -128,7 +128,7 @@ class Bars:
     unmarked: str
 
 
-Plot = Scatter | Plane | Waterfall | Training | Bars
+Plot = Scatter | BubblePlot | Waterfall | Training | Bars
 
 
 @dataclass(frozen=True)

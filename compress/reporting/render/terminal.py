@@ -22,14 +22,14 @@ from compress.reporting.data.row import (
     first_target,
     measured_on,
     metric_on,
-    metrics_beside,
     quantity_values,
     row_of,
     rows_of,
+    secondary_metrics,
 )
 from compress.reporting.render.numbers import MISSING, percent, significant, times
 from compress.reporting.render.scores import reading
-from compress.reporting.sections.headline import limit_words, status_words, useless_words, verdicts
+from compress.reporting.sections.headline import chance_warning, limit_words, status_words, verdicts
 from compress.tasks.table import quantities_of
 
 
@@ -175,7 +175,7 @@ def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text
 def summary_lines(run: RunRecord) -> list[Text]:
     """Return the lines below the table: a useless baseline, status, limits, verdicts, lines of passes, the bundle."""
     words, tone = status_words(run)
-    first = useless_words(run)
+    first = chance_warning(run)
     lines = [Text(text, style="bold red") for text in first]
     lines.append(Text(words, style="bold green" if tone == "good" else "bold red"))
     lines += budget_lines(run.limits, run.metric)
@@ -196,7 +196,7 @@ def _shown(run: RunRecord, width: int) -> list[_Column]:
     Columns of the task take precedence over those that only wide terminals show: secondary scores before the latency,
     quantities after it.
     """
-    scores = [_score_column(metric) for metric in metrics_beside(run)]
+    scores = [_score_column(metric) for metric in secondary_metrics(run)]
     own = [_own_column(quantity) for quantity in quantities_of(run.task) if quantity.column]
     while (room := width - sum(column.width + 2 for column in (*scores, *own))) < _OWN_FROM and own:
         own.pop()
@@ -214,7 +214,7 @@ def _of_run(run: RunRecord, step: StepRecord) -> dict[str, Any]:
     timed = [(each.name, each.among(found.latency)[:1]) for each in quantities_of(run.task) if found]
     return {
         "metric": run.metric,
-        "further": {one.name: metric_on(step, target, one.name) for one in metrics_beside(run)},
+        "further": {one.name: metric_on(step, target, one.name) for one in secondary_metrics(run)},
         "marked": {name for name, of in timed if any(one.disturbed for one in of)},
     }
 

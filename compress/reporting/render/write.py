@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.core.disk.files import make_folder, remove, write_texts
-from compress.core.disk.ownership import not_ours, set_aside, sign
+from compress.core.disk.ownership import foreign_files, move_foreign, sign
 from compress.core.disk.safe_paths import inside
 from compress.core.errors import UsageError
 from compress.core.records import RunRecord
@@ -73,9 +73,9 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
         paths = replace(paths, samples=out / "samples.jsonl")
         texts[out / "samples.jsonl"] = lines
     names = [path.name for path in texts]
-    kept = set_aside(out, KIND, names)
+    kept = move_foreign(out, KIND, names)
     write_texts(texts)
-    if paths.samples is None and not not_ours(out, KIND, ["samples.jsonl"]):
+    if paths.samples is None and not foreign_files(out, KIND, ["samples.jsonl"]):
         # Samples of an earlier report; this one has none.
         remove(out / "samples.jsonl")
     sign(out, KIND, names)

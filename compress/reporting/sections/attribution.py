@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
-from compress.reporting.data.row import claimed, first_target, rows_of
+from compress.reporting.data.row import first_target, rows_of, without_disturbed
 from compress.reporting.render.document import Cell, Row, Table, row
 from compress.reporting.render.numbers import MISSING, known, percent, significant
 from compress.reporting.render.scores import reading
@@ -88,4 +88,4 @@ def _change(change: float | None, total: float, name: str, run: RunRecord) -> Ce
 
 
 def _rows(run: RunRecord) -> list[tuple[StepRecord, dict[str, Any]]]:
-    return [(step, claimed(values)) for step, values in rows_of(run, first_target(run))]
+    return [(step, without_disturbed(values)) for step, values in rows_of(run, first_target(run))]

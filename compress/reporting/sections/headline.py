@@ -45,7 +45,7 @@ _UNITS = {
 
 def status_words(run: RunRecord) -> tuple[str, Tone]:
     """Return the status in words, and its tone."""
-    if run.status == "ok" and useless_words(run):
+    if run.status == "ok" and chance_warning(run):
         return "Complete, but the baseline is no better than chance", "bad"
     if run.status == "ok":
         return ("Budget met" if run.limits else "Complete"), "good"
@@ -76,7 +76,7 @@ def failure_reason(run: RunRecord) -> str | None:
 def verdicts(run: RunRecord) -> tuple[str, ...]:
     """Return the outcome in a few sentences."""
     reason = failure_reason(run)
-    useless = useless_words(run)
+    useless = chance_warning(run)
     if reason is not None:
         return (*useless, reason[0].upper() + reason[1:], *_so_far(run))
     baseline, deployed = baseline_of(run), deployed_of(run)
@@ -108,7 +108,7 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def useless_words(run: RunRecord) -> tuple[str, ...]:
+def chance_warning(run: RunRecord) -> tuple[str, ...]:
     """Return a warning if the baseline is no better than chance; else empty."""
     found = no_better_than_chance(baseline_of(run), run.labels)
     if found is None:
@@ -221,7 +221,7 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
     target = first_target(run)
     before, after = (row_of(step, baseline, target) for step in (baseline, deployed))
     found = []
-    if useless := useless_words(run):
+    if useless := chance_warning(run):
         found.append(Tile("useless", "baseline", useless[0], "bad"))
     if known(before["size_mb"]) and known(after["size_mb"]):
         detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"

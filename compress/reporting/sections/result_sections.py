@@ -14,18 +14,18 @@ from compress.reporting.data.paired import paired_test
 from compress.reporting.data.row import (
     accuracy_on,
     baseline_of,
-    beside_of,
-    claimed,
     deployed_of,
     first_target,
     measured_on,
     metric_on,
-    metrics_beside,
     ordered,
+    partner_of,
     row_of,
     rows_of,
+    secondary_metrics,
     speed_of,
     speed_values,
+    without_disturbed,
 )
 from compress.reporting.render.document import (
     Cell,
@@ -61,7 +61,7 @@ def steps(run: RunRecord) -> Section:
     """Build the section with the main table: one row per step, the baseline first, the deployed step last."""
     deployed = deployed_of(run)
     own = [quantity for quantity in quantities_of(run.task) if quantity.column]
-    beside = metrics_beside(run)
+    beside = secondary_metrics(run)
     table = Table(
         f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them; speed-up: "
         "the baseline's median divided by the step's, from the same rounds",
@@ -263,7 +263,7 @@ def _speed_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 
 def _control_row(run: RunRecord, control: StepRecord) -> Row | None:
-    partner = beside_of(run, control)
+    partner = partner_of(run, control)
     if partner is None:
         return None
     target = first_target(run)
@@ -354,7 +354,7 @@ def _known(
 ) -> list[tuple[StepRecord, dict[str, Any]]]:
     """Return the steps for which a quantity was measured on a target, with their rows."""
     baseline = baseline_of(run)
-    rows = [(step, claimed(row_of(step, baseline, target))) for step in chain]
+    rows = [(step, without_disturbed(row_of(step, baseline, target))) for step in chain]
     return [
         (step, values) for step, values in rows if known(values[key]) and (key == "score" or values[key] > 0)
     ]

@@ -8,7 +8,7 @@ from compress.core.plugins import call
 from compress.core.records import Curve, RunRecord, StepRecord
 from compress.core.units import format_seconds
 from compress.passes.table import PASSES
-from compress.reporting.render.document import Course, Figure, Row, Section, Table, Training, row
+from compress.reporting.render.document import Figure, Row, Section, Table, Training, TrainingCurve, row
 from compress.reporting.render.numbers import MISSING, count, known, significant
 from compress.reporting.render.scores import Reading, reading
 
@@ -76,7 +76,7 @@ def _figure(name: str, curves: Sequence[Curve], read: Reading) -> Figure:
     return Figure(plot, f"{name}: training loss and validation {read.words}.", f"{name}. {'; '.join(said)}.")
 
 
-def _course(curve: Curve, name: str, end: int, read: Reading) -> Course:
+def _course(curve: Curve, name: str, end: int, read: Reading) -> TrainingCurve:
     """Convert a curve, shifted by `end` if its own steps start again from the beginning."""
     moved = end if curve.points[0].step <= end else 0
     losses = [(moved + point.step, point.train_loss) for point in curve.points if known(point.train_loss)]
@@ -85,7 +85,7 @@ def _course(curve: Curve, name: str, end: int, read: Reading) -> Course:
         for point in curve.points
         if known(point.validation_score)
     ]
-    return Course(
+    return TrainingCurve(
         curve.name.removeprefix(f"{name}, "),
         tuple(step for step, _ in losses),
         tuple(loss for _, loss in losses),

@@ -20,7 +20,7 @@ from compress.core.units import KIB, MIB
 from compress.profile.device import SshAddress
 from compress.targets.ssh import agent
 from compress.targets.ssh.command import CONNECT_SECONDS, hint_for, ssh_command
-from compress.targets.ssh.pipes import Pipes, Silent
+from compress.targets.ssh.pipes import InactivityTimeout, Pipes
 
 HELLO_SECONDS = CONNECT_SECONDS + 40
 """Timeout from starting the client to the greeting of the agent."""
@@ -163,8 +163,8 @@ class Connection:
                 read += len(line)
                 if read > GREETING_BYTES:
                     raise EOFError
-        except (OSError, EOFError, Silent) as error:
-            silent = isinstance(error, Silent)
+        except (OSError, EOFError, InactivityTimeout) as error:
+            silent = isinstance(error, InactivityTimeout)
             if silent:
                 self._process.kill()
             words = self._last_words() or [heard] * bool(heard)
@@ -201,7 +201,7 @@ class Connection:
     def _lost_while(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except Silent as error:
+        except InactivityTimeout as error:
             # A silent agent does not react to the end of its input either: do not wait for it.
             self._process.kill()
             raise TargetError(

@@ -10,7 +10,7 @@ from typing import IO
 from compress.core.units import MIB
 
 
-class Silent(Exception):
+class InactivityTimeout(Exception):
     """No byte could be read or written within the timeout."""
 
 
@@ -39,7 +39,7 @@ class Pipes:
         left = memoryview(data)
         while left:
             if not select.select([], [self._writes], [], self.seconds)[1]:
-                raise Silent
+                raise InactivityTimeout
             try:
                 left = left[os.write(self._writes.fileno(), left[:MIB]) :]
             except BlockingIOError:
@@ -87,7 +87,7 @@ class Pipes:
 
     def _more(self, seconds: float) -> bytes:
         if not select.select([self._reads], [], [], max(0.0, seconds))[0]:
-            raise Silent
+            raise InactivityTimeout
         found = os.read(self._reads.fileno(), MIB)
         if not found:
             raise EOFError

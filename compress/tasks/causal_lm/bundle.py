@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.bundles.answers import BundleAnswers, outputs
+from compress.bundles.answers import BundleCode, outputs
 from compress.runtimes import decoding
 
 _HERE = Path(__file__).parent
 
-TEXTS = BundleAnswers(
+TEXTS = BundleCode(
     predict=_HERE / "predict.py",
     golden=outputs,
     tolerance=1e-3,

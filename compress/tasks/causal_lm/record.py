@@ -13,7 +13,13 @@ from compress.core.task_kind import MetricKind
 from compress.generation.validators import validator_of
 from compress.measuring.accuracy import SPLIT, metric_record
 from compress.measuring.protocol import RESAMPLES, SIGNIFICANCE
-from compress.measuring.statistics import around, p_value_of_draws, paired_verdict, quotients_drawn, wilson
+from compress.measuring.statistics import (
+    bootstrap_ratios,
+    p_value_of_draws,
+    paired_verdict,
+    percentile_interval,
+    wilson,
+)
 from compress.tasks.base import Answers, Scored, Truth
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, IN_TASKS, NEXT_TOKEN, PERPLEXITY, RIGHT
@@ -31,7 +37,7 @@ def language_record(scored: Scored) -> Accuracy:
     Retention is the baseline's perplexity over the model's. If the model's tokenization differs from the baseline's,
     its perplexity is per token of the baseline, over the same bytes: per token of its own, shorter tokens would make it
     look better. Intervals are a bootstrap over the documents, and the difference in log-perplexity is tested on the
-    same resamples (`told_apart`).
+    same resamples (`log_perplexity_test`).
     """
     assert scored.reference is not None
     own, theirs = scored.answers, scored.reference
@@ -49,7 +55,7 @@ def language_record(scored: Scored) -> Accuracy:
         (sums["right"], sums["tokens"]),
         *([] if same is None else [(by_document(own, same, documents), sums["tokens"])]),
     ]
-    drawn, counted = quotients_drawn(quotients, scored.seed)
+    drawn, counted = bootstrap_ratios(quotients, scored.seed)
     log_perplexity, baseline, per_byte, *shares = drawn
     _, _, bytewise, *means = (float(above.sum() / below.sum()) for above, below in quotients)
     value = scored.task.score(own, Truth.of(scored.examples)).value
@@ -62,9 +68,9 @@ def language_record(scored: Scored) -> Accuracy:
     high: float | None = None
     if scored.baseline is not None:
         retention = PERPLEXITY.retention(value, scored.baseline.metrics[0].value)
-        p_value, worse = told_apart(log_perplexity - baseline, counted)
+        p_value, worse = log_perplexity_test(log_perplexity - baseline, counted)
         verdict = "no difference" if p_value >= SIGNIFICANCE else "worse" if worse else "better"
-        kept = around(retention or 0.0, np.exp(baseline - log_perplexity), counted)
+        kept = percentile_interval(retention or 0.0, np.exp(baseline - log_perplexity), counted)
         low, high = kept.low, kept.high
     nat = float(np.log(2))
     tokens = int(sums["tokens"].sum())
@@ -81,7 +87,10 @@ def language_record(scored: Scored) -> Accuracy:
         split=SPLIT,
         batch_size=scored.batch_size,
         metrics=(
-            *(metric_record(metric, around(mean, draws, counted), n) for metric, mean, draws, n in found),
+            *(
+                metric_record(metric, percentile_interval(mean, draws, counted), n)
+                for metric, mean, draws, n in found
+            ),
             *([] if written is None else [_share(RIGHT, written.right)]),
             *([_share(IN_TASKS, [one for task in tasks for one in task.right])] if tasks else []),
         ),
@@ -111,7 +120,7 @@ def divergence(own: Answers, documents: int, is_baseline: bool, seed: int) -> tu
         return None
     counts = by_document(own, (own["compared"] >= 0).sum(axis=1), documents)
     sums = by_document(own, own["divergence"], documents)
-    drawn, _ = quotients_drawn([(sums, counts)], seed)
+    drawn, _ = bootstrap_ratios([(sums, counts)], seed)
     return float(sums.sum() / counts.sum()), drawn[0]
 
 
@@ -178,7 +187,7 @@ def _compared(own: Answers) -> int:
     return int((own["compared"] >= 0).sum())
 
 
-def told_apart(differences: Floats, documents: int) -> tuple[float, bool]:
+def log_perplexity_test(differences: Floats, documents: int) -> tuple[float, bool]:
     """Test whether a difference exceeds `SAME`, given its value in each resample of this many documents.
 
     The p-value is based on the proportion of resamples in which the difference does not exceed `SAME` on its side.

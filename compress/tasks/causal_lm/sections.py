@@ -10,10 +10,10 @@ from compress.reporting.data.paired import Paired
 from compress.reporting.data.row import (
     accuracy_on,
     baseline_of,
-    beside_of,
     deployed_of,
     first_target,
     ordered,
+    partner_of,
 )
 from compress.reporting.render.document import Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, p_value, percent
@@ -62,7 +62,7 @@ def _controls(found: Sequence[tuple[StepRecord, Written]], run: RunRecord) -> Ta
     answered = {step.step: written for step, written in found}
     lines = []
     for control, theirs in found:
-        step = beside_of(run, control) if control.role == "control" else None
+        step = partner_of(run, control) if control.role == "control" else None
         own = None if step is None else answered.get(step.step)
         if step is not None and own is not None and own.examples == theirs.examples:
             test = Paired.of(theirs.right, own.right).test

@@ -19,27 +19,27 @@ from compress.core.disk.reading import understood
 from compress.core.disk.source_uris import CODE, CONFIG, local_path
 from compress.core.errors import ModelError
 from compress.core.pre_tokenization import SPACE, WHOLE_WORDS, pre_tokenizer
-from compress.models.anatomy.table.families import why_no_decoder
-from compress.models.io.adapter import merged
+from compress.models.anatomy.table.families import why_not_generating
+from compress.models.io.adapter import merge_adapter
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.offline import offline
 from compress.models.io.pretrained import load_pretrained, quiet
-from compress.models.students.decoder import fresh_decoder
+from compress.models.students.decoder import new_decoder
 from compress.models.teacher.code import call
-from compress.models.teacher.location import GGUF, hub_commit, model_folder, tokenizer_place
+from compress.models.teacher.location import GGUF, hub_commit, model_folder, tokenizer_path
 from compress.models.teacher.materialise import check_lengths, check_vocabulary
 from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.profile.model_checks.gguf import (
     adds_space,
-    cut_by,
-    ends_in,
+    end_token_ids,
     header_fields,
-    joins_letters,
+    is_sentencepiece,
+    pre_tokenization_of,
     why_not_cut,
 )
-from compress.profile.model_checks.tokenizers import no_tokenizer
+from compress.profile.model_checks.tokenizers import tokenizer_missing_problem
 from compress.profile.schema import TeacherSpec
 from compress.profile.specs.decoder import DecoderSpec, TrainedTokenizerSpec
 from compress.step import StepContext
@@ -77,7 +77,7 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
         source = _adapted(source, spec.adapter, ctx.base)
     model, tokenization, template = source.model, source.tokenization, source.template
     where = "teacher.config" if spec.config is not None else spec.model
-    if (why := why_no_decoder(model.config.to_dict())) is not None:
+    if (why := why_not_generating(model.config.to_dict())) is not None:
         raise ModelError(why, where=where, code="family-unsupported")
     check_lengths(model.config, data.max_length, where)
     tokenizer = tokenization.tokenizer()
@@ -143,9 +143,9 @@ def _adapted(source: _Source, adapter: str, base: Path) -> _Source:
     if folder is None:
         raise ModelError("an adapter must be a folder on this machine", where=adapter)
     with understood("this adapter", str(folder)), offline(), quiet():
-        model, facts = merged(source.model, folder)
+        model, facts = merge_adapter(source.model, folder)
         facts = {"adapter": adapter, **facts}
-        if no_tokenizer({file.name for file in folder.iterdir()}) is not None:
+        if tokenizer_missing_problem({file.name for file in folder.iterdir()}) is not None:
             return replace(source, model=model, adapted=facts)
         return _Source(model, *_tokenizer_in(folder), facts, source.ends)
 
@@ -155,7 +155,7 @@ def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
     loaded = _tokenizer(ctx, spec)
     tokenization, (template, special) = of_transformers(loaded, "teacher.config"), _conversations(loaded)
     tokenizer = tokenization.tokenizer()
-    model = fresh_decoder(
+    model = new_decoder(
         spec.fresh,
         words=max(tokenizer.get_vocab().values()) + 1,
         positions=spec.positions or ctx.task.kind.positions_unset(ctx.task.data.max_length),
@@ -171,7 +171,7 @@ def _tokenizer(ctx: StepContext, spec: DecoderSpec) -> Any:
         data = ctx.task.data
         assert isinstance(data, LanguageData)
         return trained_tokenizer(ctx.data.train.texts, data.written, spec.tokenizer.vocabulary)
-    place = tokenizer_place(spec.tokenizer, ctx.base)
+    place = tokenizer_path(spec.tokenizer, ctx.base)
     with understood("this tokenizer", str(place)), offline(), quiet():
         if place.suffix == GGUF:
             return gguf_tokenizer(place)
@@ -210,7 +210,9 @@ def _of_gguf(file: Path) -> _Source:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tokenization = of_transformers(tokenizer, str(file))
-    return _Source(model.eval(), tokenization, *_conversations(tokenizer), ends=ends_in(header_fields(file)))
+    return _Source(
+        model.eval(), tokenization, *_conversations(tokenizer), ends=end_token_ids(header_fields(file))
+    )
 
 
 def gguf_tokenizer(file: Path) -> Any:
@@ -224,11 +226,11 @@ def gguf_tokenizer(file: Path) -> Any:
         raise ModelError(why, where=str(file), code="tokenizer-unsupported")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     backend = tokenizer.backend_tokenizer
-    if (name := cut_by(fields)) is not None:
+    if (name := pre_tokenization_of(fields)) is not None:
         bare = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": pre_tokenizer(name)}
         backend.pre_tokenizer = Tokenizer.from_str(json.dumps(bare)).pre_tokenizer
         backend.model.ignore_merges = name == WHOLE_WORDS
-    elif joins_letters(fields):
+    elif is_sentencepiece(fields):
         _check_scores(file, backend)
         _join_letters(backend, adds_space=adds_space(fields))
     return tokenizer

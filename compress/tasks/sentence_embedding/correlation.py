@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.measuring.protocol import PAIR_RESAMPLES, RESAMPLES
-from compress.measuring.statistics import Interval, around
+from compress.measuring.statistics import Interval, percentile_interval
 from compress.tasks.sentence_embedding.similarity import rank_groups, spearman, weighted_spearman
 
 
@@ -39,7 +39,7 @@ def spearman_interval(
             for times in _drawn(n, PAIR_RESAMPLES, seed)
         ]
     )
-    found = around(value, draws + (value - spearman(first, second)))
+    found = percentile_interval(value, draws + (value - spearman(first, second)))
     return Interval(value, max(-1.0, min(found.low, value)), min(1.0, max(found.high, value)))
 
 
@@ -82,9 +82,9 @@ def paired_correlations(
     tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
     ratio = None
     if values[1] > 0 and (draws[:, 1] > 0).all():
-        ratio = around(values[0] / values[1], draws[:, 0] / draws[:, 1])
+        ratio = percentile_interval(values[0] / values[1], draws[:, 0] / draws[:, 1])
     p_value = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
-    return PairedCorrelation(around(values[0], draws[:, 0]), values[1], ratio, p_value)
+    return PairedCorrelation(percentile_interval(values[0], draws[:, 0]), values[1], ratio, p_value)
 
 
 def _drawn(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compress.data.documents import Cut
+from compress.data.documents import Splitter
 from compress.data.kinds import TEXTS
 from compress.data.rows import Rows
 from compress.data.splitting import text_key
@@ -29,4 +29,4 @@ def _cut(texts: Sequence[str]) -> tuple[tuple[str, ...], list[bytes]]:
 
 SENTENCES = replace(TEXTS, noun="sentence", check=check_sentences)
 """Texts that are split into sentences while they are read."""
-IN_SENTENCES = Cut("sentence", _cut, f"Sentences of fewer than {FEWEST_WORDS} words are left out.")
+IN_SENTENCES = Splitter("sentence", _cut, f"Sentences of fewer than {FEWEST_WORDS} words are left out.")

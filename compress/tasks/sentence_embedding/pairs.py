@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import DataError
 from compress.core.units import counted
-from compress.data.leaks import kept_places, leak_notes
+from compress.data.leaks import kept_indices, leak_notes
 from compress.data.roles import HELD_OUT
 from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
@@ -68,7 +68,7 @@ def split_pairs(
     pairs = {role: _checked(first[role], second[role]) for role in first}
     notes = [note for each in first.values() for note in each.notes]
     before = {role: each.keys for role, each in pairs.items()}
-    places = kept_places(before)
+    places = kept_indices(before)
     notes += leak_notes(places, before, names, "pair", "a text of each")
     pairs = {role: pairs[role].take(stay) for role, stay in places.items()}
     pairs = _make_missing(pairs, fractions, seed)

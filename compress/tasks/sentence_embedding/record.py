@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.records import Accuracy, Verdict
-from compress.data.splits import Examples, item_bytes
+from compress.data.splits import Examples, item_content
 from compress.measuring.accuracy import SPLIT, metric_record
 from compress.measuring.protocol import INTERVAL_PAIRS, SAME_ORDER, SIGNIFICANCE
 from compress.measuring.statistics import Interval, mean_interval
@@ -86,5 +86,5 @@ def _distinct(examples: Examples) -> NDArray[np.int64]:
     """Return one index of each distinct text, in order: in pairs, a text may occur several times."""
     first: dict[bytes, int] = {}
     for index, item in enumerate(examples.items):
-        first.setdefault(item_bytes(item), index)
+        first.setdefault(item_content(item), index)
     return np.fromiter(first.values(), np.int64, len(first))

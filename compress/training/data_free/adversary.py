@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.models.anatomy.observing import hooked
+from compress.models.anatomy.observing import removing_hooks
 
 
 def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
@@ -66,5 +66,7 @@ def batch_statistics(teacher: nn.Module) -> Iterator[Callable[[], Tensor]]:
         return found
 
     norms = [each for each in teacher.modules() if isinstance(each, _BatchNorm)]
-    with hooked(norm.register_forward_pre_hook(note) for norm in norms if norm.running_mean is not None):
+    with removing_hooks(
+        norm.register_forward_pre_hook(note) for norm in norms if norm.running_mean is not None
+    ):
         yield distance

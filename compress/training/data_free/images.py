@@ -18,7 +18,7 @@ from compress.profile.specs.examples import DataFreeSpec
 from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import (
     load_checkpoint,
-    put_weights,
+    load_weights,
     restore_state,
     save_checkpoint,
     training_state,
@@ -27,7 +27,7 @@ from compress.training.data_free.adversary import batch_statistics, disagreement
 from compress.training.data_free.generator import NOISE, Generator
 from compress.training.loop import CHECKPOINT_SECONDS, set_dropout
 from compress.training.optimization import adamw, learning_rate
-from compress.training.prediction import Device, Precision, arithmetic, forward
+from compress.training.prediction import Device, Precision, autocast_for, forward
 from compress.training.state import TrainingState, TrainResult, evaluation_steps, training_steps
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
@@ -94,7 +94,7 @@ def train_data_free_images(
             "student": (student, adamw(student, spec)),
             "generator": (generator, Adam(generator.parameters(), lr=free.generator_rate)),
         }
-        game = _Game(student, teacher, generator, distance, spec, free, loss, precision, device)
+        game = _GanLosses(student, teacher, generator, distance, spec, free, loss, precision, device)
         state = _resume(work, plan, players)
         saved_at = time.monotonic()
         with progress.bar(name, total) as advance:
@@ -114,13 +114,13 @@ def train_data_free_images(
                     _save(work, plan, state, {} if state.finished else players)
                     saved_at = time.monotonic()
     assert state.best is not None
-    put_weights(student, state.best)
+    load_weights(student, state.best)
     student.eval()
     return state.result(name, per_epoch)
 
 
 @dataclass(frozen=True)
-class _Game:
+class _GanLosses:
     """The losses of student and generator."""
 
     student: nn.Module
@@ -136,7 +136,7 @@ class _Game:
     def student_loss(self) -> Tensor:
         """Return the student's loss against the teacher on new images."""
         self.student.train()
-        with arithmetic(self.precision, self.device):
+        with autocast_for(self.precision, self.device):
             with torch.no_grad():
                 batch = self.images()
                 goal = forward(self.teacher, batch)
@@ -148,7 +148,7 @@ class _Game:
         The logarithm keeps the gradient alive when the two agree almost everywhere (Fang et al. 2019, section 3.3).
         """
         self.student.eval()
-        with arithmetic(self.precision, self.device):
+        with autocast_for(self.precision, self.device):
             batch = self.images()
             goal = forward(self.teacher, batch)
             apart = disagreement(forward(self.student, batch), goal)

@@ -74,7 +74,7 @@ def sample_texts(
     Equal arguments give equal texts, also after a kill: each round is checkpointed in `work`.
 
     Args:
-        words: `spoken_words` of the teacher's vocabulary.
+        words: `ordinary_tokens` of the teacher's vocabulary.
         frame: the special tokens around a text.
         spec: `length` counts tokens without special ones.
         answer: None if the outputs are not classes: the texts are then drawn by Zipf's law alone.

@@ -24,7 +24,7 @@ _COMMONEST = 200
 """Number of words assumed to be more frequent than a full stop or a single letter."""
 
 
-def spoken_words(vocabulary: Vocabulary) -> Ids:
+def ordinary_tokens(vocabulary: Vocabulary) -> Ids:
     """Return every token that texts consist of, from frequent to rare, int64; no special tokens.
 
     Words and word pieces in the order of their ids; the single ASCII characters, whose ids are not ordered by

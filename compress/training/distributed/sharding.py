@@ -47,12 +47,12 @@ def gathered(module: nn.Module) -> Iterator[None]:
         module.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered_tensor(tensor: Tensor) -> Tensor:
     """Return the full tensor; for a sharded one this is a collective that all processes must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
     """Return this process's shard of a full tensor, which is equal in all processes, placed as `like` is."""
     if not isinstance(like, DTensor):
         return tensor
@@ -68,6 +68,6 @@ def unshard(model: nn.Module) -> None:
                 if isinstance(parameter.data, DTensor):
                     if id(parameter) not in plain:
                         plain[id(parameter)] = nn.Parameter(
-                            whole(parameter.detach()), parameter.requires_grad
+                            gathered_tensor(parameter.detach()), parameter.requires_grad
                         )
                     setattr(module, name, plain[id(parameter)])

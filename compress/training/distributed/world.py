@@ -32,7 +32,7 @@ class World:
     strategy: Literal["ddp", "fsdp"] = "ddp"
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that validates and writes for all."""
         return self.rank == 0
 
@@ -75,11 +75,11 @@ class World:
         """Return the JSON value of rank 0 in every process."""
         if self.size == 1:
             return value
-        text = json.dumps(value).encode() if self.leads else b""
+        text = json.dumps(value).encode() if self.is_main else b""
         length = torch.tensor([len(text)])
         distributed.broadcast(length, 0)
         body = torch.zeros(int(length), dtype=torch.uint8)
-        if self.leads:
+        if self.is_main:
             body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         distributed.broadcast(body, 0)
         return json.loads(bytes(body.tolist()))
@@ -91,7 +91,7 @@ class World:
         kinds = {name: (str(one.dtype), list(one.shape)) for name, one in tensors.items()}
         received = {}
         for name, (dtype, shape) in self.broadcast_object(kinds).items():
-            if self.leads:
+            if self.is_main:
                 one = tensors[name].detach().cpu().contiguous()
             else:
                 one = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))

@@ -67,7 +67,7 @@ def scores_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
         student, teacher: (n, heads, t, t); no gradient reaches the teacher's.
         mask: as in `log_attention`.
     """
-    return masked_mean((student - teacher.detach()).square(), looks_between(mask))
+    return masked_mean((student - teacher.detach()).square(), pair_mask(mask))
 
 
 @in_float32
@@ -78,7 +78,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         student, teacher: log-probabilities (n, heads, t, t); no gradient reaches the teacher's.
         mask: as in `log_attention`.
     """
-    return masked_mean((student.exp() - teacher.detach().exp()).square(), looks_between(mask))
+    return masked_mean((student.exp() - teacher.detach().exp()).square(), pair_mask(mask))
 
 
 @in_float32
@@ -93,7 +93,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
     """
     goal = teacher.detach()
     terms = goal.exp() * (goal - student)
-    pairs = looks_between(mask)
+    pairs = pair_mask(mask)
     rows = (terms if pairs is None else torch.where(pairs, terms, 0.0)).sum(-1)
     return masked_mean(rows, None if pairs is None else pairs.any(-1))
 
@@ -129,7 +129,7 @@ def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (mine - theirs).square().sum(-1).mean()
 
 
-def looks_between(mask: Tensor | None) -> Tensor | None:
+def pair_mask(mask: Tensor | None) -> Tensor | None:
     """Return the mask of token pairs, (n, 1, t, t), of a bool mask (n, t), true for real tokens, or (n, t, t)."""
     if mask is None or mask.ndim == 3:
         return None if mask is None else mask[:, None]

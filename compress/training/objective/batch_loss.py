@@ -14,19 +14,19 @@ from compress.encoding.inputs import WRITTEN
 from compress.encoding.tokens import ATTENTION_MASK
 from compress.training.loss_functions.labels import label_cross_entropy
 from compress.training.loss_functions.logits import divergence
-from compress.training.objective.means import Means
+from compress.training.objective.means import SumOfMeans
 from compress.training.objective.training_module import TrainingModule
-from compress.training.signals.answers import Answers
+from compress.training.signals.answers import SignalSource
 
 
 def batch_loss(
     module: TrainingModule,
-    answers: Answers,
+    answers: SignalSource,
     labels: NDArray[np.int64],
     *,
     chosen: NDArray[np.int64] | None = None,
     mutual: float | None = None,
-) -> Means:
+) -> SumOfMeans:
     """Return the objective of a training module as a loss of the batch that it has just run on.
 
     Args:
@@ -43,11 +43,11 @@ def batch_loss(
 
 
 @dataclass(frozen=True)
-class _BatchLoss(Means):
+class _BatchLoss(SumOfMeans):
     """The means of the objective, followed by the two means of `mutual_loss`."""
 
     module: TrainingModule
-    answers: Answers
+    answers: SignalSource
     labels: Tensor
     chosen: NDArray[np.int64] | None
     mutual: float | None

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 
 MeanOfLearnt = Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]
 """A loss that is one mean over examples or over target tokens: a scalar from the outputs (n, ...), the batch
 they were computed from, and the indices int64 (n,) of its examples, on the CPU."""
 
 
-class Means(ABC):
+class SumOfMeans(ABC):
     """A loss that is a sum of k means: over examples, labelled examples, tokens, pairs of tokens.
 
     The mean over a batch is the sum of the means of its parts, each weighted by the part's share of the items.
@@ -34,14 +34,14 @@ class Means(ABC):
 
 
 @dataclass(frozen=True)
-class OneMean(Means):
-    """Adapts a single-mean function to `Means`."""
+class SingleMean(SumOfMeans):
+    """Adapts a single-mean function to `SumOfMeans`."""
 
     function: MeanOfLearnt
 
     def counts(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         """Return the number of target tokens if the batch has them, else of examples."""
-        counted = batch[LEARNT][:, 1:].sum().cpu() if LEARNT in batch else torch.tensor(len(indices))
+        counted = batch[LOSS_MASK][:, 1:].sum().cpu() if LOSS_MASK in batch else torch.tensor(len(indices))
         return counted.double().reshape(1)
 
     def __call__(

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.core.errors import ModelError, PassError
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 from compress.encoding.packing import POSITION_IDS
 from compress.encoding.tokens import INPUT_IDS
 from compress.losses.contract import LayerMap
-from compress.training.loss_functions.attention import looks_between
+from compress.training.loss_functions.attention import pair_mask
 from compress.training.loss_functions.vectors import token_mean
 from compress.training.signals.capture import Anatomy, Signals
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelPair:
     """The two models that a term is built for; `generator` initializes the term's learned weights.
 
     `teacher` is the student's own anatomy if there is no teacher. `student_model` is the student, `mask_id` the
@@ -37,7 +37,7 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Seen:
+class LossInputs:
     """One batch: the signals of both models, labels int64 (n,), real tokens bool (n, t) or None, model inputs."""
 
     student: Signals
@@ -52,7 +52,7 @@ class Seen:
 
         For causal language models the positions before a target token, else the real tokens.
         """
-        learnt = self.batch.get(LEARNT)
+        learnt = self.batch.get(LOSS_MASK)
         return self.mask if learnt is None else functional.pad(learnt[:, 1:], (0, 1)).bool()
 
     @property
@@ -98,16 +98,16 @@ class Term(nn.Module):
         self.student_needs = frozenset(student_needs)
         self.teacher_needs = frozenset(teacher_needs)
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         raise NotImplementedError
 
-    def counts(self, seen: Seen) -> Tensor:
+    def counts(self, seen: LossInputs) -> Tensor:
         """Return the number of items in each mean, (means,); the student's signals are not available yet.
 
         By default target tokens for causal language models, else examples.
         """
-        return seen.tokens if LEARNT in seen.batch else seen.examples
+        return seen.tokens if LOSS_MASK in seen.batch else seen.examples
 
 
 def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
@@ -121,7 +121,7 @@ def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
     return outputs.flatten(0, -2) if compared is None else outputs[compared]
 
 
-def attending(seen: Seen, mask: Tensor | None, *, pairs: bool) -> Tensor:
+def attention_items(seen: LossInputs, mask: Tensor | None, *, pairs: bool) -> Tensor:
     """Return the number of unmasked query tokens, or with `pairs` of pairs; without a mask, of examples.
 
     Images have no mask: all have the same number of positions.
@@ -129,7 +129,7 @@ def attending(seen: Seen, mask: Tensor | None, *, pairs: bool) -> Tensor:
     Args:
         mask: as in `log_attention`.
     """
-    looks = looks_between(mask)
+    looks = pair_mask(mask)
     if looks is None:
         return seen.examples
     return (looks if pairs else looks.any(-1)).sum()
@@ -196,7 +196,7 @@ def layer_pairs(kind: str, wanted: LayerMap, student: int, teacher: int) -> tupl
     return wanted
 
 
-def check_tokens(kind: str, models: Models) -> None:
+def check_tokens(kind: str, models: ModelPair) -> None:
     """Check that both models have layers and that their tokens correspond.
 
     Raises:
@@ -228,7 +228,7 @@ def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[T
     return student, teacher
 
 
-def extra_tokens(models: Models) -> tuple[int, int]:
+def extra_tokens(models: ModelPair) -> tuple[int, int]:
     """Return the numbers of class and distillation tokens of both models.
 
     They are not compared, since the other model may lack them.
@@ -244,7 +244,7 @@ def grouped(part: Tensor, width: int, size: int) -> Tensor:
     return heads.repeat_interleave(width // part.shape[-1], 2).flatten(2)
 
 
-def check_queries(kind: str, models: Models) -> None:
+def check_queries(kind: str, models: ModelPair) -> None:
     """Check that the queries and keys of both models can be captured.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import PassError
-from compress.encoding.inputs import taken
+from compress.encoding.inputs import model_inputs
 from compress.training.objective.weighted_losses import Objective
 from compress.training.signals.capture import Recorder, Signals
 
@@ -58,20 +58,20 @@ class TrainingModule(nn.Module):
     def forward(self, **batch: Tensor) -> Any:
         """Return the student's result for a batch."""
         if not self.training:
-            return self.student(**taken(batch))
+            return self.student(**model_inputs(batch))
         self.labels_hold = True
         if self._change is not None:
             batch, self.labels_hold = self._change(batch)
         self.seen = batch
         with self._recorder as recorder:
-            result = self.student(**taken(batch))
+            result = self.student(**model_inputs(batch))
             self._captured = recorder.take()
         return result
 
     def after_step(self) -> None:
         """Update the moving average, once per step."""
         if self.moving_average is not None and self._decay is not None:
-            follow(self.moving_average, self.student, self._decay)
+            update_average(self.moving_average, self.student, self._decay)
 
     def take(self) -> Signals:
         """Return and release the student's signals of the last training forward pass."""
@@ -82,7 +82,7 @@ class TrainingModule(nn.Module):
 
 
 @torch.no_grad()
-def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+def update_average(average: nn.Module, student: nn.Module, decay: float) -> None:
     """Update an exponential moving average of a student's weights: `decay * average + (1 - decay) * student`.
 
     Tied weights are updated once; integers are copied.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from compress.encoding.inputs import LEARNT
+from compress.encoding.inputs import LOSS_MASK
 from compress.encoding.tokens import INPUT_IDS
 from compress.training.signals.capture import Signals
 from compress.training.signals.top_k import TopK
@@ -51,15 +51,15 @@ class TrustedTokens:
         if self.right:
             trusted &= word == batch[INPUT_IDS].roll(-1, 1)
         # The prediction at a token is for the next one.
-        left = batch[LEARNT].bool() & functional.pad(trusted[:, :-1], (1, 0))
-        return {**batch, LEARNT: left.to(batch[LEARNT].dtype)}
+        left = batch[LOSS_MASK].bool() & functional.pad(trusted[:, :-1], (1, 0))
+        return {**batch, LOSS_MASK: left.to(batch[LOSS_MASK].dtype)}
 
     def counted(self, seen: Iterable[tuple[dict[str, Tensor], Signals]]) -> Counted:
         """Count the target tokens that are kept in some batches."""
         kept, of, highest = 0, 0, 0.0
         for batch, teacher in seen:
-            learnt = batch[LEARNT].bool()
-            kept += int(self(batch, teacher)[LEARNT].sum())
+            learnt = batch[LOSS_MASK].bool()
+            kept += int(self(batch, teacher)[LOSS_MASK].sum())
             of += int(learnt.sum())
             confidence = self._likeliest(teacher)[1][:, :-1][learnt[:, 1:]]
             highest = float(functional.pad(confidence, (1, 0), value=highest).max())

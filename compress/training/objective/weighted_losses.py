@@ -17,7 +17,7 @@ from compress.losses.contract import LossSpec
 from compress.losses.table import LOSSES, name_of
 from compress.models.text.vocabulary import read_vocabulary
 from compress.training.batches import to_tensors
-from compress.training.objective.terms import Models, Seen, Term, refuse
+from compress.training.objective.terms import LossInputs, ModelPair, Term, refuse
 from compress.training.objective.trust import TrustedTokens
 from compress.training.signals.capture import OUTPUTS, Anatomy, Signals, anatomy_of
 
@@ -107,10 +107,10 @@ class Objective(nn.Module):
         labels: Tensor,
         mask: Tensor | None,
         batch: dict[str, Tensor],
-    ) -> Seen:
+    ) -> LossInputs:
         teacher = {name: signal.detach() for name, signal in teacher.items()}
         shown = batch if self.trusted is None else self.trusted(batch, teacher)
-        return Seen(student, teacher, labels, None if mask is None else mask.bool(), shown)
+        return LossInputs(student, teacher, labels, None if mask is None else mask.bool(), shown)
 
     def _speaking(self, batch: dict[str, Tensor]) -> dict[str, Term]:
         """Return the terms that apply to a batch."""
@@ -139,13 +139,13 @@ def build_objective(
 
     Args:
         teacher: None if there is no teacher: then only losses that need none are allowed.
-        student_model, mask_id, special_ids: as in `Models`; for losses that run the student once more.
+        student_model, mask_id, special_ids: as in `ModelPair`; for losses that run the student once more.
 
     Raises:
         ModelError: a loss compares what one of the models lacks, or what is not comparable; the reason is given.
     """
     generator = torch.Generator().manual_seed(seed)
-    models = Models(student, teacher or student, generator, student_model, mask_id, special_ids)
+    models = ModelPair(student, teacher or student, generator, student_model, mask_id, special_ids)
     terms: dict[str, Term] = {}
     weights: dict[str, float] = {}
     of_data = set[str]()

@@ -18,7 +18,7 @@ _SMALLEST_SCALE = float(torch.finfo(torch.float32).tiny)
 _SMALLEST_RANGE = 1e-20
 
 
-def through(values: Tensor, rounded: Tensor) -> Tensor:
+def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
     """Straight-through estimator: return exactly `rounded`, with the gradient of `values`."""
     # The added difference is exactly 0; `values + (rounded - values)` would have a rounding error.
     return rounded.detach() + (values - values.detach())
@@ -82,4 +82,4 @@ def round_activations(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     scale, zero = grid(low, high)
     integers = (values.detach() / scale).round() + zero
     kept = integers.clamp(0, LEVELS)
-    return through(torch.where(integers == kept, values, values.detach()), (kept - zero) * scale)
+    return straight_through(torch.where(integers == kept, values, values.detach()), (kept - zero) * scale)

@@ -22,7 +22,7 @@ class Operation(NamedTuple):
     number: int
 
 
-class Watched(TorchFunctionMode):
+class InterceptedOperations(TorchFunctionMode):
     """Mode in which the result tensor of every torch operation passes through a function."""
 
     def __init__(self, on_made: OnMade) -> None:
@@ -42,7 +42,7 @@ class Watched(TorchFunctionMode):
 
 
 @contextmanager
-def unwatched() -> Iterator[None]:
-    """Exclude the operations inside the context from `Watched`."""
+def not_intercepted() -> Iterator[None]:
+    """Exclude the operations inside the context from `InterceptedOperations`."""
     with torch._C.DisableTorchFunction():
         yield

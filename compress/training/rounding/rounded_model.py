@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.encoding.inputs import taken
+from compress.encoding.inputs import model_inputs
 from compress.models.anatomy.observing import evaluating
-from compress.training.rounding.integers import round_activations, through
-from compress.training.rounding.operations import Operation, Watched, unwatched
+from compress.training.rounding.integers import round_activations, straight_through
+from compress.training.rounding.operations import InterceptedOperations, Operation, not_intercepted
 from compress.training.rounding.substitution import run_on
 
 MOMENTUM = 0.1
@@ -53,7 +53,7 @@ class RoundedValue:
     tokens: tuple[int, ...] | None = None
 
 
-class RoundedModel(nn.Module):
+class FakeQuantizedModel(nn.Module):
     """`model` with simulated quantization. BatchNorms stay in eval mode, since they will be folded."""
 
     def __init__(
@@ -85,10 +85,10 @@ class RoundedModel(nn.Module):
         found: dict[str, Tensor] = {}
         for weight in self.weights:
             own = [parameters[name] for name in weight.names]
-            found.update(zip(weight.names, map(through, own, _rounded(weight, own)), strict=True))
+            found.update(zip(weight.names, map(straight_through, own, _rounded(weight, own)), strict=True))
         return found
 
-    def train(self, mode: bool = True) -> RoundedModel:
+    def train(self, mode: bool = True) -> FakeQuantizedModel:
         """Set the mode as for any module, except that BatchNorms stay in eval mode."""
         super().train(mode)
         for module in self.model.modules():
@@ -106,7 +106,7 @@ class RoundedModel(nn.Module):
         with evaluating(self), torch.no_grad():
             for batch in batches:
                 with self._rounding():
-                    self.model(**taken(batch))
+                    self.model(**model_inputs(batch))
         for ranged in every:
             ranged.observing = False
 
@@ -120,7 +120,7 @@ class RoundedModel(nn.Module):
         """Return a context in which the results of operations are rounded, for one forward pass."""
         if not self._made:
             return nullcontext()
-        return Watched(
+        return InterceptedOperations(
             lambda operation, made: self._made[operation](made) if operation in self._made else made
         )
 
@@ -177,7 +177,7 @@ def _before(ranged: _Ranged) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any
     """Return a pre-hook that rounds a module's first input."""
 
     def hook(_: nn.Module, reads: tuple[Any, ...]) -> tuple[Any, ...]:
-        with unwatched():
+        with not_intercepted():
             return (ranged(reads[0]), *reads[1:])
 
     return hook

@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.task_kind import TaskKind
-from compress.encoding.inputs import Inputs, taken
+from compress.encoding.inputs import Inputs, model_inputs
 from compress.losses.contract import LossSpec
 from compress.training.batches import to_tensors
 from compress.training.prediction import Device
 from compress.training.signals.capture import Recorder, Signals
-from compress.training.signals.teachers import Teaching
+from compress.training.signals.teachers import TeacherSource
 from compress.training.signals.top_k import taken_from, with_top_k
 
-Answers = Callable[[NDArray[np.int64], dict[str, Tensor]], Signals]
+SignalSource = Callable[[NDArray[np.int64], dict[str, Tensor]], Signals]
 """Function from the example indices of a batch and the batch shown to the student to the teacher's signals of
 these examples, on the device of the batch."""
 
 
-def nobody(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+def no_signals(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
     """Return no signals: there is no teacher."""
     return {}
 
 
-def is_kept(task: TaskKind, losses: Sequence[LossSpec], epochs: float) -> bool:
+def is_cached(task: TaskKind, losses: Sequence[LossSpec], epochs: float) -> bool:
     """Whether the signals of a frozen teacher are cached.
 
     For language models that is not worth it if only part of the data is seen once, and a loss that reads the
@@ -37,19 +37,19 @@ def is_kept(task: TaskKind, losses: Sequence[LossSpec], epochs: float) -> bool:
     return not (task.writes and (epochs < 1 or any(loss.reads_all for loss in losses)))
 
 
-def fixed(teacher: Teaching) -> Answers:
+def from_cache(teacher: TeacherSource) -> SignalSource:
     """Return answers of a frozen teacher on fixed inputs: its signals are read from the cache."""
     return lambda indices, shown: teacher.take(indices)
 
 
-def live(
+def from_model(
     model: nn.Module,
     names: frozenset[str],
     device: Device,
     *,
     inputs: Inputs | None = None,
     learns: bool = False,
-) -> Answers:
+) -> SignalSource:
     """Return answers of a teacher that runs in every step, because it is trained or because the inputs change.
 
     Args:
@@ -65,7 +65,7 @@ def live(
         if not learns:
             model.eval()
         with torch.set_grad_enabled(learns), recorder:
-            model(**taken(batch))
+            model(**model_inputs(batch))
             return with_top_k(recorder.take(), names)
 
     return answer

@@ -27,11 +27,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from compress.core.errors import PassError
-from compress.encoding.inputs import taken
+from compress.encoding.inputs import model_inputs
 from compress.models.anatomy.blocks import Block, attentions_of, heads_of, is_causal, layers_of
-from compress.models.anatomy.observing import evaluating, hooked
+from compress.models.anatomy.observing import evaluating, removing_hooks
 from compress.models.io.outputs import outputs_of
-from compress.training.signals.positions import Hooks, turned_signal, window_of
+from compress.training.signals.positions import Hooks, rotated_signal, window_of
 
 Signals = dict[str, Tensor]
 
@@ -145,7 +145,7 @@ class Recorder:
         if name == "embedding" and layers:
             return lambda: layers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)
         if kind in ("turned_query", "turned_key") and _of_layer(layers, kind.removeprefix("turned_"), rest):
-            return lambda: turned_signal(layers[int(rest)], kind.removeprefix("turned_"), held, name)
+            return lambda: rotated_signal(layers[int(rest)], kind.removeprefix("turned_"), held, name)
         if kind == "feature":
             module = dict(self._model.named_modules()).get(rest or ".")
         else:
@@ -162,7 +162,7 @@ def capture(model: nn.Module, batch: dict[str, Tensor], names: Iterable[str]) ->
         PassError: the model does not have one of them.
     """
     with Recorder(model, names) as recorder:
-        model(**taken(batch))
+        model(**model_inputs(batch))
         return recorder.take()
 
 
@@ -218,8 +218,8 @@ def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
             calls.append(_Call(module, tuple(value.shape)))
 
     hooks = (module.register_forward_hook(note) for module in model.modules())
-    with evaluating(model), torch.no_grad(), hooked(hooks):
-        model(**taken(batch))
+    with evaluating(model), torch.no_grad(), removing_hooks(hooks):
+        model(**model_inputs(batch))
     return calls
 
 

@@ -24,7 +24,7 @@ class Hooks:
             handle.remove()
 
 
-def turned_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -> Hooks:
+def rotated_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -> Hooks:
     """Register hooks that store the queries or keys of a layer as `held[name]`, (n, t, heads * size).
 
     They are normalized where the family does so, rotated by position, and queries include the scaling of the
@@ -43,7 +43,7 @@ def turned_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -
         if norm is not None:
             values = norm(values)
         if getattr(module, "use_rope", True):
-            values = turned(values, *named["position_embeddings"])
+            values = apply_rotary(values, *named["position_embeddings"])
         if part == "query":
             values = values * (getattr(module, "scaling", size**-0.5) * math.sqrt(size))
         held[name] = values.flatten(2)
@@ -55,7 +55,7 @@ def turned_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -
     )
 
 
-def turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def apply_rotary(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Apply rotary position embedding to heads (n, t, heads, size); values beyond the number of angles are unchanged.
 
     Su et al., RoFormer, 2021 (arXiv:2104.09864), in the layout of transformers: each value is paired with the

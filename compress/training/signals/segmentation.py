@@ -45,7 +45,7 @@ def check_aligned(
         return
     of_words = any(signal in OUTPUTS or TopK.of(signal) is not None for signal in inner)
     for name, path, inputs in teachers:
-        if not (isinstance(inputs, TokenInputs) and cut_alike((path, inputs), (folder, own))):
+        if not (isinstance(inputs, TokenInputs) and same_segmentation((path, inputs), (folder, own))):
             raise ModelError(
                 f"student and {name} tokenize texts differently, so {', '.join(sorted(inner))} cannot be compared "
                 "token by token",
@@ -87,7 +87,7 @@ def check_same_words(student: Path, teachers: Sequence[tuple[str, Path]]) -> Non
             )
 
 
-def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) -> bool:
+def same_segmentation(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) -> bool:
     """Whether two tokenizers split the same texts into the same tokens, compared as tokens and not as ids.
 
     An id matches any of the tokens mapped to it: the unknown id of a trimmed vocabulary matches all dropped

@@ -19,14 +19,14 @@ from compress.core.artifacts import Artifact
 from compress.core.disk.files import digest_of, make_folder, write_sealed
 from compress.core.terminal.progress import Progress
 from compress.core.units import GIB
-from compress.encoding.inputs import Inputs, taken
+from compress.encoding.inputs import Inputs, model_inputs
 from compress.encoding.tokens import ATTENTION_MASK, TokenInputs
 from compress.models.io.checkpoints import load_model
 from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
 from compress.store.locks import held
 from compress.training.batches import to_tensors
-from compress.training.prediction import Device, Precision, arithmetic, examples_at_once
+from compress.training.prediction import Device, Precision, autocast_for, examples_at_once
 from compress.training.signals.averaging import Combine, MeanOfTeachers, mean_outputs, shares
 from compress.training.signals.cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
 from compress.training.signals.capture import Recorder, Signals
@@ -91,7 +91,7 @@ class LiveSignals:
 class AveragedSignals:
     """Several teachers with separate signals as one: the weighted mean of their outputs (`mean_outputs`)."""
 
-    teachers: Sequence[tuple[Teaching, float]]
+    teachers: Sequence[tuple[TeacherSource, float]]
     combine: Combine
 
     @property
@@ -106,11 +106,11 @@ class AveragedSignals:
         return {OUTPUTS: mean_outputs(said, self.combine)}
 
 
-Teaching = TeacherSignals | AveragedSignals
+TeacherSource = TeacherSignals | AveragedSignals
 """One teacher or several averaged ones, on one set of inputs."""
 
 
-def averaged(teachers: Sequence[tuple[Teaching, float]], combine: Combine) -> Teaching:
+def averaged(teachers: Sequence[tuple[TeacherSource, float]], combine: Combine) -> TeacherSource:
     """Combine several weighted teachers into one; a single one is returned unchanged."""
     return teachers[0][0] if len(teachers) == 1 else AveragedSignals(teachers, combine)
 
@@ -248,8 +248,8 @@ def observe(
 ) -> Signals:
     """Return the named signals of one batch, without gradients, in the dtypes of the computation."""
     names = frozenset(names)
-    with torch.no_grad(), arithmetic(precision, device), Recorder(model, taken_from(names)) as recorder:
-        model(**taken(batch))
+    with torch.no_grad(), autocast_for(precision, device), Recorder(model, taken_from(names)) as recorder:
+        model(**model_inputs(batch))
         return with_top_k(recorder.take(), names)
 
 
@@ -296,7 +296,7 @@ def _fill(
     """Compute what the writers lack, longest examples first so that batches need little padding."""
     order, size = np.argsort(-inputs.lengths, kind="stable"), examples_at_once(inputs)
     by_name = {writer.name: writer for writer in writers}
-    with progress.bar(title, len(order)) as advance, torch.no_grad(), arithmetic(precision, device):
+    with progress.bar(title, len(order)) as advance, torch.no_grad(), autocast_for(precision, device):
         done = min(writer.done(order) for writer in writers)
         for writer in writers:
             writer.go_on(order, done)
@@ -308,7 +308,7 @@ def _fill(
                 try:
                     for first in range(done, stop, size):
                         places = order[first : min(first + size, stop)]
-                        model(**taken(to_tensors(inputs.batch(places), device)))
+                        model(**model_inputs(to_tensors(inputs.batch(places), device)))
                         for name, signal in with_top_k(recorder.take(), names).items():
                             by_name[name].put(places, signal)
                 except TooLarge as error:

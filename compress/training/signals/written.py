@@ -11,7 +11,7 @@ import torch
 from compress.core.artifacts import Artifact
 from compress.core.disk.files import digest_of, make_folder, write_sealed
 from compress.generation.answers import Answer, known_answers, read_answers
-from compress.generation.writing import TOGETHER, How, answers_file, key_of, write_answers
+from compress.generation.writing import TOGETHER, GenerationSettings, answers_file, key_of, write_answers
 from compress.models.text.chat import Prompt
 from compress.profile.specs.server import ServerSpec
 from compress.step import StepContext
@@ -26,7 +26,7 @@ def answers_to(
     ctx: StepContext,
     model: Artifact | ServerSpec,
     prompts: Sequence[Prompt],
-    how: How,
+    how: GenerationSettings,
     title: str,
     together: int = TOGETHER,
     spent: int = 0,

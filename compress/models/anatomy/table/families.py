@@ -132,7 +132,7 @@ def why_not_lowered(config: Config, *, embeds: bool = False) -> str | None:
     return None
 
 
-def why_no_decoder(config: Config) -> str | None:
+def why_not_generating(config: Config) -> str | None:
     """Return why a model cannot generate text here; None if it can.
 
     Args:
@@ -148,7 +148,7 @@ def why_no_decoder(config: Config) -> str | None:
     return f"a model of the family {kind!r} cannot generate text here: {why}"
 
 
-def why_whole(kind: str) -> str | None:
+def why_not_taken_apart(kind: str) -> str | None:
     """Return why a `model_type` cannot be taken apart (layers cut out, pruned, given to students); None if it can."""
     family = FAMILIES.get(kind)
     why = _UNKNOWN if family is None else family.cannot.get("take apart")
@@ -171,7 +171,7 @@ def why_not_compared(kind: str | None) -> str | None:
     return None if why is None else f"the layers of a model of the family {kind!r} cannot be compared: {why}"
 
 
-def most_tokens(config: Config) -> int | None:
+def max_tokens_of(config: Config) -> int | None:
     """Return how many tokens a text model takes, special tokens included; None if there is no limit."""
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int):

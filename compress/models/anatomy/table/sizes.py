@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.table.families import FAMILIES, FAMILY_UNSUPPORTED, why_whole
+from compress.models.anatomy.table.families import FAMILIES, FAMILY_UNSUPPORTED, why_not_taken_apart
 from compress.models.anatomy.table.family import ROLES, Config, Head, Network
 
 _LABELS = 2
@@ -40,7 +40,7 @@ def network_of(kind: str) -> Network:
     """
     family = FAMILIES.get(kind)
     if family is None or family.network is None:
-        raise ModelError(why_whole(kind) or kind, code=FAMILY_UNSUPPORTED)
+        raise ModelError(why_not_taken_apart(kind) or kind, code=FAMILY_UNSUPPORTED)
     return family.network
 
 

@@ -82,7 +82,7 @@ class SmallerDecoder:
         return "head_size" in network_of(str(self.config["model_type"])).keys
 
 
-def why_groups_stay(network: Network) -> str | None:
+def why_heads_fixed(network: Network) -> str | None:
     """Return why neither heads nor dimensions of a family can be removed independently; None if they can."""
     if "head_size" not in network.keys:
         return "its config derives the head size from the number of heads"

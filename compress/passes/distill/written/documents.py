@@ -15,12 +15,12 @@ from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.data.splits import Examples
 from compress.generation.answers import Answer, tokens_drawn, tokens_read
-from compress.generation.copies import originals
+from compress.generation.copies import find_duplicates
 from compress.generation.passages import passages
-from compress.generation.prompts import Writer
+from compress.generation.prompts import PromptCodec
 from compress.generation.reasons import by_reason, first_of_each, in_words
 from compress.generation.validators import Validator, validator_of
-from compress.generation.writing import How, key_of
+from compress.generation.writing import GenerationSettings, key_of
 from compress.models.text.chat import Prompt
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.written.held_out import HeldOut
@@ -62,15 +62,15 @@ class _Passage:
 
 
 @dataclass(frozen=True)
-class _Writing:
+class _PairGeneration:
     """Settings and tokenizers of the teacher that writes and the student that reads."""
 
     ctx: StepContext
     spec: DistillSpec
     how: SequenceSpec
     pairs: SyntheticSpec
-    writer: Writer
-    reader: Writer
+    writer: PromptCodec
+    reader: PromptCodec
 
     @property
     def converses(self) -> bool:
@@ -85,10 +85,12 @@ class _Writing:
         return task.conversing if self.reader.converses else task.answered
 
     @property
-    def written(self) -> How:
+    def written(self) -> GenerationSettings:
         """The teacher's generation settings."""
         how = how_of(self.how, self.spec, self.ctx.seed)
-        return How(how.most, how.sampling, (*how.stops, *stops_of(converses=self.converses)), how.samples)
+        return GenerationSettings(
+            how.most, how.sampling, (*how.stops, *stops_of(converses=self.converses)), how.samples
+        )
 
     def asked(self, passage: str) -> Prompt:
         """Return the teacher's prompt."""
@@ -134,7 +136,7 @@ class _Writing:
         ]
         pairs = [passage.pairs[place] for passage, place in places]
         texts = [pair.question if by_heart else f"{pair.question}\n{pair.answer}" for pair in pairs]
-        found = originals(texts, known, self.pairs.alike)
+        found = find_duplicates(texts, known, self.pairs.alike)
         for (passage, place), pair, original in zip(places, pairs, found, strict=True):
             if original is not None:
                 reason = COPIED if original.known else ALIKE
@@ -172,13 +174,15 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
     assert spec.sequence is not None
     assert spec.synthetic is not None
     reads = ctx.inputs.get("student", ctx.inputs["model"])
-    writing = _Writing(ctx, spec, spec.sequence, spec.synthetic, Writer(teacher.path), Writer(reads.path))
+    writing = _PairGeneration(
+        ctx, spec, spec.sequence, spec.synthetic, PromptCodec(teacher.path), PromptCodec(reads.path)
+    )
     validator = _validator(ctx, spec.synthetic)
     held = writing.drawn(ctx.data.validation.texts, spec.synthetic.held_out)
     cut = writing.drawn(ctx.data.train.texts, spec.synthetic.passages)
     # A passage that occurs in several documents is used once, and not at all if it is held out.
     texts = [one.text for one in cut]
-    copies = zip(originals(texts, (), spec.synthetic.alike), writing.copied(texts), strict=True)
+    copies = zip(find_duplicates(texts, (), spec.synthetic.alike), writing.copied(texts), strict=True)
     learnt = [
         one for one, (original, copied) in zip(cut, copies, strict=True) if original is None and not copied
     ]
@@ -236,7 +240,7 @@ def drawn(documents: Sequence[str], cut: Callable[[str], list[str]], most: int, 
     return list(islice(rounds(), most))
 
 
-def _halves(writing: _Writing, held: Sequence[_Passage], spec: SyntheticSpec) -> HeldOut:
+def _halves(writing: _PairGeneration, held: Sequence[_Passage], spec: SyntheticSpec) -> HeldOut:
     """Split the held-out pairs by document: one half selects weights, the other is scored.
 
     Raises:
@@ -257,7 +261,7 @@ def _halves(writing: _Writing, held: Sequence[_Passage], spec: SyntheticSpec) ->
     return HeldOut(writing.task, chooses, scored, places)
 
 
-def _tokens(writer: Writer, text: str) -> int:
+def _tokens(writer: PromptCodec, text: str) -> int:
     return len(writer.encoded(text, begins=False))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.core.disk.files import write_json
 from compress.data.splits import Examples
-from compress.measuring.statistics import around, quotients_drawn
+from compress.measuring.statistics import bootstrap_ratios, percentile_interval
 from compress.step import StepContext
 from compress.tasks.base import Task, WritingTask
 from compress.training.prediction import answers
@@ -35,7 +35,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Exam:
+class HeldOutScores:
     """Held-out pairs, with the scores of the untrained student and, for a control, of the trained one (`beside`).
 
     Scores are (2, documents): negative log-likelihood in nats, and number of tokens, of the answers of each document.
@@ -46,12 +46,12 @@ class Exam:
     beside: Floats | None = None
 
     @classmethod
-    def of(cls, ctx: StepContext, held_out: HeldOut, untrained: nn.Module) -> Exam:
+    def of(cls, ctx: StepContext, held_out: HeldOut, untrained: nn.Module) -> HeldOutScores:
         """Build the exam of a student that learns pairs."""
         return cls(held_out, _found(ctx, held_out, untrained))
 
     @classmethod
-    def again(cls, ctx: StepContext, untrained: nn.Module) -> Exam:
+    def again(cls, ctx: StepContext, untrained: nn.Module) -> HeldOutScores:
         """Build the exam of its control from the file that the student's step wrote."""
         body = ctx.inputs["taught"].read_json(FILE)
         items, task = tuple(body["pairs"]), cast(WritingTask, ctx.task)
@@ -82,14 +82,21 @@ class Exam:
             }
             write_json(ctx.out / FILE, body)
         found = [after, self.before, *([] if self.beside is None else [self.beside])]
-        draws, drawn_from = quotients_drawn([(one[0], one[1]) for one in found], ctx.seed)
+        draws, drawn_from = bootstrap_ratios([(one[0], one[1]) for one in found], ctx.seed)
         values = [float(one[0].sum() / one[1].sum()) for one in found]
 
         def perplexity(place: int) -> list[float]:
-            return [float(np.exp(one)) for one in astuple(around(values[place], draws[place], drawn_from))]
+            return [
+                float(np.exp(one))
+                for one in astuple(percentile_interval(values[place], draws[place], drawn_from))
+            ]
 
         def apart(one: int, other: int) -> list[float]:
-            return list(astuple(around(values[one] - values[other], draws[one] - draws[other], drawn_from)))
+            return list(
+                astuple(
+                    percentile_interval(values[one] - values[other], draws[one] - draws[other], drawn_from)
+                )
+            )
 
         return {
             "pairs": len(held.scored),

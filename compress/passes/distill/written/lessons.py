@@ -12,10 +12,10 @@ from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.data.splits import Examples, Item
 from compress.generation.answers import Answer, tokens_drawn, tokens_read
-from compress.generation.prompts import Writer
+from compress.generation.prompts import PromptCodec
 from compress.generation.reasons import by_reason, first_of_each, in_words
 from compress.generation.validators import Validator, validator_of
-from compress.generation.writing import How, key_of
+from compress.generation.writing import GenerationSettings, key_of
 from compress.models.text.chat import Prompt
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.written.held_out import HeldOut
@@ -78,13 +78,13 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class _Asking:
+class _AnswerGeneration:
     """Context and settings of the generation."""
 
     ctx: StepContext
     spec: DistillSpec
     how: SequenceSpec
-    writer: Writer
+    writer: PromptCodec
 
     @property
     def task(self) -> WritingTask:
@@ -122,7 +122,7 @@ class _Asking:
 
     def asked(self, prompt: Prompt) -> Prompt:
         """Return the request sent to the teacher in place of a prompt."""
-        asked = instead(self.how.ask, prompt)
+        asked = fill_ask(self.how.ask, prompt)
         if self.how.server is None or self.how.server.template is None:
             return asked
         return self.writer.plain([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
@@ -148,12 +148,12 @@ class _Asking:
         )
         for question in questions[:1] if rejection.code() else questions:
             for answer in question.expected:
-                found(self.writer.written(question.prompt), answer, answer)
+                found(self.writer.render_prompt(question.prompt), answer, answer)
         return found
 
     def judge(self, question: _Question, validator: Validator | None) -> list[Judged]:
         """Judge the answers to a prompt."""
-        prompt = self.writer.written(question.prompt)
+        prompt = self.writer.render_prompt(question.prompt)
 
         def right(answer: str) -> bool:
             return validator is None or any(validator(prompt, one, answer) for one in question.expected)
@@ -183,7 +183,7 @@ def written_lessons(
         PassError: no answer is accepted.
     """
     assert spec.sequence is not None
-    asking = _Asking(ctx, spec, spec.sequence, Writer(teacher.path))
+    asking = _AnswerGeneration(ctx, spec, spec.sequence, PromptCodec(teacher.path))
     written = _prompts(asking, teacher)
     questions, long = asking.questions(written)
     validator = asking.validator(questions)
@@ -230,7 +230,7 @@ def written_lessons(
     return Lessons(asking.task.answered, examples, len(own), source, facts, samples)
 
 
-def instead(ask: str, prompt: Prompt) -> Prompt:
+def fill_ask(ask: str, prompt: Prompt) -> Prompt:
     """Apply the template `ask` to a prompt; in a conversation, to its last message."""
     if isinstance(prompt, str):
         return ask.replace(PROMPT, prompt)
@@ -238,7 +238,7 @@ def instead(ask: str, prompt: Prompt) -> Prompt:
     return [*before, {**last, "content": ask.replace(PROMPT, last["content"])}]
 
 
-def _prompts(asking: _Asking, teacher: Artifact) -> Prompts | None:
+def _prompts(asking: _AnswerGeneration, teacher: Artifact) -> Prompts | None:
     """Return prompts written by the teacher; None if they come from the data."""
     free = asking.spec.data_free
     if free is None:
@@ -247,7 +247,9 @@ def _prompts(asking: _Asking, teacher: Artifact) -> Prompts | None:
     return written_prompts(asking.ctx, free, model, asking.writer, room=asking.room, goes_on=goes_on)
 
 
-def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question], spent: int) -> dict[str, Any]:
+def _answer(
+    asking: _AnswerGeneration, teacher: Artifact, questions: Sequence[_Question], spent: int
+) -> dict[str, Any]:
     """Generate the answers and store them with their questions; return statistics of this call."""
     how, model = how_of(asking.how, asking.spec, asking.ctx.seed), asking.how.server or teacher
     prompts = [question.asked for question in questions]
@@ -258,7 +260,7 @@ def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question], 
     return cost
 
 
-def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
+def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> GenerationSettings:
     """Return a teacher's generation settings; `seed`: default if the profile sets none."""
     drawn = Sampling(
         sequence.temperature,
@@ -267,7 +269,7 @@ def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
         seed if sequence.seed is None else sequence.seed,
     )
     samples = sequence.samples if spec.rejection is None else spec.rejection.candidates
-    return How(sequence.most, drawn, sequence.stop, samples)
+    return GenerationSettings(sequence.most, drawn, sequence.stop, samples)
 
 
 def source_of(how: SequenceSpec, teacher: Artifact) -> dict[str, str | None]:
@@ -276,7 +278,7 @@ def source_of(how: SequenceSpec, teacher: Artifact) -> dict[str, str | None]:
     return {"model": name, "license": how.license}
 
 
-def _own(asking: _Asking) -> Iterator[str]:
+def _own(asking: _AnswerGeneration) -> Iterator[str]:
     """Yield training items of the data's own answers."""
     for item in asking.ctx.data.train.items:
         prompt, answer = asking.read(item)

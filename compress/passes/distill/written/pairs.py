@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from compress.generation.answers import Answer
-from compress.generation.grounded import adds_nothing, names_stand_in, supported
+from compress.generation.grounded import adds_nothing, names_occur, supported
 from compress.generation.reasons import WITHHELD
 from compress.generation.validators import Validator
 from compress.models.text.chat import Prompt
@@ -114,7 +114,7 @@ def _reason(
         return REFUSED
     if spec.support and not supported(said, passage, spec.support, question):
         return UNSUPPORTED
-    if spec.support and not names_stand_in(question, passage):
+    if spec.support and not names_occur(question, passage):
         return FOREIGN
     if adds_nothing(said, question):
         return HOLLOW

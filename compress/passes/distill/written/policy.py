@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.encoding.inputs import Inputs
-from compress.generation.prompts import Writer
+from compress.generation.prompts import PromptCodec
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.written.lessons import SHOWN, no_room
 from compress.profile.specs.writing import OnPolicySpec
@@ -16,7 +16,7 @@ from compress.step import StepContext
 from compress.store.flat import Ragged, RaggedWriter
 from compress.tasks.base import WritingTask
 from compress.training.distributed.world import current_world
-from compress.training.on_policy import OnPolicy, Writes
+from compress.training.on_policy import OnPolicy, OnPolicySettings
 from compress.training.trimming import tokens_of
 
 
@@ -36,10 +36,10 @@ def policy_of(
     if how is None:
         return None
     assert isinstance(student, PreTrainedModel)
-    writer = Writer(ctx.out)
+    writer = PromptCodec(ctx.out)
     policy = OnPolicy(
         student,
-        Writes(
+        OnPolicySettings(
             share=how.share,
             prompts=_prompts(ctx, how, writer, spec.prompt_tokens),
             batch_size=spec.batch_size,
@@ -62,7 +62,7 @@ def policy_of(
     return policy
 
 
-def _prompts(ctx: StepContext, how: OnPolicySpec, writer: Writer, beginning: int) -> Ragged:
+def _prompts(ctx: StepContext, how: OnPolicySpec, writer: PromptCodec, beginning: int) -> Ragged:
     """Return the prompts of the training split that leave room for an answer, each once, as tokens."""
     task, room = cast(WritingTask, ctx.task), ctx.task.data.max_length - how.most
     found, known, long = RaggedWriter(), set[bytes](), 0

@@ -13,10 +13,10 @@ from typing import Any
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError
 from compress.generation.answers import Answer, tokens_drawn
-from compress.generation.copies import originals
-from compress.generation.prompts import Writer
+from compress.generation.copies import find_duplicates
+from compress.generation.prompts import PromptCodec
 from compress.generation.reasons import WITHHELD, by_reason
-from compress.generation.writing import How, cost_of, key_of
+from compress.generation.writing import GenerationSettings, key_of, tokens_used
 from compress.models.text.chat import UNWRITTEN, Prompt
 from compress.passes.distill.written.kept import CUT, EMPTY, KEPT
 from compress.profile.specs.examples import DataFreeSpec
@@ -47,7 +47,7 @@ def written_prompts(
     ctx: StepContext,
     free: DataFreeSpec,
     model: Artifact | ServerSpec,
-    writer: Writer,
+    writer: PromptCodec,
     *,
     room: int,
     goes_on: bool,
@@ -64,9 +64,11 @@ def written_prompts(
         ModelError: it has no beginning-of-text token, or the server's model does not match the template's tokenizer.
     """
     prompt: Prompt = writer.nothing if goes_on else UNWRITTEN
-    stops = () if goes_on else writer.behind(UNWRITTEN)
+    stops = () if goes_on else writer.turn_stops(UNWRITTEN)
     seed = ctx.seed if free.seed is None else free.seed
-    how = How(min(free.most, room), Sampling(free.temperature, 0, free.top_p, seed), stops, free.examples)
+    how = GenerationSettings(
+        min(free.most, room), Sampling(free.temperature, 0, free.top_p, seed), stops, free.examples
+    )
     if isinstance(model, ServerSpec):
         prompt = writer.plain(prompt)
         first, _ = answers_to(ctx, model, [prompt], replace(how, samples=1), "the teacher writes a prompt")
@@ -81,10 +83,10 @@ def written_prompts(
         **cost,
     }
     kept = [text for reason, text in judged if reason == KEPT]
-    return Prompts(kept, judged, told, sum(cost_of(answer, how) for answer in written))
+    return Prompts(kept, judged, told, sum(tokens_used(answer, how) for answer in written))
 
 
-def check_tokenizer(answer: Answer, writer: Writer, server: ServerSpec) -> None:
+def check_tokenizer(answer: Answer, writer: PromptCodec, server: ServerSpec) -> None:
     """Check that a server's model tokenizes the prompt of an answer to the same number of tokens.
 
     Raises:
@@ -107,7 +109,7 @@ def _judged(ctx: StepContext, written: list[Answer], goes_on: bool) -> list[tupl
     judged = [(_reason(one, goes_on), one.text if goes_on else one.text.strip()) for one in written]
     texts = [text for reason, text in judged if reason == KEPT]
     assert ctx.data.copied is not None
-    copies = iter(zip(originals(texts), ctx.data.copied(texts), strict=True))
+    copies = iter(zip(find_duplicates(texts), ctx.data.copied(texts), strict=True))
 
     def against_others(reason: str) -> str:
         if reason != KEPT:

@@ -11,7 +11,7 @@ from compress.core.errors import PassError
 from compress.core.knapsack import Option, cheapest, choose_options
 from compress.core.units import BYTES_PER_MB, FLOAT_BYTES
 from compress.passes.prune.choosing.importance import LayerScores
-from compress.passes.prune.choosing.selection import losses_left
+from compress.passes.prune.choosing.selection import losses_by_size
 from compress.passes.prune.spec import PruneTargetSpec
 
 Cost = Callable[[int, int], float]
@@ -114,5 +114,5 @@ def within(places: Sequence[Sequence[Option]], budget: float, what: str, where: 
 
 def _options(scores: Tensor, sizes: Sequence[int], cost: Cost, layer: int, loss_units: bool) -> list[Option]:
     total = 1.0 if loss_units else float(scores.double().sum()) or 1.0
-    losses = losses_left(scores, sizes)
+    losses = losses_by_size(scores, sizes)
     return [Option(size, cost(layer, size), loss / total) for size, loss in zip(sizes, losses, strict=True)]

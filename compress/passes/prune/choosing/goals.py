@@ -56,7 +56,7 @@ def decoder_goals(config: Config, remove: RemoveSpec, round_to: int) -> DecoderG
     return found
 
 
-def config_left(spec: PruneSpec, config: Config) -> Config | None:
+def pruned_config(spec: PruneSpec, config: Config) -> Config | None:
     """Return the config of the pruned model; None if it cannot be derived from the config."""
     if spec.remove is None or config.get("model_type") not in DECODERS:
         return None

@@ -87,7 +87,7 @@ def interpolated(points: Sequence[tuple[int, float]], size: int) -> float:
     return float(np.interp(size, sizes, times))
 
 
-def rising(times: Sequence[float]) -> list[float]:
+def isotonic(times: Sequence[float]) -> list[float]:
     """Return the nearest non-decreasing times for increasing sizes, which removes noise.
 
     Isotonic regression by pool adjacent violators (Barlow et al. 1972): decreasing neighbours are averaged.
@@ -153,7 +153,7 @@ def measure_table(
     for (part, size, last), count, time in zip(wanted, copies[1:], times[1:], strict=True):
         found.setdefault((part, last), []).append((size, max(0.0, time - times[0]) / count))
     tables = {
-        key: tuple(zip([size for size, _ in each], rising([time for _, time in each]), strict=True))
+        key: tuple(zip([size for size, _ in each], isotonic([time for _, time in each]), strict=True))
         for key, each in found.items()
     }
     return LatencyTable(

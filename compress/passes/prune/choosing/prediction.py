@@ -13,7 +13,7 @@ from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError, PassError
 from compress.models.anatomy.table.decoders import DECODERS
-from compress.models.anatomy.table.families import why_whole
+from compress.models.anatomy.table.families import why_not_taken_apart
 from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.sizes import dimensions, network_of
 from compress.passes.prune.spec import PruneSpec, RemoveSpec
@@ -154,7 +154,7 @@ def read_sizes(folder: Path) -> ModelSizes:
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot read the sizes of this model: {error}", where=str(folder)) from error
     kind = str(config.get("model_type"))
-    if (why := why_whole(kind)) is not None:
+    if (why := why_not_taken_apart(kind)) is not None:
         raise ModelError(why, where=str(folder))
     layers = layers_of(shapes, config)
     if not layers:

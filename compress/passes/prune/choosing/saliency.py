@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from compress.encoding.inputs import LEARNT, Inputs, taken
+from compress.encoding.inputs import LOSS_MASK, Inputs, model_inputs
 from compress.models.anatomy.observing import observe, token_rows
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.spec import PruneSpec
@@ -31,7 +31,7 @@ LOSS_UNITS = frozenset({"taylor", "hessian"})
 
 
 @dataclass(frozen=True)
-class Material:
+class ImportanceData:
     """Data on which importance is measured.
 
     `inputs`: the training examples, encoded for the model; `labels`: int64 (n,), or None if the outputs are embeddings.
@@ -58,7 +58,7 @@ class Material:
         return self.read(self.batches()[0][:2])
 
 
-def weight_saliency(model: nn.Module, material: Material) -> Saliency:
+def weight_saliency(model: nn.Module, material: ImportanceData) -> Saliency:
     """Return a saliency >= 0 for each weight of a model, by the kind of importance.
 
     `magnitude`: w^2. `taylor`: |w dL/dw|, summed over batches (Molchanov et al. 2019, arXiv:1906.10771). `hessian`: w^2
@@ -94,7 +94,7 @@ def weight_saliency(model: nn.Module, material: Material) -> Saliency:
 
 
 @contextmanager
-def standing_in(saliency: Saliency) -> Iterator[None]:
+def saliency_as_weights(saliency: Saliency) -> Iterator[None]:
     """Context manager that replaces weights by their saliency, which an importance of weights then sums."""
     weights = {parameter: parameter.data for parameter in saliency}
     try:
@@ -116,15 +116,15 @@ def total_of(module: nn.Module, saliency: Saliency) -> float:
     return float(sum(saliency[each].double().sum() for each in module.parameters()))
 
 
-def loss_on(model: nn.Module, material: Material, indices: NDArray[np.int64]) -> Tensor:
+def loss_on(model: nn.Module, material: ImportanceData, indices: NDArray[np.int64]) -> Tensor:
     """Return the differentiable loss of importance on the examples at `indices`.
 
     That is the cross-entropy of the labels or of the tokens to be predicted, or for embeddings the projection of the
     outputs on random directions.
     """
     batch = material.read(indices)
-    outputs = outputs_of(model(**taken(batch)))
-    if (learnt := batch.get(LEARNT)) is not None:
+    outputs = outputs_of(model(**model_inputs(batch)))
+    if (learnt := batch.get(LOSS_MASK)) is not None:
         chosen = learnt[:, 1:].bool()
         return functional.cross_entropy(outputs[:, :-1][chosen], batch["input_ids"][:, 1:][chosen])
     if material.labels is None:
@@ -132,7 +132,9 @@ def loss_on(model: nn.Module, material: Material, indices: NDArray[np.int64]) ->
     return label_cross_entropy(outputs, material.labels[torch.from_numpy(indices)].to(material.device))
 
 
-def gradients(model: nn.Module, material: Material, batches: Sequence[NDArray[np.int64]]) -> Iterator[None]:
+def gradients(
+    model: nn.Module, material: ImportanceData, batches: Sequence[NDArray[np.int64]]
+) -> Iterator[None]:
     """Compute the gradients of each batch in turn; they are in the parameters while the caller holds the yield."""
     for indices in batches:
         model.zero_grad(set_to_none=True)
@@ -141,7 +143,7 @@ def gradients(model: nn.Module, material: Material, batches: Sequence[NDArray[np
     model.zero_grad(set_to_none=True)
 
 
-def _activation(model: nn.Module, material: Material) -> Saliency:
+def _activation(model: nn.Module, material: ImportanceData) -> Saliency:
     """Return |w| times the root mean square of its input without padding; |w| alone for parameters of other modules."""
     saliency = {each: each.detach().abs() for each in model.parameters()}
     squares: dict[nn.Module, Tensor] = {}
@@ -156,7 +158,7 @@ def _activation(model: nn.Module, material: Material) -> Saliency:
 
     kinds = nn.Linear | Conv1D | nn.Conv1d | nn.Conv2d | nn.Conv3d
     maps = [each for each in model.modules() if isinstance(each, kinds)]
-    observe(model, (taken(material.read(each)) for each in material.batches()), maps, note)
+    observe(model, (model_inputs(material.read(each)) for each in material.batches()), maps, note)
     for module, square in squares.items():
         size = (square / counts[module]).sqrt()
         weight: Any = module.weight

@@ -12,7 +12,7 @@ from torch import Tensor
 from compress.passes.prune.choosing.importance import least_important
 
 
-def shares(steps: int) -> tuple[float, ...]:
+def removal_schedule(steps: int) -> tuple[float, ...]:
     """Return the fraction of the total removal that is done after each step: 1 - (1 - i / n)^3, most of it early.
 
     The schedule of Zhu and Gupta, To Prune or Not to Prune, 2017 (arXiv:1710.01878).
@@ -20,7 +20,7 @@ def shares(steps: int) -> tuple[float, ...]:
     return tuple(1 - (1 - step / steps) ** 3 for step in range(1, steps + 1))
 
 
-def between(whole: int, final: int, share: float, multiple: int = 1) -> int:
+def remaining_count(whole: int, final: int, share: float, multiple: int = 1) -> int:
     """Return how many of `whole` remain after a `share` of the way to `final`: `final` + k * `multiple`, or all."""
     exact = (whole - final) * (1 - share)
     return min(whole, final + multiple * math.ceil(exact / multiple - 1e-9))
@@ -36,7 +36,9 @@ def comparable(scores: Sequence[Tensor], *, loss: bool) -> list[Tensor]:
     return [each / each.mean().clamp_min(torch.finfo(each.dtype).tiny) for each in scores]
 
 
-def least_of_all(scores: Sequence[Tensor], count: int, block: int, least: int) -> list[tuple[int, ...]]:
+def least_important_globally(
+    scores: Sequence[Tensor], count: int, block: int, least: int
+) -> list[tuple[int, ...]]:
     """Return the indices that each layer loses when the `count` least important units of all layers are removed.
 
     Units are removed in blocks ranked within their layer, so that each layer keeps a multiple of `block`. A layer keeps
@@ -69,7 +71,7 @@ def least_of_all(scores: Sequence[Tensor], count: int, block: int, least: int) -
     return [least_important(each, lost) for each, lost in zip(scores, gone, strict=True)]
 
 
-def losses_left(scores: Tensor, sizes: Sequence[int]) -> list[float]:
+def losses_by_size(scores: Tensor, sizes: Sequence[int]) -> list[float]:
     """Return, for each size, the loss when only the `size` most important units remain: the sum of the other scores."""
     ordered = torch.sort(scores.double(), stable=True).values
     sums = [0.0, *torch.cumsum(ordered, dim=0).tolist()]

@@ -22,7 +22,7 @@ from compress.lowering.step import lower
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.disturbance import chosen_while_disturbed
 from compress.measuring.timing.feeds import sample_indices, scenarios
-from compress.measuring.timing.latency import Timed, undisturbed_apart
+from compress.measuring.timing.latency import Timed, undisturbed_separately
 from compress.models.anatomy.encoder import Encoder, encoder_of
 from compress.models.anatomy.observing import observe
 from compress.models.anatomy.pruned import block_sizes
@@ -117,7 +117,7 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
         TargetError: the device that runs the timing is lost.
     """
     world = current_world()
-    found = world.broadcast_object(_time_before(ctx, model, interface, folder) if world.leads else None)
+    found = world.broadcast_object(_time_before(ctx, model, interface, folder) if world.is_main else None)
     return Timing(folder, found["before_ms"], LatencyTable(**found["table"]), found["disturbed"])
 
 
@@ -155,7 +155,7 @@ def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timi
     """
     world = current_world()
     (before, after), disturbed = world.broadcast_object(
-        _time_after(ctx, model, interface, timing) if world.leads else None
+        _time_after(ctx, model, interface, timing) if world.is_main else None
     )
     return {
         "before_ms": before,
@@ -201,7 +201,7 @@ def _time(folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTar
     with tempfile.TemporaryDirectory(dir=where) as name:
         jobs = JobFolder.of_target(Path(name), target)
         files = [folder / ONNX_MODEL for folder in folders]
-        return undisturbed_apart(jobs, files, batches, TIMED, processes=PROCESSES)
+        return undisturbed_separately(jobs, files, batches, TIMED, processes=PROCESSES)
 
 
 def _typical_input(ctx: StepContext, interface: Path) -> Batch:

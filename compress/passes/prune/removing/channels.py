@@ -85,7 +85,7 @@ class ChannelSurgeon:
             if ran_out(error) or isinstance(error, CompressError):
                 raise
             raise ModelError(
-                f"cannot determine which channels of this model belong together: {in_short(error)}",
+                f"cannot determine which channels of this model belong together: {short_message(error)}",
                 where="prune",
                 hint="Leave `prune` out, or make the model run on a batch of two in eval mode.",
                 code="untraceable",
@@ -257,7 +257,7 @@ def _learning(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-def in_short(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """Return the first line of a library's error, shortened."""
     first = first_line(error)
     return first if len(first) <= 160 else f"{first[:157]}..."

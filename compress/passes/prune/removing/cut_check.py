@@ -15,11 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from compress.core.disk.exhaustion import ran_out
 from compress.models.anatomy.factors import Factored
-from compress.models.anatomy.observing import hooked
+from compress.models.anatomy.observing import removing_hooks
 from compress.models.anatomy.structure import apply_structure, describe_structure
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
-from compress.passes.prune.removing.channels import ChannelSurgeon, Cut, duplicate, in_short
+from compress.passes.prune.removing.channels import ChannelSurgeon, Cut, duplicate, short_message
 
 Example = Mapping[str, Tensor]
 
@@ -92,7 +92,7 @@ def check_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple
     except Exception as error:
         if ran_out(error):
             raise
-        return 0, f"it does not run without them: {in_short(error)}"
+        return 0, f"it does not run without them: {short_message(error)}"
 
 
 def _unscored(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
@@ -183,7 +183,7 @@ def _masked(model: nn.Module, consumers: Mapping[str, tuple[int, list[int]]]) ->
         model.get_submodule(name).register_forward_pre_hook(mask(axis, channels))
         for name, (axis, channels) in consumers.items()
     )
-    with hooked(hooks):
+    with removing_hooks(hooks):
         yield
 
 

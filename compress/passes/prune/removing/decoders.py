@@ -13,24 +13,24 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.encoding.inputs import taken
-from compress.models.anatomy.decoder import Decoder, Share, decoder_of
-from compress.models.anatomy.decoder_flow import DecoderFlow, most, narrow, remade
+from compress.encoding.inputs import model_inputs
+from compress.models.anatomy.decoder import Decoder, WeightSlice, decoder_of
+from compress.models.anatomy.decoder_flow import DecoderActivations, narrow, rebuild_from_config, top_indices
 from compress.models.anatomy.factors import describe_factors
 from compress.models.anatomy.table.sizes import count_parameters, parameters_of
-from compress.models.anatomy.table.smaller import why_groups_stay
+from compress.models.anatomy.table.smaller import why_heads_fixed
 from compress.passes.prune.choosing.goals import decoder_goals
 from compress.passes.prune.choosing.importance import least_important
-from compress.passes.prune.choosing.saliency import Material, Saliency, weight_saliency
-from compress.passes.prune.choosing.selection import between
-from compress.passes.prune.removing.layers import layers_to_go
+from compress.passes.prune.choosing.saliency import ImportanceData, Saliency, weight_saliency
+from compress.passes.prune.choosing.selection import remaining_count
+from compress.passes.prune.removing.layers import layers_to_remove
 from compress.passes.prune.removing.reconstruction import reconstruct
 
 
 class DecoderPruner:
     """Prunes a decoder from its current sizes to the requested ones; see `EncoderPruner`."""
 
-    def __init__(self, model: PreTrainedModel, material: Material) -> None:
+    def __init__(self, model: PreTrainedModel, material: ImportanceData) -> None:
         """Compute the target sizes from the current model.
 
         Raises:
@@ -42,7 +42,7 @@ class DecoderPruner:
         sizes = self._decoder.sizes
         remove = material.spec.remove
         assert remove is not None
-        why = why_groups_stay(self._decoder.network)
+        why = why_heads_fixed(self._decoder.network)
         for key, what in (("heads", "head"), ("hidden", "dimension")):
             if getattr(remove, key) and why is not None:
                 raise ModelError(
@@ -61,15 +61,15 @@ class DecoderPruner:
     def advance(self, share: float) -> None:
         """Prune until `share` of the total removal is done; 1: all of it."""
         goals = self._goals
-        self._remove_layers(between(len(self.whole), goals.layers, share))
-        groups = between(*self._groups, share)
-        width = between(*self._widths, share, self.material.spec.round_to)
+        self._remove_layers(remaining_count(len(self.whole), goals.layers, share))
+        groups = remaining_count(*self._groups, share)
+        width = remaining_count(*self._widths, share, self.material.spec.round_to)
         sizes = self._decoder.sizes
         if (groups, width) != (sizes["groups"], sizes["feed_forward"]):
             saliency = weight_saliency(self.model, self.material)
             self._remove_groups(saliency, groups)
             self._remove_units(saliency, width)
-        self._remove_hidden(between(self.hidden, goals.hidden, share, goals.multiple))
+        self._remove_hidden(remaining_count(self.hidden, goals.hidden, share, goals.multiple))
         self.parameters = self._counted()
 
     def reconstruct(self, whole: nn.Module) -> list[float]:
@@ -132,7 +132,7 @@ class DecoderPruner:
         if not lost:
             return
         blocks = [block.module for block in self._decoder.blocks]
-        gone = layers_to_go(self.model, blocks, self.material, lost)
+        gone = layers_to_remove(self.model, blocks, self.material, lost)
         staying = [place for place in range(len(self.layers)) if place not in gone]
         self._decoder.keep_layers(staying)
         self.layers = [self.layers[place] for place in staying]
@@ -167,7 +167,9 @@ class DecoderPruner:
         if kept == decoder.sizes["hidden"] or kept % decoder.sizes["heads"]:
             return
         batches = material.batches()
-        seen = DecoderFlow(decoder, lambda: map(taken, map(material.read, batches)), "prune.remove.hidden")
+        seen = DecoderActivations(
+            decoder, lambda: map(model_inputs, map(material.read, batches)), "prune.remove.hidden"
+        )
         if material.spec.importance == "activation":
             scores = seen.dimensions()
         else:
@@ -175,12 +177,12 @@ class DecoderPruner:
             norms = [saliency[norm.get_parameter("weight")].double() for _, norm in decoder.norms()]
             scores = torch.stack([*norms, *(share.scores(saliency) for share in decoder.stream())]).sum(0)
         with torch.no_grad():
-            narrow(decoder, seen, most(scores, kept))
+            narrow(decoder, seen, top_indices(scores, kept))
         # Callers that hold the model get the narrower one.
-        self.model.__dict__.update(remade(self.model).__dict__)
+        self.model.__dict__.update(rebuild_from_config(self.model).__dict__)
 
 
-def _cut(shares: Sequence[Share], saliency: Saliency, kept: int) -> list[int]:
+def _cut(shares: Sequence[WeightSlice], saliency: Saliency, kept: int) -> list[int]:
     """Keep the most important parts shared by several maps; return their indices, ascending."""
     scores = torch.stack([share.scores(saliency) for share in shares]).sum(0)
     gone = least_important(scores, len(scores) - kept)

@@ -11,22 +11,22 @@ from torch import nn
 
 from compress.core.errors import PassError
 from compress.models.anatomy.encoder import Layer, encoder_of
-from compress.models.anatomy.pruned import block_sizes, regularise
+from compress.models.anatomy.pruned import block_sizes, update_config
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.choosing.budget import Budget, choose_sizes
 from compress.passes.prune.choosing.importance import LayerScores, least_important, sum_of_scores
 from compress.passes.prune.choosing.prediction import kept_count, kept_width
 from compress.passes.prune.choosing.saliency import (
     LOSS_UNITS,
-    Material,
+    ImportanceData,
     gradients,
-    standing_in,
+    saliency_as_weights,
     sum_over_group,
     weight_saliency,
 )
-from compress.passes.prune.choosing.selection import between, comparable, least_of_all
+from compress.passes.prune.choosing.selection import comparable, least_important_globally, remaining_count
 from compress.passes.prune.removing.hidden import StreamSurgeon
-from compress.passes.prune.removing.layers import layers_to_go, remove_layers
+from compress.passes.prune.removing.layers import layers_to_remove, remove_layers
 from compress.passes.prune.removing.surgery import Surgeon
 from compress.passes.prune.spec import RemoveSpec
 
@@ -38,7 +38,7 @@ class EncoderPruner:
     removed.
     """
 
-    def __init__(self, model: nn.Module, material: Material, budget: Budget | None = None) -> None:
+    def __init__(self, model: nn.Module, material: ImportanceData, budget: Budget | None = None) -> None:
         """Compute the target sizes from the current model.
 
         Raises:
@@ -80,7 +80,7 @@ class EncoderPruner:
                 self._remove_units(share, remove)
             if remove.hidden:
                 self._remove_hidden(share, remove.hidden)
-        regularise(self.model)
+        update_config(self.model)
 
     @property
     def width(self) -> int:
@@ -105,10 +105,10 @@ class EncoderPruner:
     def _remove_layers(self, share: float, fraction: float) -> None:
         encoder = encoder_of(self.model)
         count = len(self.whole)
-        lost = len(self.layers) - between(count, kept_count(count, fraction, "layers"), share)
+        lost = len(self.layers) - remaining_count(count, kept_count(count, fraction, "layers"), share)
         if not lost:
             return
-        gone = layers_to_go(self.model, [layer.block for layer in encoder.layers], self.material, lost)
+        gone = layers_to_remove(self.model, [layer.block for layer in encoder.layers], self.material, lost)
         blocks = [encoder.layers[place].block for place in gone]
         self.parameters -= sum(each.numel() for block in blocks for each in block.parameters())
         remove_layers(encoder, gone)
@@ -120,8 +120,10 @@ class EncoderPruner:
         spec = self.material.spec
         goals = [
             (
-                between(heads, kept_count(heads, remove.heads, "heads"), share),
-                between(width, kept_width(width, remove.feed_forward, spec.round_to), share, spec.round_to),
+                remaining_count(heads, kept_count(heads, remove.heads, "heads"), share),
+                remaining_count(
+                    width, kept_width(width, remove.feed_forward, spec.round_to), share, spec.round_to
+                ),
             )
             for heads, width in (self.whole[layer] for layer in self.layers)
         ]
@@ -132,9 +134,11 @@ class EncoderPruner:
             loss = spec.importance in LOSS_UNITS
             lost_heads = sum(layer.heads for layer in encoder.layers) - sum(goal[0] for goal in goals)
             lost_units = sum(layer.feed_forward for layer in encoder.layers) - sum(goal[1] for goal in goals)
-            heads = least_of_all(comparable([each.heads for each in scores], loss=loss), lost_heads, 1, 1)
+            heads = least_important_globally(
+                comparable([each.heads for each in scores], loss=loss), lost_heads, 1, 1
+            )
             widths = comparable([each.feed_forward for each in scores], loss=loss)
-            units = least_of_all(widths, lost_units, spec.round_to, spec.round_to)
+            units = least_important_globally(widths, lost_units, spec.round_to, spec.round_to)
         self._cut(surgeon, heads, units)
 
     def _fit_budget(self, share: float) -> None:
@@ -163,18 +167,18 @@ class EncoderPruner:
         spec = self.material.spec
         encoder = encoder_of(self.model)
         final = kept_width(self.hidden, fraction, spec.round_to, "hidden")
-        lost = encoder.hidden_size - between(self.hidden, final, share, spec.round_to)
+        lost = encoder.hidden_size - remaining_count(self.hidden, final, share, spec.round_to)
         if not lost:
             return
         surgeon = StreamSurgeon(encoder, self.material.example())
-        with standing_in(weight_saliency(self.model, self.material)):
+        with saliency_as_weights(weight_saliency(self.model, self.material)):
             gone = surgeon.least_important(sum_over_group(), lost)
         self.parameters = surgeon.remaining(gone)
         surgeon.remove(gone)
 
     def _summed_scores(self, surgeon: Surgeon) -> list[LayerScores]:
         """Return the saliency of heads and units, summed over their weights."""
-        with standing_in(weight_saliency(self.model, self.material)):
+        with saliency_as_weights(weight_saliency(self.model, self.material)):
             scores = surgeon.scores(sum_over_group())
         # The surgeon averages over the channels of a head.
         return [
@@ -189,7 +193,7 @@ class EncoderPruner:
         return plain_scores(surgeon, self.model, self.material)
 
 
-def plain_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any]:
+def plain_scores(surgeon: Any, model: nn.Module, material: ImportanceData) -> list[Any]:
     """Return torch-pruning's scores: magnitude, random, or first-order Taylor expansion of the loss.
 
     Taylor scores are summed over batches.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import Encoder
-from compress.models.anatomy.factors import reader, writer
+from compress.models.anatomy.factors import input_linear, output_linear
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.choosing.counting import remaining
 from compress.passes.prune.choosing.importance import least_important
@@ -90,7 +90,7 @@ class StreamSurgeon:
         return self.graph.get_pruning_group(self._inner(), tp.prune_linear_out_channels, idxs=list(outputs))
 
     def _group(self, dimensions: Sequence[int]) -> Any:
-        root = writer(self.encoder.layers[0].attention_output)
+        root = output_linear(self.encoder.layers[0].attention_output)
         return self.graph.get_pruning_group(root, tp.prune_linear_out_channels, idxs=list(dimensions))
 
 
@@ -106,6 +106,6 @@ def _expected(encoder: Encoder) -> set[nn.Module]:
     )
     for layer in encoder.layers:
         found += [layer.attention_norm, layer.output_norm]
-        found += [reader(each) for each in (layer.query, layer.key, layer.value, layer.feed_in)]
-        found += [writer(layer.attention_output), writer(layer.feed_out)]
+        found += [input_linear(each) for each in (layer.query, layer.key, layer.value, layer.feed_in)]
+        found += [output_linear(layer.attention_output), output_linear(layer.feed_out)]
     return {module for module in found if module is not None}

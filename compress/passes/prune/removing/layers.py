@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
-from compress.encoding.inputs import taken
+from compress.encoding.inputs import model_inputs
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import Encoder
-from compress.models.anatomy.observing import evaluating, hooked, read_by
+from compress.models.anatomy.observing import evaluating, module_input, removing_hooks
 from compress.models.anatomy.sizes import config_keys
 from compress.models.anatomy.stream import block_influence
 from compress.passes.prune.choosing.importance import least_important
-from compress.passes.prune.choosing.saliency import Material, loss_on, total_of, weight_saliency
+from compress.passes.prune.choosing.saliency import ImportanceData, loss_on, total_of, weight_saliency
 
 
-def layers_to_go(
-    model: nn.Module, blocks: Sequence[nn.Module], material: Material, count: int
+def layers_to_remove(
+    model: nn.Module, blocks: Sequence[nn.Module], material: ImportanceData, count: int
 ) -> tuple[int, ...]:
     """Return the indices of the `count` least important of the `blocks`, the layers of a model, ascending.
 
@@ -43,25 +43,30 @@ def layers_to_go(
 
 
 def loss_without(
-    model: nn.Module, blocks: Sequence[nn.Module], material: Material, batches: Sequence[NDArray[np.int64]]
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    material: ImportanceData,
+    batches: Sequence[NDArray[np.int64]],
 ) -> float:
     """Return the mean loss over batches while some blocks are skipped (their output is their input)."""
 
     def skip(_: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> Any:
-        reads = read_by(args, kwargs)
+        reads = module_input(args, kwargs)
         return reads if isinstance(gives, Tensor) else (reads, *gives[1:])
 
     hooks = (block.register_forward_hook(skip, with_kwargs=True) for block in blocks)
-    with evaluating(model), torch.no_grad(), hooked(hooks):
+    with evaluating(model), torch.no_grad(), removing_hooks(hooks):
         losses = [float(loss_on(model, material, batch)) for batch in batches]
     return sum(losses) / len(losses)
 
 
-def layer_scores(model: nn.Module, blocks: Sequence[nn.Module], material: Material) -> Tensor:
+def layer_scores(model: nn.Module, blocks: Sequence[nn.Module], material: ImportanceData) -> Tensor:
     """Score layers: with `activation` by influence on the residual stream, else by the saliency of their weights."""
     if material.spec.importance == "activation":
         batches = material.batches()
-        return torch.tensor(block_influence(model, blocks, lambda: map(taken, map(material.read, batches))))
+        return torch.tensor(
+            block_influence(model, blocks, lambda: map(model_inputs, map(material.read, batches)))
+        )
     saliency = weight_saliency(model, material)
     return torch.tensor([total_of(block, saliency) for block in blocks])
 

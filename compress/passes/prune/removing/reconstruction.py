@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.encoding.inputs import taken
+from compress.encoding.inputs import model_inputs
 from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import Decoder
-from compress.models.anatomy.factors import Map, writer
-from compress.models.anatomy.observing import evaluating, hooked, observe_tokens, read_by
-from compress.passes.prune.choosing.saliency import Material
+from compress.models.anatomy.factors import Map, output_linear
+from compress.models.anatomy.observing import evaluating, module_input, observe_tokens, removing_hooks
+from compress.passes.prune.choosing.saliency import ImportanceData
 
 RIDGE = 0.02
 """Ridge penalty of a weight's change, as a fraction of the sum of squares of its input: examples are few."""
 
 
-def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], material: Material) -> list[float]:
+def reconstruct(
+    decoder: Decoder, whole: Decoder, layers: Sequence[int], material: ImportanceData
+) -> list[float]:
     """Refit the output projection of each feed-forward part, in place, on the batches that importance reads.
 
     Args:
@@ -36,19 +38,19 @@ def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], materia
     Returns:
         For each remaining layer, the fraction of its stream's error that was eliminated.
     """
-    batch = taken(material.read(np.concatenate(material.batches())))
+    batch = model_inputs(material.read(np.concatenate(material.batches())))
     ends = [*(place - 1 for place in layers[1:]), len(whole.blocks) - 1]
-    wanted = streams_behind(whole, ends, batch)
+    wanted = layer_outputs(whole, ends, batch)
     mask = batch["attention_mask"].bool()
     read: dict[nn.Module, Tensor] = {}
     gone: list[float] = []
 
     def keep(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        read[module] = read_by(args, kwargs)
+        read[module] = module_input(args, kwargs)
 
     def refit(place: int, gives: Any) -> Any:
         stream = gives if isinstance(gives, Tensor) else gives[0]
-        owner: Any = writer(cast(Map, decoder.blocks[place].parts["feed_out"]))
+        owner: Any = output_linear(cast(Map, decoder.blocks[place].parts["feed_out"]))
         target, reads = wanted.pop(ends[place]), read.pop(owner)
         # Tokens are weighted by relative error: the first token of a text often has a huge norm.
         weights = 1 / target.square().mean(1).sqrt().clamp_min(torch.finfo(target.dtype).tiny)
@@ -57,7 +59,7 @@ def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], materia
         if has_bias:
             rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
         rows *= weights[:, None]
-        change = least_change(rows, short)
+        change = ridge_update(rows, short)
         gone.append(1 - float((short - rows @ change).square().sum() / short.square().sum().clamp_min(1e-30)))
         if has_bias:
             change, moved = change[:-1], change[-1]
@@ -68,7 +70,7 @@ def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], materia
         return stream if isinstance(gives, Tensor) else (stream, *gives[1:])
 
     hooks = [
-        writer(cast(Map, block.parts["feed_out"])).register_forward_pre_hook(keep, with_kwargs=True)
+        output_linear(cast(Map, block.parts["feed_out"])).register_forward_pre_hook(keep, with_kwargs=True)
         for block in decoder.blocks
     ]
     hooks += [
@@ -76,12 +78,12 @@ def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], materia
         for place, block in enumerate(decoder.blocks)
     ]
     base = base_of(decoder.model, decoder.network)
-    with evaluating(base), torch.no_grad(), hooked(hooks):
+    with evaluating(base), torch.no_grad(), removing_hooks(hooks):
         base(**batch, use_cache=False)
     return gone
 
 
-def streams_behind(decoder: Decoder, places: Sequence[int], batch: dict[str, Tensor]) -> dict[int, Tensor]:
+def layer_outputs(decoder: Decoder, places: Sequence[int], batch: dict[str, Tensor]) -> dict[int, Tensor]:
     """Return the outputs of layers of a decoder, one row per real token, float32 (tokens, hidden)."""
     modules = {decoder.blocks[place].module: place for place in places}
     found: dict[int, Tensor] = {}
@@ -93,7 +95,7 @@ def streams_behind(decoder: Decoder, places: Sequence[int], batch: dict[str, Ten
     return found
 
 
-def least_change(rows: Tensor, short: Tensor) -> Tensor:
+def ridge_update(rows: Tensor, short: Tensor) -> Tensor:
     """Return the change of a map (inputs, outputs) that brings `rows` (n, inputs) closest to `short` (n, outputs).
 
     Ridge regression (Hoerl and Kennard 1970): changes supported by few rows are kept small.

@@ -17,8 +17,13 @@ from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.choosing.budget import Budget
 from compress.passes.prune.choosing.counting import CONVOLUTIONS
 from compress.passes.prune.choosing.prediction import kept_channels
-from compress.passes.prune.choosing.saliency import Material, standing_in, sum_over_group, weight_saliency
-from compress.passes.prune.choosing.selection import between
+from compress.passes.prune.choosing.saliency import (
+    ImportanceData,
+    saliency_as_weights,
+    sum_over_group,
+    weight_saliency,
+)
+from compress.passes.prune.choosing.selection import remaining_count
 from compress.passes.prune.removing.channels import (
     ChannelSurgeon,
     Cut,
@@ -104,7 +109,7 @@ class ChannelPruner:
     `left_whole`: channel groups that cannot be pruned, by the name of their first convolution, with the reason.
     """
 
-    def __init__(self, model: nn.Module, material: Material) -> None:
+    def __init__(self, model: nn.Module, material: ImportanceData) -> None:
         """Compute the target widths from the current model, after a trial of a cut of that size.
 
         Raises:
@@ -141,7 +146,7 @@ class ChannelPruner:
         Widths are rounded, so a step before the last may find nothing to remove and leave the model unchanged.
         """
         widths = {
-            name: between(self.whole[name], final, share, multiple)
+            name: remaining_count(self.whole[name], final, share, multiple)
             for name, (final, multiple) in self._goals.items()
         }
         if widths == self.widths:
@@ -186,7 +191,7 @@ class ChannelPruner:
 
     def _scores(self, surgeon: ChannelSurgeon) -> Sequence[Tensor]:
         if self.material.spec.importance in ("hessian", "activation"):
-            with standing_in(weight_saliency(self.model, self.material)):
+            with saliency_as_weights(weight_saliency(self.model, self.material)):
                 return surgeon.scores(sum_over_group())
         return plain_scores(surgeon, self.model, self.material)
 
@@ -210,7 +215,7 @@ def whole_words(left_whole: Mapping[str, str], most: int = 5) -> str:
 Pruner = EncoderPruner | DecoderPruner | ChannelPruner
 
 
-def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None) -> Pruner:
+def pruner_of(model: nn.Module, material: ImportanceData, budget: Budget | None = None) -> Pruner:
     """Return the pruner of a model for a spec.
 
     Raises:

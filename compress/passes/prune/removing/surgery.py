@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import Encoder, Layer
-from compress.models.anatomy.factors import reader, writer
+from compress.models.anatomy.factors import input_linear, output_linear
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.choosing.importance import LayerScores, channels_of_heads, head_scores
 
@@ -32,8 +32,8 @@ class Surgeon:
             encoder.model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
         )
         for layer in encoder.layers:
-            self._group(writer(layer.query), range(layer.query.out_features), _attention(layer))
-            self._group(writer(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
+            self._group(output_linear(layer.query), range(layer.query.out_features), _attention(layer))
+            self._group(output_linear(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
 
     def scores(self, importance: Any) -> list[LayerScores]:
         """Score the parts of each layer with one of torch-pruning's importances."""
@@ -41,12 +41,14 @@ class Surgeon:
             LayerScores(
                 head_scores(
                     importance(
-                        self._group(writer(layer.query), range(layer.query.out_features), _attention(layer))
+                        self._group(
+                            output_linear(layer.query), range(layer.query.out_features), _attention(layer)
+                        )
                     ),
                     layer.head_size,
                 ),
                 importance(
-                    self._group(writer(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
+                    self._group(output_linear(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
                 ),
             )
             for layer in self.encoder.layers
@@ -56,11 +58,11 @@ class Surgeon:
         """Remove heads and feed-forward units of a layer, in place, along with everything coupled to them."""
         if heads:
             channels = channels_of_heads(heads, layer.head_size)
-            self._group(writer(layer.query), channels, _attention(layer)).prune()
+            self._group(output_linear(layer.query), channels, _attention(layer)).prune()
             # torch-pruning does not update the head counts of the attention module.
             layer.note_heads()
         if units:
-            self._group(writer(layer.feed_in), units, _feed_forward(layer)).prune()
+            self._group(output_linear(layer.feed_in), units, _feed_forward(layer)).prune()
 
     def _group(self, root: nn.Linear, channels: Sequence[int], expected: set[nn.Linear]) -> Any:
         group = self.graph.get_pruning_group(root, tp.prune_linear_out_channels, idxs=list(channels))
@@ -73,11 +75,16 @@ class Surgeon:
 
 
 def _attention(layer: Layer) -> set[nn.Linear]:
-    return {writer(layer.query), writer(layer.key), writer(layer.value), reader(layer.attention_output)}
+    return {
+        output_linear(layer.query),
+        output_linear(layer.key),
+        output_linear(layer.value),
+        input_linear(layer.attention_output),
+    }
 
 
 def _feed_forward(layer: Layer) -> set[nn.Linear]:
-    return {writer(layer.feed_in), reader(layer.feed_out)}
+    return {output_linear(layer.feed_in), input_linear(layer.feed_out)}
 
 
 def _has_weights(module: nn.Module) -> bool:

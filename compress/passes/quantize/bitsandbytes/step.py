@@ -18,7 +18,7 @@ from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, write
 from compress.models.io.weights import read_weights, write_weights
 from compress.passes.patterns import matching_names
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
-from compress.passes.quantize.size_check import sizes_in_facts
+from compress.passes.quantize.size_check import check_smaller
 from compress.step import StepContext, StepResult
 
 _DESCRIPTIONS = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)
@@ -49,7 +49,7 @@ def run(ctx: StepContext) -> StepResult:
             copy_file(source.path / name, ctx.out / name)
     copy_interface(source.path, ctx.out)
     before, after = ((folder / TORCH_WEIGHTS).stat().st_size for folder in (source.path, ctx.out))
-    sizes = sizes_in_facts(
+    sizes = check_smaller(
         before,
         after,
         "packed",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compress.core.disk.files import discard
 from compress.core.errors import ModelError
-from compress.encoding.inputs import Batch, taken
+from compress.encoding.inputs import Batch, model_inputs
 from compress.runtimes.runner import LOGIT_POSITIONS, PAST, open_session
 
 Floats = NDArray[np.float32]
@@ -46,7 +46,7 @@ def observe(
         seen = {name: found[name] if name in found else batch[name] for name in names}
         usable = {name: values for name, values in seen.items() if _is_range_of(values)}
         for name in seen.keys() - usable.keys() - set(optional):
-            finite(seen[name], name, number)
+            require_finite(seen[name], name, number)
         yield usable
 
 
@@ -58,7 +58,7 @@ def fed(inputs: Collection[Any], batch: Batch) -> Batch:
     Args:
         inputs: of a session or a graph, with names and shapes.
     """
-    given = taken(batch)
+    given = model_inputs(batch)
     first = next(iter(given.values()))
     given |= empty_past(inputs, len(first))
     if any(node.name == LOGIT_POSITIONS for node in inputs):
@@ -82,7 +82,7 @@ def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def finite(values: Any, name: str, number: int) -> Floats:
+def require_finite(values: Any, name: str, number: int) -> Floats:
     """Return the values if they are finite float32.
 
     Args:
@@ -117,10 +117,10 @@ def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list
             value.type, value.shape = None, None
             model.graph.outputs.append(value)
     del values
-    return open_written(model, work), made
+    return open_from_disk(model, work), made
 
 
-def open_written(model: ir.Model, work: Path) -> Any:
+def open_from_disk(model: ir.Model, work: Path) -> Any:
     """Open a session over a graph.
 
     The weights are written as external data next to the graph: a session reads those from disk, whereas weights

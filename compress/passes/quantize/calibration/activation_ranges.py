@@ -12,10 +12,10 @@ from compress.passes.quantize.calibration.observers import AverageExtremes, Extr
 from compress.passes.quantize.calibration.ranges import (
     PERCENTILE,
     Range,
-    around_zero,
     entropy_range,
     mse_range,
     percentile_range,
+    symmetric_range,
 )
 
 Method = Literal["minmax", "average", "entropy", "percentile", "mse"]
@@ -50,7 +50,7 @@ def calibrate(
         return {}
     seen = collect(names, observe(path, names, batches(), work, optional), method)
     found = {name: range_of(one, method, percentile) for name, one in seen.items()}
-    return {name: around_zero(one) for name, one in found.items()} if symmetric else found
+    return {name: symmetric_range(one) for name, one in found.items()} if symmetric else found
 
 
 def collect(

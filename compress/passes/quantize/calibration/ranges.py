@@ -67,7 +67,7 @@ def mse_range(counts: Counts, edges: Edges) -> Range:
     return found
 
 
-def around_zero(found: Range) -> Range:
+def symmetric_range(found: Range) -> Range:
     """Make a range that contains both signs symmetric; leave a range of one sign unchanged."""
     low, high = found
     furthest = max(-low, high)

@@ -11,7 +11,7 @@ from compress.lowering.files import check_onnx, save_onnx
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.passes.quantize.half.conversion import compute_in_fp16, store_in_half
 from compress.passes.quantize.half.spec import HalfSpec
-from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
+from compress.passes.quantize.size_check import check_smaller, model_bytes
 from compress.runtimes.runner import open_session
 from compress.step import StepContext, StepResult
 
@@ -35,7 +35,7 @@ def run(ctx: StepContext) -> StepResult:
         store_in_half(model, numbers)
         save_onnx(model, ctx.out)
     copy_interface(source.path, ctx.out)
-    sizes = sizes_in_facts(
+    sizes = check_smaller(
         model_bytes(source.path),
         model_bytes(ctx.out),
         numbers,

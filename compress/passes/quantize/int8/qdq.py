@@ -18,13 +18,13 @@ import onnx_ir as ir
 from compress.lowering.graph import (
     Array,
     add_initializer,
-    attend_apart,
     constant,
     constant_of,
     inputs_of,
     insert_before,
     replace,
     tidy,
+    unfuse_attention,
 )
 from compress.passes.quantize.int8.affine import SMALLEST_SCALE, quantize_bias, scales_for_bias
 
@@ -96,7 +96,7 @@ def _floating(
     )
 
 
-def _back(graph: ir.Graph, node: ir.Node, made: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
+def _requantize(graph: ir.Graph, node: ir.Node, made: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
     """Replace `node` by `made` followed by a `QuantizeLinear`."""
     made.outputs[0].name = f"{node.outputs[0].name}.unrounded"
     insert_before(graph, node, made)
@@ -118,7 +118,7 @@ def _convolution(graph: ir.Graph, node: ir.Node) -> None:
     inputs = [_floating(graph, node, x), _floating(graph, node, weight, axis=0)]
     if len(node.inputs) > 8:
         inputs.append(_floating(graph, node, _bias(graph, node.inputs[8], x[1], weight[1]), axis=0))
-    _back(graph, node, _like(node, "Conv", inputs), *inputs_of(node, 6, 7))
+    _requantize(graph, node, _like(node, "Conv", inputs), *inputs_of(node, 6, 7))
 
 
 def _bias(graph: ir.Graph, value: ir.Value | None, *scales: ir.Value | None) -> list[ir.Value | None]:
@@ -196,25 +196,25 @@ def _attention(graph: ir.Graph, node: ir.Node) -> None:
     """Replace attention by one QKV product and `MultiHeadAttention`, which has no integer form."""
     x, weight, bias, scale, weight_scale, mask, zero = node.inputs[:7]
     product = _matmul(graph, node, x, weight, scale, weight_scale, zero, bias)
-    attend_apart(graph, node, product, mask)
+    unfuse_attention(graph, node, product, mask)
 
 
 def _binary(graph: ir.Graph, node: ir.Node) -> None:
     inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in (0, 3)]
-    _back(graph, node, _like(node, _BINARY[node.op_type], inputs), *inputs_of(node, 6, 7))
+    _requantize(graph, node, _like(node, _BINARY[node.op_type], inputs), *inputs_of(node, 6, 7))
 
 
 def _unary(graph: ir.Graph, node: ir.Node) -> None:
     made = _like(node, _UNARY[node.op_type], [_floating(graph, node, node.inputs[:3])])
-    _back(graph, node, made, *inputs_of(node, 3, 4))
+    _requantize(graph, node, made, *inputs_of(node, 3, 4))
 
 
 def _concatenation(graph: ir.Graph, node: ir.Node) -> None:
     starts = range(2, len(node.inputs), 3)
     inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in starts]
-    _back(graph, node, _like(node, "Concat", inputs), *inputs_of(node, 0, 1))
+    _requantize(graph, node, _like(node, "Concat", inputs), *inputs_of(node, 0, 1))
 
 
 def _moved(graph: ir.Graph, node: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
     first = _floating(graph, node, [node.inputs[0], scale, zero])
-    _back(graph, node, _like(node, node.op_type, [first, *node.inputs[1:]]), scale, zero)
+    _requantize(graph, node, _like(node, node.op_type, [first, *node.inputs[1:]]), scale, zero)

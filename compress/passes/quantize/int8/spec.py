@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers
-from compress.core.numerics import Processor, bytes_overflow, reduced_range
+from compress.core.numerics import Processor, int8_saturates, reduced_range
 from compress.core.spec import PassSpecBase
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.spec import OnnxSpec
@@ -148,7 +148,7 @@ class Int8Spec(OnnxSpec):
         """Return the spec with `reduce_range: auto` resolved."""
         if not self.asks_processors:
             return self
-        needed = any(bytes_overflow(*processor) for processor in processors)
+        needed = any(int8_saturates(*processor) for processor in processors)
         return self.model_copy(update={"reduce_range": needed})
 
     def produces(self, form: Form) -> Form:

@@ -22,7 +22,7 @@ from compress.lowering.graph import (
     add_initializer,
     inputs_of,
     insert_before,
-    made_by,
+    producer_of_type,
     replace,
     tidy,
 )
@@ -76,7 +76,7 @@ def quantize_static(
 
     def fixed(source: ir.Value, place: ir.Node, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Return the uint8 form of `source`, its scale and its zero point."""
-        restored = made_by(source, "DequantizeLinear")
+        restored = producer_of_type(source, "DequantizeLinear")
         if restored is not None:
             # It comes from an integer convolution: read its integers directly.
             value, scale, zero = inputs_of(restored, 0, 1, 2)
@@ -118,7 +118,7 @@ def fixed_source(layer: Layer) -> ir.Value | None:
     """Return the input of a layer if its range is calibrated; None if it is computed at run time or there is none."""
     if isinstance(layer, Table | Convolution):
         return None
-    from_activation = isinstance(layer, Linear) and made_by(layer.source, *_ACTIVATIONS) is not None
+    from_activation = isinstance(layer, Linear) and producer_of_type(layer.source, *_ACTIVATIONS) is not None
     return None if from_activation else layer.source
 
 

@@ -13,7 +13,7 @@ from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.core.disk.files import make_folder
 from compress.encoding.inputs import Batch
 from compress.measuring.timing.disturbance import chosen_while_disturbed
-from compress.measuring.variants import Contest, Variant
+from compress.measuring.variants import Variant, VariantComparison
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_length, warning
 from compress.passes.quantize.int8.preparation import prepare
@@ -82,7 +82,7 @@ class _Search:
         """
         self.ctx, self.source, self.batches = ctx, source, batches
         validation = ctx.data.validation
-        self.contest = Contest(
+        self.contest = VariantComparison(
             ctx.task.encode(validation, source.path),
             Truth.of(validation),
             ctx.task,

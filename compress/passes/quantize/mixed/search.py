@@ -35,7 +35,7 @@ class Found:
         return self.reason in (HELD, FITS)
 
 
-def give_back_until(
+def restore_until(
     worst_first: Sequence[int],
     max_drop: float,
     drop_of: Callable[[frozenset[int]], float],
@@ -102,7 +102,7 @@ def predicted_layers(
     return frozenset(worst_first)
 
 
-def take_back_until(
+def requantize_until(
     given: frozenset[int],
     losses: Sequence[float],
     costs: Sequence[float],
@@ -132,7 +132,7 @@ def take_back_until(
     return given, measured
 
 
-def give_back_within(losses: Sequence[float], costs: Sequence[float], budget: float) -> frozenset[int]:
+def restore_within(losses: Sequence[float], costs: Sequence[float], budget: float) -> frozenset[int]:
     """Return the layers whose return to floating point saves the most loss for costs (bytes, ms) within the budget.
 
     Args:

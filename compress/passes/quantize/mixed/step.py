@@ -30,10 +30,10 @@ from compress.passes.quantize.mixed.search import (
     OUT_OF_TIME,
     Found,
     Trial,
-    give_back_until,
-    give_back_within,
     predicted_layers,
-    take_back_until,
+    requantize_until,
+    restore_until,
+    restore_within,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.size_check import model_bytes
@@ -47,7 +47,7 @@ FEWEST = 16
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MixedModel:
     """Result: the folder of the chosen model, the names of the weights in floating point, and the facts."""
 
     folder: Path
@@ -70,7 +70,7 @@ class Sensitivity:
     extra_bytes: int
 
 
-def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact) -> Mixture:
+def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact) -> MixedModel:
     """Choose the layers that stay in floating point, and write that model.
 
     Args:
@@ -81,10 +81,10 @@ def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: 
         PassError: the requested size or latency is below that of the model with every layer in integers, or the
             latencies of this model's layers cannot be predicted.
     """
-    return _Mixing(ctx, spec, writer, scheme, source).mix()
+    return _MixedSearch(ctx, spec, writer, scheme, source).mix()
 
 
-class _Mixing:
+class _MixedSearch:
     """One search, with the measurements that it reuses."""
 
     def __init__(
@@ -107,7 +107,7 @@ class _Mixing:
             self.truth = Truth(self.truth.labels, self.truth.scores, self.reference)
         self.float_score = self.score(source.path / ONNX_MODEL)
 
-    def mix(self) -> Mixture:
+    def mix(self) -> MixedModel:
         if self.spec.max_drop is not None:
             return self.restore_until_score_holds(self.spec.max_drop)
         if self.spec.size_mb is not None:
@@ -115,7 +115,7 @@ class _Mixing:
         assert self.spec.latency_ms is not None
         return self.restore_within_latency(self.spec.latency_ms)
 
-    def restore_until_score_holds(self, max_drop: float) -> Mixture:
+    def restore_until_score_holds(self, max_drop: float) -> MixedModel:
         started, unit = self.score_lost(frozenset()), self.metric.loss_unit
         known = [] if started <= max_drop else self.sensitivities()
         losses = [one.divergence for one in known]
@@ -132,7 +132,7 @@ class _Mixing:
                 return found
 
             guess = predicted_layers(ranked, losses, started, max_drop)
-            found = give_back_until(worst_first, max_drop, drop_of, self.has_time, guess)
+            found = restore_until(worst_first, max_drop, drop_of, self.has_time, guess)
         if not found.held:
             self.ctx.progress.say(
                 f"quantize: the loss limit of {100 * max_drop:g} {unit} was not met: {found.reason}; "
@@ -141,7 +141,7 @@ class _Mixing:
             )
         return self.result(found, known, {"max_drop": max_drop})
 
-    def restore_within_size(self, size_mb: float) -> Mixture:
+    def restore_within_size(self, size_mb: float) -> MixedModel:
         least = megabytes(model_bytes(self.write(frozenset())))
         if least > size_mb:
             raise PassError(
@@ -153,8 +153,8 @@ class _Mixing:
         room = BYTES_PER_MB * (size_mb - least)
         losses, costs = [one.divergence for one in known], [float(one.extra_bytes) for one in known]
         # Constants shared between layers are missing from their individual costs: the written file decides.
-        given, _ = take_back_until(
-            give_back_within(losses, costs, room),
+        given, _ = requantize_until(
+            restore_within(losses, costs, room),
             losses,
             costs,
             size_mb,
@@ -162,7 +162,7 @@ class _Mixing:
         )
         return self.result(self.compare_with_integers(given, FITS), known, {"size_mb": size_mb})
 
-    def restore_within_latency(self, latency_ms: float) -> Mixture:
+    def restore_within_latency(self, latency_ms: float) -> MixedModel:
         if not all(isinstance(layer, MatMulLayer | Table) for layer in self.layers):
             raise PassError(
                 "latencies of integer convolutions depend on the neighbouring layers and cannot be predicted",
@@ -185,9 +185,9 @@ class _Mixing:
         costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
         costs = costs[: len(known)]
         losses = [one.divergence for one in known]
-        given = give_back_within(losses, costs, latency_ms - least)
+        given = restore_within(losses, costs, latency_ms - least)
         predicted = least + sum(max(0.0, costs[place]) for place in given)
-        given, measured = take_back_until(given, losses, costs, latency_ms, self.latency, self.has_time)
+        given, measured = requantize_until(given, losses, costs, latency_ms, self.latency, self.has_time)
         facts = {
             "latency_ms": latency_ms,
             "predicted_ms": predicted,
@@ -281,7 +281,7 @@ class _Mixing:
     def has_time(self) -> bool:
         return time.monotonic() < self.deadline
 
-    def result(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> Mixture:
+    def result(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> MixedModel:
         """Write the model of the best trial again if another was written since, and return it with its facts."""
         best = found.best
         folder = self.write(best.given_back)
@@ -306,7 +306,7 @@ class _Mixing:
             ],
             "trials": [{"given_back": len(one.given_back), "score_lost": one.drop} for one in found.trials],
         }
-        return Mixture(folder, self.weight_names(best.given_back), facts)
+        return MixedModel(folder, self.weight_names(best.given_back), facts)
 
 
 def distinct(layers: Sequence[Layer]) -> list[Layer]:

@@ -31,12 +31,12 @@ from compress.passes.quantize.schemes import schemes_for
 from compress.passes.quantize.weight_matching import Place, places_of, tokens_read, watch
 from compress.training.rounding.integers import round_table, round_weights, round_whole_table
 from compress.training.rounding.operations import Operation
-from compress.training.rounding.rounded_model import RoundedModel, RoundedValue, RoundedWeight
+from compress.training.rounding.rounded_model import FakeQuantizedModel, RoundedValue, RoundedWeight
 
 
 def simulate(
     model: nn.Module, path: Path, spec: Int8Spec, limit: int, batch: Mapping[str, Tensor], work: Path
-) -> tuple[RoundedModel, dict[str, Any]]:
+) -> tuple[FakeQuantizedModel, dict[str, Any]]:
     """Wrap a model with the rounding of `spec` simulated; return it and the facts.
 
     With `scheme: auto`, ranges are those of the first scheme to be measured. Biases are not rounded: in the file they
@@ -85,7 +85,7 @@ def simulate(
         "ranges": "at run time" if scheme == "dynamic" else "running",
         "not_simulated": unknown,
     }
-    return RoundedModel(model, list(weights.values()), values), facts
+    return FakeQuantizedModel(model, list(weights.values()), values), facts
 
 
 def _read(

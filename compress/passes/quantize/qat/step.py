@@ -24,7 +24,7 @@ from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat.fake_quant import simulate
 from compress.step import StepContext, StepResult
 from compress.training.batches import to_tensors
-from compress.training.checkpointing import copy_weights, put_weights
+from compress.training.checkpointing import copy_weights, load_weights
 from compress.training.recovery import check_saved, recover
 from compress.training.validation import Validation
 
@@ -73,7 +73,7 @@ def run(ctx: StepContext) -> StepResult:
     rounded.release()
     if after < before:
         ctx.progress.say("quantize: training did not help; the untrained weights are kept")
-        put_weights(model, weights)
+        load_weights(model, weights)
     save_model(model.cpu(), ctx.out)
     copy_interface(source.path, ctx.out)
     check_saved(model, ctx.out, inputs, "quantize.train")

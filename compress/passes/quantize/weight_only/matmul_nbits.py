@@ -11,10 +11,10 @@ from compress.core.errors import ModelError
 from compress.lowering.graph import (
     MS_DOMAIN,
     add_initializer,
-    attend_apart,
     attribute,
     insert_before,
     replace,
+    unfuse_attention,
 )
 from compress.passes.quantize.embeddings import gather, read_blocks
 from compress.passes.quantize.layers import FusedAttention, MatMulLayer, Table
@@ -116,4 +116,4 @@ def attend_to(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None
         )
     product.name = f"{name}.qkv.product"
     biased = insert_before(graph, node, ir.node("Add", [product, layer.bias], name=f"{name}.qkv"))
-    attend_apart(graph, node, biased, layer.mask)
+    unfuse_attention(graph, node, biased, layer.mask)

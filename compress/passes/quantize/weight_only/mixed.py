@@ -20,12 +20,12 @@ from compress.core.units import BYTES_PER_MB, megabytes
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.lowering.graph import constant_of
-from compress.passes.quantize.calibration.activation_capture import fed, open_written
+from compress.passes.quantize.calibration.activation_capture import fed, open_from_disk
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.int8.gain.probe import typical_length
 from compress.passes.quantize.layers import Layer, Table, layers, layers_to_quantize, nodes_named
-from compress.passes.quantize.mixed.search import give_back_within, take_back_until
+from compress.passes.quantize.mixed.search import requantize_until, restore_within
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.blocks import Blocks, quantize_blocks
 from compress.passes.quantize.weight_only.methods import quantize_weights
@@ -80,7 +80,7 @@ def sensitivities(
         value.const_value = None
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(array.shape)
         graph.inputs.append(value)
-    session = open_written(model, work)
+    session = open_from_disk(model, work)
     first = session.get_outputs()[0].name
 
     def outputs(changed: Mapping[str, Floats]) -> list[Floats]:
@@ -119,7 +119,7 @@ def _bytes(blocks: Blocks) -> int:
     return blocks.packed().nbytes + blocks.scales.nbytes + (0 if zeros is None else zeros.nbytes)
 
 
-def widened(
+def with_eight_bits(
     ctx: StepContext, source: Artifact, spec: WeightOnlySpec
 ) -> tuple[WeightOnlySpec, dict[str, Any]]:
     """Return the spec with the weights chosen by `mixed` added to `eight_bits`, and the measurements as facts.
@@ -155,8 +155,8 @@ def widened(
     known = sensitivities(model, chosen, spec, batches, ctx.task.divergence, folder, ctx.progress)
     losses, costs = [one.divergence or 0.0 for one in known], [float(one.extra_bytes) for one in known]
     names = [one.layers[0] for one in known]
-    eight, measured = take_back_until(
-        give_back_within(losses, costs, BYTES_PER_MB * (most - least)),
+    eight, measured = requantize_until(
+        restore_within(losses, costs, BYTES_PER_MB * (most - least)),
         losses,
         costs,
         most,

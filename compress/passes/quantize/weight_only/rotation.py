@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from compress.core.errors import ModelError
 from compress.lowering.graph import add_initializer, constant, constant_of, inputs_of, insert_before, scalar
 
-TURNS = ("rotation", "rotation_back")
+ROTATIONS = ("rotation", "rotation_back")
 """Names of the products that rotate the embeddings into the stream and back before the head; they stay in float."""
 
 _OF_SUM = "SkipSimplifiedLayerNormalization"
@@ -36,7 +36,7 @@ def rotate(graph: ir.Graph) -> None:
     turn = rotation(constant_of(inputs_of(words, 0)[0]).shape[1], seed=0)
     stream, following = words.outputs[0], _next(graph, words)
     readers = list(stream.uses())
-    entered = _product(graph, following, TURNS[0], stream, turn)
+    entered = _product(graph, following, ROTATIONS[0], stream, turn)
     for use in readers:
         use.node.replace_input_with(use.idx, entered)
     _pass_on(graph, entered, turn)
@@ -86,7 +86,7 @@ def _fold(graph: ir.Graph, norm: ir.Node, turn: _Turn) -> None:
         elif reader.op_type == "GatherND":
             chosen = reader.outputs[0]
             behind = list(chosen.uses())
-            turned = _product(graph, _next(graph, reader), TURNS[1], chosen, back)
+            turned = _product(graph, _next(graph, reader), ROTATIONS[1], chosen, back)
             for one in behind:
                 one.node.replace_input_with(one.idx, turned)
         else:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch
-from compress.passes.quantize.calibration.activation_capture import fed, finite, open_written
+from compress.passes.quantize.calibration.activation_capture import fed, open_from_disk, require_finite
 
 Floats = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class Sequential:
         """
         self._run_to(place)
         for number, example in enumerate(self.examples):
-            yield finite(example[source], source.name or "", number)
+            yield require_finite(example[source], source.name or "", number)
 
     def _run_to(self, place: ir.Node) -> None:
         nodes = list(self.graph)
@@ -71,7 +71,7 @@ class Sequential:
         for inner in part.outputs:
             inner.type, inner.shape = None, None
         model = ir.Model(part, ir_version=10)
-        session = open_written(model, self.work)
+        session = open_from_disk(model, self.work)
         names = [value.name for value in part.outputs]
         for place_, example in enumerate(self.examples):
             feed = {inner.name: example[value] for inner, value in zip(part.inputs, read, strict=True)}

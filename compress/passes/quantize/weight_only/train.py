@@ -17,7 +17,7 @@ from compress.passes.quantize.weight_only.row_matching import Row, rows_of
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.passes.quantize.weight_only.stored import Stored, multiply_scales, stored_blocks
 from compress.step import StepContext, StepResult
-from compress.training.checkpointing import put_weights
+from compress.training.checkpointing import load_weights
 from compress.training.recovery import recover
 from compress.training.rounding.scaled_blocks import ScaledBlocks, ScaledWeight
 from compress.training.validation import Validation
@@ -47,7 +47,7 @@ def run(ctx: StepContext) -> StepResult:
     after = validation.score(student)
     if after < before:
         ctx.progress.say("quantize: training did not help; the untrained scales are kept")
-        put_weights(
+        load_weights(
             student.changes, {name: torch.zeros_like(one) for name, one in student.changes.named_parameters()}
         )
     multiply_scales(quantized.graph, factors_of(student, rows))

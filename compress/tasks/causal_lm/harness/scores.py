@@ -18,7 +18,7 @@ from compress.core.errors import DataError
 from compress.core.records import Metric, TaskScore
 from compress.measuring.scoring import Writes
 from compress.measuring.statistics import wilson
-from compress.models.text.tokenizer_files import open_uncut
+from compress.models.text.tokenizer_files import open_without_truncation
 from compress.tasks.base import Answers, Task
 from compress.tasks.causal_lm.harness.tasks import FIRST, TASKS, tasks_of
 from compress.tasks.causal_lm.keys import LanguageData
@@ -51,7 +51,7 @@ def scored_in(
 
     from compress.tasks.causal_lm.harness.model import Harness
 
-    asking = Harness(open_uncut(model / TOKENIZER), *reading_of(model), answer, write)
+    asking = Harness(open_without_truncation(model / TOKENIZER), *reading_of(model), answer, write)
     with _quiet_and_drawn_alike():
         try:
             found = simple_evaluate(

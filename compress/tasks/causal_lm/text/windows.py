@@ -16,12 +16,12 @@ from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.files import sha256_file
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import DataError, ModelError
-from compress.data.splits import Examples, item_bytes
-from compress.encoding.inputs import LEARNT, Batch
+from compress.data.splits import Examples, item_content
+from compress.encoding.inputs import LOSS_MASK, Batch
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.chat import Format
-from compress.models.text.tokenizer_files import open_uncut
-from compress.store.flat import Ragged, RaggedWriter, blocks_of_letters
+from compress.models.text.tokenizer_files import open_without_truncation
+from compress.store.flat import Ragged, RaggedWriter, blocks_by_characters
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.text.documents import pieces_of
 
@@ -58,7 +58,7 @@ class WindowInputs(TokenInputs):
         chosen = np.asarray(indices, np.int64)
         learnt, _ = self.learnt.padded(indices, 0)
         beside = {
-            LEARNT: learnt.astype(np.int64),
+            LOSS_MASK: learnt.astype(np.int64),
             DOCUMENT: self.documents[chosen],
             BYTES: self.sizes[chosen],
         }
@@ -103,12 +103,12 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
         DataError: conversations do not work with the model's chat template, or no text has a token to score.
     """
     form, names = reading_of(model)
-    tokenizer = open_uncut(model / TOKENIZER)
+    tokenizer = open_without_truncation(model / TOKENIZER)
     render = form.render(str(model))
     ids, learnt = RaggedWriter(np.int32), RaggedWriter(np.int32)
     documents, sizes = array("q"), array("q")
     number = 0
-    for block in blocks_of_letters(examples.texts, LETTERS):
+    for block in blocks_by_characters(examples.texts, LETTERS):
         split = [pieces_of(item, data.written, render) for item in block]
         with understood("the tokenizer", str(model / TOKENIZER)):
             texts = [piece.text for pieces in split for piece in pieces]
@@ -158,7 +158,7 @@ def encoding_key(examples: Examples, data: LanguageData, model: Path) -> str:
     said = repr((form, names, data.written, data.context, sha256_file(file) if file.is_file() else None))
     digest = hashlib.sha256(said.encode())
     for text in examples.texts:
-        written = item_bytes(text)
+        written = item_content(text)
         digest.update(len(written).to_bytes(8, "big") + written)
     return digest.hexdigest()
 

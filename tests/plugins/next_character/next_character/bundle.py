@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.bundles.answers import BundleAnswers, outputs
+from compress.bundles.answers import BundleCode, outputs
 
-CHARACTERS = BundleAnswers(
+CHARACTERS = BundleCode(
     predict=Path(__file__).with_name("predict.py"),
     golden=outputs,
     tolerance=1e-4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import LossContext, LossKind, LossSpec
 
 
 class NextCharacterLoss(LossSpec):
@@ -17,7 +17,7 @@ class NextCharacterLoss(LossSpec):
         """It compares them with the documents."""
         return True
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Why it cannot be used there; None where it can."""
         return (
             None

@@ -10,7 +10,7 @@ from compress.core.artifacts import TASK
 from compress.core.disk.files import write_json
 from compress.core.errors import ModelError
 from compress.models.io.checkpoints import count_parameters, save_model
-from compress.models.io.plain import Origin, PlainModel, make_module
+from compress.models.io.plain import Origin, UserModule, make_module
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext
 from next_character.alphabet import PAD, size_of
@@ -27,7 +27,7 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     assert isinstance(data, CharacterData)
     origin = Origin.of(spec.model, ctx.base)
     module, _ = make_module(origin, ctx.seed, allow_code=ctx.allow_code)
-    model = PlainModel(module, origin).eval()
+    model = UserModule(module, origin).eval()
     letters = torch.ones((2, 5), dtype=torch.int64)
     with torch.no_grad():
         shape = tuple(model(input_ids=letters, attention_mask=letters).shape)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import LossContext, LossKind, LossSpec
 
 
 class ReverseLoss(LossSpec):
@@ -20,7 +20,7 @@ class ReverseLoss(LossSpec):
         """It compares them."""
         return True
 
-    def fault(self, lesson: Lesson) -> str | None:
+    def fault(self, lesson: LossContext) -> str | None:
         """Why it cannot be used there; None where it can."""
         return None if lesson.logits else "only logits have a divergence"
 
