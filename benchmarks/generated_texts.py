@@ -100,10 +100,11 @@ def main() -> int:
     splits = resolve(TEXTS, {**shared, "data.unlabeled": {"path": rest}}).splits
     assert splits.unlabeled is not None
     train, real = len(splits.train), 150 if options.quick else len(splits.unlabeled)
-    asked = [arm for arm in arms(train, real, rest, options.quick) if is_asked(arm.name, options.only or BAR)]
-    for arm in arms(train, real, rest, options.quick):
+    every = arms(train, real, rest, options.quick)
+    asked = [arm.name for arm in every if is_asked(arm.name, options.only or BAR)]
+    for arm in every:
         # The two that all others are compared with come out of the cache.
-        if asked and (arm in asked or arm.name in BAR[:2]):
+        if asked and arm.name in {*asked, *BAR[:2]}:
             runs = [
                 trained(TEXTS, shared, arm, {**PLAIN, "epochs": epochs * train / (train + arm.more)}, seed)
                 for seed in seeds

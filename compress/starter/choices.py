@@ -51,7 +51,7 @@ def choose_length(texts: Sequence[str], model: ModelInfo) -> tuple[int, str]:
         length = max(_SHORTEST, _STEP * math.ceil(longest / _STEP))
         why = f"{_SHARE} % of the texts have {longest} tokens at most; longer ones are cut"
     if model.longest is not None and length > model.longest:
-        return max(2, min(model.longest, 8192)), f"{why}; the model takes {model.longest}"
+        length, why = max(2, model.longest), f"{why}; the model takes {model.longest}"
     return min(length, 8192), why
 
 

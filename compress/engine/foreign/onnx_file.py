@@ -102,10 +102,8 @@ def task_of_file(model: Path, given: ModelSettings) -> str | None:
     Raises:
         ModelError: there is no such model, or no such task.
     """
-    file = onnx_file(model)
-    if not file.is_file():
-        raise ModelError("file not found", where=str(file))
-    if (task := _described(_folders(file, given)).get("task")) is not None and task not in task_names():
+    task = _described(_folders(onnx_file(model), given)).get("task")
+    if task is not None and task not in task_names():
         raise ModelError(f"its {TASK} names the task {ascii(task)[:80]}, which is unknown", where=str(model))
     return task
 

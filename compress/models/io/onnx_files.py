@@ -64,30 +64,29 @@ def onnx_file(model: Path) -> Path:
     """Return the file that a path refers to: itself, or the `model.onnx` of a folder.
 
     Raises:
-        ModelError: it is a file of another format.
+        ModelError: it is missing, or of another format.
     """
-    if model.is_dir():
-        return model / ONNX_MODEL
-    if model.suffix == ".ort":
+    file = model / ONNX_MODEL if model.is_dir() else model
+    if file.suffix == ".ort":
         raise ModelError(
             "this is onnxruntime's mobile format, which does not describe its inputs",
             where=str(model),
             hint=f"Measure the {ONNX_MODEL} that it was made from.",
         )
-    return model
+    if not file.is_file():
+        raise ModelError("file not found", where=str(file))
+    return file
 
 
 def read_onnx(path: Path) -> OnnxFile:
     """Read and check an ONNX file.
 
     Raises:
-        ModelError: it is missing, not ONNX, truncated, not valid, or files with its weights are missing.
+        ModelError: it is not ONNX, truncated, not valid, or files with its weights are missing.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    if not path.is_file():
-        raise ModelError("file not found", where=str(path))
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:

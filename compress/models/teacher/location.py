@@ -31,6 +31,7 @@ from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, r
 from compress.profile.model_checks.adapters import ADAPTER
 from compress.profile.model_checks.checkpoints import checkpoint_problems, several_models
 from compress.profile.model_checks.files import ModelFiles
+from compress.profile.model_checks.problem import Problem
 from compress.profile.model_checks.tokenizers import VOCABULARY_FILES, tokenizer_missing_problem
 from compress.profile.schema import TeacherSpec
 from compress.profile.specs.decoder import decoder_of
@@ -218,19 +219,14 @@ def tokenizer_path(source: str, base: Path) -> Path:
     """
     place, where = local_path(source, base), "teacher.config.tokenizer"
     if place is None:
-        cached = _cached_file(source, None)
-        if (
-            cached is None
-            or tokenizer_missing_problem({file.name for file in cached.parent.iterdir()}) is not None
-        ):
+        place = _cached_snapshot(source, None)
+        if place is None or _tokenizer_problem(place) is not None:
             # With the config, by which the commit is found.
             place = _fetch(source, None, (MODEL_CONFIG, *TOKENIZER_FILES))
-        else:
-            place = cached.parent
     if place.is_file():
         if place.suffix.lower() not in (GGUF, ".json"):
             raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
-    elif (problem := tokenizer_missing_problem({file.name for file in place.iterdir()})) is not None:
+    elif (problem := _tokenizer_problem(place)) is not None:
         raise problem.error(where)
     return place
 
@@ -278,8 +274,12 @@ def hub_commit(model: str, revision: str | None) -> str | None:
     """Return the commit of a revision of a hub model; None if this machine's hub cache does not know it."""
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    config = _cached_file(model, revision)
-    return None if config is None else config.parent.name
+    snapshot = _cached_snapshot(model, revision)
+    return None if snapshot is None else snapshot.name
+
+
+def _tokenizer_problem(folder: Path) -> Problem | None:
+    return tokenizer_missing_problem({file.name for file in folder.iterdir()})
 
 
 def _folder(path: Path) -> Path:
@@ -322,16 +322,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
     """Return the snapshot of a hub model in this machine's cache; None if a file of it is missing."""
-    config = _cached_file(model, revision)
-    if config is None or config.name != MODEL_CONFIG:
+    folder = _cached_snapshot(model, revision)
+    if folder is None or not (folder / MODEL_CONFIG).is_file():
         return None
-    names = {file.name for file in model_files(config.parent)}
+    names = {file.name for file in model_files(folder)}
     weights = any(name.endswith(".safetensors") for name in names)
     if task_kind(task).items == "image":
         further = PREPROCESSOR in names or PROCESSOR in names
     else:
         further = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
-    return config.parent if weights and further and shards_of(config.parent) <= names else None
+    return folder if weights and further and shards_of(folder) <= names else None
 
 
 def _fetch(model: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
@@ -348,7 +348,8 @@ def _fetch(model: str, revision: str | None, files: Sequence[str] = MODEL_FILES)
         ) from error
 
 
-def _cached_file(model: str, revision: str | None) -> Path | None:
+def _cached_snapshot(model: str, revision: str | None) -> Path | None:
+    """Return the folder of a hub repository in this machine's cache, which may lack files; None without one."""
     # Imported here: `compress validate` of a local model does not need it.
     from huggingface_hub import try_to_load_from_cache
 
@@ -356,5 +357,5 @@ def _cached_file(model: str, revision: str | None) -> Path | None:
     for name in (MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG):
         found = try_to_load_from_cache(model, name, revision=revision)
         if isinstance(found, str):
-            return Path(found)
+            return Path(found).parent
     return None

@@ -33,10 +33,10 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: a pattern in `exclude` matches nothing, or the scheme does not fit a layer.
     """
     spec, source = ctx.asked(OnnxSpec), ctx.inputs["model"]
-    layers = layers_to_quantize(ir.load(source.path / ONNX_MODEL).graph, spec)
-    schemes = schemes_for(spec, convolutions(layers))
+    graph = ir.load(source.path / ONNX_MODEL).graph
+    schemes = schemes_for(spec, convolutions(layers_to_quantize(graph, spec)))
     if isinstance(spec, Int8Spec):
-        model = quantize_int8(ctx, source, spec, schemes, layers)
+        model = quantize_int8(ctx, source, spec, schemes, graph)
     else:
         assert isinstance(spec, WeightOnlySpec)
         model = _quantize_blocks(ctx, source, spec, schemes[0])
@@ -64,9 +64,10 @@ def _quantize_blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, s
         empty_folder(turned := folder.parent / "rotated")
         path = save_onnx(model, turned)
         spec = spec.model_copy(update={"exclude": (*spec.exclude, *ROTATIONS)})
+    floating = excluded_weights(model.graph, spec)
     rounded = quantize_weights(model, path, spec, batches, folder.parent)
     facts["blocks"] = [one._asdict() for one in rounded]
     if spec.cache is not None:
         store_cache(model, batches, folder.parent)
     save_onnx(model, folder)
-    return QuantizedModel(folder, scheme, excluded_weights(ir.load(path).graph, spec), facts)
+    return QuantizedModel(folder, scheme, floating, facts)

@@ -20,7 +20,7 @@ from compress.passes.quantize.int8.preparation import prepare
 from compress.passes.quantize.int8.remedies import PLAIN, apply_remedies
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.writing import Writer
-from compress.passes.quantize.layers import Layer, excluded_weights
+from compress.passes.quantize.layers import Layer, excluded_weights, layers_to_quantize
 from compress.passes.quantize.mixed.step import mix
 from compress.passes.quantize.result import QuantizedModel
 from compress.passes.quantize.schemes import choose_scheme
@@ -32,15 +32,15 @@ ATTEMPTS = "attempts"
 
 
 def quantize_int8(
-    ctx: StepContext, source: Artifact, spec: Int8Spec, schemes: Sequence[str], layers: Sequence[Layer]
+    ctx: StepContext, source: Artifact, spec: Int8Spec, schemes: Sequence[str], graph: ir.Graph
 ) -> QuantizedModel:
     """Quantize by the best of the schemes, with remedies and mixed precision if the spec requests them.
 
     Args:
         source: the float model.
-        layers: the layers to quantize.
+        graph: its graph, which stays unchanged.
     """
-    facts = _probe_gain(ctx, source, layers)
+    facts = _probe_gain(ctx, source, layers_to_quantize(graph, spec))
     search = _Search(ctx, source, calibration_batches(ctx, source, spec.calibration_examples))
     candidate = search.write(spec, schemes, PLAIN)
     variants = search.compare(candidate.folders) if len(schemes) > 1 else {}
@@ -48,8 +48,7 @@ def quantize_int8(
     known = variants[scheme].score if variants else None
     candidate, facts["on_validation"] = search.try_remedies(candidate, scheme, known)
     facts |= candidate.facts
-    folder = candidate.folders[scheme]
-    floating = excluded_weights(ir.load(source.path / ONNX_MODEL).graph, spec)
+    folder, floating = candidate.folders[scheme], excluded_weights(graph, spec)
     if spec.mixed is not None:
         mixture = mix(ctx, spec.mixed, candidate.writer, scheme, source)
         folder, floating = mixture.folder, [*floating, *mixture.given_back]
