@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class JobFolder:
     """A folder of jobs for one runtime, device and number of threads; `where` names the target in errors.
 
     Jobs run on this machine or through `transport`; `confinement` is merged into each job. `patience` is the time that
-    timings may spend waiting for a quiet machine.
+    timings may spend waiting for a quiet machine, `cores` the number of cores that untimed jobs may use.
     """
 
     def __init__(
@@ -45,9 +45,11 @@ class JobFolder:
         transport: Transport | None = None,
         confinement: Mapping[str, Any] | None = None,
         patience: Patience | None = None,
+        cores: int = 1,
     ) -> None:
         self.where = where
         self.patience = patience or Patience()
+        self.cores = max(cores, threads)
         self._folder = folder
         self._common = {"device": device, "threads": threads, **(confinement or {})}
         self._transport = transport or LocalTransport(folder, runtime, threads, where)
@@ -77,6 +79,7 @@ class JobFolder:
             transport,
             {} if spec.cores is None else {"cores": list(spec.cores)},
             target.patience,
+            target.cores,
         )
 
     def feeds(self, name: str, batches: Sequence[Batch]) -> str:
@@ -99,7 +102,14 @@ class JobFolder:
         return self._scoring(model, feeds, outputs_scorer, {}, name)
 
     def score(
-        self, model: str, feeds: str, task: Task, described: Mapping[str, Any], name: str = "answers"
+        self,
+        model: str,
+        feeds: str,
+        task: Task,
+        described: Mapping[str, Any],
+        name: str = "answers",
+        *,
+        on_all_cores: bool = False,
     ) -> tuple[Job, Path]:
         """Return a job that reduces a model's outputs to what the task scores, and the file that will contain it.
 
@@ -109,12 +119,18 @@ class JobFolder:
             task: the task, which provides the scorer.
             described: the `task.json` of the model.
             name: stem of the output file.
+            on_all_cores: use all cores of the target instead of its `threads`.
         """
-        return self._scoring(model, feeds, task.scorer, task.settings(described), name)
+        job, kept = self._scoring(model, feeds, task.scorer, task.settings(described), name)
+        return (self._on_all_cores(job) if on_all_cores else job), kept
 
     def write(self, model: str, feeds: str, settings: dict[str, Any]) -> tuple[Job, Path]:
         """Return a job that generates answers to prompts, and the file that will contain their tokens as `written`."""
-        return self._scoring(model, feeds, decoding, settings, "written")
+        job, kept = self._scoring(model, feeds, decoding, settings, "written")
+        return self._on_all_cores(job), kept
+
+    def _on_all_cores(self, job: Job) -> Job:
+        return replace(job, body={**job.body, "threads": self.cores})
 
     def _scoring(
         self, model: str, feeds: str, scorer: Any, settings: dict[str, Any], name: str

@@ -218,7 +218,10 @@ def model_answers(
     results: list[dict[str, Any]] = []
     shape: tuple[int, ...] = ()
     for part in parts(in_order(inputs, batch_size)):
-        job, file = jobs.score(model, jobs.feeds("test", part), task, described)
+        # Scoring a language model takes minutes on one core; that of a small classifier is no faster on several.
+        job, file = jobs.score(
+            model, jobs.feeds("test", part), task, described, on_all_cores=task.kind.writes
+        )
         done, *others = jobs.run(job, *beside)
         results, beside, shape = results + others, (), tuple(done["shape"])
         if done["refused"] is not None:

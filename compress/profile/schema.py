@@ -232,7 +232,7 @@ class TargetSpec(Spec):
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
     """Runtime that executes the model; `torch` on this machine only."""
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
-    """CPU threads per inference."""
+    """CPU threads per inference, as timed; language models are scored on all cores."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
     """Batch sizes to time; accuracy and memory are measured at the first."""
     sequence_lengths: tuple[Positive, ...] = ()

@@ -66,6 +66,11 @@ class ResolvedTarget:
         return digest_of({key: value for key, value in self.description.items() if key not in _TIMES_NOTHING})
 
     @property
+    def cores(self) -> int:
+        """Number of cores that a process on the target may use."""
+        return int(self.description["cpu"]["cores"]) if self.spec.cores is None else len(self.spec.cores)
+
+    @property
     def place(self) -> str:
         """Name of the machine in messages."""
         return "this machine" if self.device is None else self.label
