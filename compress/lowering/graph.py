@@ -79,9 +79,18 @@ def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> ir.Value:
 
 
 def _free_name(graph: ir.Graph, name: str) -> str:
-    """Return `name`, with a number appended if an initializer has that name."""
+    """Return `name`, with a number appended if a value of the graph or of its subgraphs has that name."""
+    taken = {
+        value.name
+        for part in (graph, *graph.subgraphs())
+        for value in (
+            *part.inputs,
+            *part.initializers.values(),
+            *(each for node in part for each in node.outputs),
+        )
+    }
     free, count = name, 1
-    while free in graph.initializers:
+    while free in taken:
         free, count = f"{name}.{count}", count + 1
     return free
 

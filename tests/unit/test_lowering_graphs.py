@@ -19,7 +19,7 @@ from torch import nn
 from compress.lowering.attention import fuse_attention
 from compress.lowering.early_token_selection import select_early
 from compress.lowering.export import export_graph, signature_of
-from compress.lowering.graph import add_initializer, constant_of, tidy
+from compress.lowering.graph import add_initializer, constant_of, insert_before, tidy
 from compress.lowering.macs import count_macs
 from compress.lowering.patches import patches_to_matmul
 from compress.lowering.pooling import mean_to_global_pool
@@ -249,3 +249,27 @@ def test_a_norm_is_folded_exactly_and_only_the_batch_is_dynamic(tmp_path: Path) 
     got = open_session(str(tmp_path / "m.onnx")).run(None, {"pixel_values": x.numpy()})[0]
     with torch.no_grad():
         assert got == pytest.approx(model(x).numpy(), abs=1e-5)
+
+
+def test_a_new_value_takes_no_name_that_an_input_an_output_or_a_subgraph_has(tmp_path: Path) -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["within"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("within", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("Relu", ["x"], ["scale"]),
+        helper.make_node("If", ["yes"], ["chosen"], then_branch=inner, else_branch=inner),
+        helper.make_node("Add", ["scale", "chosen"], ["y"]),
+    ]
+    model, x = model_of(nodes, ["batch", 3], yes=np.array(True)), normal(2, 3)
+    wanted = run(model, tmp_path, x)
+    names = ["x", "scale", "within", "yes", "y", "new"]
+    made = [add_initializer(model.graph, name, np.float32(0)) for name in names]
+    assert [value.name for value in made] == ["x.1", "scale.1", "within.1", "yes.1", "y.1", "new"]
+    last = next(node for node in model.graph if node.op_type == "Add")
+    doubled = insert_before(model.graph, last, ir.node("Add", [last.inputs[0], made[1]], name="scale"))
+    assert doubled.name == "scale.2"
+    last.replace_input_with(0, doubled)
+    assert run(model, tmp_path, x) == pytest.approx(wanted)
