@@ -211,6 +211,27 @@ def test_an_answer_ends_where_the_model_holds_no_more(
         assert f"the model holds {POSITIONS}, so nothing can be written behind it" in told.err
 
 
+@pytest.mark.parametrize("chats", [(), ("--chat",)])
+def test_a_prompt_that_is_too_long_is_named_and_the_others_are_answered(
+    chats: Sequence[str], bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = [*chats, "--most", "2", "--stop", "\\n"]
+    assert asked(bundle / "predict.py", monkeypatch, "the cat", "a dog", *how) == 0
+    answers = capsys.readouterr().out
+    assert asked(bundle / "predict.py", monkeypatch, "the cat", "a" * POSITIONS, "a dog", *how) == 1
+    told = capsys.readouterr()
+    # To a conversation it was never said.
+    assert told.out == answers
+    assert told.err.startswith("text 2: the prompt has ")
+    assert told.err.count("\n") == 1
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"the cat\n\n{'a' * POSITIONS}\na dog\n"))
+    assert asked(bundle / "predict.py", monkeypatch, *how) == 1
+    told = capsys.readouterr()
+    assert told.out == answers
+    assert told.err.startswith("line 3: the prompt has ")
+
+
+
 def test_a_chat_forgets_its_oldest_turns_and_says_so_once(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,29 +78,35 @@ def main() -> int:
         parser.error("this model has no chat template that could be carried: give it plain prompts")
     sampling = model.sampling(asked.temperature, asked.top_k, asked.top_p, asked.seed)
     said: list[dict[str, str]] = []
-    forgot = False
-    for text in asked.texts or filter(None, map(str.rstrip, sys.stdin)):
+    forgot, code = False, 0
+    for place, text in enumerate(asked.texts or map(str.rstrip, sys.stdin), 1):
+        if not text and not asked.texts:
+            continue
+        kept: list[dict[str, str]] = []
         if asked.chat:
-            turns, said = len(said) + 1, model.fitted([*said, {"role": "user", "content": text}], asked.most)
-            if len(said) < turns and not forgot:
-                forgot = True
-                print(
-                    f"the oldest turns are forgotten: the model holds {model.positions} tokens",
-                    file=sys.stderr,
-                )
-            prompt = model.tokens(model.chat(said), begins=False)
+            kept = model.fitted([*said, {"role": "user", "content": text}], asked.most)
+            prompt = model.tokens(model.chat(kept), begins=False)
         else:
             prompt = model.tokens(text)
         if not prompt:
             continue
+        try:
+            parts = model.stream(prompt, asked.most, sampling, asked.stop)
+        except RunnerError as error:
+            # The others are answered all the same, and a conversation goes on as if this had not been said.
+            print(f"{'text' if asked.texts else 'line'} {place}: {error}", file=sys.stderr)
+            code = 1
+            continue
+        if asked.chat and len(kept) <= len(said) and not forgot:
+            forgot = True
+            print(
+                f"the oldest turns are forgotten: the model holds {model.positions} tokens", file=sys.stderr
+            )
         answer = ""
         try:
-            for part in model.stream(prompt, asked.most, sampling, asked.stop):
+            for part in parts:
                 answer += part
                 print(part, end="", flush=True)
-        except RunnerError as error:
-            print(error, file=sys.stderr)
-            return 1
         except OSError:
             # Of what is printed to: nobody reads it any more.
             raise
@@ -108,8 +114,8 @@ def main() -> int:
             print(f"the model failed: {in_words(error)}", file=sys.stderr)
             return 1
         print()
-        said.append({"role": "assistant", "content": answer})
-    return 0
+        said = [*kept, {"role": "assistant", "content": answer}]
+    return code
 
 
 if __name__ == "__main__":
