@@ -140,10 +140,11 @@ class PromptCodec:
         return frozenset(self.ends) | (self._special & {self._tokenizer.token_to_id(stop) for stop in stops})
 
     def encoded(self, text: str, *, begins: bool) -> list[int]:
-        """Encode a text to token ids; `begins`: prepend the beginning-of-text token, if there is one."""
-        begin = [] if self.format.begin is None or not begins else [self.format.begin]
+        """Encode a text to token ids; `begins`: prepend the beginning-of-text token, unless the text starts with it."""
         with understood("the tokenizer", self._where):
-            return begin + list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        begin = self.format.begin
+        return ids if begin is None or not begins or ids[:1] == [begin] else [begin, *ids]
 
     def beginning(self, text: str, tokens: int) -> str:
         """Return the part of a text covered by its first `tokens` tokens."""

@@ -231,6 +231,16 @@ def test_a_prompt_that_is_too_long_is_named_and_the_others_are_answered(
     assert told.err.startswith("line 3: the prompt has ")
 
 
+def test_a_prompt_that_has_the_beginning_already_gets_no_second(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    task = json.loads((bundle / "task.json").read_text())
+    tokenizer = byte_tokenizer()
+    write_json(tmp_path / "bundle" / "task.json", {**task, "begin_id": tokenizer.token_to_id(BEGIN)})
+    predictor = runner.open_predictor(str(tmp_path / "bundle"))
+    wanted = tokenizer.encode(f"{BEGIN}a").ids
+    assert predictor.tokens("a") == predictor.tokens(f"{BEGIN}a") == wanted
+    assert predictor.tokens(f"{BEGIN}a", begins=False) == wanted
+
 
 def test_a_chat_forgets_its_oldest_turns_and_says_so_once(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -282,7 +292,9 @@ const parts = [];
 for await (const part of stream(says, words, prompt, how)) parts.push(part);
 let refused = null;
 try { withRoom(words, prompt.concat(answer)); } catch (error) { refused = error.message; }
-console.log(JSON.stringify({ parts, refused, kept: chats.map((one) => fitted(words, page.chat, one, most)) }));
+const beginning = new Words({}, { ...page, begin_id: 104 });
+const begun = ["hi", "i", ""].map((text) => beginning.ids(text, true));
+console.log(JSON.stringify({ parts, refused, begun, kept: chats.map((one) => fitted(words, page.chat, one, most)) }));
 """
 BYTES = """
 export class Tokenizer {
@@ -318,6 +330,7 @@ def test_a_page_keeps_to_the_context_as_python_does(predictor: Any, tmp_path: Pa
     assert found["refused"].endswith(
         f"the model holds {POSITIONS}, so nothing can be written behind it: shorten it"
     )
+    assert found["begun"] == [[104, 105], [104, 105], [104]]
     assert found["kept"] == [predictor.fitted(chat, 9) for chat in chats]
     assert [len(kept) for kept in found["kept"]] != [len(chat) for chat in chats]
 

@@ -18,6 +18,7 @@ from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT
 from compress.data.sources import load
 from compress.data.splits import UNLABELLED, Examples
+from compress.generation.prompts import PromptCodec
 from compress.measuring.variants import scored_sample
 from compress.models.text.chat import renderer
 from compress.passes.quantize.calibration.examples import calibration_batches
@@ -40,7 +41,7 @@ from compress.tasks.causal_lm.text.windows import (
     encode_documents,
 )
 from tests.steps import context
-from tests.tiny_language import CHATML, byte_tokenizer
+from tests.tiny_language import BEGIN, CHATML, byte_tokenizer
 
 LLAMA = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + "
@@ -509,3 +510,15 @@ def test_what_was_encoded_is_kept_as_long_as_nothing_changes_that_it_is_made_of(
     file.unlink()
     with pytest.raises(ModelError):
         task.encode(examples("abcab", "né"), folder)
+
+
+@pytest.mark.parametrize("before", ["", "<begin>"])
+def test_the_token_that_begins_texts_stands_there_once(before: str, tmp_path: Path):
+    folder = folder_of(tmp_path, begin_id=byte_tokenizer().token_to_id(BEGIN))
+    wanted = byte_tokenizer().encode(f"{BEGIN}ab").ids
+    prompts = data(prompt_column="p", completion_column="c")
+    for item, spec in ((prompt_item(f"{before}a", "b", ends=False), prompts), (f"{before}ab", data())):
+        batch = encode_documents(examples(item), spec, folder).batch([0])
+        assert batch["input_ids"][0].tolist() == wanted
+        assert batch[LOSS_MASK][0].tolist() == [0, int(spec is not prompts), 1]
+    assert PromptCodec(folder).tokens(f"{before}ab") == wanted

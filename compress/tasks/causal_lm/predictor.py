@@ -44,9 +44,10 @@ class Predictor:
         self.session = CachedSession(open_session(str(Path(folder) / model), threads, device))
 
     def tokens(self, text: str, begins: bool = True) -> list[int]:
-        """A text as token ids; `begins`: behind the token that stands before every text, if there is one."""
-        begin = [] if self.task["begin_id"] is None or not begins else [self.task["begin_id"]]
-        return begin + list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        """A text as token ids; `begins`: behind the token that stands before every text, if there is one and the text
+        does not begin with it already."""
+        ids, begin = list(self.tokenizer.encode(text, add_special_tokens=False).ids), self.task["begin_id"]
+        return ids if begin is None or not begins or ids[:1] == [begin] else [begin, *ids]
 
     def outputs(self, items: Sequence[str]) -> Any:
         """Logits of every n-th word as the token after each text, float32 (texts, `PROBED`)."""

@@ -13,10 +13,10 @@ export class Words {
     this.positions = page.positions ?? Infinity;
   }
 
-  /** A text as ids; `begins`: behind the token that stands before every text, if there is one. */
+  /** A text as ids; `begins`: behind the token that stands before every text, where it does not begin with it already. */
   ids(text, begins) {
-    const before = begins && this.begin !== null ? [this.begin] : [];
-    return [...before, ...this.tokenizer.encode(text, { add_special_tokens: false }).ids];
+    const { ids } = this.tokenizer.encode(text, { add_special_tokens: false });
+    return begins && this.begin !== null && ids[0] !== this.begin ? [this.begin, ...ids] : [...ids];
   }
 
   text(ids) {

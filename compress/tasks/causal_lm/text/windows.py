@@ -114,7 +114,7 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
             texts = [piece.text for pieces in split for piece in pieces]
             encodings = iter(tokenizer.encode_batch(texts, add_special_tokens=False))
         for pieces in split:
-            row = [] if form.begin is None or data.written == "messages" else [(form.begin, 0, 0)]
+            row = list[tuple[int, int, int]]()
             for piece in pieces:
                 encoding = next(encodings)
                 lengths = _byte_lengths(piece.text, encoding.offsets)
@@ -124,6 +124,8 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
                 ]
                 if piece.ends and form.end is not None:
                     row.append((form.end, 1, 0))
+            if form.begin is not None and data.written != "messages" and not (row and row[0][0] == form.begin):
+                row.insert(0, (form.begin, 0, 0))
             for window in cut_windows(np.array(row, np.int64).reshape(-1, 3), form.max_length, data.context):
                 ids.add([window[:, 0]])
                 learnt.add([window[:, 1]])
