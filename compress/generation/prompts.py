@@ -10,6 +10,7 @@ from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import DataError, ModelError
 from compress.models.text.chat import PLACEHOLDER, Conversation, Format, Prompt
+from compress.models.text.parts import puts_space
 from compress.models.text.tokenizer_files import open_without_truncation
 
 
@@ -33,6 +34,8 @@ class PromptCodec:
         self._render = self.format.render(self._where)
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(one for one, token in added.items() if token.special)
+        with understood("the tokenizer", self._where):
+            self._word = self._encode("a") if puts_space(self._tokenizer) else []
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -141,10 +144,12 @@ class PromptCodec:
 
     def encoded(self, text: str, *, begins: bool) -> list[int]:
         """Encode a text to token ids; `begins`: prepend the beginning-of-text token, unless the text starts with it."""
-        with understood("the tokenizer", self._where):
-            ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        begin = self.format.begin
+        ids, begin = self._encode(text), self.format.begin
         return ids if begin is None or not begins or ids[:1] == [begin] else [begin, *ids]
+
+    def _encode(self, text: str) -> list[int]:
+        with understood("the tokenizer", self._where):
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def beginning(self, text: str, tokens: int) -> str:
         """Return the part of a text covered by its first `tokens` tokens."""
@@ -152,10 +157,17 @@ class PromptCodec:
             offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
-    def decode_answer(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
-        """Decode an answer up to the first end token, and cut it before the first of `stops`."""
+    def decode_answer(self, tokens: Sequence[int], stops: Sequence[str], behind: Sequence[int] = ()) -> str:
+        """Decode an answer up to the first end token, and cut it before the first of `stops`.
+
+        Args:
+            behind: tokens of a text that the answer continues, so that a space between both is kept: decoders of
+                SentencePiece tokenizers drop one at the beginning.
+        """
         ends = self.stopping(stops)
-        return text_before(self.text(list(takewhile(lambda token: token not in ends, tokens))), stops)
+        word = self._word if behind and behind[-1] not in self._special else []
+        said = self.text([*word, *takewhile(lambda token: token not in ends, tokens)])
+        return text_before(said.removeprefix(self.text(word)), stops)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Decode tokens, without special ones."""

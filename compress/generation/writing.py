@@ -242,7 +242,7 @@ def _written(
                 asked.key,
                 asked.prompt,
                 asked.sample,
-                writer.decode_answer(own, how.stops),
+                writer.decode_answer(own, how.stops, block[row][1] if isinstance(asked.prompt, str) else ()),
                 own,
                 "end" if ended else "stop" if stops else "length",
             )

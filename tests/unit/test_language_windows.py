@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import DataError, ModelError
@@ -510,6 +511,93 @@ def test_what_was_encoded_is_kept_as_long_as_nothing_changes_that_it_is_made_of(
     file.unlink()
     with pytest.raises(ModelError):
         task.encode(examples("abcab", "né"), folder)
+
+
+def llama2(kind: str) -> Tokenizer:
+    """Letters, every byte, and a space before the first word: of every stretch between special tokens (as Llama 2's
+    file has it, and in the words of another component), or of the text alone."""
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *"▁[]INST/helowrd!?",
+        "▁[",
+        "▁h",
+    ]
+    merges = [("▁", "["), ("▁", "h")]
+    made = Tokenizer(
+        models.BPE(
+            {token: place for place, token in enumerate(tokens)},
+            merges,
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    if kind == "normalizer":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace("▁", kind, split=False)
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(parts)
+    made.add_special_tokens(["<s>", "</s>"])
+    return made
+
+
+TURNS = [
+    {"role": ("user", "assistant")[place % 2], "content": text}
+    for place, text in enumerate(["hello", "ho", "hé?", "wow!", "lo", "he"])
+]
+
+
+@pytest.mark.parametrize("kind", ["normalizer", "always", "first"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        LLAMA,
+        LLAMA.replace("{{ ' ' + message", "{{ message"),
+        # Nothing special between the turns: each goes on where the last one ends.
+        LLAMA.replace(" + eos_token", " + '!'"),
+    ],
+)
+def test_a_conversation_is_learnt_in_the_ids_that_it_is_answered_by(kind: str, template: str, tmp_path: Path):
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    folder = folder_of(tmp_path, max_length=256, begin_id=1, chat_template=template, special_tokens=special)
+    tokenizer = llama2(kind)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    spec = data(messages_column="m", max_length=256)
+    batch = encode_documents(examples(messages_item(TURNS)), spec, folder).batch([0])
+    ids, learnt = batch["input_ids"][0].tolist(), batch[LOSS_MASK][0]
+    writer = PromptCodec(folder)
+    for place in (1, 3, 5):
+        prompt = writer.tokens(TURNS[:place])
+        assert ids[: len(prompt)] == prompt
+        assert learnt[len(prompt)] == 1
+        assert not learnt[len(prompt) - 1]
+    whole = renderer(template, special, "model")(TURNS, False)
+    assert ids == tokenizer.encode(whole, add_special_tokens=False).ids
+    # Every byte of an answer is counted once.
+    answers_bytes = sum(len(one["content"].encode()) for one in TURNS[1::2])
+    around = whole.count(" ho") * 3 + 3 * len("</s>" if "eos" in template else "!")
+    assert batch[BYTES].tolist() == [answers_bytes + around]
+
+
+def test_a_completion_goes_on_where_its_prompt_ends(tmp_path: Path):
+    folder = folder_of(tmp_path, begin_id=1, end_id=2)
+    tokenizer = llama2("normalizer")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    spec = data(prompt_column="p", completion_column="c")
+    for prompt, completion in (("hello", " word"), ("he", "ll"), ("he ", "ll")):
+        inputs = encode_documents(examples(prompt_item(prompt, completion)), spec, folder)
+        whole = tokenizer.encode(prompt + completion, add_special_tokens=False).ids
+        assert inputs.batch([0])["input_ids"][0].tolist() == [1, *whole, 2]
+        # What is written there, in tokens, is what is learnt from.
+        writer, asked = PromptCodec(folder), tokenizer.encode(prompt, add_special_tokens=False).ids
+        assert writer.decode_answer([*whole[len(asked) :], 2], (), asked) == completion
+        assert writer.decode_answer(whole[len(asked) :], ()) == completion.lstrip()
+    # At the beginning of a text its first word has its space.
+    empty = encode_documents(examples(prompt_item("", "hello")), spec, folder).batch([0])
+    assert empty["input_ids"][0].tolist() == [1, *tokenizer.encode("hello").ids, 2]
 
 
 @pytest.mark.parametrize("before", ["", "<begin>"])

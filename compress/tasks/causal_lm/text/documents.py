@@ -84,7 +84,7 @@ def messages_item(messages: Any, where: str | None = None) -> str:
 
 
 def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]:
-    """Split an example into pieces, in order; each is tokenized separately, as it is during generation.
+    """Split an example into pieces, in order; each is tokenized separately, as an answer is when it is generated.
 
     Args:
         render: the model's chat template, required for conversations.

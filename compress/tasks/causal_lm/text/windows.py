@@ -20,6 +20,7 @@ from compress.data.splits import Examples, item_content
 from compress.encoding.inputs import LOSS_MASK, Batch
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.chat import Format
+from compress.models.text.parts import encode_parts
 from compress.models.text.tokenizer_files import open_without_truncation
 from compress.store.flat import Ragged, RaggedWriter, blocks_by_characters
 from compress.tasks.causal_lm.keys import LanguageData
@@ -111,20 +112,18 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
     for block in blocks_by_characters(examples.texts, LETTERS):
         split = [pieces_of(item, data.written, render) for item in block]
         with understood("the tokenizer", str(model / TOKENIZER)):
-            texts = [piece.text for pieces in split for piece in pieces]
-            encodings = iter(tokenizer.encode_batch(texts, add_special_tokens=False))
-        for pieces in split:
+            encodings = encode_parts(tokenizer, [[piece.text for piece in pieces] for pieces in split])
+        for pieces, encoded in zip(split, encodings, strict=True):
             row = list[tuple[int, int, int]]()
-            for piece in pieces:
-                encoding = next(encodings)
-                lengths = _byte_lengths(piece.text, encoding.offsets)
+            for piece, part in zip(pieces, encoded, strict=True):
+                lengths = _byte_lengths(piece.text, part.offsets)
                 row += [
-                    (token, int(piece.learnt), size)
-                    for token, size in zip(encoding.ids, lengths, strict=True)
+                    (token, int(piece.learnt), size) for token, size in zip(part.ids, lengths, strict=True)
                 ]
                 if piece.ends and form.end is not None:
                     row.append((form.end, 1, 0))
-            if form.begin is not None and data.written != "messages" and not (row and row[0][0] == form.begin):
+            first = next((token for part in encoded for token in part.ids), None)
+            if form.begin is not None and data.written != "messages" and first != form.begin:
                 row.insert(0, (form.begin, 0, 0))
             for window in cut_windows(np.array(row, np.int64).reshape(-1, 3), form.max_length, data.context):
                 ids.add([window[:, 0]])
