@@ -610,3 +610,13 @@ def test_the_token_that_begins_texts_stands_there_once(before: str, tmp_path: Pa
         assert batch["input_ids"][0].tolist() == wanted
         assert batch[LOSS_MASK][0].tolist() == [0, int(spec is not prompts), 1]
     assert PromptCodec(folder).tokens(f"{before}ab") == wanted
+
+
+def test_a_template_that_reads_the_clock_sees_the_same_day_always():
+    # As Llama 3.2's and SmolLM3's do.
+    template = (
+        "{%- if strftime_now is defined %}{%- set day = strftime_now('%d %b %Y') %}{%- endif %}\n{{ day }}|"
+        "{{ strftime_now('%B %-d, %H:%M') }}|{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    said = renderer(template, {}, "model")([{"role": "user", "content": "hi"}], True)
+    assert said == "26 Jul 2024|July 26, 00:00|hi"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from compress.core.errors import ModelError
@@ -16,6 +17,18 @@ UNWRITTEN: Conversation = ({"role": "user"},)
 """A conversation whose first user message is to be generated."""
 Render = Callable[[Conversation, bool], str]
 """A model's template: messages, and whether to add the generation prompt -> the text."""
+CLOCK = "strftime_now"
+"""Function with which a template reads the clock."""
+TODAY = datetime(2024, 7, 26)
+"""What the clock shows to templates: a fixed day, the one that Llama 3's name where there is no clock, as examples
+would otherwise change from day to day."""
+_CODES = "%-d %-m %A %B %D %F %H %I %M %S %T %Y %a %b %d %e %j %m %p %y"
+_FIXED_CLOCK = (
+    f"{{% macro {CLOCK}(format) %}}{{{{ format"
+    + "".join(f" | replace({code!r}, {TODAY.strftime(code)!r})" for code in _CODES.split())
+    + " }}{% endmacro %}{{ '' }}"
+)
+"""Jinja in front of a template that reads the clock, which overrides the function of transformers."""
 PLACEHOLDER = "\ue000"
 """Stands for generated text when a template is inspected: a private-use character that no template contains."""
 
@@ -60,7 +73,7 @@ def end_ids(described: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def renderer(template: str, special: Mapping[str, str], where: str) -> Render:
-    """Return a function that renders messages as text in the model's format.
+    """Return a function that renders messages as text in the model's format; for it, today is `TODAY`.
 
     Args:
         template: Jinja, as in `chat_template.jinja` or a tokenizer's config.
@@ -74,10 +87,11 @@ def renderer(template: str, special: Mapping[str, str], where: str) -> Render:
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        fixed = _FIXED_CLOCK if CLOCK in template else ""
         try:
             rendered, _ = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
-                chat_template=template,
+                chat_template=fixed + template,
                 add_generation_prompt=asks,
                 **special,
             )

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from compress.core.errors import ModelError
-from compress.models.text.chat import Render
+from compress.models.text.chat import CLOCK, Render
 
 TURNS = 6
 """Turns of the longest conversation in the check."""
@@ -26,8 +26,6 @@ _CONTENTS = (
 )
 _SAID = "\u2063said {} \u2063"
 """Stands for the content of a message; occurs in no template."""
-_CLOCK = "strftime_now"
-"""Function with which a template reads the clock."""
 
 Message = Mapping[str, str]
 
@@ -46,7 +44,7 @@ def pieces_of_template(template: str, render: Render) -> dict[str, Any] | None:
         roles whose content is stripped of surrounding whitespace. A template that rejects system messages has no
         entries for that role.
     """
-    if _CLOCK in template:
+    if CLOCK in template:
         return None
     for roles in (_conversations(system=True), _conversations(system=False)):
         with suppress(ModelError, KeyError, ValueError):
