@@ -66,10 +66,15 @@ class JobFolder:
         transport: Transport
         if target.device is None:
             transport = LocalTransport(
-                folder, spec.runtime, spec.threads, target.label, allow_code=allow_code
+                folder,
+                spec.runtime,
+                spec.threads,
+                target.label,
+                allow_code=allow_code,
+                limit_s=spec.time_limit_s,
             )
         else:
-            transport = RemoteTransport(target.device, spec.threads)
+            transport = RemoteTransport(target.device, spec.threads, spec.time_limit_s)
         return cls(
             folder,
             spec.runtime,

@@ -11,11 +11,13 @@ from compress.core.disk.files import write_json
 from compress.core.disk.reading import parse_json, read_mapping
 from compress.core.errors import TargetError
 from compress.measuring.results import LARGEST_WIDTH, examples_in, output_fault, result_fault
+from compress.profile.schema import DEFAULT_TIME_LIMIT_S
 from compress.runtimes import runner
 from compress.runtimes.launching import (
     FOLLOW_PARENT,
     SCRUBBED_PREFIXES,
     failure,
+    hung,
     run_all,
     runtime_command,
     set_variables,
@@ -36,16 +38,27 @@ class Transport(Protocol):
 
 
 class LocalTransport:
-    """Runs jobs in child processes; job and result files are in `folder`. `allow_code` lets torch models run code."""
+    """Runs jobs in child processes; job and result files are in `folder`.
+
+    `allow_code` lets torch models run code; `limit_s` is the time in seconds that jobs may take.
+    """
 
     def __init__(
-        self, folder: Path, runtime: str, threads: int, where: str, *, allow_code: bool = False
+        self,
+        folder: Path,
+        runtime: str,
+        threads: int,
+        where: str,
+        *,
+        allow_code: bool = False,
+        limit_s: float = DEFAULT_TIME_LIMIT_S,
     ) -> None:
         self._folder = folder
         self._allow_code = allow_code
         self._runtime = runtime
         self._threads = threads
         self._where = where
+        self._limit_s = limit_s
 
     def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
         """Write the jobs, run them and read their results."""
@@ -60,7 +73,7 @@ class LocalTransport:
                 )
             )
             made.append(result)
-        run_all(commands, self._where)
+        run_all(commands, self._where, self._limit_s)
         return [self._checked(*each) for each in zip(bodies, made, purposes, strict=True)]
 
     def _checked(self, body: Mapping[str, Any], file: Path, purpose: str) -> dict[str, Any]:
@@ -78,13 +91,16 @@ class LocalTransport:
 class RemoteTransport:
     """Runs jobs in child processes on a device, in the same environment; input files are sent once per session.
 
+    `limit_s` is the time in seconds that jobs may take.
+
     Raises:
         TargetError: the device cannot be reached.
     """
 
-    def __init__(self, device: SshDevice, threads: int) -> None:
+    def __init__(self, device: SshDevice, threads: int, limit_s: float = DEFAULT_TIME_LIMIT_S) -> None:
         self._device = device
         self._threads = threads
+        self._limit_s = limit_s
         device.begin()
 
     def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
@@ -97,9 +113,12 @@ class RemoteTransport:
             "scrub": list(SCRUBBED_PREFIXES),
             "set": set_variables(self._threads),
             "follow": FOLLOW_PARENT,
+            "limit": self._limit_s,
         }
         answer = device.run(request, doing)
         if isinstance(answer, Failed):
+            if answer.late:
+                raise hung(purposes[answer.number], device.label, self._limit_s)
             raise failure(purposes[answer.number], answer.code, answer.output, device.label)
         return [self._received(*each) for each in zip(bodies, moved, answer, purposes, strict=True)]
 

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from compress.core.disk.source_uris import CONFIG
 from compress.core.plugins import named
-from compress.core.spec import HubName, PassSpecBase, Positive, Seed, Side, Spec
+from compress.core.spec import HubName, PassSpecBase, Positive, Seconds, Seed, Side, Spec
 from compress.passes.contract import PassSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_entries import PassEntry
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     TaskName = str
 else:
     TaskName = Literal[task_names()]
+
+
+DEFAULT_TIME_LIMIT_S = 6 * 3600.0
+"""Seconds that a job may take where no target says otherwise."""
 
 
 class SplitsSpec(PassSpecBase):
@@ -243,6 +247,8 @@ class TargetSpec(Spec):
     memory_limit_mb: Positive | None = None
     """CPU only: limit of the peak memory of a process that loads and runs the model, runtime included, in MB (10^6
     bytes). The run fails if the deployed model exceeds it; rows of earlier steps that do are marked."""
+    time_limit_s: Seconds = DEFAULT_TIME_LIMIT_S
+    """Seconds after which a job there (scoring, timing or weighing one model) is ended as hung; the run then fails."""
     python: str = "python3"
     """Over ssh: Python interpreter on the device (3.9 or newer, with numpy and onnxruntime); `~/` is the home folder
     (`~/venv/bin/python`)."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import IO
 from compress.core.disk.exhaustion import DEVICE_FULL, GOES_ON, full_disk, full_gpu, says_full, says_gpu_full
 from compress.core.errors import TargetError
 from compress.core.telemetry import OFF
+from compress.profile.schema import DEFAULT_TIME_LIMIT_S
 
 TAIL_LINES = 12
 """Number of lines of a failed child's output that the error shows."""
@@ -77,20 +79,31 @@ def follow_parent(argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", FOLLOW_PARENT, str(os.getpid()), *argv]
 
 
-def run_all(commands: Sequence[Command], where: str) -> None:
+def run_all(commands: Sequence[Command], where: str, limit_s: float = DEFAULT_TIME_LIMIT_S) -> None:
     """Run commands in parallel and wait for all of them.
 
-    If this ends early (a failed child, Ctrl-C), children that are still running are killed.
+    If this ends early (a failed child, Ctrl-C, the limit), children that are still running are killed.
 
     Args:
         commands: the commands to run.
         where: the target's name, for errors.
+        limit_s: seconds that they may take.
 
     Raises:
-        TargetError: a command failed; its last lines of output are the hint.
+        TargetError: a command failed, and its last lines of output are the hint; or it took longer than `limit_s`.
         ResourceError: a command ran out of disk space or GPU memory.
     """
     children: list[tuple[Command, subprocess.Popen[bytes], IO[bytes]]] = []
+    too_late = threading.Event()
+
+    def end_all() -> None:
+        too_late.set()
+        for _, child, _ in children:
+            child.kill()
+
+    # A timer, since a wait with a timeout polls, which disturbs what the children time.
+    timer = threading.Timer(limit_s, end_all)
+    timer.daemon = True
     try:
         for command in commands:
             output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed below, with its child)
@@ -106,8 +119,11 @@ def run_all(commands: Sequence[Command], where: str) -> None:
                 output.close()
                 raise TargetError(f"cannot start {command.argv[0]}: {error}", where=where) from error
             children.append((command, child, output))
+        timer.start()
         for command, child, output in children:
             if child.wait() != 0:
+                if too_late.is_set():
+                    raise hung(command.purpose, where, limit_s)
                 output.seek(0)
                 said = output.read().decode(errors="replace")
                 if says_full(said):
@@ -117,11 +133,22 @@ def run_all(commands: Sequence[Command], where: str) -> None:
                     raise full_gpu(command.purpose, where)
                 raise failure(command.purpose, child.returncode, said, where)
     finally:
+        timer.cancel()
         for _, child, output in children:
             if child.poll() is None:
                 child.kill()
             child.wait()
             output.close()
+
+
+def hung(purpose: str, where: str, limit_s: float) -> TargetError:
+    """Return the error for a child that was ended because it took longer than `limit_s` seconds."""
+    return TargetError(
+        f"{purpose} did not end within {limit_s:g} s, and was ended",
+        where=where,
+        hint="If the model needs longer there, raise the target's `time_limit_s`; the same command resumes from here.",
+        code="time-limit",
+    )
 
 
 def failure(purpose: str, code: int, output: str, where: str) -> TargetError:

@@ -40,6 +40,8 @@ FLAGS = (
 _TIMES_NOTHING = frozenset({"memory_limit_mb", "memory_mb", "warnings"})
 """Parts of a target's description that do not affect timings; the memory limit is checked after the model ran."""
 
+_CUDA_SECONDS = 300
+"""Timeout for torch to look for a CUDA device."""
 _TORCH_CUDA = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
 
 
@@ -264,11 +266,13 @@ def _cuda_fault(runtime: str) -> str | None:
         faults.append(
             f"torch {_installed('torch')} is a CPU build: install one for CUDA from https://pytorch.org/get-started"
         )
-    elif (
-        not faults
-        and subprocess.run([sys.executable, "-c", _TORCH_CUDA], capture_output=True, check=False).returncode
-    ):
-        faults.append("torch sees no CUDA device: its CUDA version may be newer than the driver")
+    elif not faults:
+        command = [sys.executable, "-c", _TORCH_CUDA]
+        try:
+            if subprocess.run(command, capture_output=True, check=False, timeout=_CUDA_SECONDS).returncode:
+                faults.append("torch sees no CUDA device: its CUDA version may be newer than the driver")
+        except subprocess.TimeoutExpired:
+            faults.append(f"torch did not find a CUDA device within {_CUDA_SECONDS} s: the driver may hang")
     return "; ".join(faults) or None
 
 

@@ -182,3 +182,13 @@ def test_processes_that_train_together_find_what_this_one_found(monkeypatch: pyt
     assert (other, found["PYTHONSAFEPATH"], found["OMP_NUM_THREADS"]) == ("/opt/libraries", "1", "3")
     monkeypatch.delenv("PYTHONPATH")
     assert workers_environment(TrainSpec(), 1)["PYTHONPATH"] == package
+
+
+def test_a_command_that_hangs_is_ended_at_its_limit(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    began = time.monotonic()
+    with pytest.raises(TargetError, match="trying did not end within 2 s") as raised:
+        run_all([python(WRITE_PID_AND_SLEEP, str(pid_file))], "here", limit_s=2)
+    assert time.monotonic() - began < 30
+    assert (raised.value.exit_code, raised.value.code) == (5, "time-limit")
+    assert ends(int(pid_file.read_text()))

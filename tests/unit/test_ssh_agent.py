@@ -82,6 +82,7 @@ class Talk:
             "scrub": ["OMP_"],
             "set": {"OMP_NUM_THREADS": "3"},
             "follow": FOLLOW_PARENT,
+            "limit": 60,
         }
 
     def hang_up(self) -> None:
@@ -185,3 +186,11 @@ def test_what_the_machine_is(talk: Talk) -> None:
     assert facts["fault"] is None
     assert facts["cores"] == sorted(os.sched_getaffinity(0))
     assert facts["memory_bytes"] > 2**28
+
+
+def test_jobs_that_take_too_long_are_ended(talk: Talk) -> None:
+    """It then answers the next request."""
+    talk.put("group/runner.py", RUNNER)
+    late = talk.ask(**{**talk.job({"sleep": 60}, {"sleep": 60}), "limit": 0.5})
+    assert (late["failed"], late["late"]) == (0, True)
+    assert talk.ask(op="drop", groups=[]) == {}

@@ -132,7 +132,39 @@ def test_an_agent_that_lives_may_take_longer(client: Path) -> None:
     alive = 'for _ in requests():\n    for _ in range(5):\n        time.sleep(0.4); say({"alive": True})\n'
     one = behaves(client, alive + '    say({"results": ["{}"]})')
     one.begin()
-    assert one.run({"jobs": [{}]}, "x") == ["{}"]
+    assert one.run({"jobs": [{}], "limit": 60}, "x") == ["{}"]
+
+
+def test_a_job_that_never_ends_is_not_waited_for(
+    client: Path, accuracy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.targets.ssh.device._LATE_SECONDS", 0.5)
+    alive = 'for _ in requests():\n    while True:\n        time.sleep(0.1); say({"alive": True})\n'
+    one = behaves(client, alive)
+    error = failed(lambda: RemoteTransport(one, 1, limit_s=0.3).run([accuracy], ["scoring"]), SILENT)
+    assert error.code == "device-silent"
+    assert not one._session.is_alive()
+
+
+def test_a_request_that_is_never_answered_is_not_waited_for(
+    client: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    alive = 'for _ in requests():\n    while True:\n        time.sleep(0.1); say({"alive": True})\n'
+    one = behaves(client, alive)
+    one.begin()
+    assert failed(one.facts, SILENT).code == "device-silent"
+
+
+def test_the_real_agent_ends_a_job_that_takes_too_long(
+    client: Path, accuracy: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = tmp_path / "runner.py"
+    hangs.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(runner, "__file__", str(hangs))
+    error = failed(lambda: RemoteTransport(device(), 1, limit_s=0.3).run([accuracy], ["scoring"]), 1.0)
+    assert error.code == "time-limit"
+    assert "scoring did not end within 0.3 s" in str(error)
 
 
 @pytest.mark.parametrize(

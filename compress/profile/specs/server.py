@@ -12,9 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from compress.core.disk.files import digest_of
 from compress.core.errors import ModelError
-from compress.core.spec import Positive, Spec
-
-Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+from compress.core.spec import Positive, Seconds, Spec
 
 
 class ServerSpec(Spec):

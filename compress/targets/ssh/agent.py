@@ -8,13 +8,14 @@ output:
     {"op": "probe"}                                         -> description of the machine
     {"op": "put", "name": "GROUP/FILE", "size": 12}, bytes  -> {}
     {"op": "drop", "groups": ["GROUP"]}                     -> {}
-    {"op": "run", "runner": FILE, "jobs": [{...}], "scrub": [PREFIX], "set": {NAME: VALUE}, "follow": CODE}
-            -> {"results": [TEXT]}, or {"failed": NUMBER OF THE JOB, "code": 1, "output": TEXT}
+    {"op": "run", "runner": FILE, "jobs": [{...}], "scrub": [PREFIX], "set": {NAME: VALUE}, "follow": CODE,
+     "limit": SECONDS}
+            -> {"results": [TEXT]}, or {"failed": NUMBER OF THE JOB, "code": 1, "output": TEXT, "late": BOOL}
     {"op": "take", "name": FILE}                            -> {"size": 12}, bytes; then the file is removed
 
 A request that fails is answered by {"error": TEXT}. Between answers a heartbeat {"alive": true} is sent every few
-seconds, so that silence means that the agent is gone. However the connection ends, running jobs are killed and the work
-folder is removed.
+seconds, so that silence means that the agent is gone. Jobs that take longer than their limit are killed. However the
+connection ends, running jobs are killed and the work folder is removed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ PROTOCOL = 2
 ALIVE_SECONDS = 10
 """Interval of the heartbeat."""
 CHUNK = 2**20
+LIBRARY_SECONDS = 120
+"""Timeout for importing the libraries."""
 TAIL = 8192
 """Maximum bytes of a failed job's output that are sent back."""
 
@@ -159,7 +162,7 @@ class Agent:
         except OSError:
             _kill(self._children)
             raise
-        threading.Thread(target=self._finish, args=(started,), daemon=True).start()
+        threading.Thread(target=self._finish, args=(started, request["limit"]), daemon=True).start()
 
     def do_take(self, request: dict[str, Any]) -> None:
         """Send a file and remove it."""
@@ -172,20 +175,32 @@ class Agent:
                 self._answers.flush()
         os.unlink(path)
 
-    def _finish(self, started: list[tuple[subprocess.Popen[bytes], Any, str]]) -> None:
-        """Wait until all jobs are done or one fails, and answer."""
+    def _finish(self, started: list[tuple[subprocess.Popen[bytes], Any, str]], limit: float) -> None:
+        """Wait until all jobs are done, one fails or `limit` seconds are over, and answer."""
         answer: dict[str, Any] = {"results": []}
+        late = threading.Event()
+
+        def end_all() -> None:
+            late.set()
+            for child, _, _ in started:
+                child.kill()
+
+        # A timer, since a wait with a timeout polls, which disturbs what the jobs time.
+        timer = threading.Timer(limit, end_all)
+        timer.daemon = True
+        timer.start()
         try:
             for number, (child, output, result) in enumerate(started):
                 code = child.wait()
                 if code != 0:
-                    answer = {"failed": number, "code": code, "output": _tail(output)}
+                    answer = {"failed": number, "code": code, "output": _tail(output), "late": late.is_set()}
                     break
                 with open(result, encoding="utf-8", errors="replace") as stream:
                     answer["results"].append(stream.read())
                 os.unlink(result)
         except OSError as error:
             answer = {"error": str(error)}
+        timer.cancel()
         _kill(self._children)
         for _, output, _ in started:
             output.close()
@@ -194,15 +209,19 @@ class Agent:
 
     def _said_by(self, code: str) -> tuple[str, str | None]:
         """Run a piece of Python; return its output, or an empty text and the last line of its error."""
-        child = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        try:
+            child = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=LIBRARY_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return "", f"importing them took longer than {LIBRARY_SECONDS} s"
         if child.returncode == 0:
             return child.stdout.strip(), None
         lines = child.stderr.strip().splitlines()

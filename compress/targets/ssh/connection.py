@@ -30,6 +30,8 @@ CLOSE_SECONDS = 20
 """Timeout for the agent to remove its work folder."""
 SILENT_SECONDS = 45.0
 """Time without a heartbeat, or without accepting any of the sent data, after which the agent is considered gone."""
+ANSWER_SECONDS = 600.0
+"""Time until the answer to a request, heartbeats or not; jobs have their own limit."""
 ANSWER_BYTES = 64 * MIB
 """Maximum bytes of an answer."""
 GREETING_BYTES = 64 * KIB
@@ -84,15 +86,20 @@ class Connection:
         """The device's name, for messages."""
         return self._address.host
 
-    def ask(self, request: dict[str, Any], doing: str) -> dict[str, Any]:
-        """Send a request and return its answer; `doing` describes the operation for errors.
+    def ask(self, request: dict[str, Any], doing: str, within_s: float | None = None) -> dict[str, Any]:
+        """Send a request and return its answer.
+
+        Args:
+            request: the request.
+            doing: description of the operation, for errors.
+            within_s: seconds until the answer must have come; by default `ANSWER_SECONDS`.
 
         Raises:
             TargetError: the request failed on the device, or the connection is lost.
         """
         with self._lost_while(doing):
             self._pipes.write(json.dumps(request).encode() + b"\n")
-            return self._answer(doing)
+            return self._answer(doing, ANSWER_SECONDS if within_s is None else within_s)
 
     def put(self, file: Path, name: str, doing: str) -> None:
         """Send a file.
@@ -105,7 +112,7 @@ class Connection:
             self._pipes.write(json.dumps({"op": "put", "name": name, "size": size}).encode() + b"\n")
             while chunk := stream.read(MIB):
                 self._pipes.write(chunk)
-            self._answer(doing)
+            self._answer(doing, ANSWER_SECONDS)
 
     def take(self, name: str, to: Path, doing: str, largest: int = FILE_BYTES) -> None:
         """Fetch a file of at most `largest` bytes and remove it there; the local path is the caller's choice.
@@ -180,9 +187,11 @@ class Connection:
                 hint=hint_for("\n".join(words), self._address),
             ) from error
 
-    def _answer(self, doing: str) -> dict[str, Any]:
+    def _answer(self, doing: str, within_s: float) -> dict[str, Any]:
+        deadline = time.monotonic() + within_s
         while (line := self._pipes.line(ANSWER_BYTES)) == _ALIVE:
-            continue
+            if time.monotonic() > deadline:
+                raise InactivityTimeout(within_s)
         try:
             answer = parse_json(line, self._where, error=TargetError)
         except TargetError as error:
@@ -202,10 +211,11 @@ class Connection:
         try:
             yield
         except InactivityTimeout as error:
-            # A silent agent does not react to the end of its input either: do not wait for it.
+            # The agent may not react to the end of its input either: do not wait for it.
             self._process.kill()
+            self._process.wait()
             raise TargetError(
-                f"{self.host} stopped responding while {doing}: nothing for {self._pipes.seconds:.0f} s",
+                f"{self.host} stopped responding while {doing}: no answer for {error.seconds:.0f} s",
                 where=self._where,
                 hint="Once it answers again, run the same command: it resumes from here.",
                 code="device-silent",

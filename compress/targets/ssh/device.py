@@ -21,6 +21,8 @@ from compress.targets.ssh.connection import Connection, plain
 _CODES = {*range(256), *(-number for number in signal.Signals)}
 """Valid exit codes: 0 to 255, or the negative number of a signal."""
 _OUTPUT_LINES = 200
+_LATE_SECONDS = 60.0
+"""Time for the agent to end jobs that took too long, and to say so."""
 
 
 Text = Annotated[str, Field(max_length=2**14)]
@@ -45,11 +47,13 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that failed: its index among the jobs started together, its exit code, the end of its output."""
+    """A job that failed: its index among the jobs started together, its exit code, the end of its output, and whether
+    it was ended because it took too long."""
 
     number: int
     code: int
     output: str
+    late: bool
 
 
 class SshDevice:
@@ -118,22 +122,22 @@ class SshDevice:
         return group
 
     def run(self, request: Mapping[str, Any], doing: str) -> list[str] | Failed:
-        """Run jobs in parallel; return the texts of their results, or the first that failed.
+        """Run jobs in parallel; return the texts of their results, or the first that failed or exceeded `limit`.
 
         Raises:
             TargetError: the connection is lost.
         """
         connection, jobs = self._session, len(request["jobs"])
-        answer = connection.ask({"op": "run", **request}, doing)
+        answer = connection.ask({"op": "run", **request}, doing, request["limit"] + _LATE_SECONDS)
         if "failed" in answer:
             failed, code = answer["failed"], answer.get("code")
-            output = answer.get("output", "")
+            output, late = answer.get("output", ""), answer.get("late", False)
             if not (type(failed) is int and type(code) is int and isinstance(output, str)):
                 raise connection.nonsense(doing)
             if failed not in range(jobs) or code not in _CODES:
                 raise connection.nonsense(doing)
             lines = [plain(line) for line in output.splitlines()[-_OUTPUT_LINES:]]
-            return Failed(failed, code, "\n".join(lines))
+            return Failed(failed, code, "\n".join(lines), late is True)
         results = answer.get("results")
         if not isinstance(results, list) or len(results) != jobs or {type(one) for one in results} - {str}:
             raise connection.nonsense(doing)

@@ -11,7 +11,11 @@ from compress.core.units import MIB
 
 
 class InactivityTimeout(Exception):
-    """No byte could be read or written within the timeout."""
+    """Nothing could be read or written within the timeout of `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"nothing for {seconds:.0f} s")
+        self.seconds = seconds
 
 
 class Pipes:
@@ -33,13 +37,13 @@ class Pipes:
         """Write all of `data`.
 
         Raises:
-            Silent: the other end accepts no data.
+            InactivityTimeout: the other end accepts no data.
             BrokenPipeError: the other end is closed.
         """
         left = memoryview(data)
         while left:
             if not select.select([], [self._writes], [], self.seconds)[1]:
-                raise InactivityTimeout
+                raise InactivityTimeout(self.seconds)
             try:
                 left = left[os.write(self._writes.fileno(), left[:MIB]) :]
             except BlockingIOError:
@@ -49,7 +53,7 @@ class Pipes:
         """Read at least one and at most `count` bytes.
 
         Raises:
-            Silent: no data arrived in time.
+            InactivityTimeout: no data arrived in time.
             EOFError: the other end is closed.
         """
         if not self._read:
@@ -65,7 +69,7 @@ class Pipes:
             seconds: timeout for the whole line; if unset, only inactivity times out.
 
         Raises:
-            Silent: the line did not arrive in time.
+            InactivityTimeout: the line did not arrive in time.
             EOFError: the other end is closed.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -87,7 +91,7 @@ class Pipes:
 
     def _more(self, seconds: float) -> bytes:
         if not select.select([self._reads], [], [], max(0.0, seconds))[0]:
-            raise InactivityTimeout
+            raise InactivityTimeout(seconds)
         found = os.read(self._reads.fileno(), MIB)
         if not found:
             raise EOFError
