@@ -12,6 +12,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig
@@ -22,7 +23,7 @@ from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.teacher.code import call
 from compress.models.teacher.code_files import code_files
-from compress.models.teacher.location import check_teacher, fingerprint, tokenizer_path
+from compress.models.teacher.location import check_teacher, fingerprint, model_folder, tokenizer_path
 from compress.models.teacher.materialise import materialise
 from compress.passes.source.step import run
 from compress.profile.schema import TeacherSpec
@@ -92,14 +93,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(snapshot)
     (cache / "models--owner--name" / "refs").mkdir()
     (cache / "models--owner--name" / "refs" / "main").write_text(COMMIT)
-    look = huggingface_hub.try_to_load_from_cache
-    monkeypatch.setattr(
-        huggingface_hub,
-        "try_to_load_from_cache",
-        lambda *args, **names: look(*args, cache_dir=cache, **names),
-    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return snapshot
+
+
+@pytest.fixture
+def no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that refuses every fetch."""
+
+    def refuse(*args: Any, **names: Any) -> str:
+        raise HTTPError("the proxy answered 407")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
 
 
 def test_a_hub_model_is_known_by_its_commit(hub: Path, tmp_path: Path):
@@ -118,6 +124,7 @@ def test_a_hub_model_in_the_cache_needs_no_network(hub: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.usefixtures("no_answer")
 def test_an_incomplete_snapshot_is_fetched_again(missing: str, hub: Path, tmp_path: Path):
     (hub / missing).unlink()
     with pytest.raises(ModelError, match="cannot fetch this model") as caught:
@@ -125,14 +132,48 @@ def test_an_incomplete_snapshot_is_fetched_again(missing: str, hub: Path, tmp_pa
     assert (caught.value.exit_code, caught.value.where) == (4, "owner/name")
 
 
+def test_a_snapshot_of_which_optional_files_were_never_fetched_is_completed(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of its own commit, also where the branch has moved on."""
+    asked: list[tuple[str, str, bool]] = []
+
+    def fetch(model: str, revision: str, allow_patterns: list[str]) -> str:
+        asked.append((model, revision, "modules.json" in allow_patterns))
+        (hub / "modules.json").write_text("[]")
+        return str(hub)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert model_folder("owner/name", None, tmp_path, "text-classification") == hub
+    assert asked == [("owner/name", COMMIT, True)]
+    assert (hub / "modules.json").is_file()
+
+
+def test_a_file_that_the_list_of_a_commit_names_is_not_done_without(hub: Path, tmp_path: Path):
+    from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
+
+    write_tree_cache(str(hub.parents[1]), COMMIT, {"modules.json": TreeCacheEntry(size=2, blob_id="0" * 40)})
+    with pytest.raises(ModelError, match="cannot fetch this model"):
+        model_folder("owner/name", None, tmp_path, "sentence-embedding")
+
+
+@pytest.mark.usefixtures("no_answer")
+def test_a_hub_behind_a_broken_proxy_does_not_hide_the_cache(hub: Path, tmp_path: Path):
+    assert model_folder("owner/name", None, tmp_path, "text-classification") == hub
+    (hub / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="cannot fetch this model from the hub: the proxy"):
+        model_folder("owner/name", None, tmp_path, "text-classification")
+
+
 def test_a_hub_tokenizer_is_known_by_its_commit_and_fetched_where_only_the_config_is_cached(
-    hub: Path, tmp_path: Path
+    hub: Path, tmp_path: Path, request: pytest.FixtureRequest
 ):
     (hub / "model.safetensors").unlink()
     (hub / "config.json").unlink()
     assert tokenizer_path("owner/name", tmp_path) == hub
     assert fingerprint("owner/name", None, tmp_path) == f"hub:owner/name@{COMMIT}"
     (hub / "tokenizer.json").rename(hub / "config.json")
+    request.getfixturevalue("no_answer")
     with pytest.raises(ModelError, match="cannot fetch this model"):
         tokenizer_path("owner/name", tmp_path)
 

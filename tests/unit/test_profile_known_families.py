@@ -221,6 +221,7 @@ def test_a_model_of_the_hub_is_refused_once_its_config_is_there(
     (tmp_path / "snapshot" / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
     (tmp_path / "snapshot" / "config.json").write_text(json.dumps(named))
     monkeypatch.setattr("compress.models.teacher.location._cached_folder", lambda *_: tmp_path / "snapshot")
+    monkeypatch.setattr("compress.models.teacher.location._completed", lambda _, snapshot: snapshot)
     (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"t{n},{'xy'[n % 2]}\n" for n in range(40)))
     with pytest.raises(ModelError) as caught:
         resolve_job(loaded, allow_code=False)

@@ -202,11 +202,12 @@ def model_folder(model: str, revision: str | None, base: Path, task: str) -> Pat
     folder = local_path(model, base)
     if folder is not None and folder.suffix.lower() == GGUF and task_kind(task).writes and folder.is_file():
         return folder
-    found = (
-        _cached_folder(model, revision, task) or _fetch(model, revision)
-        if folder is None
-        else _folder(folder)
-    )
+    if folder is not None:
+        found = _folder(folder)
+    elif (cached := _cached_folder(model, revision, task)) is not None:
+        found = _completed(model, cached)
+    else:
+        found = _fetch(model, revision)
     shards_of(found)
     return found
 
@@ -223,6 +224,8 @@ def tokenizer_path(source: str, base: Path) -> Path:
         if place is None or _tokenizer_problem(place) is not None:
             # With the config, by which the commit is found.
             place = _fetch(source, None, (MODEL_CONFIG, *TOKENIZER_FILES))
+        else:
+            place = _completed(source, place, TOKENIZER_FILES)
     if place.is_file():
         if place.suffix.lower() not in (GGUF, ".json"):
             raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
@@ -321,7 +324,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
-    """Return the snapshot of a hub model in this machine's cache; None if a file of it is missing."""
+    """Return the snapshot of a hub model in this machine's cache; None if a file that every model has is missing."""
     folder = _cached_snapshot(model, revision)
     if folder is None or not (folder / MODEL_CONFIG).is_file():
         return None
@@ -334,13 +337,31 @@ def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
     return folder if weights and further and shards_of(folder) <= names else None
 
 
+def _completed(model: str, snapshot: Path, files: Sequence[str] = MODEL_FILES) -> Path:
+    """Fetch what a cached snapshot lacks of its own commit, since it may come from a partial fetch, and return it.
+
+    The hub is asked for the list of files once; if it cannot be reached, the snapshot is used as it is.
+
+    Raises:
+        ModelError: the list names a file that is missing, and it cannot be fetched.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return _fetch(model, snapshot.name, files)
+    except ModelError as error:
+        if isinstance(error.__cause__, HTTPError):
+            return snapshot
+        raise
+
+
 def _fetch(model: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"cannot fetch this model from the hub: {first_line(error)}",
             where=model,
