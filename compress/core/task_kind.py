@@ -179,6 +179,10 @@ class TaskKind:
     sections: tuple[str, ...] = ()
     """Functions that build task-specific report sections from a run."""
 
+    def longest_timed(self, most: int) -> int:
+        """Return the largest sequence length that a model with `most` positions can be timed at; below 1: none."""
+        return most - self.positions((1,)) + 1
+
     def positions_unset(self, max_length: int) -> int:
         """Return the default number of positions of a model created here: enough for the longest text of the data and
         for the default lengths of measuring."""

@@ -16,6 +16,7 @@ from compress.data.texts import is_unicode
 from compress.starter.detection import Detected, detect
 from compress.starter.lines import comment, scalar
 from compress.starter.outline import outline_of
+from compress.tasks.table import task_kind
 
 _HEAD = """\
 # How to make a small, fast model of {model_comment}.
@@ -42,7 +43,7 @@ _TAIL = """\
   - export: {formats: [onnx]}   # the bundle to deploy; add ort for the mobile format
 
 targets:                        # where it will run: every step is measured on each
-  - {device: cpu, runtime: onnxruntime, threads: 1, batch_sizes: [1]}
+  - {device: cpu, runtime: onnxruntime, threads: 1, batch_sizes: [1]LENGTHS}
 
 budget:                         # missed: the run says so and exits with 3
   retention: RETENTION               # at least this share of the teacher's score
@@ -103,9 +104,17 @@ def starter_profile(model: str, data: str, folder: Path | None = None, task: str
             *outline.teacher_keys(found),
             _PASSES,
             *outline.passes(found),
-            _TAIL.replace("RETENTION", outline.retention),
+            _TAIL.replace("RETENTION", outline.retention).replace("LENGTHS", _timed_lengths(found)),
         )
     )
+
+
+def _timed_lengths(found: Detected) -> str:
+    """Return the target's sequence lengths, if the model takes fewer tokens than timing at the default ones needs."""
+    kind, longest = task_kind(found.task), found.model.longest
+    if longest is None or kind.positions(()) <= longest or kind.longest_timed(longest) < 1:
+        return ""
+    return f", sequence_lengths: [{kind.longest_timed(longest)}]"
 
 
 def _found(found: Detected) -> Iterator[str]:

@@ -196,7 +196,9 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
     file = folder / "cache" / found.record.steps[-1].measured
     with pytest.raises(UsageError, match="answers are judged by running Python code"):
         api.measure(file, profile=folder / "asked.yaml", quiet=True)
-    with pytest.raises(UsageError, match=r"these lengths needs 160 tokens, but the model takes 128 at most"):
+    with pytest.raises(
+        UsageError, match=r"the default length needs 160 tokens, but the model takes 128 at most"
+    ):
         api.measure(file, profile=folder / "asked.yaml", targets=[{}], allow_code=True, quiet=True)
     again = api.measure(file, profile=folder / "asked.yaml", allow_code=True, quiet=True)
     written = again.record.steps[0].measurements[0].accuracy.written

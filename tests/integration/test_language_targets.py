@@ -68,7 +68,7 @@ def test_a_prompt_that_its_answer_has_no_room_behind_is_refused_before_any_work(
     said = {fault.path: fault.message for fault in faults}
     # 128 tokens where none are named, of a model with 128 positions.
     assert said["targets.0.sequence_lengths"].startswith(
-        "measuring time and memory at these lengths needs 160 tokens"
+        "measuring time and memory at the default length needs 160 tokens"
     )
     assert "the teacher takes 128 at most" in said["targets.1.sequence_lengths"]
     assert not api.validate(job(folder, {"sequence_lengths": [96]})).faults

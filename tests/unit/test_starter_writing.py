@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from compress.cli.root import main
 from compress.core.errors import DataError
 from compress.profile.load import load_profile
+from compress.profile.model_checks.files import ModelFiles
+from compress.profile.model_checks.fit import fit_problems
 from compress.profile.schema import Profile
 from compress.starter.writing import starter_profile
 from compress.tasks.causal_lm.keys import LanguageData
@@ -100,6 +102,26 @@ def test_a_decoder_gets_the_task_and_the_columns_of_its_texts(
     if written != "texts":
         elsewhere = Profile.model_validate(yaml.safe_load(starter_profile("owner/unknown", "rows.jsonl")))
         assert elsewhere.task == "causal-lm"
+
+
+@pytest.mark.parametrize(
+    ("positions", "lengths"), [(160, ()), (159, (127,)), (64, (32,)), (33, (1,)), (32, None)]
+)
+def test_a_decoder_is_timed_at_lengths_that_it_takes(
+    positions: int, lengths: tuple[int, ...] | None, tmp_path: Path
+):
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    text = starter_profile(str(tmp_path), "owner/data", tmp_path)
+    profile = Profile.model_validate(yaml.safe_load(text))
+    problems = list(fit_problems(profile, ModelFiles(tmp_path)))
+    if lengths is not None:
+        assert profile.targets[0].sequence_lengths == lengths
+        assert problems == []
+    else:
+        ((path, problem),) = problems
+        assert path == ("teacher", "model")
+        assert "needs 33 tokens at least, but the teacher takes 32" in problem.message
 
 
 def test_columns_beside_prompts_that_are_not_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

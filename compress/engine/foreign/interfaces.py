@@ -238,9 +238,9 @@ def check_positions(file: Path, positions: int | None, targets: Iterable[TargetS
     Raises:
         UsageError: a target requests one.
     """
-    needed = task_kind(task).positions
+    kind = task_kind(task)
     for target in targets:
-        if (why := too_long(needed(target.sequence_lengths), positions, "the model")) is not None:
+        if (why := too_long(kind, target.sequence_lengths, positions, "the model")) is not None:
             raise UsageError(f"{target.label}: sequence_lengths: {why}", where=str(file), code="max-length")
 
 

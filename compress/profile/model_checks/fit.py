@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from compress.core.task_kind import TaskKind
 from compress.models.anatomy.table.families import max_tokens_of
 from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.smaller import SmallerDecoder
@@ -49,7 +50,7 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[ProblemAt]:
 
 
 def _lengths(profile: Profile, files: ModelFiles) -> Iterator[ProblemAt]:
-    needed = task_kind(profile.task).positions
+    kind = task_kind(profile.task)
     named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
     for spec in profile.specs:
         named += [("student", student.model) for _, student in spec.students()[-1:]]
@@ -66,9 +67,12 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[ProblemAt]:
                 ),
             )
         for index, target in enumerate(profile.targets):
-            why = too_long(needed(target.sequence_lengths), most, f"the {who}")
+            why = too_long(kind, target.sequence_lengths, most, f"the {who}")
             if why is not None:
-                yield ("targets", index, "sequence_lengths"), Problem(why, "max-length")
+                place: KeyPath = ("targets", index, "sequence_lengths")
+                if who == "teacher" and most is not None and kind.longest_timed(most) < 1:
+                    place = ("teacher", "model")
+                yield place, Problem(why, "max-length")
 
     if (generate := profile.data.generated) is not None:
         most = max_tokens_of(files.config(generate.model) or {})
@@ -83,11 +87,19 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[ProblemAt]:
             )
 
 
-def too_long(wanted: int, most: int | None, who: str) -> str | None:
-    """Return why a model limited to `most` tokens cannot be timed at lengths that need `wanted`; None if it can."""
+def too_long(kind: TaskKind, lengths: Sequence[int], most: int | None, who: str) -> str | None:
+    """Return why a model limited to `most` tokens cannot be timed at these lengths (none: the default); None if it
+    can."""
+    wanted = kind.positions(lengths)
     if most is None or wanted <= most:
         return None
-    return f"measuring time and memory at these lengths needs {wanted} tokens, but {who} takes {most} at most"
+    room = kind.longest_timed(most)
+    if room < 1:
+        return f"measuring time and memory needs {kind.positions((1,))} tokens at least, but {who} takes {most} at most"
+    return (
+        f"measuring time and memory at {'these lengths' if lengths else 'the default length'} needs {wanted} tokens, "
+        f"but {who} takes {most} at most; set `sequence_lengths: [{room}]` or shorter in `targets`"
+    )
 
 
 def _shape(
