@@ -15,9 +15,15 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from tests.timings import shorten_measuring  # noqa: E402 (numpy is imported there)
+from tests.draws import restart  # noqa: E402 (numpy is imported there)
+from tests.timings import shorten_measuring  # noqa: E402 (there too)
 
 shorten_measuring()
+
+
+@pytest.fixture(autouse=True)
+def _own_draws() -> None:
+    restart()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -24,8 +24,9 @@ from compress.lowering.macs import count_macs
 from compress.lowering.patches import patches_to_matmul
 from compress.lowering.pooling import mean_to_global_pool
 from compress.runtimes.runner import open_session
+from tests.draws import generator
 
-RNG = np.random.default_rng(0)
+RNG = generator(0)
 Floats = NDArray[np.float32]
 
 

@@ -28,10 +28,11 @@ from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.runtimes.runner import open_session
+from tests.draws import generator
 from tests.quantize_specs import quantize_spec
 
 METHODS = ("rtn", "hqq", "gptq", "awq")
-RNG = np.random.default_rng(0)
+RNG = generator(0)
 WEIGHTS = arrays.arrays(
     np.float32,
     arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40),

@@ -23,13 +23,19 @@ from compress.passes.quantize.result import QuantizedModel, check_result
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import write_blocks
 from compress.runtimes.runner import open_session
+from tests.draws import generator
 from tests.processor import WEIGHT_LIMIT
 
-RNG = np.random.default_rng(0)
+RNG = generator(0)
 
 
 def normal(*shape: int) -> np.ndarray:
     return RNG.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_each_test_draws_the_same_numbers(time: int):
+    np.testing.assert_array_equal(normal(3), np.random.default_rng(0).normal(size=3).astype(np.float32))
 
 
 def model_of(nodes, constants, inputs, outputs) -> ir.Model:

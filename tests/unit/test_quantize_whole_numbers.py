@@ -14,10 +14,11 @@ from onnx import TensorProto, helper
 
 from compress.core.errors import ModelError
 from compress.passes.quantize.calibration.activation_capture import observe
+from tests.draws import generator
 from tests.unit.test_quantize_convolutions import conv, error, graph_of, quantized
 
 NODE = helper.make_node
-RANDOM = np.random.default_rng(1)
+RANDOM = generator(1)
 
 
 def normal(*shape: int) -> NDArray[np.float32]:
