@@ -25,6 +25,7 @@ from compress.bundles.layout import (
     RUNNER,
     TEMPLATES,
 )
+from compress.bundles.markdown import markdown_text
 from compress.core.artifacts import (
     GENAI_CONFIG,
     GENAI_MODEL,
@@ -38,7 +39,6 @@ from compress.core.artifacts import (
 )
 from compress.core.disk.files import sha256_file, write_json, write_text
 from compress.core.forms import Form, Numbers
-from compress.core.terminal.printing import markdown_text
 from compress.core.units import format_count, megabytes
 from compress.core.versions import installed_version
 from compress.data.images.framing import AS_USUAL

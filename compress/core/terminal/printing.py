@@ -26,13 +26,6 @@ def printable(text: object) -> str:
     return _STEERING.sub(_spelled, str(text))
 
 
-def markdown_text(text: str) -> str:
-    """Return the text on one line, with all Markdown markup escaped."""
-    text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
-    return re.sub(r"(?<!\w)_|_(?!\w)|^[#+-](?=\s)|^\d+(?=[.)]\s)", r"\\\g<0>", text)
-
-
 def echo(text: object = "", *, err: bool = False, newline: bool = True) -> None:
     """Print an untrusted text to standard output or error.
 

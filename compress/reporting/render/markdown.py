@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from compress.core.terminal.printing import markdown_text as escape
+from compress.bundles.markdown import markdown_text as escape
 from compress.core.terminal.printing import printable
 from compress.reporting.render.document import Cell, Code, Document, Section, Table
 
