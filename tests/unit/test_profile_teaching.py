@@ -169,7 +169,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
     (IMAGE, "{data_free: {}, losses: [{logits: {}}, {hidden: mse}]}", {}, ["passes.0.distill.losses.1"]),
     (IMAGE, "{}", {"targets": [{"sequence_lengths": [8]}]}, ["targets"]),
     (LANGUAGE, f"{{{NEXT}}}", {"targets": [{}, {"device": "cuda"}]}, ["targets.1.runtime"]),
-    (SENTENCE, "{}", {}, ["passes.0.distill.losses.0", "passes.0.distill.losses.1"]),
+    (SENTENCE, "{}", {}, ["passes.0.distill", "passes.0.distill"]),
     (
         SENTENCE,
         "{losses: [{similarity: {representation: outputs}}], select: {confidence: 0.5}}",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from compress.core.errors import ModelError
 from compress.core.spec import Spec
 from compress.passes.distill.lesson_checks import lesson_faults
-from compress.passes.distill.spec import DistillSpec, losses_of
+from compress.passes.distill.spec import DistillSpec, loss_fault, losses_of, losses_place
 from compress.passes.distill.student_checks import student_faults
 from compress.profile.combination_checks import (
     REACHES_NOTHING,
@@ -62,7 +62,8 @@ def warnings(check: PassCheck) -> Iterator[str]:
         )
     for why in dict.fromkeys(loss.disappoints(task_kind(check.profile.task)) for loss in losses):
         if why is not None:
-            yield f"passes.{check.index}.distill.losses: {why}"
+            written = "losses" in spec.model_fields_set
+            yield f"passes.{check.index}.distill{'.losses' if written else ''}: {why}"
     if spec.data_free is not None and not spec.control:
         yield (
             f"passes.{check.index}.distill.data_free: the loss from not using training data will not be measured; "
@@ -78,11 +79,11 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     yield from _written_faults(profile, spec)
     lesson = lesson_of(profile, teachers=max(1, len(spec.teachers)), generated=spec.data_free is not None)
     for index, stage in enumerate(spec.staged):
-        place: KeyPath = ("stages", index, "losses") if spec.stages else ("losses",)
-        for number, loss in enumerate(losses_of(stage)):
-            why = loss.fault(lesson)
+        place = losses_place(spec, index)
+        for number, entry in enumerate(stage.losses):
+            why = entry.body.fault(lesson)
             if why is not None:
-                yield (*place, number), why
+                yield loss_fault(place, number, entry, why)
         wanted = stage.data or spec.data
         if wanted == "unlabeled" and profile.data.unlabeled is None:
             yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
@@ -91,7 +92,7 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     yield from dict.fromkeys(_on_policy_faults(profile, spec))
     if not any(loss.reaches_outputs for loss in losses_of(spec.staged[-1])):
         last = "the last stage has" if spec.stages else "there is"
-        yield ("stages",) if spec.stages else ("losses",), f"{last} {REACHES_NOTHING}"
+        yield ("stages",) if spec.stages else losses_place(spec, 0), f"{last} {REACHES_NOTHING}"
 
 
 def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
@@ -227,11 +228,12 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 def _probability_faults(spec: DistillSpec) -> Iterator[Found]:
     """Yield the losses that need the probabilities of a generating model that is behind a server."""
     for index, stage in enumerate(spec.staged):
-        place: KeyPath = ("stages", index, "losses") if spec.stages else ("losses",)
-        for number, loss in enumerate(losses_of(stage)):
-            if loss.compares and not spec.teachers:
-                yield (
-                    (*place, number),
+        for number, entry in enumerate(stage.losses):
+            if entry.body.compares and not spec.teachers:
+                yield loss_fault(
+                    losses_place(spec, index),
+                    number,
+                    entry,
                     "a server gives texts, but no probabilities for the student's tokens: use `next_token` only, or "
                     "name in `teachers` a model that scores what it writes (`teachers: [{}]`: the profile's teacher)",
                 )
@@ -269,7 +271,7 @@ def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
                 place,
                 "each process needs all weights to write, but `train.strategy: fsdp` shards them: use `ddp`",
             )
-        yield from _to_judge(own, (*above, "losses"))
+        yield from _to_judge(own, losses_place(spec, index))
         most, room = own.on_policy.most, profile.data.max_length
         if most >= room:
             yield (*place, "most"), f"it must be below `data.max_length`, which is {room}"
@@ -297,8 +299,10 @@ def _to_judge(spec: DistillSpec, place: KeyPath) -> Iterator[Found]:
         return
     for number, entry in enumerate(spec.losses):
         if spec.on_policy.share == 1 and not entry.body.compares:
-            yield (
-                (*place, number),
+            yield loss_fault(
+                place,
+                number,
+                entry,
                 f"with `on_policy.lambda: 1` no text of the data is used, so {entry.key} has nothing to learn: lower "
                 "`lambda`, or leave the loss out",
             )

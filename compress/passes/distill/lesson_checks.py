@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.spec import DistillSpec, loss_fault, losses_place
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.pairing import PairedModel, Pairing, loss_faults
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
-from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
 
@@ -45,9 +44,8 @@ def _faults(spec: DistillSpec, lesson: Pairing, files: ModelFiles) -> Iterator[F
     # A student that follows its own average (`ema`) is compared only with itself.
     compared = lesson if spec.ema is None else Pairing(lesson.learner, (lesson.learner,), lesson.by_token)
     for index, stage in enumerate(spec.staged):
-        place: KeyPath = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, why in loss_faults(stage.losses, compared, files):
-            yield (*place, number), why
+            yield loss_fault(losses_place(spec, index), number, stage.losses[number], why)
     two = lesson.unlike(files)
     if two is not None and spec.augment is not None:
         yield ("augment",), f"{two}, so texts cannot be augmented for both"

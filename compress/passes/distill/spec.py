@@ -344,7 +344,26 @@ def _refuse_shown_data(spec: DistillSpec) -> None:
     for stage in spec.staged:
         for entry in stage.losses:
             if entry.body.learns_labels:
-                raise ValueError(f"data_free has no labels: leave the {entry.key} loss out")
+                unset = not spec.stages and "losses" not in spec.model_fields_set
+                raise ValueError(
+                    f"data_free has no labels, but the default of `losses` has a {entry.key} loss: set `losses`"
+                    if unset
+                    else f"data_free has no labels: leave the {entry.key} loss out"
+                )
+
+
+def losses_place(spec: DistillSpec, stage: int) -> Keys:
+    """Return the key of a stage's losses; that of the pass itself (empty) where the losses are the default."""
+    if spec.stages:
+        return "stages", stage, "losses"
+    return ("losses",) if "losses" in spec.model_fields_set else ()
+
+
+def loss_fault(place: Keys, number: int, entry: LossEntry, why: str) -> tuple[Keys, str]:
+    """Return what is wrong with loss `number` at the place of its stage's losses."""
+    if place:
+        return (*place, number), why
+    return (), f"`losses` is not set, and its default {entry.key} does not fit: {why}"
 
 
 def losses_of(stage: StageSpec) -> list[LossSpec]:
