@@ -213,6 +213,14 @@ def _name_labels(
                     faults.add(DataError(message, where=place, code="label-undeclared"))
         faults.raise_all()
         return names, {name: index for index, name in enumerate(names)}
+    if declared is not None and rows["train"].label_names is None:
+        # `labels: ["1", "2", "3"]` names what stands in the column; as indices, 1 would become the second class.
+        places: dict[Label, int] = {
+            int(name): index for index, name in enumerate(declared) if name.isascii() and name.isdigit()
+        }
+        every = set(chain.from_iterable(values.values()))
+        if len(places) == len(declared) and every <= places.keys() and not isinstance(sample, bool):
+            return declared, places
     _refuse_negative(values, rows)
     given = declared or rows["train"].label_names
     if given is None and isinstance(sample, bool):

@@ -94,7 +94,8 @@ class DataSpec(Spec):
     """Column with the label: a name, or an integer that `labels` or the data set may name."""
     labels: tuple[str, ...] | None = None
     """Classification only: names of the labels, in the order of the model's outputs. Integer labels are indices into
-    them, from 0; string labels must be among them. Unset: the names in the data set, else the labels themselves."""
+    them, from 0, unless the names are those integers (`["1", "2"]`); string labels must be among them. Unset: the names
+    in the data set, else the labels themselves."""
     splits: SplitsSpec = SplitsSpec()
     """Which examples are for training, validation and test."""
     max_length: Annotated[int, Field(ge=2, le=8192)] = 128

@@ -185,6 +185,20 @@ def test_names_of_typed_labels(values: list[Any], names: tuple[str, ...], tmp_pa
         assert str(text.split()[1]).lower().removesuffix(".0") == name
 
 
+@pytest.mark.parametrize(
+    ("values", "declared"),
+    [(["1", "2", "3"], ("1", "2", "3")), (["1", "2"], ("1", "2", "3")), (["0", "1", "2"], ("2", "1", "0"))],
+)
+def test_declared_names_that_are_numbers_name_what_stands_in_the_column(
+    values: list[str], declared: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_csv(tmp_path / "data.csv", [(f"text {value} {i}", value) for value in values for i in range(3)])
+    splits = load(spec(labels=declared), tmp_path, seed=0, task="text-classification")
+    assert splits.labels == declared
+    for text, name in everything(splits):
+        assert name == text.split()[1]
+
+
 def test_a_declared_label_without_examples_is_noted(tmp_path: Path) -> None:
     write_csv(tmp_path / "data.csv", PAIRS)
     splits = load(spec(labels=("a", "b", "c")), tmp_path, seed=0, task="text-classification")
