@@ -271,8 +271,12 @@ class TargetSpec(Spec):
         for key in ("cores", "memory_limit_mb"):
             if self.device == "cuda" and getattr(self, key) is not None:
                 raise ValueError(f"`{key}` is for CPUs, and this device is cuda")
-        if self.cores is not None and len(set(self.cores)) < len(self.cores):
-            raise ValueError("`cores` names a core twice")
+        for key in ("cores", "batch_sizes", "sequence_lengths"):
+            listed = getattr(self, key) or ()
+            if len(set(listed)) < len(listed):
+                raise ValueError(
+                    f"`{key}` names {next(one for one in listed if listed.count(one) > 1)} twice"
+                )
         for key, path in (("python", self.python), ("folder", self.folder)):
             if path is not None and (path[:1] in ("", "-") or not path.isprintable()):
                 raise ValueError(f"`{key}`: {path!r} is not a path")
