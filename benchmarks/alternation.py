@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compress.encoding.inputs import Inputs
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.feeds import sample_indices, scenarios
-from compress.measuring.timing.latency import milliseconds, timed
+from compress.measuring.timing.latency import milliseconds, time_models
 from compress.profile.schema import MeasureSpec
 
 PROCESSES = 4
@@ -27,5 +27,7 @@ def times_in_turns(
     """
     scenario = scenarios(sample_indices(len(inputs), spec.examples, seed=0), [1], [])[0]
     feeds = jobs.feeds("timed", scenario.batches(inputs))
-    results = timed(jobs, [str(file) for file in files], [[feeds] * len(files)], spec, processes=PROCESSES)
+    results = time_models(
+        jobs, [str(file) for file in files], [[feeds] * len(files)], spec, processes=PROCESSES
+    )
     return [[milliseconds(result, 0, which) for result in results] for which in range(len(files))]

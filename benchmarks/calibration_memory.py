@@ -119,12 +119,12 @@ def measure(method: str, folder: Path, samples: int) -> dict[str, Any]:
     import onnx_ir as ir
     import onnxruntime  # noqa: F401
 
-    from compress.passes.quantize.int8.static import ranged_values
-    from compress.passes.quantize.layers import layers
+    from compress.passes.quantize.int8.static import calibrated_value_names
+    from compress.passes.quantize.layers import weighted_layers
 
     path = folder / "model.onnx"
     graph = ir.load(path).graph
-    names = ranged_values(graph, list(layers(graph)))
+    names = calibrated_value_names(graph, list(weighted_layers(graph)))
     del graph
     gc.collect()
     runner.reset_peak()

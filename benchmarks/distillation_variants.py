@@ -96,11 +96,12 @@ def our_training(
 
 def build_cache(inputs: Any, teacher: Any, folder: Path, precision: str) -> Any:
     """What the teacher says of the inputs, computed and kept."""
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
     from compress.training.signals.teachers import cached_signals
 
     return cached_signals(
-        lambda: teacher, inputs, (), folder, teacher_digest="", device="cpu", precision=precision, progress=Silent()
+        lambda: teacher, inputs, (), folder, teacher_digest="", device="cpu", precision=precision,
+        progress=SilentProgress(),
     )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def train_epochs(
     utterances: Utterances, inputs: Any, student: Any, signals: Any, precision: str, epochs: int, work: Path
 ) -> None:
     """So many epochs of our loop: on the labels, or on what a teacher said."""
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
     from compress.profile.specs.training import TrainingSpec
     from compress.training.loop import train
     from compress.training.loss_functions.labels import label_cross_entropy
@@ -121,18 +122,19 @@ def train_epochs(
 
     train(
         student, inputs, loss, TrainingSpec(epochs=epochs, batch_size=BATCH, learning_rate=RATE, dropout=0.0),
-        lambda model: 0.0, work=work, seed=0, precision=precision, device="cpu", progress=Silent(), name="speed",
+        lambda model: 0.0, work=work, seed=0, precision=precision, device="cpu", progress=SilentProgress(),
+        name="speed",
     )  # fmt: skip
 
 
 def warm_up(model: Any, utterances: Utterances, precision: str) -> None:
     """A few batches: kernels are chosen and memory is had at the first."""
     from compress.training.batches import to_tensors
-    from compress.training.signals.teachers import observe
+    from compress.training.signals.teachers import compute_signals
 
     for start in range(0, 256, BATCH):
         batch = to_tensors(utterances.inputs.batch(range(start, start + BATCH)), "cpu")
-        observe(model, batch, ("outputs",), precision=precision, device="cpu")
+        compute_signals(model, batch, ("outputs",), precision=precision, device="cpu")
 
 
 def in_turns(utterances: Utterances) -> dict[str, float]:

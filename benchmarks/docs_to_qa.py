@@ -48,7 +48,7 @@ from compress.core.disk.files import digest_of, write_json
 from compress.core.disk.reading import read_mapping
 from compress.core.disk.source_uris import locate_package
 from compress.generation.answers import read_answers
-from compress.generation.grounded import supported
+from compress.generation.grounded import is_supported
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.specs.writing import SyntheticSpec
 from compress.store.cache import Cache
@@ -247,7 +247,7 @@ def within(value: list[float], digits: int) -> str:
 def looked_at(kept: Sequence[Mapping[str, str]]) -> str:
     """How many of the answers that were kept stand in their passages, by the check that kept them and by others."""
     pairs = [(one["answer"], one["passage"]) for one in kept]
-    check = [supported(one["answer"], one["passage"], SUPPORT, one["prompt"]) for one in kept]
+    check = [is_supported(one["answer"], one["passage"], SUPPORT, one["prompt"]) for one in kept]
     words = [words_stand_in(answer, passage) for answer, passage in pairs]
     verbatim = [plain(answer) in plain(passage) for answer, passage in pairs]
     share = [f"{sum(found) / len(kept):.0%}" for found in (check, words, verbatim)]

@@ -12,14 +12,14 @@ from compress.core.artifacts import TASK, Artifact
 from compress.lowering.export import export_graph, signature_of
 from compress.lowering.graph import insert_before, tidy
 from compress.models.io.checkpoints import load_model
-from compress.passes.quantize.layers import FusedAttention, layers
+from compress.passes.quantize.layers import FusedAttention, weighted_layers
 from compress.passes.quantize.weight_only.matmul_nbits import unfuse_attention
 
 
 def taken_apart(source: Path, target: Path) -> Path:
     """The same float model with a plain product in each attention."""
     model = ir.load(source)
-    for layer in list(layers(model.graph)):
+    for layer in list(weighted_layers(model.graph)):
         if isinstance(layer, FusedAttention):
             product = ir.node("MatMul", [layer.source, layer.weight_value], name=f"{layer.node.name}.product")
             unfuse_attention(model.graph, layer, insert_before(model.graph, layer.node, product))

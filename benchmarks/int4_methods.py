@@ -36,7 +36,7 @@ from compress.encoding.inputs import Batch, Inputs
 from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
 from compress.measuring.jobs import JobFolder
-from compress.measuring.timing.feeds import in_order, sample_indices
+from compress.measuring.timing.feeds import sample_indices, sequential_batches
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import MeasureSpec
@@ -63,12 +63,14 @@ class Subject:
         train = self.job.training_data.train
         drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:examples])
         inputs = self.job.task.encode(train.take(drawn), self.folder)
-        return lambda: in_order(inputs, 1)
+        return lambda: sequential_batches(inputs, 1)
 
     def logits(self, model: Path) -> NDArray[np.float32]:
         """(examples, labels) of a file on the test split."""
         session = open_session(str(model))
-        return np.concatenate([session.run(None, dict(batch))[0] for batch in in_order(self.test, BATCH)])
+        return np.concatenate(
+            [session.run(None, dict(batch))[0] for batch in sequential_batches(self.test, BATCH)]
+        )
 
 
 def main() -> int:

@@ -113,7 +113,7 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
     from compress.data.sources import load
     from compress.encoding.packing import pack_texts
     from compress.models.io.outputs import without_cache
@@ -173,7 +173,7 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
             seed=0,
             precision="fp32",
             device="cpu",
-            progress=Silent(),
+            progress=SilentProgress(),
             name="finetune",
         )
     peaks["trained"] = peak_mb() - before

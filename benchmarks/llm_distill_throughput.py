@@ -40,7 +40,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from writing import write_rows
 
 from compress.core.artifacts import TOKENIZER, Artifact, open_artifact
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.encoding.inputs import LOSS_MASK
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.next_token.spec import NextTokenLoss
@@ -126,9 +126,9 @@ def windows_of(teacher: Artifact, options: argparse.Namespace) -> WindowInputs:
         [random.integers(0, words, length) for _ in range(count)],
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of([np.arange(length) > 0] * count),
+        target_mask=Ragged.of([np.arange(length) > 0] * count),
         documents=np.arange(count),
-        sizes=np.full(count, length, np.int64),
+        target_bytes=np.full(count, length, np.int64),
     )
 
 
@@ -177,7 +177,7 @@ def own_turn(
             seed=0,
             precision="bf16",
             device="cpu",
-            progress=Silent(),
+            progress=SilentProgress(),
             name="timed",
             checkpoint_seconds=1e9,
         )

@@ -43,7 +43,7 @@ from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.calibration.activation_capture import empty_past
-from compress.passes.quantize.kv_cache import store_cache
+from compress.passes.quantize.kv_cache import quantize_kv_cache
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.rotation import ROTATIONS, rotate
@@ -194,7 +194,7 @@ def main() -> None:
                     spec = spec.model_copy(update={"exclude": ROTATIONS})
                 quantize_weights(model, path, spec, batches, work)
                 if variant.cache is not None:
-                    store_cache(model, batches, work)
+                    quantize_kv_cache(model, batches, work)
                 path = save_onnx(model, work)
                 seconds = time.perf_counter() - started
             size = round(megabytes(model_bytes(path.parent)), 1)

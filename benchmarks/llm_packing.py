@@ -93,9 +93,9 @@ def texts_of(count: int, longest: int) -> WindowInputs:
         [random.integers(0, WORDS, length) for length in lengths],
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of([np.arange(length) > 0 for length in lengths]),
+        target_mask=Ragged.of([np.arange(length) > 0 for length in lengths]),
         documents=np.arange(count),
-        sizes=lengths.astype(np.int64),
+        target_bytes=lengths.astype(np.int64),
     )
 
 

@@ -75,7 +75,7 @@ class Recovery(OneTeacher):
             model = AutoModelForCausalLM.from_config(read_config(self.pruned.path), dtype=torch.float32)
         torch.manual_seed(seed)
         kind = ctx.task.kind
-        losses: Sequence[LossSpec] = recovery_losses(recover, kind, taught=True)
+        losses: Sequence[LossSpec] = recovery_losses(recover, kind, has_teacher=True)
         if arm == "labels":
             losses = [NextTokenLoss()]
         shown = ctx.task.encode(ctx.data.train, self.pruned.path)

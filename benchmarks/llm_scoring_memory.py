@@ -90,9 +90,9 @@ def row_of(folder: Path, model: Path, tokens: int, window: int, whole: bool) -> 
         [random.integers(3, WORDS, window).astype(np.int32) for _ in range(count)],
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of([np.minimum(np.arange(window, dtype=np.int32), 1)] * count),
+        target_mask=Ragged.of([np.minimum(np.arange(window, dtype=np.int32), 1)] * count),
         documents=np.arange(count),
-        sizes=np.full(count, window),
+        target_bytes=np.full(count, window),
     ).against(None)
     runner.write_batches(str(folder / "feeds.npz"), [inputs.batch([place]) for place in range(count)])
     job = {

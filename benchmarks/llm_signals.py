@@ -52,7 +52,7 @@ def main() -> None:
                 found[k, temperature].append(compared(TopK(k, temperature, words), logits))
             print(f"window {number}", flush=True)
     rows = [row(TopK(k, temperature, words), torch.cat(parts)) for (k, temperature), parts in found.items()]
-    rows.append({"words": 2**18, "k": 64, "bytes a token": TopK(64, 1.0, 2**18).bytes})
+    rows.append({"words": 2**18, "k": 64, "bytes a token": TopK(64, 1.0, 2**18).row_bytes})
     for one in rows:
         most = MOST_BYTES[(one["words"] - 1).bit_length()]
         if one["k"] == 64 and (one["bytes a token"] > most or one.get("KL from float32", 0) > MOST_ERROR):
@@ -68,7 +68,7 @@ def main() -> None:
 def compared(top: TopK, logits: Tensor) -> Tensor:
     """Of each row of logits (n, words) the error of what is kept and the mass that is lost: (n, 2)."""
     ids, kept = top.unpack(top.pack(logits))
-    exact = top.kept_of(logits, ids).double()
+    exact = top.log_probabilities_of(logits, ids).double()
     error = (exact.exp() * (exact - kept.double())).sum(-1)
     return torch.stack([error, exact[:, -1].exp()], -1)
 
@@ -77,10 +77,10 @@ def row(top: TopK, found: Tensor) -> dict[str, Any]:
     """A line of the table."""
     error, lost = found.unbind(-1)
     return {
-        "words": top.words,
+        "words": top.vocabulary_size,
         "k": top.k,
         "temperature": top.temperature,
-        "bytes a token": top.bytes,
+        "bytes a token": top.row_bytes,
         "KL from float32": float(f"{error.mean():.2e}"),
         "its 99th percentile": float(f"{error.quantile(0.99):.2e}"),
         "mass lost, mean": round(lost.mean().item(), 4),

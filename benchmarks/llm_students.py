@@ -21,7 +21,7 @@ from running import ROOT, resolve, teacher_of, terminal
 from torch import nn
 
 from compress.core.artifacts import Artifact, open_artifact, seal
-from compress.core.disk.files import empty_folder, publish, write_json
+from compress.core.disk.files import make_empty_folder, publish, write_json
 from compress.core.numerics import local_numerics
 from compress.core.spec import Spec
 from compress.data.splits import Examples
@@ -36,7 +36,7 @@ from compress.profile.specs.training import TrainingSpec
 from compress.step import StepContext
 from compress.targets.local import resolve as resolve_target
 from compress.tasks.base import TrainingData
-from compress.training.prediction import answers
+from compress.training.prediction import predict_answers
 
 PROFILE = ROOT / "profiles" / "smollm_prune_distill.yaml"
 VALIDATED = 16
@@ -140,7 +140,7 @@ class Workshop:
         if not folder.exists():
             alone = self.spec.model_copy(update={"recover": None, **keys})
             ctx = self.context("pruning", alone, {"model": model, "teacher": model}, 0)
-            empty_folder(ctx.out)
+            make_empty_folder(ctx.out)
             torch.manual_seed(0)
             result = prune.run(ctx)
             seal(ctx.out, result.form, result.facts)
@@ -171,7 +171,7 @@ class Workshop:
         roles = dict.fromkeys(("model", "teacher", "original"), teachers[0]) | {"student": student}
         roles |= {f"teacher.{number}": one for number, one in enumerate(teachers, start=1)}
         ctx = self.context(name, DistillSpec.model_validate(body), roles, seed)
-        empty_folder(ctx.out)
+        make_empty_folder(ctx.out)
         torch.manual_seed(seed)
         result = distill.run(ctx)
         return load_model(ctx.out), result.facts["stages"][0]
@@ -179,7 +179,7 @@ class Workshop:
     def scored(self, model: nn.Module, folder: Path, test: Examples, seconds: float = 0.0) -> dict[str, Any]:
         """`Scored` of a model that reads as the folder says, to be written; `seconds`: of its training."""
         inputs = self.job.task.encode(test, folder)
-        kept = answers(model, inputs, self.job.task, precision="fp32", device="cpu")
+        kept = predict_answers(model, inputs, self.job.task, precision="fp32", device="cpu")
         nats, tokens = (
             np.bincount(kept["document"], kept[name], len(test)).tolist() for name in ("nats", "tokens")
         )
@@ -284,7 +284,7 @@ def first(job: Job, folder: Path, examples: Examples, tokens: int) -> Examples:
     """The first examples that hold so many tokens together; all where they hold fewer."""
     few = examples.take(np.arange(min(len(examples), 1 + tokens // 32)))
     inputs = job.task.encode(few, folder)
-    learnt = np.array([int(row[1:].sum()) for row in inputs.learnt])
+    learnt = np.array([int(row[1:].sum()) for row in inputs.target_mask])
     reached = np.flatnonzero(np.cumsum(np.bincount(inputs.documents, learnt, len(few))) >= tokens)
     return few.take(np.arange(int(reached[0]) + 1)) if len(reached) else few
 

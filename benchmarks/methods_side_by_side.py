@@ -56,7 +56,7 @@ from compress.core.disk.files import make_folder, write_json, write_text
 from compress.core.disk.reading import read_mapping
 from compress.core.disk.source_uris import local_path
 from compress.core.errors import CompressError
-from compress.reporting.data.paired import unpacked
+from compress.reporting.data.paired import decode_hits
 from compress.reporting.data.pareto import dominators
 from compress.reporting.plots.plots import draw
 from compress.reporting.render.document import BubblePlot, Point
@@ -439,7 +439,7 @@ def ends(intervals: Sequence[tuple[float | None, float | None]]) -> tuple[float,
 
 def hits_of(runs: Sequence[Found]) -> Hits:
     """Right answers, (seeds, examples)."""
-    return np.array([unpacked(one["hits"], one["examples"]) for one in runs], dtype=np.bool_)
+    return np.array([decode_hits(one["hits"], one["examples"]) for one in runs], dtype=np.bool_)
 
 
 def paired_hits(hits: Sequence[Hits], drawn: Sequence[bool]) -> tuple[Hits, Hits]:

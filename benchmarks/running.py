@@ -29,7 +29,7 @@ from compress.models.io.checkpoints import load_model
 from compress.planning.steps import BASELINE
 from compress.profile.load import load_profile
 from compress.reporting.data.frame import contract
-from compress.store.cache import Cache, MadeStep
+from compress.store.cache import Cache, FinishedStep
 from compress.tasks.base import Truth, answers_of, score_of
 from compress.training.prediction import predict
 
@@ -89,7 +89,7 @@ class Trained:
     """The torch models of a profile's steps, by the step's name."""
 
     job: Job
-    made: dict[str, MadeStep]
+    made: dict[str, FinishedStep]
 
     @property
     def teacher(self) -> str:
@@ -134,7 +134,7 @@ def train_profile(profile: Path, overrides: Overrides | None = None, *, allow_co
     job = resolve(profile, overrides, allow_code=allow_code)
     cache, progress = Cache.default(), terminal()
     cache.prepare()
-    made: dict[str, MadeStep] = {}
+    made: dict[str, FinishedStep] = {}
     for step in job.plan.steps:
         if step.kind in _CONVERSIONS or any(name not in made for name in step.inputs.values()):
             continue

@@ -16,7 +16,7 @@ from pathlib import Path
 from writing import write_rows
 
 from compress.core.errors import UsageError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.engine.resolve import resolve_job
 from compress.measuring.artifact import measure
 from compress.profile.load import load_profile
@@ -39,7 +39,7 @@ def main() -> int:
             found = [
                 measure(
                     made.artifact, made.artifact, None, target, job.task, job.splits.test, job.plan.profile.measure,
-                    seed=seed, key="", progress=Silent(),
+                    seed=seed, key="", progress=SilentProgress(),
                 ).latency
                 for seed in range(options.times)
             ]  # fmt: skip

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from compress.core.telemetry import OFF
+from compress.core.telemetry import TELEMETRY_OFF
 
 # Here, for nothing that has telemetry is imported before.
-os.environ.update(OFF)
+os.environ.update(TELEMETRY_OFF)
 
 __version__ = "0.1.0"
 

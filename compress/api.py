@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compress.bundles.verify import Verification
     from compress.core.records import RunRecord, StepRecord
     from compress.core.terminal.progress import Progress
-    from compress.engine.examining import Examined
+    from compress.engine.examining import Examination
     from compress.engine.explain_plan import PlanRow
     from compress.profile.load import LoadedProfile
     from compress.reporting.render.write import ReportPaths
@@ -63,8 +63,8 @@ class Run:
         from compress.reporting.render.html import html as page
         from compress.reporting.sections.content import document
 
-        whole = escape(page(document(self.record)), quote=True)
-        return f'<iframe srcdoc="{whole}" style="width: 100%; height: 40em; border: 0"></iframe>'
+        page_html = escape(page(document(self.record)), quote=True)
+        return f'<iframe srcdoc="{page_html}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
 def load_profile(profile: StrPath, assignments: Sequence[str] = ()) -> LoadedProfile:
@@ -81,7 +81,7 @@ def load_profile(profile: StrPath, assignments: Sequence[str] = ()) -> LoadedPro
     return load(Path(profile), tuple(assignments))
 
 
-def validate(profile: StrPath, assignments: Sequence[str] = ()) -> Examined:
+def validate(profile: StrPath, assignments: Sequence[str] = ()) -> Examination:
     """Check a profile and every source it names that is on this machine; return the faults and what was checked.
 
     Raises:
@@ -100,7 +100,7 @@ def plan(profile: StrPath | LoadedProfile, assignments: Sequence[str] = ()) -> l
     """
     from compress.engine.explain_plan import explain_plan
 
-    return explain_plan(_loaded(profile, assignments))
+    return explain_plan(_ensure_loaded(profile, assignments))
 
 
 def run(
@@ -133,13 +133,13 @@ def run(
     from compress.engine.running import run_job
     from compress.store.cache import Cache
 
-    loaded, progress = _loaded(profile, assignments), _progress(quiet)
+    loaded, progress = _ensure_loaded(profile, assignments), _progress(quiet)
     job = resolve_job(loaded, allow_code=allow_code)
     for note in (*(f"warning: {one}" for one in loaded.warnings), *job.splits.notes):
         progress.say(note)
     try:
         record, store = run_job(
-            job, Cache.default(), Path.cwd(), progress, on_row or _nothing, was_interrupted
+            job, Cache.default(), Path.cwd(), progress, on_row or _ignore_row, was_interrupted
         )
     except Exception as error:
         # On a full disk there is no space for a report either, and old records may be damaged: raise the original error
@@ -175,14 +175,14 @@ def report(run: Run | StrPath, out: StrPath | None = None) -> ReportPaths:
     Raises:
         UsageError: there is no such run, or its records cannot be read.
     """
-    from compress.core.disk.reading import understood
+    from compress.core.disk.reading import content_errors
     from compress.core.errors import UsageError
     from compress.reporting.render.write import report_folder, write_report
 
-    found = run if isinstance(run, Run) else load_run(run)
-    with understood("the records of this run", str(found.path), UsageError):
-        folder = report_folder(found.record, Path.cwd()) if out is None else Path(out)
-        return write_report(found.record, folder)
+    loaded_run = run if isinstance(run, Run) else load_run(run)
+    with content_errors("the records of this run", str(loaded_run.path), UsageError):
+        folder = report_folder(loaded_run.record, Path.cwd()) if out is None else Path(out)
+        return write_report(loaded_run.record, folder)
 
 
 def measure(
@@ -230,28 +230,32 @@ def measure(
     """
     from compress.engine.foreign.measuring import measure_files
     from compress.engine.foreign.onnx_file import model_settings, task_of_file
-    from compress.profile.measure_request import name_of, request_of, sections
+    from compress.profile.measure_request import build_request, measure_sections, run_name
 
-    given = model_settings(_path(tokenizer), _path(task_json), labels, inputs or {}, output)
-    values: dict[str, Any] = {"name": name or name_of(Path(model))}
+    settings = model_settings(
+        _optional_path(tokenizer), _optional_path(task_json), labels, inputs or {}, output
+    )
+    values: dict[str, Any] = {"name": name or run_name(Path(model))}
     base = Path.cwd()
     if profile is not None:
-        loaded = _loaded(profile, ())
-        values, base = values | sections(loaded.profile), loaded.source.base
+        loaded = _ensure_loaded(profile, ())
+        values, base = values | measure_sections(loaded.profile), loaded.source.base
     if data is not None:
-        here = Path.cwd() / data
-        values["data"] = {**values.get("data", {}), "path": str(here if here.exists() else data)}
-    wanted = task or values.get("task") or task_of_file(Path(model), given)
-    request = request_of({**values, "task": wanted} if wanted else values, targets, assignments, base)
+        local = Path.cwd() / data
+        values["data"] = {**values.get("data", {}), "path": str(local if local.exists() else data)}
+    task_name = task or values.get("task") or task_of_file(Path(model), settings)
+    request = build_request(
+        {**values, "task": task_name} if task_name else values, targets, assignments, base
+    )
     record, store = measure_files(
         Path(model),
-        _path(baseline),
-        given,
+        _optional_path(baseline),
+        settings,
         request,
         base,
         Path.cwd(),
         _progress(quiet),
-        on_row or _nothing,
+        on_row or _ignore_row,
         allow_code=allow_code,
     )
     return Run(record, store.path, report(Run(record, store.path)))
@@ -289,7 +293,7 @@ def load_model(folder: StrPath, *, allow_code: bool = False) -> nn.Module:
     return load(Path(folder), allow_code=allow_code)
 
 
-def _loaded(profile: StrPath | LoadedProfile, assignments: Sequence[str]) -> LoadedProfile:
+def _ensure_loaded(profile: StrPath | LoadedProfile, assignments: Sequence[str]) -> LoadedProfile:
     if isinstance(profile, str | os.PathLike):
         return load_profile(profile, assignments)
     if assignments:
@@ -297,21 +301,21 @@ def _loaded(profile: StrPath | LoadedProfile, assignments: Sequence[str]) -> Loa
     return profile
 
 
-def _path(path: StrPath | None) -> Path | None:
+def _optional_path(path: StrPath | None) -> Path | None:
     return None if path is None else Path(path)
 
 
 def _progress(quiet: bool) -> Progress:
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
 
     if quiet:
-        return Silent()
+        return SilentProgress()
     from compress.core.terminal.console import Terminal, TerminalProgress
 
     return TerminalProgress(Terminal(stderr=True))
 
 
-def _nothing(run: RunRecord, record: StepRecord) -> None:
+def _ignore_row(run: RunRecord, record: StepRecord) -> None:
     """Default of `on_row`."""
 
 

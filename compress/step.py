@@ -46,7 +46,7 @@ class StepContext:
     base: Path = Path()
     allow_code: bool = False
 
-    def asked(self, kind: type[AnySpec]) -> AnySpec:
+    def spec_as(self, kind: type[AnySpec]) -> AnySpec:
         """Return the spec, typed as the spec class of the step's pass."""
         assert isinstance(self.spec, kind)
         return self.spec

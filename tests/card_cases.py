@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributed.utils import _to_kwargs
 
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.passes.finetune import step as finetune
 from compress.passes.prune import step as prune
@@ -125,6 +125,6 @@ def test_the_numbers_of_examples_stay_on_the_cpu_where_processes_are_joined(
     spec = TrainingSpec(epochs=1, batch_size=8)
     train(
         tiny_bert(), inputs, loss, spec, lambda model: 0.0, work=tmp_path, seed=0, precision="fp32", device=device,
-        progress=Silent(), name="t",
+        progress=SilentProgress(), name="t",
     )  # type: ignore[arg-type]  # fmt: skip
     assert sorted(seen) == list(range(20))

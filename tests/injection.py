@@ -36,7 +36,7 @@ from compress.core.disk import files
 from compress.core.disk.files import is_temporary, read_sealed, write_sealed
 from compress.passes.table import PASSES, step_kind
 from compress.planning.code import code_digest
-from compress.store.checking import check, places
+from compress.store.checking import check, entry_paths
 from tests.jobs import write_job
 
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE)
@@ -133,13 +133,15 @@ class Job:
         onnxruntime does not write its own format the same way twice, and the card says how large that is."""
         from compress.core.artifacts import open_artifact
 
-        found = open_artifact(artifact, hashed=True).files
+        found = open_artifact(artifact, verify_hashes=True).files
         return {name: sha for name, (sha, _) in found.items() if name not in _UNLIKE}
 
     def half_made(self) -> list[str]:
         """What a finished run left that is damaged, or that stands for something it is not."""
         found = [
-            str(one) for kind, path in places(self.cache, self.base / "runs") if (one := check(kind, path))
+            str(one)
+            for kind, path in entry_paths(self.cache, self.base / "runs")
+            if (one := check(kind, path))
         ]
         found += [f"left: {path}" for name in ("work", "making") for path in visible(self.cache / name)]
         return found
@@ -491,7 +493,7 @@ class Harness:
 
 def call_quiet(file: Path) -> None:
     """Say of a measurement that nothing disturbed it, or the next run would time it again; a damaged one stays so."""
-    with suppress(files.Damaged):
+    with suppress(files.DamagedFileError):
         write_sealed(file, _called_quiet(read_sealed(file)))
 
 

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from compress.store.checking import check, places
+from compress.store.checking import check, entry_paths
 from tests.injection import CODES, Job, ended, import_everything, in_fork, leave, print_to, tail
 
 SYSTEM_CALLS = (
@@ -88,7 +88,9 @@ class Disturbed:
         if code not in (*CODES, -signal.SIGKILL):
             self.fault(f"{title}: exit code {code}: {tail(self.logs / 'disturbed')}")
         found = [
-            one for kind, path in places(self.job.cache, self.job.base / "runs") if (one := check(kind, path))
+            one
+            for kind, path in entry_paths(self.job.cache, self.job.base / "runs")
+            if (one := check(kind, path))
         ]
         if found:
             self.fault(f"{title}: half made: {found}")

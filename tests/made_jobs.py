@@ -58,5 +58,5 @@ def made_job(
         targets=tuple(resolve(target) for target in profile.targets if target.device == "cpu"),
         numerics=local_numerics(),
         allow_code=False,
-        known=fingerprints(loaded, plan),
+        file_fingerprints=fingerprints(loaded, plan),
     )

@@ -18,4 +18,4 @@ def prune(
     """What is left of each layer, or of each group of convolutions, and the parameters that were predicted."""
     pruner = pruner_of(model, ImportanceData(inputs, labels, spec, seed, device))
     pruner.advance(1.0)
-    return pruner.described(), pruner.parameters
+    return pruner.describe_layers(), pruner.parameters

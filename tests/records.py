@@ -21,7 +21,7 @@ from compress.core.records import (
     StepRecord,
     TargetMeasurement,
 )
-from compress.reporting.data.paired import Paired, paired
+from compress.reporting.data.paired import PairedCounts, paired_counts
 
 LABELS = ("business", "entertainment", "politics", "sport", "tech")
 TARGET = "cpu-onnxruntime-2t"
@@ -71,7 +71,7 @@ def accuracy(
         truth=tuple(truth),
     )
     if baseline is not None:
-        test = (paired(baseline, made) or Paired(1, 0, 0)).test
+        test = (paired_counts(baseline, made) or PairedCounts(1, 0, 0)).test
         made = made.model_copy(
             update={
                 "retention": value / baseline.metrics[0].value,

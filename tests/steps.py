@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.core.artifacts import Artifact, seal
 from compress.core.spec import Spec
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.profile.schema import TargetSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import resolve
@@ -39,7 +39,7 @@ def context(
         precision="fp32",
         device="cpu",
         timing_target=resolve(TargetSpec()),
-        progress=Silent(),
+        progress=SilentProgress(),
         base=base,
         allow_code=True,
     )

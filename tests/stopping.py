@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from compress.core.terminal.progress import Advance, Silent
+from compress.core.terminal.progress import Advance, SilentProgress
 
 
-class Killing(Silent):
+class Killing(SilentProgress):
     """Ends the process, as it were, once so many answers are there."""
 
     def __init__(self, after: int) -> None:

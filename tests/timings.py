@@ -11,7 +11,7 @@ from compress.passes.quantize.int8.gain import probe
 def shorten_measuring() -> None:
     """Fewer processes that share a timing, and less time in each, in this process."""
     protocol.LATENCY_PROCESSES.update(onnxruntime=2, torch=1)
-    probe.SECONDS_A_SHAPE = 0.02
+    probe.SECONDS_PER_SHAPE = 0.02
     shorten(variants)
 
 
@@ -19,4 +19,4 @@ def shorten(*modules: ModuleType) -> None:
     """Less time, in one process, for what these modules choose by timing."""
     for module in modules:
         short = {"examples": 8, "min_seconds": 0.1, "min_rounds": 4}
-        vars(module).update(TIMED=module.TIMED.model_copy(update=short), PROCESSES=1)
+        vars(module).update(TIMING_SETTINGS=module.TIMING_SETTINGS.model_copy(update=short), PROCESSES=1)

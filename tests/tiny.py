@@ -127,5 +127,5 @@ def write_torch_artifact(
 
 def sealed(out: Path, model: torch.nn.Module) -> Artifact:
     """The artifact of a torch model whose files are in `out`."""
-    form = TORCH_FLOAT.with_(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT
+    form = TORCH_FLOAT.with_fields(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT
     return seal(out, form, {"parameters": count_parameters(model)})

@@ -126,9 +126,9 @@ def silence_dimensions(model: PreTrainedModel) -> None:
     """Let every fourth dimension of the stream say nothing."""
     decoder = parts_of(model)
     with torch.no_grad():
-        for share in decoder.stream():
-            table = isinstance(share.map, torch.nn.Embedding)
-            for parameter in share.map.parameters():
+        for share in decoder.stream_slices():
+            table = isinstance(share.linear, torch.nn.Embedding)
+            for parameter in share.linear.parameters():
                 (parameter.T if table or share.side == "in" else parameter)[1::4] = 0
         for _, norm in decoder.norms():
             norm.get_parameter("weight")[1::4] = 0

@@ -47,7 +47,7 @@ _TOWERS = {
     },
 }
 _OWN: Mapping[str, Mapping[str, Any]] = {
-    **{name: {"pad_token_id": 1} for name, family in FAMILIES.items() if family.counts_from_padding},
+    **{name: {"pad_token_id": 1} for name, family in FAMILIES.items() if family.positions_after_padding},
     "electra": {"embedding_size": 16},
     "mobilebert": {"embedding_size": 16},
     "clip": _TOWERS,
@@ -109,7 +109,7 @@ def tiny_config(kind: str, **changes: Any) -> PretrainedConfig:
 
 def tiny_model(kind: str, *, head: bool = True, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A model of transformers' own class with random weights that tell its inputs apart, in eval mode."""
-    images = FAMILIES[kind].takes == "images"
+    images = FAMILIES[kind].modality == "images"
     headed = AutoModelForImageClassification if images else AutoModelForSequenceClassification
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

@@ -99,12 +99,12 @@ def student() -> Any:
 
 
 def cached(part: Part, teacher: Any, inputs: Any) -> Any:
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
     from compress.training.signals.teachers import cached_signals
 
     return cached_signals(
         lambda: teacher, inputs, (), part.work / "signals", teacher_digest="", device=part.device, precision="bf16",
-        progress=Silent(),
+        progress=SilentProgress(),
     )  # fmt: skip
 
 
@@ -122,15 +122,17 @@ def kl(outputs: Any, goals: Any) -> Any:
 
 def said(part: Part, teacher: Any, inputs: Any, indices: Any) -> Any:
     from compress.training.batches import to_tensors
-    from compress.training.signals.teachers import observe
+    from compress.training.signals.teachers import compute_signals
 
     batch = to_tensors(inputs.batch(indices), part.device)
-    return observe(teacher, batch, ("outputs",), precision="bf16", device=part.device)["outputs"].float()
+    return compute_signals(teacher, batch, ("outputs",), precision="bf16", device=part.device)[
+        "outputs"
+    ].float()
 
 
 def epoch_seconds(part: Part, inputs: Any, loss: Any, epochs: int, name: str) -> float:
     """So many epochs of our loop."""
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
     from compress.profile.specs.training import TrainingSpec
     from compress.training.loop import train
 
@@ -141,7 +143,7 @@ def epoch_seconds(part: Part, inputs: Any, loss: Any, epochs: int, name: str) ->
     train(
         model, inputs, lambda outputs, batch, indices: loss(outputs, indices), spec, lambda model: 0.0,
         work=part.work / name.replace(" ", "-").replace(":", ""), seed=0, precision="bf16", device=part.device,
-        progress=Silent(), name="speed",
+        progress=SilentProgress(), name="speed",
     )  # fmt: skip
     part.wait()
     return time.perf_counter() - began

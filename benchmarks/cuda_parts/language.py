@@ -80,7 +80,7 @@ def generate(part: Part, name: str, numbers: str, copy: float) -> None:
 
     from compress.runtimes.runner import LOGIT_POSITIONS
     from compress.runtimes.torch_decoder import TorchDecoder
-    from compress.runtimes.torch_worker import Torch
+    from compress.runtimes.torch_worker import TorchModel
 
     part.free()
     model = llama(part, name, torch.bfloat16 if numbers.endswith("bf16") else torch.float32)
@@ -94,7 +94,7 @@ def generate(part: Part, name: str, numbers: str, copy: float) -> None:
     write = {"input_ids": ids[:, -1:].copy(), "attention_mask": np.ones((1, length + 1), np.int64),
              LOGIT_POSITIONS: np.array([[0]])}  # fmt: skip
     decoder = TorchDecoder(model)
-    runs = Torch(model, part.device, decoder)
+    runs = TorchModel(model, part.device, decoder)
     reading = part.timed(lambda: runs(read), seconds=0.4, least=5, warm=2)
     writing = part.timed(lambda: runs(write), seconds=0.8)
     there = {key: torch.from_numpy(array).to(part.device) for key, array in write.items()}
@@ -149,7 +149,7 @@ def answer(part: Part) -> None:
 
 def distil(part: Part) -> None:
     """Steps of the training loop: who teaches is all that differs."""
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
     from compress.losses.logits.spec import LogitsLoss
     from compress.losses.next_token.spec import NextTokenLoss
     from compress.store.flat import Ragged
@@ -164,9 +164,9 @@ def distil(part: Part) -> None:
         [random.integers(0, words(part), length) for _ in range(count)],
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of([np.arange(length) > 0] * count),
+        target_mask=Ragged.of([np.arange(length) > 0] * count),
         documents=np.arange(count),
-        sizes=np.full(count, length, np.int64),
+        target_bytes=np.full(count, length, np.int64),
     )
     read = part.work / "language"
     read.mkdir(exist_ok=True)
@@ -188,7 +188,7 @@ def distil(part: Part) -> None:
             began = time.perf_counter()
             signals = cached_signals(
                 lambda: teacher, inputs, objective.teacher_needs, part.work / "signals", teacher_digest="llama",
-                device=part.device, precision="bf16", progress=Silent(),
+                device=part.device, precision="bf16", progress=SilentProgress(),
             )  # fmt: skip
             rate = count * length / (time.perf_counter() - began)
             part.tell(step="asking the teacher once", **{"tokens/s": digits(rate)})
@@ -214,7 +214,7 @@ def step_seconds(
     part: Part, student: Any, objective: Any, answers: Any, inputs: Any, steps: int, batch: int
 ) -> float:
     """Seconds of a step of the training loop, the first ones left out; the GPU is waited for at both ends alone."""
-    from compress.core.terminal.progress import Silent
+    from compress.core.terminal.progress import SilentProgress
     from compress.profile.specs.training import TrainingSpec
     from compress.training.loop import train
     from compress.training.objective.batch_loss import batch_loss
@@ -231,7 +231,7 @@ def step_seconds(
 
     train(
         module, inputs, loss, TrainingSpec(epochs=1, batch_size=batch, learning_rate=1e-5), lambda model: 0.0,
-        work=part.work / f"steps-{id(module)}", seed=0, precision="bf16", device=part.device, progress=Silent(),
+        work=part.work / f"steps-{id(module)}", seed=0, precision="bf16", device=part.device, progress=SilentProgress(),
         name="timed", checkpoint_seconds=1e9,
     )  # fmt: skip
     return float(ticks[-1] - ticks[first]) / (steps - 1 - first)
@@ -317,16 +317,16 @@ def bound(part: Part, session: Any, room: int) -> Callable[[Any, int], Any]:
     """From new tokens (1, n), and how many there are with them, to the logits of the last; the cache stays there."""
     import onnxruntime
 
-    from compress.runtimes.runner import LOGIT_POSITIONS, PAST, PRESENT
+    from compress.runtimes.runner import LOGIT_POSITIONS, PAST_PREFIX, PRESENT_PREFIX
 
     binding = session.io_binding()
     held = []
     for node in session.get_inputs():
-        if node.name.startswith(PAST):
+        if node.name.startswith(PAST_PREFIX):
             empty = np.zeros((1, node.shape[1], room, node.shape[3]), np.float16)
             held.append(onnxruntime.OrtValue.ortvalue_from_numpy(empty, part.device, 0))
             binding.bind_ortvalue_input(node.name, held[-1])
-            binding.bind_ortvalue_output(node.name.replace(PAST, PRESENT, 1), held[-1])
+            binding.bind_ortvalue_output(node.name.replace(PAST_PREFIX, PRESENT_PREFIX, 1), held[-1])
 
     def run(ids: Any, total: int) -> Any:
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import IO
 
 from compress.bundles.layout import TEMPLATES
-from compress.runtimes.launching import follow_parent, set_variables
+from compress.runtimes.launching import child_variables, follow_parent
 
-CONFINE = TEMPLATES / "confine.py"
+CONFINE_SCRIPT = TEMPLATES / "confine.py"
 _PYTHON = (sys.executable, "-I", "-B")
 _PROBE_S = 30
-_SAID = 64 * 1024
+_OUTPUT_BYTES = 64 * 1024
 """Number of bytes of the code's output that are read, from the end."""
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "TEMP", "TMP")
+_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "TEMP", "TMP")
 _BUBBLEWRAP = (
     *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
     *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--"),
@@ -46,24 +46,24 @@ class Sandbox:
 
 
 @functools.cache
-def confinement() -> Sandbox:
+def find_sandbox() -> Sandbox:
     """Return the first sandbox that works here: bubblewrap if installed, Linux namespaces, or none."""
-    found = shutil.which("bwrap")
-    tried = [Sandbox("bubblewrap", (found, *_BUBBLEWRAP))] if found is not None else []
+    bwrap = shutil.which("bwrap")
+    candidates = [Sandbox("bubblewrap", (bwrap, *_BUBBLEWRAP))] if bwrap is not None else []
     if sys.platform == "linux":
-        tried.append(Sandbox("namespaces", (*_PYTHON, "-S", str(CONFINE))))
-    return next((one for one in tried if _works(one)), Sandbox(None, ()))
+        candidates.append(Sandbox("namespaces", (*_PYTHON, "-S", str(CONFINE_SCRIPT))))
+    return next((candidate for candidate in candidates if _works(candidate)), Sandbox(None, ()))
 
 
-def run_python(script: Sequence[str], held_by: Sandbox, timeout_s: float) -> subprocess.CompletedProcess[str]:
+def run_python(script: Sequence[str], sandbox: Sandbox, timeout_s: float) -> subprocess.CompletedProcess[str]:
     """Run a Python script with arguments, isolated from the user's settings, in a sandbox.
 
     Raises:
         subprocess.TimeoutExpired: it did not finish in time.
     """
-    argv = [*held_by.prefix, *_PYTHON, *script]
+    argv = [*sandbox.prefix, *_PYTHON, *script]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        done = subprocess.run(
+        process = subprocess.run(
             follow_parent(argv),
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -72,14 +72,14 @@ def run_python(script: Sequence[str], held_by: Sandbox, timeout_s: float) -> sub
             timeout=timeout_s,
             check=False,
         )
-        said = [_end_of(stream) for stream in (out, err)]
-    return subprocess.CompletedProcess(argv, done.returncode, *said)
+        outputs = [_read_tail(stream) for stream in (out, err)]
+    return subprocess.CompletedProcess(argv, process.returncode, *outputs)
 
 
-def _works(one: Sandbox) -> bool:
-    probe = [*one.prefix, *_PYTHON, "-S", "-c", ""]
+def _works(sandbox: Sandbox) -> bool:
+    probe = [*sandbox.prefix, *_PYTHON, "-S", "-c", ""]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             probe,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -89,14 +89,17 @@ def _works(one: Sandbox) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0
+    return process.returncode == 0
 
 
 def _environment() -> Mapping[str, str]:
     """Return a minimal environment that only locates programs and libraries: no tokens, no home folder."""
-    return {**{name: os.environ[name] for name in _KEPT if name in os.environ}, **set_variables(1)}
+    return {
+        **{name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+        **child_variables(1),
+    }
 
 
-def _end_of(stream: IO[bytes]) -> str:
-    stream.seek(max(0, stream.seek(0, os.SEEK_END) - _SAID))
+def _read_tail(stream: IO[bytes]) -> str:
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - _OUTPUT_BYTES))
     return stream.read().decode(errors="replace")

@@ -12,7 +12,7 @@ from compress.bundles.layout import GOLDEN
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
 
-LARGEST_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
+MAX_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
 """No export writes a larger one."""
 _NO_EXAMPLES = f"{GOLDEN} holds no golden examples"
 
@@ -31,18 +31,18 @@ def golden_problems(file: Path, manifest: Mapping[str, Any]) -> list[str]:
     if not isinstance(examples, list) or not examples:
         return [_NO_EXAMPLES]
     problems = []
-    if not _is_number(tolerance) or not 0 < tolerance <= LARGEST_TOLERANCE:
+    if not _is_number(tolerance) or not 0 < tolerance <= MAX_TOLERANCE:
         problems.append(
-            f"{GOLDEN} allows a difference of {tolerance!r}; expected more than 0 and at most {LARGEST_TOLERANCE}"
+            f"{GOLDEN} allows a difference of {tolerance!r}; expected more than 0 and at most {MAX_TOLERANCE}"
         )
     elif tolerance != manifest.get("tolerance"):
         problems.append(f"{GOLDEN} allows a different tolerance than the manifest")
     for number, example in enumerate(examples):
-        problems += [f"golden example {number}: {fault}" for fault in _faults(example, manifest)]
+        problems += [f"golden example {number}: {fault}" for fault in _example_faults(example, manifest)]
     return problems
 
 
-def _faults(example: Any, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _example_faults(example: Any, manifest: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(example, dict):
         yield "expected a mapping"
         return

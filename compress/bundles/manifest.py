@@ -38,15 +38,15 @@ from compress.core.artifacts import (
     TOKENIZER_CONFIG,
 )
 from compress.core.disk.files import sha256_file, write_json, write_text
-from compress.core.forms import Form, Numbers
+from compress.core.forms import Form, NumberFormat
 from compress.core.units import format_count, megabytes
 from compress.core.versions import installed_version
-from compress.data.images.framing import AS_USUAL
+from compress.data.images.framing import DEFAULT_FRAMING
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
-_OF_INPUTS = ("max_length", "pad_id", "positions", "texts", "image", "width")
+_INPUT_KEYS = ("max_length", "pad_id", "positions", "texts", "image", "width")
 """Keys of `task.json` on the preparation of inputs and the shape of outputs, as far as the task has them."""
-_CONTENTS = {
+_FILE_DESCRIPTIONS = {
     ONNX_MODEL: "the model",
     f"{ONNX_MODEL}.data": "its weights",
     ORT_MODEL: "the model in onnxruntime's mobile format",
@@ -64,10 +64,10 @@ _CONTENTS = {
     RUNNER: "loads and runs the model; Python code to reuse",
 }
 _NUMBERS_TEXT = {
-    Numbers.FLOAT: "32-bit floating point",
-    Numbers.OPERATOR: "8-bit integer weights and arithmetic",
-    Numbers.QDQ: "8-bit integer weights and arithmetic",
-    Numbers.HALF: "16-bit floating-point weights",
+    NumberFormat.FLOAT: "32-bit floating point",
+    NumberFormat.OPERATOR: "8-bit integer weights and arithmetic",
+    NumberFormat.QDQ: "8-bit integer weights and arithmetic",
+    NumberFormat.HALF: "16-bit floating-point weights",
 }
 
 
@@ -76,19 +76,21 @@ def write_manifest(
 ) -> None:
     """Describe and hash every file of `bundle`, and write its model card."""
     model = onnx.load(str(bundle / ONNX_MODEL), load_external_data=False)
-    reads = ("pillow",) if "image" in task else ("tokenizers",) if (bundle / TOKENIZER).exists() else ()
-    libraries = (*_LIBRARIES, *reads)
+    input_libraries = (
+        ("pillow",) if "image" in task else ("tokenizers",) if (bundle / TOKENIZER).exists() else ()
+    )
+    libraries = (*_LIBRARIES, *input_libraries)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
         "task": task["task"],
         "labels": task["labels"],
-        **{key: task[key] for key in (*_OF_INPUTS, LEARNT_FROM) if key in task},
+        **{key: task[key] for key in (*_INPUT_KEYS, LEARNT_FROM) if key in task},
         "form": form.as_dict(),
         "facts": dict(facts),
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "inputs": [_described(value) for value in model.graph.input],
-        "outputs": [_described(value) for value in model.graph.output],
+        "inputs": [_describe_value(value) for value in model.graph.input],
+        "outputs": [_describe_value(value) for value in model.graph.output],
         "tolerance": tolerance,
         "libraries": {
             "compress": __version__,
@@ -114,7 +116,7 @@ def write_manifest_metrics(
     _publish(bundle, manifest)
 
 
-def hashes(bundle: Path) -> dict[str, dict[str, Any]]:
+def file_entries(bundle: Path) -> dict[str, dict[str, Any]]:
     """Return sha256 and bytes of every file of a bundle except the manifest, by relative path."""
     return {
         str(PurePosixPath(file.relative_to(bundle))): {
@@ -129,9 +131,9 @@ def hashes(bundle: Path) -> dict[str, dict[str, Any]]:
 def numbers_text(manifest: Mapping[str, Any]) -> str:
     """Describe how a bundle's model stores its weights, for readers."""
     numbers, facts = Form.from_dict(manifest["form"]).numbers, manifest["facts"]
-    if numbers is not Numbers.WEIGHT_ONLY:
+    if numbers is not NumberFormat.WEIGHT_ONLY:
         return _NUMBERS_TEXT[numbers]
-    bits = sorted({one["bits"] for one in facts.get("blocks", ())} or {facts["bits"]})
+    bits = sorted({block["bits"] for block in facts.get("blocks", ())} or {facts["bits"]})
     return f"{'- and '.join(map(str, bits))}-bit weights"
 
 
@@ -142,14 +144,17 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False
     )
     environment.filters["text"] = markdown_text
-    code = [file for file in files if file.endswith(".py") and file not in _CONTENTS]
+    code = [file for file in files if file.endswith(".py") and file not in _FILE_DESCRIPTIONS]
     weights = [entry["bytes"] for file, entry in files.items() if file.startswith(ONNX_MODEL)]
-    image = {"image": {**asdict(AS_USUAL), **manifest["image"]}} if "image" in manifest else {}
+    image = {"image": {**asdict(DEFAULT_FRAMING), **manifest["image"]}} if "image" in manifest else {}
     return environment.get_template("README.md.j2").render(
         **{**manifest, **image},
         contents=[
-            (file, files[file]["bytes"], what)
-            for file, what in {**_CONTENTS, **dict.fromkeys(code, "further code of this task")}.items()
+            (file, files[file]["bytes"], description)
+            for file, description in {
+                **_FILE_DESCRIPTIONS,
+                **dict.fromkeys(code, "further code of this task"),
+            }.items()
             if file in files
         ],
         golden_bytes=sum(
@@ -164,13 +169,13 @@ def render_card(manifest: Mapping[str, Any]) -> str:
 
 def _publish(bundle: Path, manifest: dict[str, Any]) -> None:
     """Write the card, then the manifest, so that its hashes include the card's."""
-    manifest["files"] = {file: entry for file, entry in hashes(bundle).items() if file != CARD}
+    manifest["files"] = {file: entry for file, entry in file_entries(bundle).items() if file != CARD}
     write_text(bundle / CARD, render_card(manifest))
-    manifest["files"] = hashes(bundle)
+    manifest["files"] = file_entries(bundle)
     write_json(bundle / MANIFEST, manifest)
 
 
-def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:
+def _describe_value(value: onnx.ValueInfoProto) -> dict[str, Any]:
     """Return name, element type and axes of an input or output; a dynamic axis is a name."""
     tensor = value.type.tensor_type
     axes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]

@@ -18,34 +18,37 @@ from compress.core.disk.files import sha256_file, write_json
 from compress.runtimes import runner
 from compress.tasks.table import TASKS
 
-LIST = Path(__file__).with_name("released.json")
+RELEASED_FILE = Path(__file__).with_name("released.json")
 """File name in a bundle -> the sha256 of its versions, oldest first."""
 
 
 def is_released(name: str, digest: str) -> bool:
     """Whether a bundle file of this name is ours: a released version, or this installation's."""
-    return digest in (*listed().get(name, ()), *present().get(name, ()))
+    return digest in (*released_digests().get(name, ()), *current_digests().get(name, ()))
 
 
-def listed() -> dict[str, list[str]]:
+def released_digests() -> dict[str, list[str]]:
     """Return the released digests by file name."""
-    found: dict[str, list[str]] = json.loads(LIST.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = json.loads(RELEASED_FILE.read_text(encoding="utf-8"))
     return found
 
 
-def present() -> dict[str, list[str]]:
+def current_digests() -> dict[str, list[str]]:
     """Return the digests of the code that this installation puts into bundles, by file name."""
-    found: dict[str, list[str]] = {RUNNER: [sha256_file(Path(runner.__file__))]}
+    by_name: dict[str, list[str]] = {RUNNER: [sha256_file(Path(runner.__file__))]}
     for kind in TASKS.values():
         for name, file in bundle_code_of(kind).code().items():
-            found.setdefault(name, []).append(sha256_file(file))
-    return {name: list(dict.fromkeys(digests)) for name, digests in found.items()}
+            by_name.setdefault(name, []).append(sha256_file(file))
+    return {name: list(dict.fromkeys(digests)) for name, digests in by_name.items()}
 
 
 def main() -> None:
     """Add the digests of this installation to the list."""
-    known, now = listed(), present()
-    write_json(LIST, {name: list(dict.fromkeys([*known.get(name, []), *now[name]])) for name in now})
+    released, current = released_digests(), current_digests()
+    write_json(
+        RELEASED_FILE,
+        {name: list(dict.fromkeys([*released.get(name, []), *current[name]])) for name in current},
+    )
 
 
 if __name__ == "__main__":

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compress.bundles.confinement import Sandbox, confinement, run_python
+from compress.bundles.confinement import Sandbox, find_sandbox, run_python
 from compress.bundles.golden_file import golden_problems
 from compress.bundles.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 from compress.bundles.released import is_released
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL
 from compress.core.disk.files import sha256_file
 from compress.core.disk.reading import parse_json, read_mapping
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import CompressError, ModelError, UsageError
 
-CHILD = TEMPLATES / "verify_child.py"
+CHILD_SCRIPT = TEMPLATES / "verify_child.py"
 TIMEOUT_S = 600
-_OF_DATA = frozenset(
+_DATA_SUFFIXES = frozenset(
     {
         ".onnx",
         ".data",
@@ -84,13 +84,13 @@ def verify_bundle(path: Path, *, allow_code: bool = False) -> Verification:
             code="code-not-allowed",
         )
     models = tuple(name for name in (ONNX_MODEL, ORT_MODEL) if name in files)
-    expected = len(read_mapping(path / GOLDEN)["examples"])
-    held_by = confinement()
+    example_count = len(read_mapping(path / GOLDEN)["examples"])
+    sandbox = find_sandbox()
     for model in models:
-        problems += _run_golden(path, model, expected, held_by)
+        problems += _run_golden(path, model, example_count, sandbox)
     notes = [*([f"the bundle's own code was run: {', '.join(foreign)}"] if foreign else [])]
-    notes += [held_by.note] if held_by.note is not None else []
-    return Verification(len(files), expected, models, tuple(problems), tuple(notes))
+    notes += [sandbox.note] if sandbox.note is not None else []
+    return Verification(len(files), example_count, models, tuple(problems), tuple(notes))
 
 
 def foreign_code(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -98,7 +98,8 @@ def foreign_code(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         name
         for name, entry in sorted(files.items())
-        if PurePosixPath(name).suffix.lower() not in _OF_DATA and not is_released(name, str(entry["sha256"]))
+        if PurePosixPath(name).suffix.lower() not in _DATA_SUFFIXES
+        and not is_released(name, str(entry["sha256"]))
     ]
 
 
@@ -134,7 +135,7 @@ def listed_files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, An
         ModelError: a path leads out of the bundle, or an entry has no hash.
     """
     for name, entry in manifest["files"].items():
-        inside(path, name, where=str(path / MANIFEST))
+        path_inside(path, name, where=str(path / MANIFEST))
         if not isinstance(entry, dict) or not {"sha256", "bytes"} <= set(entry):
             raise ModelError(f"the manifest has no hash of {name!r}", where=str(path / MANIFEST))
     files: dict[str, dict[str, Any]] = manifest["files"]
@@ -157,8 +158,8 @@ def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     """Return a problem for each file that is missing, changed, or not in the manifest."""
     problems = changed_files(path, files)
     # A symbolic link to a folder would not be traversed, and may contain anything.
-    found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
-    present = {str(PurePosixPath(file.relative_to(path))) for file in found}
+    paths = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    present = {str(PurePosixPath(file.relative_to(path))) for file in paths}
     for name in sorted(present - set(files) - {MANIFEST, "artifact.json"}):
         compiled = ": compiled by Python or by someone else; remove it" if "__pycache__" in name else ""
         problems.append(f"{name} is not in the manifest{compiled}")
@@ -168,20 +169,20 @@ def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     return problems
 
 
-def _run_golden(path: Path, model: str, expected: int, held_by: Sandbox) -> list[str]:
+def _run_golden(path: Path, model: str, example_count: int, sandbox: Sandbox) -> list[str]:
     """Run the golden examples and return the problems of their outputs."""
     try:
-        done = run_python([str(CHILD), str(path.resolve()), model], held_by, TIMEOUT_S)
+        process = run_python([str(CHILD_SCRIPT), str(path.resolve()), model], sandbox, TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return [f"{model}: the golden examples did not finish within {TIMEOUT_S} s"]
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         return [f"{model}: the bundle's code failed: {last}"]
     try:
-        result = parse_json((done.stdout.strip().splitlines() or [""])[-1], model)
+        result = parse_json((process.stdout.strip().splitlines() or [""])[-1], model)
         compared, imported, problems = (result[key] for key in ("examples", "modules", "problems"))
     except (CompressError, TypeError, KeyError):
         return [f"{model}: the output of the bundle's code cannot be read"]
-    if compared != expected or not isinstance(imported, list) or not isinstance(problems, list):
-        return [f"{model}: {compared!r} of {expected} golden examples were answered"]
+    if compared != example_count or not isinstance(imported, list) or not isinstance(problems, list):
+        return [f"{model}: {compared!r} of {example_count} golden examples were answered"]
     return [*(f"{model}: the bundle's code imports {name}" for name in imported), *map(str, problems)]

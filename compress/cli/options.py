@@ -26,7 +26,7 @@ class _TaskName(click.ParamType[str]):
         return click.Choice(task_names())
 
 
-class Amount(click.FloatRange):
+class NonNegative(click.FloatRange):
     """A number, 0 or more; what is none (`nan`) would pass every comparison."""
 
     def __init__(self) -> None:

@@ -18,8 +18,8 @@ def print_run(out: Console, run: RunRecord, report: ReportPaths) -> None:
     from compress.reporting.render.terminal import RunTable, summary_lines
 
     out.print(RunTable(run))
-    for kept in report.kept:
-        echo(f"moved what was in the report's place to {kept}", err=True)
+    for moved in report.kept:
+        echo(f"moved what was in the report's place to {moved}", err=True)
     for line in summary_lines(run):
         out.print(line, soft_wrap=True)
     out.print(f"report  {report.html}", soft_wrap=True)

@@ -31,22 +31,22 @@ from compress.core.errors import CompressError, RunInterrupted, UsageError
 from compress.core.terminal.printing import echo
 
 
-class _Verbs(click.Group):
+class _CommandGroup(click.Group):
     """Command group that turns errors into messages and exit codes, with a traceback only if `--debug` is given."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-        words = list(sys.argv[1:] if args is None else args)
+        arguments = list(sys.argv[1:] if args is None else args)
         # Accepted anywhere, since users append it to a command that has just failed.
-        debug = "--debug" in words
-        words = [word for word in words if word != "--debug"]
+        debug = "--debug" in arguments
+        arguments = [argument for argument in arguments if argument != "--debug"]
         try:
-            _check_here()
-            with resource_errors(_written_to):
-                return super().main(words, *rest, **{**options, "standalone_mode": False})
-        except click.exceptions.Exit as stop:
-            sys.exit(stop.exit_code)
+            _check_working_folder()
+            with resource_errors(_writable_folders):
+                return super().main(arguments, *rest, **{**options, "standalone_mode": False})
+        except click.exceptions.Exit as exited:
+            sys.exit(exited.exit_code)
         except click.ClickException as error:
-            _show(error)
+            _print_usage_error(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             echo("interrupted", err=True)
@@ -66,7 +66,7 @@ class _Verbs(click.Group):
             sys.exit(CompressError.exit_code)
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="compress")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def main(debug: bool) -> None:
@@ -92,7 +92,7 @@ for verb in (
     main.add_command(verb)
 
 
-def _written_to() -> tuple[Path, ...]:
+def _writable_folders() -> tuple[Path, ...]:
     """Return the folders that commands write to."""
     import tempfile
 
@@ -101,7 +101,7 @@ def _written_to() -> tuple[Path, ...]:
     return Cache.default().root, Path.cwd(), Path(tempfile.gettempdir())
 
 
-def _check_here() -> None:
+def _check_working_folder() -> None:
     """Check that the working folder still exists, since relative paths depend on it.
 
     Raises:
@@ -117,8 +117,8 @@ def _check_here() -> None:
         ) from error
 
 
-def _show(error: click.ClickException) -> None:
+def _print_usage_error(error: click.ClickException) -> None:
     """Print a usage error as click formats it."""
-    shown = io.StringIO()
-    error.show(shown)
-    echo(shown.getvalue(), err=True, newline=False)
+    buffer = io.StringIO()
+    error.show(buffer)
+    echo(buffer.getvalue(), err=True, newline=False)

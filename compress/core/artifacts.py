@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.disk import reading
-from compress.core.disk.files import copy_file, entry_of, first_damaged, read_sealed, write_sealed
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.files import copy_file, file_entry, first_damaged, read_sealed, write_sealed
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import ModelError
 from compress.core.forms import Form
 from compress.core.units import megabytes
@@ -68,9 +68,9 @@ class Artifact:
     @property
     def runtime_digest(self) -> str:
         """sha256 over the files that are loaded to run the model; other files of the directory do not affect it."""
-        loaded = set(self.model_files)
-        beside = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE, BITSANDBYTES}
-        return self._digest_of(loaded | {name for name in self.files if Path(name).name in beside})
+        names = set(self.model_files)
+        interface_files = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE, BITSANDBYTES}
+        return self._digest_of(names | {name for name in self.files if Path(name).name in interface_files})
 
     def _digest_of(self, names: set[str]) -> str:
         lines = "".join(f"{name}\0{self.files[name][0]}\n" for name in sorted(names))
@@ -111,30 +111,32 @@ def copy_interface(source: Path, out: Path) -> None:
 def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:
     """Hash every file in `path` and write the seal, which makes the directory an artifact."""
     entries = {
-        str(file.relative_to(path)): entry_of(file)
+        str(file.relative_to(path)): file_entry(file)
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != SEAL
     }
     write_sealed(path / SEAL, {"form": form.as_dict(), "files": entries, "facts": dict(facts)})
-    return Artifact(path, form, _pairs(entries), dict(facts))
+    return Artifact(path, form, _hashes_and_sizes(entries), dict(facts))
 
 
-def open_artifact(path: Path, *, hashed: bool = False) -> Artifact:
-    """Open a sealed directory; with `hashed`, also read every file and verify its hash.
+def open_artifact(path: Path, *, verify_hashes: bool = False) -> Artifact:
+    """Open a sealed directory; with `verify_hashes`, also read every file and verify its hash.
 
     Raises:
         ModelError: the seal is missing or damaged, or a file is missing or has a different size or hash.
     """
     try:
         body = read_sealed(path / SEAL)
-        artifact = Artifact(path, Form.from_dict(body["form"]), _pairs(body["files"]), body["facts"])
+        artifact = Artifact(
+            path, Form.from_dict(body["form"]), _hashes_and_sizes(body["files"]), body["facts"]
+        )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"not a finished artifact: {error}", where=str(path), code="artifact-damaged"
         ) from error
     for name in artifact.files:
-        inside(path, name, where=str(path / SEAL))
-    damaged = first_damaged(path, body["files"], hashed=hashed)
+        path_inside(path, name, where=str(path / SEAL))
+    damaged = first_damaged(path, body["files"], verify_hashes=verify_hashes)
     if damaged is not None:
         raise ModelError(
             "a file of this artifact is missing or was changed", where=str(damaged), code="artifact-damaged"
@@ -142,5 +144,5 @@ def open_artifact(path: Path, *, hashed: bool = False) -> Artifact:
     return artifact
 
 
-def _pairs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
+def _hashes_and_sizes(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
     return {name: (entry["sha256"], entry["bytes"]) for name, entry in entries.items()}

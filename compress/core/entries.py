@@ -27,7 +27,7 @@ class Entry(Spec, Generic[Body]):
         return str(type(self).model_fields["body"].alias)
 
 
-class OneKey(Generic[Body]):
+class SingleKeyUnion(Generic[Body]):
     """Annotation for the entries of a list, `Annotated[Entry[...], OneKey(table)]`: a union discriminated by the key.
 
     Args:
@@ -37,7 +37,7 @@ class OneKey(Generic[Body]):
 
     def __init__(self, base: type[Entry[Body]], table: Mapping[str, Any]) -> None:
         self.table = table
-        self.models = {name: _entry(base, name, spec) for name, spec in table.items()}
+        self.models = {name: _entry_class(base, name, spec) for name, spec in table.items()}
 
     def entry(self, body: Body) -> Entry[Body]:
         """Wrap a body in its entry."""
@@ -50,8 +50,8 @@ class OneKey(Generic[Body]):
         Raises:
             ValidationError: the body is invalid.
         """
-        written: Any = {key: body}
-        return self.models[key](**written).body
+        mapping: Any = {key: body}
+        return self.models[key](**mapping).body
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         tagged = tuple(Annotated[model, Tag(name)] for name, model in self.models.items())
@@ -69,12 +69,12 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield every model class in an annotation, descending into unions, tuples, lists, entries and `Annotated`."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        held, *metadata = get_args(annotation)
-        entries = [one for one in metadata if isinstance(one, OneKey)]
+        annotated, *metadata = get_args(annotation)
+        entries = [one for one in metadata if isinstance(one, SingleKeyUnion)]
         if entries:
             yield from entries[0].models.values()
         else:
-            yield from models_in(held)
+            yield from models_in(annotated)
     elif origin in (Union, types.UnionType, tuple, list):
         for inner in get_args(annotation):
             yield from models_in(inner)
@@ -82,9 +82,9 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
 
 
-def _entry(base: type[Entry[Body]], name: str, spec: Any) -> type[Entry[Body]]:
+def _entry_class(base: type[Entry[Body]], name: str, spec: Any) -> type[Entry[Body]]:
     """Create the entry class for `- name: {...}`."""
-    one = isinstance(spec, type)
-    field: Any = Field(alias=name, description=spec.__doc__) if one else Field(alias=name)
-    title = spec.__name__.removesuffix("Spec") if one else name.title().replace("_", "")
+    is_class = isinstance(spec, type)
+    field: Any = Field(alias=name, description=spec.__doc__) if is_class else Field(alias=name)
+    title = spec.__name__.removesuffix("Spec") if is_class else name.title().replace("_", "")
     return create_model(f"{title}Entry", __base__=base, __doc__=f"`{name}: {{...}}`.", body=(spec, field))

@@ -60,8 +60,8 @@ class Fault:
     """Exit code if this is the only fault: 2 for an error in the profile, 4 for an error in the data or a model."""
 
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        text = f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        location = self.file if self.line is None else f"{self.file}:{self.line}"
+        text = f"{location}: {self.path}: {self.message}" if self.path else f"{location}: {self.message}"
         return f"{text} [{self.code}]" if self.code else text
 
 

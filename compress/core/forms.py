@@ -25,7 +25,7 @@ class Structure(StrEnum):
     FACTORED = "factored"
 
 
-class Numbers(StrEnum):
+class NumberFormat(StrEnum):
     """Number format of the weights and the arithmetic."""
 
     FLOAT = "float"
@@ -42,20 +42,20 @@ class Form:
 
     framework: Framework
     structure: Structure = Structure.REGULAR
-    numbers: Numbers = Numbers.FLOAT
+    numbers: NumberFormat = NumberFormat.FLOAT
     bundled: bool = False
 
     def __str__(self) -> str:
         if self.framework is Framework.TEXTS:
             return self.framework.value
-        words = [self.framework.value, self.numbers.value]
+        parts = [self.framework.value, self.numbers.value]
         if self.structure is not Structure.REGULAR:
-            words.append(self.structure.value)
+            parts.append(self.structure.value)
         if self.bundled:
-            words.append("bundle")
-        return " ".join(words)
+            parts.append("bundle")
+        return " ".join(parts)
 
-    def with_(self, **changes: object) -> Form:
+    def with_fields(self, **changes: object) -> Form:
         """Return a copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
@@ -74,7 +74,7 @@ class Form:
         return cls(
             Framework(values["framework"]),
             Structure(values["structure"]),
-            Numbers(values["numbers"]),
+            NumberFormat(values["numbers"]),
             bool(values["bundled"]),
         )
 

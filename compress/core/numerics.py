@@ -30,11 +30,11 @@ class Numerics:
     threads: int
     bf16: bool
 
-    def precision(self, asked: Precision) -> Literal["fp32", "bf16"]:
+    def precision(self, requested: Precision) -> Literal["fp32", "bf16"]:
         """Resolve `auto` to the precision used on this machine."""
-        if asked == "auto":
+        if requested == "auto":
             return "bf16" if self.bf16 else "fp32"
-        return asked
+        return requested
 
 
 @cache
@@ -85,9 +85,9 @@ def int8_saturates(flags: Collection[str], architecture: str) -> bool:
     return x86 and not {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(flags)
 
 
-def reduced_range(asked: bool | Literal["auto"]) -> bool:
+def reduced_range(requested: bool | Literal["auto"]) -> bool:
     """Whether 8-bit weights are limited to 7 bits; `auto` decides by this processor."""
-    return int8_saturates(processor_flags(), platform.machine()) if asked == "auto" else asked
+    return int8_saturates(processor_flags(), platform.machine()) if requested == "auto" else requested
 
 
 def visible_gpu() -> tuple[str, int] | None:

@@ -37,12 +37,12 @@ class Plugin:
 @cache
 def plugins(group: str) -> tuple[Plugin, ...]:
     """Return the entry points that installed distributions add to a group, sorted by name, without importing them."""
-    found = {
+    entry_points = {
         Plugin(group, point.name, point.value, point.dist.name, point.dist.version)
         for point in metadata.entry_points(group=group)
         if point.dist is not None
     }
-    return tuple(sorted(found, key=lambda one: (one.name, one.distribution)))
+    return tuple(sorted(entry_points, key=lambda one: (one.name, one.distribution)))
 
 
 class Table(Mapping[str, Kind], Generic[Kind]):
@@ -64,21 +64,21 @@ class Table(Mapping[str, Kind], Generic[Kind]):
         self._loaded: dict[str, Kind] = {}
 
     @cached_property
-    def added(self) -> Mapping[str, Plugin]:
+    def plugins(self) -> Mapping[str, Plugin]:
         """The plugins of this table by name."""
-        added: dict[str, Plugin] = {}
+        by_name: dict[str, Plugin] = {}
         for plugin in plugins(self.group):
-            other = "compress itself" if plugin.name in self._built_in else added.get(plugin.name)
-            if other is not None:
+            existing = "compress itself" if plugin.name in self._built_in else by_name.get(plugin.name)
+            if existing is not None:
                 raise UsageError(
                     f"{plugin.name!r} is defined twice in {self.group}: by {plugin.distribution} "
                     f"{plugin.version} and by "
-                    f"{other if isinstance(other, str) else f'{other.distribution} {other.version}'}",
+                    f"{existing if isinstance(existing, str) else f'{existing.distribution} {existing.version}'}",
                     hint="Uninstall one of the distributions.",
                     code="plugin-name",
                 )
-            added[plugin.name] = plugin
-        return added
+            by_name[plugin.name] = plugin
+        return by_name
 
     def __getitem__(self, name: str) -> Kind:
         if name not in self._loaded:
@@ -87,22 +87,22 @@ class Table(Mapping[str, Kind], Generic[Kind]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._built_in
-        yield from self.added
+        yield from self.plugins
 
     def __len__(self) -> int:
-        return len(self._built_in) + len(self.added)
+        return len(self._built_in) + len(self.plugins)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in or name in self.added
+        return name in self._built_in or name in self.plugins
 
     def _load(self, name: str) -> Kind:
         if name in self._built_in:
-            found = named(self._built_in[name])
-            assert isinstance(found, self._kind)
-            return found
-        plugin = self.added[name]
+            descriptor = import_object(self._built_in[name])
+            assert isinstance(descriptor, self._kind)
+            return descriptor
+        plugin = self.plugins[name]
         try:
-            found = named(plugin.target)
+            descriptor = import_object(plugin.target)
         # Any exception raised while importing third-party code is attributed to the plugin.
         except Exception as error:
             raise UsageError(
@@ -110,22 +110,22 @@ class Table(Mapping[str, Kind], Generic[Kind]):
                 hint=f"Repair {plugin.distribution}, or uninstall it.",
                 code="plugin-broken",
             ) from error
-        if not isinstance(found, self._kind):
+        if not isinstance(descriptor, self._kind):
             raise UsageError(
-                f"the plugin {plugin} is not a {self._kind.__name__}: {plugin.target} is a {type(found).__name__}",
+                f"the plugin {plugin} is not a {self._kind.__name__}: {plugin.target} is a {type(descriptor).__name__}",
                 hint=f"Repair {plugin.distribution}, or uninstall it.",
                 code="plugin-broken",
             )
-        return found
+        return descriptor
 
 
-def call(target: str, *given: object) -> Any:
+def call_named(target: str, *arguments: object) -> Any:
     """Import the function named by `module:function` and call it."""
-    function: Any = named(target)
-    return function(*given)
+    function: Any = import_object(target)
+    return function(*arguments)
 
 
-def named(target: str) -> object:
+def import_object(target: str) -> object:
     """Import and return the object named by `module:attribute`."""
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)

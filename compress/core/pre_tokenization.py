@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 Parts = tuple[dict[str, Any], ...]
-SPACE = "\u2581"
+SENTENCEPIECE_SPACE = "\u2581"
 """The character that SentencePiece substitutes for a space."""
 
 
@@ -20,22 +20,22 @@ def _by_regex(digits: str) -> Parts:
     return split, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 
 
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
-WHOLE_WORDS = "llama-bpe"
+IGNORE_MERGES_RULES = "llama-bpe"
 """With these rules llama.cpp sets `ignore_merges`: a word that is itself a token is not built by merges."""
 RULES: Mapping[str, Parts] = MappingProxyType(
     {
-        "gpt-2": (_BYTES,),
-        "smollm": ({"type": "Digits", "individual_digits": True}, _BYTES),
-        WHOLE_WORDS: _by_regex(r"\p{N}{1,3}"),
+        "gpt-2": (_BYTE_LEVEL,),
+        "smollm": ({"type": "Digits", "individual_digits": True}, _BYTE_LEVEL),
+        IGNORE_MERGES_RULES: _by_regex(r"\p{N}{1,3}"),
         "qwen2": _by_regex(r"\p{N}"),
     }
 )
 """The rules of GPT-2, SmolLM, Llama 3 and Qwen 2. Source: `llm_tokenizer_bpe` in llama.cpp's `llama-vocab.cpp`."""
-_ALSO = {
-    "llama3": WHOLE_WORDS,
-    "llama-v3": WHOLE_WORDS,
+_ALIASES = {
+    "llama3": IGNORE_MERGES_RULES,
+    "llama-v3": IGNORE_MERGES_RULES,
     "deepseek-r1-qwen": "qwen2",
     "starcoder": "smollm",
     "olmo": "gpt-2",
@@ -45,8 +45,8 @@ _ALSO = {
 
 def rules_named(name: str) -> str | None:
     """Return the key of `RULES` for a GGUF file's `tokenizer.ggml.pre`; None if the rules are not supported."""
-    known = _ALSO.get(name, name)
-    return known if known in RULES else None
+    key = _ALIASES.get(name, name)
+    return key if key in RULES else None
 
 
 def rules_of(parts: list[Any]) -> str | None:

@@ -10,7 +10,7 @@ Role = Literal["baseline", "step", "control", "variant"]
 StepStatus = Literal["ok", "cached", "failed"]
 RunStatus = Literal["running", "ok", "budget_missed", "not_judged", "failed", "interrupted"]
 """`not_judged`: complete, no limit was missed, but at least one could not be judged."""
-COMPLETE = ("ok", "budget_missed", "not_judged")
+COMPLETE_STATUSES = ("ok", "budget_missed", "not_judged")
 """Statuses of a run that deploys a model."""
 Verdict = Literal["better", "worse", "no difference"]
 
@@ -32,7 +32,7 @@ class Metric(Record):
     smaller_is_better: bool = False
 
 
-class Written(Record):
+class GeneratedAnswers(Record):
     """Answers that a model generated to prompts of the split, and which of them are correct.
 
     `examples`: indices of the prompts in the split; `prompts`, `expected`, `answers`: the texts, truncated if long, and
@@ -99,7 +99,7 @@ class Accuracy(Record):
     retention_high: float | None = None
     examples: str | None = None
     confidence: tuple[float, ...] = ()
-    written: Written | None = None
+    written: GeneratedAnswers | None = None
     tasks: tuple[TaskScore, ...] = ()
 
 
@@ -283,8 +283,8 @@ class StepRecord(Record):
     def training_seconds(self) -> float | None:
         """Total time of all trainings of the step, a part of `seconds`; None if it trained nothing or no time was
         recorded."""
-        found = [curve.seconds for curve in self.curves if curve.seconds is not None]
-        return sum(found) if found else None
+        seconds = [curve.seconds for curve in self.curves if curve.seconds is not None]
+        return sum(seconds) if seconds else None
 
 
 class Limit(Record):

@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 from compress.core.disk.safe_paths import name_fault
 
 
-def _name_of_the_hub(name: str) -> str:
+def _check_hub_name(name: str) -> str:
     """Reject names that would escape the hub's cache folder."""
     fault = name_fault(name)
     if fault is not None:
@@ -39,7 +39,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 """Side of an image in pixels."""
-HubName = Annotated[str, AfterValidator(_name_of_the_hub)]
+HubName = Annotated[str, AfterValidator(_check_hub_name)]
 """Name of a configuration, commit or tag on the hub."""
 
 
@@ -50,12 +50,12 @@ class Spec(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_bool_for_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic coerces `true` to 1, so `epochs: yes` would train for one epoch.
-        listed = value if isinstance(value, list | tuple) else (value,)
-        truths = [one for one in listed if isinstance(one, bool)]
-        if truths and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"expected a number or a word, not {str(truths[0]).lower()}")
+        values = value if isinstance(value, list | tuple) else (value,)
+        bools = [one for one in values if isinstance(one, bool)]
+        if bools and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"expected a number or a word, not {str(bools[0]).lower()}")
         return value
 
     @classmethod
@@ -67,14 +67,14 @@ class Spec(BaseModel):
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, field in cls.model_fields.items():
             owner = next(each for each in cls.__mro__ if name in inspect.get_annotations(each))
-            meaning = _meanings(owner.__module__).get(owner.__name__, {}).get(name)
-            if meaning is not None:
-                properties[field.alias or name].setdefault("description", meaning)
+            description = _field_docs(owner.__module__).get(owner.__name__, {}).get(name)
+            if description is not None:
+                properties[field.alias or name].setdefault("description", description)
         return schema
 
 
 @cache
-def _meanings(module: str) -> dict[str, dict[str, str]]:
+def _field_docs(module: str) -> dict[str, dict[str, str]]:
     """Return the attribute docstrings of each class of a module, parsed from its source; empty without the source."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
@@ -102,6 +102,6 @@ class PassSpecBase(Spec):
         return {} if value is None else value
 
 
-def one_of(*names: str) -> ConfigDict:
+def requires_one_of(*names: str) -> ConfigDict:
     """Return a model config whose JSON schema requires exactly one of the keys `names`."""
     return ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in names]})

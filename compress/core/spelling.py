@@ -13,6 +13,6 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def nearest(word: str, known: Sequence[str], quote: str = "'") -> str:
     """Return `; did you mean 'x'?` with the nearest known word, or an empty string if none is close."""
-    close = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.55)
-    found = next((name for name in known if [name.lower()] == close), None)
-    return "" if found is None else f"; did you mean {quote}{found}{quote}?"
+    matches = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.55)
+    suggestion = next((name for name in known if [name.lower()] == matches), None)
+    return "" if suggestion is None else f"; did you mean {quote}{suggestion}{quote}?"

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetricKind:
-    """A metric: its name in records, its name for readers (`words`), and the format of its values.
+    """A metric: its name in records, its name for readers (`display_name`), and the format of its values.
 
     `percent`: values are fractions of 1, shown as percentages; else they are shown with three decimals. `test`: name of
     the paired test that compares two models. `smaller_is_better`: as for an error or a perplexity; retention is then
     the baseline's value over the model's. `meanings`: explanation of the values for readers, by the `against` of the
     record. `column`: title of its column beside the primary metric in runs that have it; if empty, it is shown only in
-    the list of all metrics. `counts`: unit of the `n` in its records, such as `tokens`; if empty, examples.
+    the list of all metrics. `count_unit`: unit of the `n` in its records, such as `tokens`; if empty, examples.
     """
 
     name: str
-    words: str
+    display_name: str
     percent: bool = True
     test: str = ""
     smaller_is_better: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
     column: str = ""
-    counts: str = ""
+    count_unit: str = ""
 
     @property
     def relative(self) -> bool:
@@ -41,14 +41,14 @@ class MetricKind:
 
     @property
     def loss_unit(self) -> str:
-        """Unit of one hundredth of `lost`."""
+        """Unit of one hundredth of `degradation`."""
         return "%" if self.relative else "points"
 
     def rank(self, value: float) -> float:
         """Convert a value to a rank, for which larger is better, or a rank back to its value."""
         return -value if self.smaller_is_better else value
 
-    def lost(self, before: float, after: float) -> float:
+    def degradation(self, before: float, after: float) -> float:
         """Return how much worse the rank `after` is than `before`; negative if it is better.
 
         This is the difference of the two; for a `relative` metric it is divided by the larger absolute value of the
@@ -61,22 +61,22 @@ class MetricKind:
 
     def retention(self, value: float, baseline: float) -> float | None:
         """Return the share of the baseline's score that is kept: 1 if equal, below 1 if worse; None if undefined."""
-        above, below = (baseline, value) if self.smaller_is_better else (value, baseline)
-        return above / below if below else None
+        numerator, denominator = (baseline, value) if self.smaller_is_better else (value, baseline)
+        return numerator / denominator if denominator else None
 
 
 @dataclass(frozen=True)
 class Quantity:
     """A task-specific performance measure that is derived from a timing.
 
-    `name`: its name in records, budgets and columns; `words`: its name for readers. `workload`: the timings that have
-    it, by their `lengths` or the part before the colon, as `read` of `read:128`; if empty, all. `statistic`: the
+    `name`: its name in records, budgets and columns; `display_name`: its name for readers. `workload`: the timings that
+    have it, by their `lengths` or the part before the colon, as `read` of `read:128`; if empty, all. `statistic`: the
     median or 95th percentile of the time per batch, or the examples or tokens per second at the median. `column`: short
     title for narrow tables; if empty, it is not shown there.
     """
 
     name: str
-    words: str
+    display_name: str
     unit: str
     workload: str
     statistic: Literal["p50_ms", "p95_ms", "examples_per_s", "tokens_per_s"]
@@ -87,22 +87,26 @@ class Quantity:
         """Whether smaller is better: true for times, false for throughputs."""
         return self.statistic.endswith("_ms")
 
-    def among(self, timings: Iterable[Latency]) -> list[Latency]:
+    def matching(self, timings: Iterable[Latency]) -> list[Latency]:
         """Return the timings that have this quantity."""
-        return [one for one in timings if self.workload in ("", one.lengths, one.lengths.partition(":")[0])]
+        return [
+            timing
+            for timing in timings
+            if self.workload in ("", timing.lengths, timing.lengths.partition(":")[0])
+        ]
 
-    def first(self, timings: Iterable[Latency]) -> float | None:
+    def first_value(self, timings: Iterable[Latency]) -> float | None:
         """Return the value at the first batch size and length; None if it was not timed."""
-        return next(map(self.of, self.among(timings)), None)
+        return next(map(self.value_of, self.matching(timings)), None)
 
-    def of(self, timing: Latency, ms: float | None = None) -> float:
+    def value_of(self, timing: Latency, ms: float | None = None) -> float:
         """Return the value for a timing; `ms` replaces the time per batch, for example by the end of an interval."""
         if ms is None:
             ms = timing.p95_ms if self.statistic == "p95_ms" else timing.p50_ms
         if self.smaller_is_better:
             return ms
-        each = timing.mean_tokens if self.statistic == "tokens_per_s" else 1.0
-        return MS_PER_S * timing.batch_size * each / ms
+        units_per_example = timing.mean_tokens if self.statistic == "tokens_per_s" else 1.0
+        return MS_PER_S * timing.batch_size * units_per_example / ms
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class TaskHints:
     pairs: bool
     labels: bool
     embeds: bool
-    writes: bool = False
+    generates: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,25 +148,25 @@ class TaskKind:
     """The `BundleCode` of the task: how a bundle predicts and how its predictions are verified."""
     starter: str
     """The `Outline` of the profile that `compress init` writes for the task."""
-    likely: Callable[[TaskHints], int] = lambda seen: 1
+    fit_score: Callable[[TaskHints], int] = lambda seen: 1
     """Score of how well a model and data fit the task; `compress init` chooses the task with the largest."""
     logits: bool = False
     """Whether outputs are logits along their last axis, so that predictions can be compared."""
-    asks: str | None = None
+    prompts_for: str | None = None
     """Function of a `Task`, examples, a model folder and a seed that returns the prompts to generate answers to, an
     `GenerationPrompts`, or None; None for tasks whose models do not generate text."""
-    scored_in: str | None = None
+    harness_scores: str | None = None
     """Function that scores a model in tasks of an evaluation harness: from a `Task`, a model folder, the store of the
     model's outputs there, a text generator, and the profile's folder to `TaskScore`s; None without such tasks."""
     against_baseline: bool = False
     """Whether recording a model's scores needs the baseline's outputs on the same examples, not just its scores."""
-    writes: bool = False
+    generates: bool = False
     """Whether its models are autoregressive decoders, which generate text."""
     keys: str = "compress.profile.schema:DataSpec"
     """Class of the profile's `data` section: `DataSpec` or a subclass that adds keys."""
     workloads: str = "compress.measuring.timing.feeds:scenarios"
     """Function that builds the workloads for timing from the sampled examples."""
-    weighed: str = "compress.measuring.timing.feeds:scenarios"
+    memory_workloads: str = "compress.measuring.timing.feeds:scenarios"
     """Function that builds the workloads for measuring memory; the first one, at the first batch size, is run."""
     positions: Callable[[Sequence[int]], int] = lambda lengths: max(lengths, default=0)
     """Number of tokens that a model must accept at once to be measured at the fixed lengths of a target."""
@@ -179,11 +183,11 @@ class TaskKind:
     sections: tuple[str, ...] = ()
     """Functions that build task-specific report sections from a run."""
 
-    def longest_timed(self, most: int) -> int:
-        """Return the largest sequence length that a model with `most` positions can be timed at; below 1: none."""
-        return most - self.positions((1,)) + 1
+    def longest_timed(self, max_positions: int) -> int:
+        """Return the largest sequence length that a model with `max_positions` can be timed at; below 1: none."""
+        return max_positions - self.positions((1,)) + 1
 
-    def positions_unset(self, max_length: int) -> int:
+    def default_positions(self, max_length: int) -> int:
         """Return the default number of positions of a model created here: enough for the longest text of the data and
         for the default lengths of measuring."""
         return max(max_length, self.positions(()))

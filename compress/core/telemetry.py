@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-OFF = {
+TELEMETRY_OFF = {
     # onnxruntime sends telemetry to its vendor and keeps a database with a device id and the names of models.
     "ORT_DISABLE_TELEMETRY": "1",
     # huggingface_hub, and through it transformers and datasets.

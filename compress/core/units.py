@@ -26,7 +26,7 @@ def format_count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Format a number with its noun in singular or plural: `1 text`, `3 texts`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 

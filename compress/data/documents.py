@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from compress.core.errors import DataError
-from compress.core.units import counted
+from compress.core.units import pluralize
 from compress.data.leaks import kept_indices, leak_notes
 from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
-from compress.data.splitting import make_parts
+from compress.data.splitting import assign_parts
 from compress.data.texts import check_texts
-from compress.store.texts import taken
+from compress.store.texts import select_texts
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class _Texts:
     texts: Sequence[str]
     keys: Sequence[bytes]
 
-    def take(self, chosen: Sequence[int]) -> _Texts:
-        return _Texts(taken(self.texts, chosen), tuple(self.keys[i] for i in chosen))
+    def take(self, indices: Sequence[int]) -> _Texts:
+        return _Texts(select_texts(self.texts, indices), tuple(self.keys[i] for i in indices))
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Splitter:
 
     Attributes:
         noun: name of a part.
-        parts: returns the parts of texts, and a key for each that its duplicates share.
+        split: returns the parts of texts, and a key for each that its duplicates share.
         hint: advice for the error raised if there are too few parts.
     """
 
     noun: str
-    parts: Callable[[Sequence[str]], tuple[Sequence[str], Sequence[bytes]]]
+    split: Callable[[Sequence[str]], tuple[Sequence[str], Sequence[bytes]]]
     hint: str
 
 
@@ -48,10 +48,10 @@ def split_documents(
     seed: int,
     *,
     where: str,
-    fewest: int,
-    use: str,
+    minimum: int,
+    needed_by: str,
     check: Callable[[Rows], tuple[Sequence[str], Sequence[bytes]]] = check_texts,
-    cut: Splitter | None = None,
+    splitter: Splitter | None = None,
 ) -> Splits:
     """Return the three splits of unlabelled texts; each text is kept once, in one of them.
 
@@ -64,58 +64,58 @@ def split_documents(
         fractions: the roles to split off the training texts, with their fractions.
         seed: seed of these splits.
         where: the source, for errors.
-        fewest: minimum number of texts in a split; `use` names what needs them.
+        minimum: minimum number of texts in a split; `needed_by` names what needs them.
         check: returns the texts of rows and the key of each.
-        cut: how to cut the texts into parts; None keeps them whole.
+        splitter: how to cut the texts into parts; None keeps them whole.
 
     Raises:
         DataError: a value is not a valid text, or a split has too few of them.
     """
-    for role, each in rows.items():
-        if not len(each):
-            raise DataError(f"the {role} split is empty", where=each.where)
-    documents = {role: _Texts(*check(each)) for role, each in rows.items()}
-    notes = [note for each in rows.values() for note in each.notes]
-    documents, found = _once(documents, names, "text")
-    notes += found
-    documents = _make_missing(documents, fractions, seed, where)
-    if cut is not None:
-        documents = {role: _Texts(*cut.parts(texts.texts)) for role, texts in documents.items()}
-        documents, found = _once(documents, names, cut.noun)
-        notes += found
-    for role, own in documents.items():
-        if len(own.texts) < fewest:
+    for role, split_rows in rows.items():
+        if not len(split_rows):
+            raise DataError(f"the {role} split is empty", where=split_rows.where)
+    documents = {role: _Texts(*check(split_rows)) for role, split_rows in rows.items()}
+    notes = [note for split_rows in rows.values() for note in split_rows.notes]
+    documents, duplicate_notes = _deduplicated(documents, names, "text")
+    notes += duplicate_notes
+    documents = _make_missing_splits(documents, fractions, seed, where)
+    if splitter is not None:
+        documents = {role: _Texts(*splitter.split(texts.texts)) for role, texts in documents.items()}
+        documents, duplicate_notes = _deduplicated(documents, names, splitter.noun)
+        notes += duplicate_notes
+    for role, split in documents.items():
+        if len(split.texts) < minimum:
             raise DataError(
-                f"the {role} split has {counted(len(own.texts), 'text' if cut is None else cut.noun)}; "
-                f"{use} needs at least {fewest}",
+                f"the {role} split has {pluralize(len(split.texts), 'text' if splitter is None else splitter.noun)}; "
+                f"{needed_by} needs at least {minimum}",
                 where=where,
-                hint=None if cut is None else cut.hint,
+                hint=None if splitter is None else splitter.hint,
             )
-    made = {role: Examples.unlabelled(own.texts) for role, own in documents.items()}
-    return Splits(made["train"], made["validation"], made["test"], (), notes=tuple(notes))
+    examples = {role: Examples.unlabelled(split.texts) for role, split in documents.items()}
+    return Splits(examples["train"], examples["validation"], examples["test"], (), notes=tuple(notes))
 
 
-def _once(
+def _deduplicated(
     splits: Mapping[str, _Texts], names: Mapping[str, str], noun: str
 ) -> tuple[dict[str, _Texts], list[str]]:
     """Keep each text once: in test before validation before train."""
-    places = kept_indices({role: [(key,) for key in own.keys] for role, own in splits.items()})
-    before = {role: own.keys for role, own in splits.items()}
-    notes = leak_notes(places, before, names, noun, f"the same {noun}")
+    indices = kept_indices({role: [(key,) for key in split.keys] for role, split in splits.items()})
+    original_keys = {role: split.keys for role, split in splits.items()}
+    notes = leak_notes(indices, original_keys, names, noun, f"the same {noun}")
     kept: dict[str, _Texts] = {}
     repeated = 0
-    for role, stay in places.items():
-        first: dict[bytes, int] = {}
-        for place in stay:
-            first.setdefault(splits[role].keys[place], place)
-        kept[role] = splits[role].take(list(first.values()))
-        repeated += len(stay) - len(first)
+    for role, role_indices in indices.items():
+        first_indices: dict[bytes, int] = {}
+        for index in role_indices:
+            first_indices.setdefault(splits[role].keys[index], index)
+        kept[role] = splits[role].take(list(first_indices.values()))
+        repeated += len(role_indices) - len(first_indices)
     if repeated:
-        notes.append(f"{counted(repeated, f'repeated {noun}')} left out: each is kept once in its split")
+        notes.append(f"{pluralize(repeated, f'repeated {noun}')} left out: each is kept once in its split")
     return kept, notes
 
 
-def _make_missing(
+def _make_missing_splits(
     splits: Mapping[str, _Texts], fractions: Mapping[str, float], seed: int, where: str
 ) -> dict[str, _Texts]:
     """Split the missing roles off the training texts."""
@@ -129,8 +129,8 @@ def _make_missing(
             where=where,
             hint="Add texts, or name splits that exist under `data.splits`.",
         )
-    part_of = make_parts({UNLABELLED: train.keys}, tuple(fractions.values()), seed)
-    made = dict(splits)
+    part_by_key = assign_parts({UNLABELLED: train.keys}, tuple(fractions.values()), seed)
+    result = dict(splits)
     for part, role in enumerate(("train", *fractions)):
-        made[role] = train.take([i for i, key in enumerate(train.keys) if part_of[key] == part])
-    return made
+        result[role] = train.take([i for i, key in enumerate(train.keys) if part_by_key[key] == part])
+    return result

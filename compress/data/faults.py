@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from compress.core.errors import DataError, DataErrors
 
 Result = TypeVar("Result")
-_SHOWN = 3
+_MAX_SHOWN = 3
 """Faults of one kind that are shown individually; the others are only counted."""
 
 
@@ -18,7 +18,7 @@ class Faults:
     """Faults of data, in the order found. As a context manager it collects the DataError that ends the block."""
 
     def __init__(self) -> None:
-        self._found: list[DataError] = []
+        self._errors: list[DataError] = []
 
     def __enter__(self) -> Faults:
         return self
@@ -27,14 +27,14 @@ class Faults:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if isinstance(error, DataErrors):
-            self._found.extend(error.faults)
+            self._errors.extend(error.faults)
         elif isinstance(error, DataError):
-            self._found.append(error)
+            self._errors.append(error)
         return isinstance(error, DataError)
 
     def add(self, error: DataError) -> None:
         """Record a fault to be raised later."""
-        self._found.append(error)
+        self._errors.append(error)
 
     def raise_all(self) -> None:
         """Raise the recorded faults, if any.
@@ -43,39 +43,39 @@ class Faults:
             DataError: the only one.
             DataErrors: several; of each kind, the first few and the number of the others.
         """
-        if len(self._found) == 1:
-            raise self._found[0]
-        if self._found:
-            raise DataErrors(self._found, _shown(self._found))
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise DataErrors(self._errors, _summarized(self._errors))
 
 
-def map_all(function: Callable[..., Result], *given: Iterable[Any]) -> list[Result]:
-    """Return `list(map(function, *given))`, continuing after faults to find all of them.
+def map_all(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[Result]:
+    """Return `list(map(function, *iterables))`, continuing after faults to find all of them.
 
     Raises:
         DataError: the only fault, or all of them (`DataErrors`).
     """
-    made: list[Result] = []
+    results: list[Result] = []
     faults = Faults()
-    for each in zip(*given, strict=True):
+    for args in zip(*iterables, strict=True):
         with faults:
-            made.append(function(*each))
+            results.append(function(*args))
     faults.raise_all()
-    return made
+    return results
 
 
-def _shown(found: list[DataError]) -> list[DataError]:
+def _summarized(faults: list[DataError]) -> list[DataError]:
     """Return the first few faults of each kind, and one that counts the others, located at the first of them."""
-    kinds: dict[str, list[DataError]] = defaultdict(list)
-    for error in found:
-        kinds[error.code or error.message].append(error)
-    shown = []
-    for errors in kinds.values():
-        shown += errors[:_SHOWN]
-        if len(errors) > _SHOWN:
-            first = errors[_SHOWN]
-            of = "" if first.code else f" [{first.message}]"
-            shown.append(
-                DataError(f"and {len(errors) - _SHOWN} more{of}", where=first.where, code=first.code)
+    by_kind: dict[str, list[DataError]] = defaultdict(list)
+    for error in faults:
+        by_kind[error.code or error.message].append(error)
+    summary = []
+    for errors in by_kind.values():
+        summary += errors[:_MAX_SHOWN]
+        if len(errors) > _MAX_SHOWN:
+            first = errors[_MAX_SHOWN]
+            suffix = "" if first.code else f" [{first.message}]"
+            summary.append(
+                DataError(f"and {len(errors) - _MAX_SHOWN} more{suffix}", where=first.where, code=first.code)
             )
-    return shown
+    return summary

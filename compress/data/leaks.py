@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Sized
 
-from compress.core.units import counted
+from compress.core.units import pluralize
 from compress.data.roles import HELD_OUT
 
 
@@ -16,16 +16,18 @@ def kept_indices(keys: Mapping[str, Sequence[Collection[bytes]]]) -> dict[str, l
             preceding role is dropped.
     """
     kept: dict[str, list[int]] = {}
-    held: set[bytes] = set()
+    seen_keys: set[bytes] = set()
     for role in (*HELD_OUT, "train"):
         if role in keys:
-            kept[role] = [place for place, own in enumerate(keys[role]) if held.isdisjoint(own)]
-            held.update(key for place in kept[role] for key in keys[role][place])
+            kept[role] = [
+                index for index, example_keys in enumerate(keys[role]) if seen_keys.isdisjoint(example_keys)
+            ]
+            seen_keys.update(key for index in kept[role] for key in keys[role][index])
     return kept
 
 
 def leak_notes(
-    kept: Mapping[str, Sized], before: Mapping[str, Sized], names: Mapping[str, str], noun: str, shared: str
+    kept: Mapping[str, Sized], original: Mapping[str, Sized], names: Mapping[str, str], noun: str, shared: str
 ) -> list[str]:
     """Return notes on the examples that were dropped.
 
@@ -35,12 +37,12 @@ def leak_notes(
         shared: the part of an example that also occurs in another split.
     """
     notes = []
-    for role, places in kept.items():
-        dropped, count = len(before[role]) - len(places), len(before[role])
+    for role, indices in kept.items():
+        dropped, count = len(original[role]) - len(indices), len(original[role])
         if dropped:
             others = "the test split" if role == "validation" else "a held-out split"
             notes.append(
-                f"{counted(dropped, noun)} of {count} dropped from {names.get(role, role)!r}: "
+                f"{pluralize(dropped, noun)} of {count} dropped from {names.get(role, role)!r}: "
                 f"{shared} is also in {others}"
             )
     return notes

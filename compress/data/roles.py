@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from compress.core.errors import DataError
 from compress.core.spelling import nearest
 from compress.data.faults import map_all
-from compress.data.names import named_split
+from compress.data.names import find_split
 from compress.data.rows import Rows, Source
 from compress.profile.schema import DataSpec
 
@@ -16,10 +16,10 @@ DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
 HELD_OUT = ("test", "validation")
 
 
-def named_splits(spec: DataSpec) -> tuple[str, ...]:
+def declared_splits(spec: DataSpec) -> tuple[str, ...]:
     """Return the split names in a profile."""
-    chosen = (spec.splits.train, spec.splits.validation, spec.splits.test)
-    return tuple(name for name in chosen if isinstance(name, str))
+    values = (spec.splits.train, spec.splits.validation, spec.splits.test)
+    return tuple(name for name in values if isinstance(name, str))
 
 
 def choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[str, float]]:
@@ -31,17 +31,17 @@ def choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[
     names = {"train": existing_split(spec.splits.train, "data.splits.train", source)}
     fractions: dict[str, float] = {}
     for role in HELD_OUT:
-        wanted = spec.splits.test if role == "test" else spec.splits.validation
-        if isinstance(wanted, str):
-            names[role] = existing_split(wanted, f"data.splits.{role}", source)
-        elif wanted is None and (found := named_split(role, source.splits, source.where)):
+        requested = spec.splits.test if role == "test" else spec.splits.validation
+        if isinstance(requested, str):
+            names[role] = existing_split(requested, f"data.splits.{role}", source)
+        elif requested is None and (found := find_split(role, source.splits, source.where)):
             names[role] = found
         else:
-            fractions[role] = DEFAULT_FRACTIONS[role] if wanted is None else wanted
+            fractions[role] = DEFAULT_FRACTIONS[role] if requested is None else requested
     for role, name in names.items():
-        same = [other for other, taken in names.items() if taken == name and other != role]
-        if same:
-            raise DataError(f"{role} and {same[0]} are the same split, {name!r}", where="data.splits")
+        duplicates = [other for other, taken in names.items() if taken == name and other != role]
+        if duplicates:
+            raise DataError(f"{role} and {duplicates[0]} are the same split, {name!r}", where="data.splits")
     if sum(fractions.values()) >= 1:
         taken = f"{' and '.join(fractions)} take {sum(fractions.values()):.3g} of the data"
         raise DataError(f"{taken}: nothing is left to train on", where="data.splits")
@@ -54,9 +54,9 @@ def existing_split(name: str, key: str, source: Source) -> str:
     Raises:
         DataError: there is none.
     """
-    found = named_split(name, source.splits, source.where)
-    if found is not None:
-        return found
+    match = find_split(name, source.splits, source.where)
+    if match is not None:
+        return match
     known = list(source.splits)
     raise DataError(
         f"no split {name!r}{nearest(name, known)}",
@@ -67,5 +67,5 @@ def existing_split(name: str, key: str, source: Source) -> str:
 
 def read_splits(source: Source, names: Mapping[str, str]) -> dict[str, Rows]:
     """Return the rows of each role's split."""
-    read = map_all(lambda name: source.splits[name](), names.values())
-    return dict(zip(names, read, strict=True))
+    rows = map_all(lambda name: source.splits[name](), names.values())
+    return dict(zip(names, rows, strict=True))

@@ -19,17 +19,18 @@ class FileFormat:
 class Columns:
     """The columns that contain the texts and, if requested, their labels.
 
-    `text_key` and `label_key` are the profile keys that name them, for errors; `written` is the format of the files.
+    `text_key` and `label_key` are the profile keys that name them, for errors; `file_format` is the format of the
+    files.
     """
 
     text: str
     label: str | None
     text_key: str = "text_column"
     label_key: str = "label_column"
-    written: FileFormat = FileFormat()
+    file_format: FileFormat = FileFormat()
 
     @property
-    def keyed(self) -> tuple[tuple[str, str], ...]:
+    def named_keys(self) -> tuple[tuple[str, str], ...]:
         """Profile key and name of each column to read."""
         text = (self.text_key, self.text)
         return (text,) if self.label is None else (text, (self.label_key, self.label))
@@ -37,7 +38,7 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """Names of the columns to read."""
-        return [name for _, name in self.keyed]
+        return [name for _, name in self.named_keys]
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,19 @@ class Rows:
 
     Attributes:
         where: the file, folder or hub split.
-        place: returns the file and line of row i.
+        location: returns the file and line of row i.
         label_names: names that the source itself provides for integer labels, starting at 0.
     """
 
     where: str
-    texts: Sequence[object]
+    items: Sequence[object]
     labels: Sequence[object]
-    place: Callable[[int], str]
+    location: Callable[[int], str]
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.items)
 
 
 @dataclass(frozen=True)

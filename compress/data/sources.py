@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 from compress.core.disk.watched import FileDigests
-from compress.data.kinds import ITEMS, columns_of
+from compress.data.kinds import ITEM_KINDS, columns_of
 from compress.data.reading.locate import source_fingerprint
-from compress.data.reading.sampling import sampled
-from compress.data.roles import named_splits
+from compress.data.reading.sampling import with_sampling
+from compress.data.roles import declared_splits
 from compress.data.splits import Splits
 from compress.profile.schema import DataSpec
 from compress.tasks.table import task_kind
@@ -42,12 +42,12 @@ def load(
         DataError: the data cannot be used; with file and line where there is one.
     """
     kind = task_kind(task)
-    items = sampled(ITEMS[kind.items]) if sample else ITEMS[kind.items]
-    splits: Splits = import_module(kind.data).load(spec, base, seed, items)
+    item_kind = with_sampling(ITEM_KINDS[kind.items]) if sample else ITEM_KINDS[kind.items]
+    splits: Splits = import_module(kind.data).load(spec, base, seed, item_kind)
     return splits
 
 
-def fingerprint(spec: DataSpec, base: Path, task: str, watched: FileDigests | None = None) -> str | None:
+def fingerprint(spec: DataSpec, base: Path, task: str, file_digests: FileDigests | None = None) -> str | None:
     """Return the sha256 of the names and contents of all files of the data (`unlabeled` included), or of a hub commit.
 
     Returns None for a hub data set whose commit is not in the local cache; the network is not used.
@@ -55,13 +55,15 @@ def fingerprint(spec: DataSpec, base: Path, task: str, watched: FileDigests | No
     Raises:
         DataError: there is no such data.
     """
-    kind, watched = ITEMS[task_kind(task).items], watched or FileDigests()
+    kind, file_digests = ITEM_KINDS[task_kind(task).items], file_digests or FileDigests()
     columns = import_module(task_kind(task).data).columns(spec, kind)
-    own = source_fingerprint(spec, base, columns, named_splits(spec), kind, watched)
-    if spec.further is None:
-        return own
+    data_digest = source_fingerprint(spec, base, columns, declared_splits(spec), kind, file_digests)
+    if spec.existing_unlabeled is None:
+        return data_digest
     columns = columns_of(spec, kind, labelled=False)
-    further = source_fingerprint(spec.further, base, columns, (spec.further.split,), kind, watched)
-    if own is None or further is None:
+    unlabeled_digest = source_fingerprint(
+        spec.existing_unlabeled, base, columns, (spec.existing_unlabeled.split,), kind, file_digests
+    )
+    if data_digest is None or unlabeled_digest is None:
         return None
-    return hashlib.sha256(f"{own}\0{further}".encode()).hexdigest()
+    return hashlib.sha256(f"{data_digest}\0{unlabeled_digest}".encode()).hexdigest()

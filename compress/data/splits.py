@@ -82,11 +82,13 @@ class Examples:
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return the examples at `indices`, in that order, without scores."""
-        places, items = np.asarray(indices, np.int64), self.items
-        chosen = (
-            items.take(places) if isinstance(items, StoredTexts) else tuple(items[i] for i in places.tolist())
+        positions, items = np.asarray(indices, np.int64), self.items
+        selected = (
+            items.take(positions)
+            if isinstance(items, StoredTexts)
+            else tuple(items[i] for i in positions.tolist())
         )
-        return Examples(chosen, self.labels[places])
+        return Examples(selected, self.labels[positions])
 
 
 def item_content(item: Item) -> bytes:

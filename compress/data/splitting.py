@@ -20,8 +20,8 @@ _KEY_BYTES = 16
 
 def text_key(text: str) -> bytes:
     """Return the key that equal texts share, after NFKC, case folding and collapsing white space; 16 bytes."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.blake2b(plain.encode(), digest_size=_KEY_BYTES).digest()
+    normalized = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(normalized.encode(), digest_size=_KEY_BYTES).digest()
 
 
 def group_classes(keys: Sequence[bytes], labels: NDArray[np.int64]) -> dict[int, list[bytes]]:
@@ -44,7 +44,7 @@ def group_classes(keys: Sequence[bytes], labels: NDArray[np.int64]) -> dict[int,
     return dict(classes)
 
 
-def make_parts(
+def assign_parts(
     classes: Mapping[int, Sequence[bytes]], fractions: Sequence[float], seed: int
 ) -> dict[bytes, int]:
     """Assign each distinct text to a part: 0 = the remainder, i = the part of `fractions[i - 1]`.
@@ -64,23 +64,23 @@ def make_parts(
     for label, members in classes.items():
         if len(members) <= len(fractions):
             raise ValueError(f"class {label}: {len(members)} distinct texts for {len(fractions) + 1} parts")
-        ordered = sorted(members, key=lambda key: rank(key, seed))
+        ordered = sorted(members, key=lambda key: split_rank(key, seed))
         parts.update(dict.fromkeys(ordered, 0))
         start = 0
         for part, fraction in enumerate(fractions, start=1):
-            later = len(fractions) - part + 1
-            size = min(max(1, round(fraction * len(ordered))), len(ordered) - start - later)
+            parts_left = len(fractions) - part + 1
+            size = min(max(1, round(fraction * len(ordered))), len(ordered) - start - parts_left)
             parts.update(dict.fromkeys(ordered[start : start + size], part))
             start += size
     return parts
 
 
-def conflicting_items(keys: Sequence[bytes], labels: NDArray[np.int64]) -> int:
+def count_conflicting(keys: Sequence[bytes], labels: NDArray[np.int64]) -> int:
     """Return the number of distinct texts that occur with more than one label."""
     pairs = set(zip(keys, labels.tolist(), strict=True))
     return sum(labels_of_text > 1 for labels_of_text in Counter(key for key, _ in pairs).values())
 
 
-def rank(key: bytes, seed: int) -> bytes:
+def split_rank(key: bytes, seed: int) -> bytes:
     """Return the sort key of a text in the order from which splits are drawn."""
     return hashlib.blake2b(key, digest_size=_KEY_BYTES, key=seed.to_bytes(8, "little")).digest()

@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.core.errors import DataError
 from compress.data.faults import map_all
-from compress.data.names import shown
+from compress.data.names import printable
 from compress.data.reading.encodings import UTF_8, decode_all
 from compress.data.reading.files import read_bytes
 from compress.data.reading.large import read_large_texts
@@ -19,22 +19,24 @@ from compress.store.texts import StoredTexts
 
 
 def read_text_files(
-    folder: Path, paths: Sequence[Path], written: FileFormat
+    folder: Path, paths: Sequence[Path], file_format: FileFormat
 ) -> tuple[Sequence[object], tuple[str, ...]]:
     """Return the texts of files, and a note on those that are not UTF-8.
 
     Raises:
         DataError: a file cannot be read as text.
     """
-    if written.encoding is None and (stored := read_large_texts(paths)) is not None:
+    if file_format.encoding is None and (stored := read_large_texts(paths)) is not None:
         return stored, ()
-    decoded = decode_all(map_all(read_bytes, paths), paths, written.encoding)
-    odd = [(path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != UTF_8]
+    decoded = decode_all(map_all(read_bytes, paths), paths, file_format.encoding)
+    non_utf_8 = [
+        (path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != UTF_8
+    ]
     notes: tuple[str, ...] = ()
-    if odd and written.encoding is None:
-        first = shown(odd[0][0].relative_to(folder))
-        encodings = " or ".join(sorted({encoding for _, encoding in odd}))
-        count = "1 text file is" if len(odd) == 1 else f"{len(odd)} text files are"
+    if non_utf_8 and file_format.encoding is None:
+        first = printable(non_utf_8[0][0].relative_to(folder))
+        encodings = " or ".join(sorted({encoding for _, encoding in non_utf_8}))
+        count = "1 text file is" if len(non_utf_8) == 1 else f"{len(non_utf_8)} text files are"
         notes = (
             f"{count} not UTF-8 and read as {encodings}; the first is {first}; `data.encoding` overrides this",
         )
@@ -47,8 +49,8 @@ def check_texts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
     Raises:
         DataError: a text is missing, blank, not a string, or not valid Unicode.
     """
-    keys = map_all(lambda i, value: text_key(_text(value, rows, i)), range(len(rows)), rows.texts)
-    return rows.texts if isinstance(rows.texts, StoredTexts) else tuple(map(str, rows.texts)), keys
+    keys = map_all(lambda i, value: text_key(_check_text(value, rows, i)), range(len(rows)), rows.items)
+    return rows.items if isinstance(rows.items, StoredTexts) else tuple(map(str, rows.items)), keys
 
 
 def is_unicode(text: str) -> bool:
@@ -67,26 +69,33 @@ def is_missing(value: object) -> bool:
 
 def describe(value: Any) -> str:
     """Describe a value and its type in words, for errors."""
-    shown = repr(value)
-    kind = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    value_repr = repr(value)
+    type_words = {
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+        list: "a list",
+        dict: "an object",
+    }
     return (
-        f"{kind.get(type(value), type(value).__name__)}: {shown if len(shown) <= 40 else shown[:37] + '...'}"
+        f"{type_words.get(type(value), type(value).__name__)}: "
+        f"{value_repr if len(value_repr) <= 40 else value_repr[:37] + '...'}"
     )
 
 
-def _text(value: object, rows: Rows, i: int) -> str:
+def _check_text(value: object, rows: Rows, i: int) -> str:
     if isinstance(value, str):
         if value.isspace() or not value:
-            raise DataError("the text is blank", where=rows.place(i), code="text-blank")
+            raise DataError("the text is blank", where=rows.location(i), code="text-blank")
         if not is_unicode(value):
             message = "the text contains half a surrogate pair: not valid Unicode"
-            raise DataError(message, where=rows.place(i), code="text-unicode")
+            raise DataError(message, where=rows.location(i), code="text-unicode")
         return value
     if is_missing(value):
-        raise DataError("the text is missing", where=rows.place(i), code="text-missing")
+        raise DataError("the text is missing", where=rows.location(i), code="text-missing")
     raise DataError(
         f"the text is {describe(value)}",
-        where=rows.place(i),
+        where=rows.location(i),
         hint="Is `data.text_column` the right column?",
         code="text-type",
     )

@@ -20,15 +20,15 @@ def load_unlabeled(
     base: Path,
     kind: ItemKind,
     *,
-    held_out: Collection[bytes],
-    trained: Collection[bytes],
+    held_out_keys: Collection[bytes],
+    train_keys: Collection[bytes],
 ) -> tuple[Examples, list[str]]:
     """Return the distinct examples of `data.unlabeled`, and notes on those that were dropped.
 
     Args:
         data: the section that contains `spec`; its columns apply here too.
-        held_out: keys of the validation and test examples, which are dropped: the student must not train on them.
-        trained: keys of the training examples, which are dropped too: they are in the training data already.
+        held_out_keys: keys of the validation and test examples, which are dropped: the student must not train on them.
+        train_keys: keys of the training examples, which are dropped too: they are in the training data already.
 
     Raises:
         DataError: there is no such split, an example is invalid, or none is left.
@@ -36,27 +36,27 @@ def load_unlabeled(
     columns = columns_of(data, kind, labelled=False)
     source = open_source(spec, base, columns, (spec.split,), kind)
     items, keys = kind.check(source.splits[existing_split(spec.split, "data.unlabeled.split", source)]())
-    places: dict[bytes, int] = {}
-    for place, key in enumerate(keys):
-        places.setdefault(key, place)
-    held = sum(key in held_out for key in keys)
-    known_already = sum(key in trained and key not in held_out for key in keys)
-    fresh = [key for key in places if key not in held_out and key not in trained]
-    if not fresh:
+    first_indices: dict[bytes, int] = {}
+    for index, key in enumerate(keys):
+        first_indices.setdefault(key, index)
+    num_held_out = sum(key in held_out_keys for key in keys)
+    num_trained = sum(key in train_keys and key not in held_out_keys for key in keys)
+    new_keys = [key for key in first_indices if key not in held_out_keys and key not in train_keys]
+    if not new_keys:
         raise DataError(
             f"no unlabelled {kind.noun} is left: "
             + ("the split is empty" if not keys else "all of them are also in the labelled data"),
             where=source.where,
         )
-    chosen = sorted(places[key] for key in sorted(fresh)[: spec.limit])
+    indices = sorted(first_indices[key] for key in sorted(new_keys)[: spec.limit])
     notes = []
-    if held:
-        notes.append(_dropped(held, len(keys), kind, "validation or test"))
-    if known_already:
-        notes.append(_dropped(known_already, len(keys), kind, "the training split"))
-    return Examples.unlabelled(tuple(items[place] for place in chosen)), notes
+    if num_held_out:
+        notes.append(_drop_note(num_held_out, len(keys), kind, "validation or test"))
+    if num_trained:
+        notes.append(_drop_note(num_trained, len(keys), kind, "the training split"))
+    return Examples.unlabelled(tuple(items[index] for index in indices)), notes
 
 
-def _dropped(count: int, of: int, kind: ItemKind, where: str) -> str:
-    they = "it is" if count == 1 else "they are"
-    return f"{count} of {of} unlabelled {kind.noun}s dropped: {they} also in {where}"
+def _drop_note(count: int, total: int, kind: ItemKind, where: str) -> str:
+    subject = "it is" if count == 1 else "they are"
+    return f"{count} of {total} unlabelled {kind.noun}s dropped: {subject} also in {where}"

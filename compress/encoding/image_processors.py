@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from compress.core.errors import first_line
 
-_PROBED = ((41, 67), (203, 131), (30, 30), (9, 23), (320, 487))
+_PROBE_SIZES = ((41, 67), (203, 131), (30, 30), (9, 23), (320, 487))
 """(height, width) of the images that a processor is probed with: odd, tall, tiny, wide, larger than most models'
 input."""
 
 
-def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
+def open_processor(config: Mapping[str, Any], model_type: str | None) -> Any:
     """Create the processor of a parsed `preprocessor_config.json`, with the Pillow backend of transformers.
 
     Settings that the file omits have the defaults of the class. Only classes of transformers are looked up.
@@ -26,11 +26,13 @@ def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
     Raises:
         ValueError: there is no such class, it requires a package that is not installed, or it rejects its settings.
     """
-    name = _class_name(said, model_type)
-    kind = _class(name)
-    settings = {key: value for key, value in said.items() if key not in ("auto_map", "image_processor_type")}
+    name = _class_name(config, model_type)
+    processor_class = _find_class(name)
+    settings = {
+        key: value for key, value in config.items() if key not in ("auto_map", "image_processor_type")
+    }
     try:
-        return kind.from_dict(settings)
+        return processor_class.from_dict(settings)
     except Exception as error:  # each class checks its settings in its own way
         raise ValueError(f"{name} rejects its settings: {first_line(error)}") from error
 
@@ -38,10 +40,10 @@ def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
 def settings_of(processor: Any) -> dict[str, Any]:
     """Return all settings of a processor, including defaults of its class; sizes as plain mappings."""
     names = list(type(processor).valid_kwargs.__annotations__)
-    found = {name: getattr(processor, name, None) for name in names}
+    values = {name: getattr(processor, name, None) for name in names}
     return {
-        name: _plain(value) if name in ("size", "crop_size", "pad_size") else value
-        for name, value in found.items()
+        name: _size_to_dict(value) if name in ("size", "crop_size", "pad_size") else value
+        for name, value in values.items()
     }
 
 
@@ -53,13 +55,13 @@ def probe(processor: Any, channels: int) -> Iterator[tuple[NDArray[np.uint8], ND
     """
     from PIL import Image
 
-    random = np.random.default_rng(0)
-    for height, width in _PROBED:
+    rng = np.random.default_rng(0)
+    for height, width in _PROBE_SIZES:
         shape = (height, width) if channels == 1 else (height, width, 3)
-        pixels = random.integers(0, 256, shape, np.uint8)
+        pixels = rng.integers(0, 256, shape, np.uint8)
         try:
-            made = processor(images=[Image.fromarray(pixels)], return_tensors="np")
-            (values,) = made["pixel_values"]
+            outputs = processor(images=[Image.fromarray(pixels)], return_tensors="np")
+            (values,) = outputs["pixel_values"]
         except Exception as error:  # each class fails in its own way
             raise ValueError(
                 f"{type(processor).__name__} makes no pixel values from an image of {channels} "
@@ -68,8 +70,8 @@ def probe(processor: Any, channels: int) -> Iterator[tuple[NDArray[np.uint8], ND
         yield pixels, np.asarray(values, np.float32)
 
 
-def _class_name(said: Mapping[str, Any], model_type: str | None) -> str:
-    name = said.get("image_processor_type") or said.get("feature_extractor_type")
+def _class_name(config: Mapping[str, Any], model_type: str | None) -> str:
+    name = config.get("image_processor_type") or config.get("feature_extractor_type")
     if name is None:
         from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
@@ -80,23 +82,25 @@ def _class_name(said: Mapping[str, Any], model_type: str | None) -> str:
     return name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
 
 
-def _class(name: str) -> Any:
+def _find_class(name: str) -> Any:
     import transformers
     from transformers.image_processing_utils import BaseImageProcessor
 
-    for wanted in (f"{name}Pil", name):
+    for class_name in (f"{name}Pil", name):
         try:
-            kind = getattr(transformers, wanted, None)
+            candidate = getattr(transformers, class_name, None)
         except Exception as error:  # a lazy import raises whatever the imported module raises
             raise ValueError(f"{name} cannot be loaded: {first_line(error)}") from error
-        if isinstance(kind, type) and issubclass(kind, BaseImageProcessor):
-            return kind
-        if kind is not None and getattr(kind, "is_dummy", False):
-            raise ValueError(f"{name} needs a package that is not installed: {', '.join(kind._backends)}")
+        if isinstance(candidate, type) and issubclass(candidate, BaseImageProcessor):
+            return candidate
+        if candidate is not None and getattr(candidate, "is_dummy", False):
+            raise ValueError(
+                f"{name} needs a package that is not installed: {', '.join(candidate._backends)}"
+            )
     raise ValueError(f"transformers has no {name}")
 
 
-def _plain(value: Any) -> dict[str, int] | None:
+def _size_to_dict(value: Any) -> dict[str, int] | None:
     """Convert a `SizeDict` to a mapping without its unset sides."""
     if value is None:
         return None

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.data.images.framing import AS_USUAL, Framing, Pixels, framed
-from compress.data.images.pixels import image_size, pixels_of
+from compress.data.images.framing import DEFAULT_FRAMING, Framing, Pixels, apply_framing
+from compress.data.images.pixels import image_size, load_pixels
 from compress.data.splits import Item, item_content
 from compress.encoding.inputs import Batch
 
@@ -36,7 +36,7 @@ class ImageFormat:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    framing: Framing = AS_USUAL
+    framing: Framing = DEFAULT_FRAMING
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or min(self.size) < 1:
@@ -82,17 +82,17 @@ class ImageFormat:
             **self.framing.as_dict(),
         }
 
-    def values(self, pixels: Pixels) -> NDArray[np.float32]:
+    def pixel_values(self, pixels: Pixels) -> NDArray[np.float32]:
         """Convert an image, uint8 (h, w) or (h, w, 3), to the model's input, float32 (channels, height, width).
 
         Each value is (pixel / 255 - mean) / std, in the model's channel order; padding is 0. The image may have any
         size.
         """
         mean, std = (np.array(each, np.float32) for each in (self.mean, self.std))
-        seen = framed(pixels, self.size, self.channels, self.framing)
-        values = (seen.astype(np.float32) / np.float32(255) - mean) / std
+        framed_pixels = apply_framing(pixels, self.size, self.channels, self.framing)
+        values = (framed_pixels.astype(np.float32) / np.float32(255) - mean) / std
         out = np.zeros((self.channels, *self.size), np.float32)
-        out[:, : seen.shape[0], : seen.shape[1]] = values.transpose(2, 0, 1)
+        out[:, : framed_pixels.shape[0], : framed_pixels.shape[1]] = values.transpose(2, 0, 1)
         return out
 
 
@@ -125,7 +125,9 @@ class ImageInputs:
         values = np.empty((len(indices), self.format.channels, *self.format.size), np.float32)
         for row, index in enumerate(indices):
             item = self.items[int(index)]
-            values[row] = self.format.values(pixels_of(item, transparency=self.format.framing.transparency))
+            values[row] = self.format.pixel_values(
+                load_pixels(item, transparency=self.format.framing.transparency)
+            )
         return {PIXEL_VALUES: values}
 
     def digest(self) -> str:
@@ -143,13 +145,14 @@ def median_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:
     distinct = len({tuple(size) for size in sizes.tolist()})
     if distinct == 1:
         return median, None
-    (low, narrow), (high, wide) = sizes.min(axis=0), sizes.max(axis=0)
+    (min_height, min_width), (max_height, max_width) = sizes.min(axis=0), sizes.max(axis=0)
     return median, (
-        f"the training images have {distinct} sizes, {low} to {high} high and {narrow} to {wide} wide, and neither the "
+        f"the training images have {distinct} sizes, {min_height} to {max_height} high and {min_width} to "
+        f"{max_width} wide, and neither the "
         f"model nor `data.image_size` names one: all are scaled to the medians, {median[0]} x {median[1]}"
     )
 
 
 def common_channels(items: Sequence[Item]) -> int:
     """Return 1 if all images are greyscale, else 3."""
-    return 1 if all(pixels_of(item).ndim == 2 for item in items) else 3
+    return 1 if all(load_pixels(item).ndim == 2 for item in items) else 3

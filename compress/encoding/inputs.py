@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Batch = dict[str, NDArray[Any]]
-"""Model inputs by name. Extra arrays for losses and scorers have names that begin with `BESIDE`."""
-BESIDE = "beside."
-LOSS_MASK = f"{BESIDE}learnt"
+"""Model inputs by name. Extra arrays for losses and scorers have names that begin with `EXTRA`."""
+EXTRA = "beside."
+LOSS_MASK = f"{EXTRA}learnt"
 """For language modelling: 1 for each token to predict, else 0; int64 (n, t)."""
-WRITTEN = f"{BESIDE}written"
+SELF_GENERATED = f"{EXTRA}written"
 """Marks texts that the student generated itself, for which only a teacher gives targets: any array, (n, ...)."""
 _Value = TypeVar("_Value")
 
 
 def model_inputs(batch: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return only the model inputs of a batch."""
-    return {name: values for name, values in batch.items() if not name.startswith(BESIDE)}
+    return {name: values for name, values in batch.items() if not name.startswith(EXTRA)}
 
 
 class Inputs(Protocol):
@@ -57,8 +57,10 @@ def with_reference(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None)
     Args:
         reference: what is stored of the baseline's outputs; None when scoring the baseline itself.
     """
-    compared: Callable[[Mapping[str, NDArray[Any]] | None], Inputs] | None = getattr(inputs, "against", None)
-    return inputs if compared is None else compared(reference)
+    attach_reference: Callable[[Mapping[str, NDArray[Any]] | None], Inputs] | None = getattr(
+        inputs, "against", None
+    )
+    return inputs if attach_reference is None else attach_reference(reference)
 
 
 def per_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
@@ -66,5 +68,5 @@ def per_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
 
     A text that is cut into windows has several rows; the `documents` of its inputs hold the example index of each row.
     """
-    owners: NDArray[np.int64] | None = getattr(inputs, "documents", None)
-    return values if owners is None else values[owners]
+    row_examples: NDArray[np.int64] | None = getattr(inputs, "documents", None)
+    return values if row_examples is None else values[row_examples]

@@ -53,7 +53,7 @@ class Interface:
     width: int | None = None
 
     @property
-    def outputs(self) -> int | None:
+    def num_outputs(self) -> int | None:
         """Number of values per example that the model outputs; None if unknown."""
         return self.width if self.width is not None or self.order is None else len(self.order)
 
@@ -65,18 +65,18 @@ class Interface:
         Raises:
             ModelError: the shape is not supported.
         """
-        wide = [size for size in shape[1:] if size != 1]
-        if len(shape) != 2 and (len(shape) < 2 or len(wide) > 1):
+        non_unit_axes = [size for size in shape[1:] if size != 1]
+        if len(shape) != 2 and (len(shape) < 2 or len(non_unit_axes) > 1):
             raise ModelError(
-                f"the model's output has the shape {_shape(shape)}; expected one row of numbers per example",
+                f"the model's output has the shape {_shape_words(shape)}; expected one row of numbers per example",
                 hint="`--output NAME` reads another output.",
                 code="wrong-outputs",
             )
-        numbers = math.prod(shape[1:])
-        if self.order is not None and numbers != self.outputs:
+        row_size = math.prod(shape[1:])
+        if self.order is not None and row_size != self.num_outputs:
             raise ModelError(
-                f"the model's output has the shape n x {numbers}: {numbers} numbers per example "
-                f"for {self.outputs} labels",
+                f"the model's output has the shape n x {row_size}: {row_size} numbers per example "
+                f"for {self.num_outputs} labels",
                 hint="`--output NAME` reads another output, `--labels` names its numbers in order.",
                 code="wrong-outputs",
             )
@@ -84,7 +84,7 @@ class Interface:
     def as_dict(self) -> dict[str, Any]:
         """Return the section as plain JSON values."""
         return {
-            "inputs": {role: vars(own) for role, own in self.inputs.items()},
+            "inputs": {role: vars(spec) for role, spec in self.inputs.items()},
             "output": self.output,
             "order": None if self.order is None else list(self.order),
             "length": self.length,
@@ -99,7 +99,7 @@ class Interface:
             return None
         order = section["order"]
         return cls(
-            {role: InputSpec(**own) for role, own in section["inputs"].items()},
+            {role: InputSpec(**spec) for role, spec in section["inputs"].items()},
             section["output"],
             None if order is None else tuple(order),
             section.get("length"),
@@ -111,43 +111,43 @@ class Interface:
 class MappedInputs:
     """Encoded examples with the names and dtypes of one model, padded to its `length` if it has one."""
 
-    whole: Inputs
-    own: Mapping[str, InputSpec]
+    base: Inputs
+    mapping: Mapping[str, InputSpec]
     length: int | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Cost of each example."""
         if self.length is None:
-            return self.whole.lengths
-        return np.full(len(self.whole), self.length, np.int64)
+            return self.base.lengths
+        return np.full(len(self.base), self.length, np.int64)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the model's inputs."""
-        return tuple(self.own[role].name for role in self.whole.input_names)
+        return tuple(self.mapping[role].name for role in self.base.input_names)
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.base)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Return the examples at `indices`, as the model expects them."""
         return {
-            self.own[role].name: _as_wanted(self._padded(role, values), self.own[role])
-            for role, values in self.whole.batch(indices).items()
+            self.mapping[role].name: _converted(self._padded(role, values), self.mapping[role])
+            for role, values in self.base.batch(indices).items()
         }
 
     def digest(self) -> str:
         """Return the sha256 of everything that is fed to the model."""
-        return hashlib.sha256(f"{self.whole.digest()} {dict(self.own)} {self.length}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.base.digest()} {dict(self.mapping)} {self.length}".encode()).hexdigest()
 
     def _padded(self, role: str, values: NDArray[Any]) -> NDArray[Any]:
         """Pad int64 (n, longest) to (n, length): padding ids after the tokens, 0 in the mask and the token types."""
         if self.length is None:
             return values
-        assert isinstance(self.whole, TokenInputs)
-        filler = self.whole.pad_id if role == INPUT_IDS else 0
-        return np.pad(values, ((0, 0), (0, self.length - values.shape[1])), constant_values=filler)
+        assert isinstance(self.base, TokenInputs)
+        fill = self.base.pad_id if role == INPUT_IDS else 0
+        return np.pad(values, ((0, 0), (0, self.length - values.shape[1])), constant_values=fill)
 
 
 def as_model_inputs(inputs: Inputs, model: Path) -> Inputs:
@@ -156,10 +156,10 @@ def as_model_inputs(inputs: Inputs, model: Path) -> Inputs:
     return inputs if interface is None else MappedInputs(inputs, interface.inputs, interface.length)
 
 
-def _as_wanted(values: NDArray[Any], own: InputSpec) -> NDArray[Any]:
-    turned = values.transpose(_CHANNELS_LAST) if own.channels_last else values
-    return np.ascontiguousarray(turned, np.dtype(own.dtype))
+def _converted(values: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+    laid_out = values.transpose(_CHANNELS_LAST) if spec.channels_last else values
+    return np.ascontiguousarray(laid_out, np.dtype(spec.dtype))
 
 
-def _shape(shape: Sequence[int]) -> str:
+def _shape_words(shape: Sequence[int]) -> str:
     return " x ".join(("n", *map(str, shape[1:])))

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from compress.core.errors import ModelError
-from compress.data.images.framing import AS_USUAL, FILTERS, Fit, Framing, Interpolation, Resize
+from compress.data.images.framing import DEFAULT_FRAMING, FILTERS, Fit, Framing, Interpolation, Resize
 from compress.data.images.pixels import pixel_statistics
 from compress.data.splits import Item
 from compress.encoding.image_processors import open_processor, probe, settings_of
 from compress.encoding.images import ImageFormat, median_size
-from compress.profile.specs.preprocess import PreprocessSpec, pair
+from compress.profile.specs.preprocess import PreprocessSpec, as_pair
 
-CODE = "image-processor"
-_BRIGHTEST = 255.0
-_WARPED_FROM = 384
+FAULT_CODE = "image-processor"
+_MAX_PIXEL = 255.0
+_CONVNEXT_SQUASH_FROM = 384
 """From this size on ConvNeXT's processor squashes images; below it crops them."""
-_LEVIT_MARGIN = 256 / 224
-_CLOSE = 1 / 255
-LONGEST_SIDE = 8192
-_KNOWN = frozenset(
+_LEVIT_RESIZE_RATIO = 256 / 224
+_TOLERANCE = 1 / 255
+MAX_SIDE = 8192
+_KNOWN_SETTINGS = frozenset(
     {
         *(
             "do_resize",
@@ -56,26 +56,26 @@ class DeclaredImages:
     Attributes:
         size: (height, width).
         normalisation: mean and standard deviation as fractions of 255, each per channel or one for all.
-        refusal: error if an image processor does something that cannot be converted.
+        unsupported: error if an image processor does something that cannot be converted.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    framing: Framing = AS_USUAL
-    refusal: ModelError | None = None
+    framing: Framing = DEFAULT_FRAMING
+    unsupported: ModelError | None = None
 
-    def sized(self, size: tuple[int, int] | None) -> DeclaredImages:
+    def with_size(self, size: tuple[int, int] | None) -> DeclaredImages:
         """Return the same for another requested size (height, width); None keeps the size."""
         if size is None:
             return self
-        return replace(self, size=size, framing=self.framing.sized(self.size or size, size))
+        return replace(self, size=size, framing=self.framing.scaled_for(self.size or size, size))
 
     def with_channels(self, channels: int) -> DeclaredImages:
         """Return the same with a number of channels."""
         return replace(self, channels=channels)
 
-    def complete(self, items: Sequence[Item], channels: int) -> ImageFormat:
+    def to_format(self, items: Sequence[Item], channels: int) -> ImageFormat:
         """Return the format for `channels` channels; undeclared values are computed from the training images."""
         size = self.size or median_size(items)[0]
         mean, std = self.normalisation or pixel_statistics(items, size, channels, self.framing)
@@ -98,37 +98,37 @@ def declared_images(
     Raises:
         ValueError: the image size in `config` is invalid.
     """
-    size = None if config.get("image_size") is None else _config_size(config["image_size"])
+    size = None if config.get("image_size") is None else _parse_size(config["image_size"])
     channels = config.get("num_channels")
     if channels is None:
-        channels = _inner(config).get("num_channels")
+        channels = _vision_config(config).get("num_channels")
     channels = None if channels is None else int(channels)
     if preprocessor is None:
         return DeclaredImages(size, channels)
     try:
         processor = open_processor(preprocessor, config.get("model_type"))
-        found = _carried(processor)
-        _prove(processor, found, channels or 3)
+        declared = _converted_processor(processor)
+        _verify(processor, declared, channels or 3)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
-        refusal = ModelError(
+        unsupported = ModelError(
             f"this image processor is not supported: {error}",
             where=where,
             hint="Set the model's preprocessing in `data.preprocess`.",
-            code=CODE,
+            code=FAULT_CODE,
         )
-        return DeclaredImages(size, channels, refusal=refusal)
-    return DeclaredImages(found.size, channels or 3, found.normalisation, found.framing)
+        return DeclaredImages(size, channels, unsupported=unsupported)
+    return DeclaredImages(declared.size, channels or 3, declared.normalisation, declared.framing)
 
 
 def declared_in_profile(spec: PreprocessSpec) -> DeclaredImages:
     """Return what `data.preprocess` declares."""
-    size = pair(spec.size)
+    size = as_pair(spec.size)
     if spec.resize == "shortest":
         framing = Framing("shortest", size[:1], spec.interpolation, order=spec.channels)
     else:
-        to = () if spec.crop is None else size
-        framing = Framing("squash", to, spec.interpolation, order=spec.channels)
-    return DeclaredImages(spec.seen, None, spec.normalisation, framing)
+        resize_to = () if spec.crop is None else size
+        framing = Framing("squash", resize_to, spec.interpolation, order=spec.channels)
+    return DeclaredImages(spec.input_size, None, spec.normalisation, framing)
 
 
 def declared_in_task(image: Mapping[str, Any]) -> DeclaredImages:
@@ -137,137 +137,144 @@ def declared_in_task(image: Mapping[str, Any]) -> DeclaredImages:
     Raises:
         ValueError, KeyError, TypeError: the section is invalid.
     """
-    found = ImageFormat.from_dict(image)
-    return DeclaredImages(found.size, found.channels, (found.mean, found.std), found.framing)
+    image_format = ImageFormat.from_dict(image)
+    return DeclaredImages(
+        image_format.size, image_format.channels, (image_format.mean, image_format.std), image_format.framing
+    )
 
 
-def _carried(processor: Any) -> DeclaredImages:
+def _converted_processor(processor: Any) -> DeclaredImages:
     """Convert an image processor.
 
     Raises:
         ValueError: its output sizes vary, or it has an unknown setting.
     """
-    said = settings_of(processor)
+    settings = settings_of(processor)
     family = type(processor).__name__.removesuffix("Pil")
     unknown = sorted(
-        name for name, value in said.items() if name not in _KNOWN and value not in (None, False)
+        name for name, value in settings.items() if name not in _KNOWN_SETTINGS and value not in (None, False)
     )
     if unknown:
         raise ValueError(f"{family} has {', '.join(f'`{name}`' for name in unknown)}")
     for name in ("size", "crop_size", "pad_size"):
-        if any(not 1 <= side <= LONGEST_SIDE for side in (said.get(name) or {}).values()):
+        if any(not 1 <= side <= MAX_SIDE for side in (settings.get(name) or {}).values()):
             raise ValueError(
-                f"`{name}` is {said[name]}; images here have sides of 1 to {LONGEST_SIDE} pixels"
+                f"`{name}` is {settings[name]}; images here have sides of 1 to {MAX_SIDE} pixels"
             )
-    resize, to = _scaled_to(family, said)
+    resize, resize_to = _resize_rule(family, settings)
     fit: Fit = "crop"
-    if said.get("do_center_crop"):
-        size = _sides(said["crop_size"], "crop_size")
-    elif said.get("do_pad"):
-        if said.get("pad_size") is None:
+    if settings.get("do_center_crop"):
+        size = _height_width(settings["crop_size"], "crop_size")
+    elif settings.get("do_pad"):
+        if settings.get("pad_size") is None:
             raise ValueError(
                 "`do_pad` pads to the largest image of a batch; only a `pad_size` gives all one size"
             )
-        size, fit = _sides(said["pad_size"], "pad_size"), "pad"
+        size, fit = _height_width(settings["pad_size"], "pad_size"), "pad"
     elif family == "ConvNextImageProcessor" and resize == "shortest":
-        edge = int(said["size"]["shortest_edge"])
+        edge = int(settings["size"]["shortest_edge"])
         size = (edge, edge)
     elif resize == "squash":
-        size = (to[0], to[1])
+        size = (resize_to[0], resize_to[1])
     else:
         raise ValueError(
             "it leaves images at different sizes: there is neither a crop, nor a height and a width"
         )
-    squashed_whole = resize == "squash" and tuple(to) == size
+    squashes_to_size = resize == "squash" and tuple(resize_to) == size
     framing = Framing(
         resize,
-        () if squashed_whole else to,
-        _filter_of(said.get("resample")),
+        () if squashes_to_size else resize_to,
+        _interpolation_of(settings.get("resample")),
         fit,
-        "bgr" if said.get("do_flip_channel_order") else "rgb",
-        "white" if said.get("do_convert_rgb") else "drop",
+        "bgr" if settings.get("do_flip_channel_order") else "rgb",
+        "white" if settings.get("do_convert_rgb") else "drop",
     )
-    return DeclaredImages(size, None, _normalisation(family, said), framing)
+    return DeclaredImages(size, None, _normalisation(family, settings), framing)
 
 
-def _filter_of(resample: int | None) -> Interpolation:
-    number = FILTERS["bilinear"] if resample is None else resample
+def _interpolation_of(resample: int | None) -> Interpolation:
+    filter_id = FILTERS["bilinear"] if resample is None else resample
     for name, value in FILTERS.items():
-        if int(value) == int(number):
+        if int(value) == int(filter_id):
             return name
     raise ValueError(f"`resample: {resample}` is not a Pillow filter")
 
 
-def _scaled_to(family: str, said: Mapping[str, Any]) -> tuple[Resize, tuple[int, ...]]:
+def _resize_rule(family: str, settings: Mapping[str, Any]) -> tuple[Resize, tuple[int, ...]]:
     """Return how an image is resized, and to what size, including the special rules of some classes."""
-    if not said.get("do_resize"):
+    if not settings.get("do_resize"):
         return "none", ()
-    size = said["size"]
-    edge, crop_pct = size.get("shortest_edge"), said.get("crop_pct")
+    size = settings["size"]
+    edge, crop_pct = size.get("shortest_edge"), settings.get("crop_pct")
     if family == "ConvNextImageProcessor":
         if not edge:
             raise ValueError(f"{family} takes a `size` with `shortest_edge`, not {size}")
-        return ("shortest", (int(edge / crop_pct),)) if edge < _WARPED_FROM else ("squash", (edge, edge))
+        return (
+            ("shortest", (int(edge / crop_pct),))
+            if edge < _CONVNEXT_SQUASH_FROM
+            else ("squash", (edge, edge))
+        )
     if family == "LevitImageProcessor" and edge:
-        return "shortest", (int(_LEVIT_MARGIN * edge),)
+        return "shortest", (int(_LEVIT_RESIZE_RATIO * edge),)
     if family == "PoolFormerImageProcessor" and crop_pct is not None:
         if edge or size["height"] == size["width"]:
             return "shortest", (int((edge or size["height"]) / crop_pct),)
         return "squash", (int(size["height"] / crop_pct), int(size["width"] / crop_pct))
     if edge:
-        longest = size.get("longest_edge")
-        return "shortest", (edge, longest) if longest else (edge,)
+        max_edge = size.get("longest_edge")
+        return "shortest", (edge, max_edge) if max_edge else (edge,)
     if size.get("max_height") and size.get("max_width"):
         return "within", (size["max_height"], size["max_width"])
-    return "squash", _sides(size, "size")
+    return "squash", _height_width(size, "size")
 
 
-def _normalisation(family: str, said: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(family: str, settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Rewrite (value * factor - offset - mean) / std as (value / 255 - mean') / std'; return (mean', std')."""
-    factor = float(said.get("rescale_factor") or 1 / _BRIGHTEST)
-    scale = _BRIGHTEST * factor if said.get("do_rescale") else _BRIGHTEST
-    offset = 1.0 if said.get("rescale_offset") and said.get("do_rescale") else 0.0
+    factor = float(settings.get("rescale_factor") or 1 / _MAX_PIXEL)
+    scale = _MAX_PIXEL * factor if settings.get("do_rescale") else _MAX_PIXEL
+    offset = 1.0 if settings.get("rescale_offset") and settings.get("do_rescale") else 0.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    if said.get("do_normalize") and family != "MobileViTImageProcessor":
-        mean, std = _numbers(said["image_mean"]), _numbers(said["image_std"])
-    if said.get("include_top"):
+    if settings.get("do_normalize") and family != "MobileViTImageProcessor":
+        mean, std = _as_floats(settings["image_mean"]), _as_floats(settings["image_std"])
+    if settings.get("include_top"):
         # EfficientNet's processor divides by the standard deviation twice.
-        again = _numbers(said["image_std"])
-        mean = mean * (len(again) if len(mean) == 1 else 1)
+        divisors = _as_floats(settings["image_std"])
+        mean = mean * (len(divisors) if len(mean) == 1 else 1)
         std = tuple(
-            one * two for one, two in zip(std * (len(again) if len(std) == 1 else 1), again, strict=True)
+            one * two
+            for one, two in zip(std * (len(divisors) if len(std) == 1 else 1), divisors, strict=True)
         )
     return tuple((each + offset) / scale for each in mean), tuple(each / scale for each in std)
 
 
-def _prove(processor: Any, found: DeclaredImages, channels: int) -> None:
+def _verify(processor: Any, declared: DeclaredImages, channels: int) -> None:
     """Verify the conversion against the processor itself.
 
     Raises:
         ValueError: pixel values or shapes differ.
     """
-    ours = found.complete((), channels)
-    for shown, theirs in probe(processor, channels):
-        if theirs.shape != (channels, *ours.size):
+    image_format = declared.to_format((), channels)
+    for pixels, expected in probe(processor, channels):
+        if expected.shape != (channels, *image_format.size):
             raise ValueError(
-                f"it makes {theirs.shape} from an image of {shown.shape[:2]}, not {(channels, *ours.size)}"
+                f"it makes {expected.shape} from an image of {pixels.shape[:2]}, not {(channels, *image_format.size)}"
             )
-        apart = float(abs(ours.values(shown) - theirs).max())
-        if not apart <= _CLOSE:
+        difference = float(abs(image_format.pixel_values(pixels) - expected).max())
+        if not difference <= _TOLERANCE:
             raise ValueError(
                 f"{type(processor).__name__} does something unknown here: its pixel values for an image of "
-                f"{shown.shape[0]} x {shown.shape[1]} differ from ours by up to {apart:.3g}"
+                f"{pixels.shape[0]} x {pixels.shape[1]} differ from ours by up to {difference:.3g}"
             )
 
 
-def _sides(value: Mapping[str, Any], name: str) -> tuple[int, int]:
+def _height_width(value: Mapping[str, Any], name: str) -> tuple[int, int]:
     if not value.get("height") or not value.get("width"):
         raise ValueError(f"`{name}` {dict(value)} has no height and width")
     return int(value["height"]), int(value["width"])
 
 
-def _config_size(value: Any) -> tuple[int, int]:
+def _parse_size(value: Any) -> tuple[int, int]:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return int(value[0]), int(value[1])
     if isinstance(value, int) and not isinstance(value, bool):
@@ -275,11 +282,11 @@ def _config_size(value: Any) -> tuple[int, int]:
     raise ValueError(f"not an image size: {value!r}")
 
 
-def _inner(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the vision part of a config that also describes a text model."""
     inner = config.get("vision_config")
     return inner if isinstance(inner, Mapping) else {}
 
 
-def _numbers(value: Any) -> tuple[float, ...]:
+def _as_floats(value: Any) -> tuple[float, ...]:
     return tuple(map(float, value)) if isinstance(value, (list, tuple)) else (float(value),)

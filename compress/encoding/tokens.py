@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.core.disk.reading import read_mapping, understood
+from compress.core.disk.reading import content_errors, read_mapping
 from compress.core.errors import ModelError
 from compress.encoding.inputs import Batch
 from compress.models.text.text_format import TextFormat
@@ -56,13 +56,13 @@ class TokenInputs:
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Return the examples at `indices`, padded to the longest of them: int64 (len(indices), length) each."""
-        ids, present = self.ragged.padded(indices, self.pad_id)
-        every = {
+        ids, mask = self.ragged.padded(indices, self.pad_id)
+        inputs = {
             INPUT_IDS: ids.astype(np.int64),
-            ATTENTION_MASK: present.astype(np.int64),
+            ATTENTION_MASK: mask.astype(np.int64),
             TOKEN_TYPE_IDS: np.zeros(ids.shape, np.int64),
         }
-        return {name: every[name] for name in self.input_names}
+        return {name: inputs[name] for name in self.input_names}
 
     def digest(self) -> str:
         """Return the sha256 of everything that is fed to a model: ids, lengths, input names and padding id."""
@@ -82,11 +82,11 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         ModelError: a file is missing or unreadable, or the model requires inputs that texts do not provide.
     """
     try:
-        declared = read_mapping(task_file)
-        max_length = int(declared["max_length"])
-        input_names = tuple(declared["input_names"])
-        pad_id = int(declared["pad_id"])
-        format_ = TextFormat.of(declared)
+        task = read_mapping(task_file)
+        max_length = int(task["max_length"])
+        input_names = tuple(task["input_names"])
+        pad_id = int(task["pad_id"])
+        text_format = TextFormat.of(task)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(task_file)) from error
     unknown = [name for name in input_names if name not in KNOWN_INPUTS]
@@ -102,19 +102,19 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
             f"max_length {max_length} is not possible for texts with {special_tokens} special tokens",
             where=str(task_file),
         )
-    tokenizer.enable_truncation(max_length, direction=format_.cut)
+    tokenizer.enable_truncation(max_length, direction=text_format.truncation_side)
     tokenizer.no_padding()
     writer = RaggedWriter(np.int32)
     # In blocks, because the tokenizer's `Encoding` objects are far larger than the ids.
     for block in blocks_of(texts):
         # The fast variant skips character offsets, which are not needed.
-        with understood("the tokenizer", str(tokenizer_file)):
-            encodings = tokenizer.encode_batch_fast(format_.prepared(block))
+        with content_errors("the tokenizer", str(tokenizer_file)):
+            encodings = tokenizer.encode_batch_fast(text_format.preprocess(block))
             writer.add([encoding.ids for encoding in encodings])
     return TokenInputs(writer.finish(), input_names, pad_id, special_tokens)
 
 
-def unknown_share(inputs: TokenInputs, unk_id: int) -> float:
+def unknown_token_ratio(inputs: TokenInputs, unk_id: int) -> float:
     """Return the fraction of unknown tokens in the texts, ignoring special tokens; 0 if there are none."""
     tokens = int(inputs.lengths.sum()) - inputs.special_tokens * len(inputs)
     unknown = sum(int(np.count_nonzero(block == unk_id)) for block in inputs.ragged.flat.blocks())

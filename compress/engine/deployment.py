@@ -23,7 +23,7 @@ def resolve_for_processors(profile: Profile, targets: Sequence[ResolvedTarget]) 
     if all(target.device is None for target in targets):
         return profile
     processors = [(target.description["cpu"]["flags"], target.description["arch"]) for target in targets]
-    specs = [spec.decided_for(processors) for spec in profile.specs]
+    specs = [spec.resolved_for(processors) for spec in profile.specs]
     return profile.model_copy(update={"passes": tuple(map(PASS_ENTRIES.entry, specs))})
 
 
@@ -33,9 +33,9 @@ def resolve_if_reachable(profile: Profile) -> Profile:
     Devices are probed only if a setting depends on them; settings stay `auto` if one cannot be reached.
     """
     if not any(is_ssh(target.device) for target in profile.targets) or not any(
-        spec.asks_processors for spec in profile.specs
+        spec.depends_on_processors for spec in profile.specs
     ):
         return profile
-    found = [one.found for one in survey(profile.targets)]
-    known = [one for one in found if one is not None]
-    return resolve_for_processors(profile, known) if len(known) == len(found) else profile
+    resolved = [one.resolved for one in survey(profile.targets)]
+    reachable = [one for one in resolved if one is not None]
+    return resolve_for_processors(profile, reachable) if len(reachable) == len(resolved) else profile

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import compress.core.errors
-from compress.core.disk.files import empty_folder, write_json
+from compress.core.disk.files import make_empty_folder, write_json
 from compress.core.errors import CompressError
 from compress.core.forms import Form
 from compress.core.records import Curve
@@ -37,7 +37,7 @@ ERRORS = "error-*.json"
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 10.0
-_MEETING_SECONDS = 2 * 3600
+_RENDEZVOUS_SECONDS = 2 * 3600
 """Timeout for the rendezvous of machines, which measure at their own speed before they reach the next step."""
 
 
@@ -51,7 +51,7 @@ def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: C
         CompressError: a process raised it or was killed; checkpoints are kept, so the run can be resumed.
     """
     folder = context.work / "processes"
-    empty_folder(folder)
+    make_empty_folder(folder)
     source = job.loaded.source
     task = {
         "profile": str(Path(source.file).absolute()),
@@ -66,7 +66,7 @@ def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: C
     write_json(folder / TASK, task)
     train = job.plan.profile.train
     with (folder / "output").open("w+b") as output:
-        code = _wait(
+        exit_code = _wait(
             subprocess.Popen(
                 follow_parent(launch_command(train, folder / TASK, job.keys[step.name])),
                 env=workers_environment(train, job.numerics.threads),
@@ -74,10 +74,10 @@ def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: C
                 stdout=output,
                 stderr=output,
             ),
-            _Relay(folder / PROGRESS, context.progress),
+            _ProgressRelay(folder / PROGRESS, context.progress),
         )
-        if code != 0:
-            raise _failure(step.name, code, folder, output)
+        if exit_code != 0:
+            raise _failure(step.name, exit_code, folder, output)
     body = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     curves = tuple(Curve.model_validate(curve) for curve in body["curves"])
     return StepResult(Form.from_dict(body["form"]), body["facts"], curves)
@@ -97,20 +97,20 @@ def workers_environment(train: TrainSpec, threads: int) -> dict[str, str]:
 def launch_command(train: TrainSpec, task: Path, key: str) -> list[str]:
     """Return the command that starts the processes of this machine."""
     if train.nodes == 1:
-        meeting = ["--standalone", "--local-addr", "127.0.0.1"]
+        rendezvous = ["--standalone", "--local-addr", "127.0.0.1"]
     else:
-        patience = f"read_timeout={_MEETING_SECONDS},join_timeout={_MEETING_SECONDS}"
-        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(train.rendezvous), "--rdzv-id", key]
-        meeting += ["--rdzv-conf", patience]
+        timeouts = f"read_timeout={_RENDEZVOUS_SECONDS},join_timeout={_RENDEZVOUS_SECONDS}"
+        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(train.rendezvous), "--rdzv-id", key]
+        rendezvous += ["--rdzv-conf", timeouts]
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", str(train.nodes), "--nproc-per-node", str(train.processes), "--max-restarts", "0"),
-        *meeting,
+        *rendezvous,
         *("-m", "compress.engine.worker", str(task)),
     ]
 
 
-def _wait(child: subprocess.Popen[bytes], relay: _Relay) -> int:
+def _wait(child: subprocess.Popen[bytes], relay: _ProgressRelay) -> int:
     """Wait for the launcher and return its exit code; if this ends early, the processes are stopped."""
     try:
         with relay:
@@ -130,14 +130,14 @@ def _wait(child: subprocess.Popen[bytes], relay: _Relay) -> int:
     return child.returncode
 
 
-class _Relay(ExitStack):
+class _ProgressRelay(ExitStack):
     """Shows the bars and messages that another process writes to a file."""
 
     def __init__(self, file: Path, progress: Progress) -> None:
         super().__init__()
         self._file = file
         self._progress = progress
-        self._read = 0
+        self._offset = 0
         self._bars: dict[int, tuple[ExitStack, Advance]] = {}
 
     def forward(self) -> None:
@@ -145,12 +145,12 @@ class _Relay(ExitStack):
         if not self._file.exists():
             return
         with self._file.open("rb") as stream:
-            stream.seek(self._read)
-            new = stream.read()
+            stream.seek(self._offset)
+            appended = stream.read()
         # The last line may be incomplete.
-        whole = new[: new.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
+        complete = appended[: appended.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for line in complete.splitlines():
             self._show(json.loads(line))
 
     def _show(self, event: dict[str, Any]) -> None:
@@ -166,30 +166,30 @@ class _Relay(ExitStack):
             self._bars[event["bar"]][1](event["steps"], event["note"])
 
 
-def _failure(step: str, code: int, folder: Path, output: IO[bytes]) -> CompressError:
+def _failure(step: str, exit_code: int, folder: Path, output: IO[bytes]) -> CompressError:
     """Return the error for failed processes: that one was killed, else an error that one raised, else their output."""
     output.seek(0)
     text = output.read().decode(errors="replace")
     # The launcher itself stops the other processes with SIGTERM.
-    deaths = {int(number) for number in re.findall(r"exitcode *: -(\d+)", text)} - {int(signal.SIGTERM)}
-    if deaths:
-        name = signal.Signals(min(deaths)).name
+    kill_signals = {int(number) for number in re.findall(r"exitcode *: -(\d+)", text)} - {int(signal.SIGTERM)}
+    if kill_signals:
+        name = signal.Signals(min(kill_signals)).name
         return CompressError(
             f"a training process was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}",
             where=step,
             hint="The same command resumes from the last checkpoint.",
         )
-    raised = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(ERRORS))]
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(ERRORS))]
     # Processes that lost the connection to a failed one raise secondary errors, so errors of known kinds come first.
-    for body in sorted(raised, key=lambda one: one["kind"] == "CompressError"):
-        kind = getattr(compress.core.errors, body["kind"])
-        error: CompressError = kind(body["message"], where=body["where"], hint=body["hint"])
+    for body in sorted(reports, key=lambda one: one["kind"] == "CompressError"):
+        error_class = getattr(compress.core.errors, body["kind"])
+        error: CompressError = error_class(body["message"], where=body["where"], hint=body["hint"])
         return error
     # The output of the processes precedes the launcher's report.
-    own = text.partition("torch.distributed.elastic")[0]
-    lines = [line for line in own.splitlines() if line.strip()]
+    worker_output = text.partition("torch.distributed.elastic")[0]
+    lines = [line for line in worker_output.splitlines() if line.strip()]
     return CompressError(
-        f"the training processes ended with exit code {code}",
+        f"the training processes ended with exit code {exit_code}",
         where=step,
         hint="\n  ".join(lines[-TAIL_LINES:]) or None,
     )

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compress.core.disk.source_uris import CODE, CONFIG, SKLEARN, local_path
+from compress.core.disk.source_uris import CODE_PREFIX, CONFIG_PREFIX, SKLEARN_PREFIX, local_path
 from compress.core.errors import CompressError, DataError, DataErrors, Fault, ModelError, ProfileError
-from compress.data.names import shown
+from compress.data.names import printable
 from compress.data.reading.sampling import SAMPLE_SIZE
 from compress.data.sources import load
 from compress.data.splits import Splits
@@ -27,24 +27,24 @@ from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.schema import DataSpec, Profile, data_of
+from compress.profile.schema import DataSpec, Profile, validate_data
 from compress.profile.specs.decoder import decoder_of
 from compress.profile.yaml_lines import KeyPath, ProfileSource, override, read_source
 from compress.tasks.table import task_kind, task_names
 
-_SHOWN_LABELS = 8
-_CODE = "which is code: it runs only with --allow-code"
+_MAX_LABELS = 8
+_CODE_NOTE = "which is code: it runs only with --allow-code"
 
 
 @dataclass
-class Examined:
-    """Result of a validation: the profile (None if invalid), its faults, what was checked (`seen`), what could not be
-    checked (`unseen`), and warnings and notes."""
+class Examination:
+    """Result of a validation: the profile (None if invalid), its faults, what was checked (`checked`), what could not
+    be checked (`unchecked`), and warnings and notes."""
 
     profile: Profile | None = None
     faults: list[Fault] = field(default_factory=list)
-    seen: list[str] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -53,7 +53,7 @@ class Examined:
         return self.profile is not None and not self.faults
 
 
-def examine(file: Path, assignments: tuple[str, ...] = ()) -> Examined:
+def examine(file: Path, assignments: tuple[str, ...] = ()) -> Examination:
     """Validate a profile, its data and its models.
 
     Raises:
@@ -62,23 +62,25 @@ def examine(file: Path, assignments: tuple[str, ...] = ()) -> Examined:
     return examine_source(override(read_source(file), assignments))
 
 
-def examine_source(source: ProfileSource) -> Examined:
+def examine_source(source: ProfileSource) -> Examination:
     """Validate a profile that was already read, as `examine`."""
     files = ModelFiles(source.base)
     profile, faults, warnings = read_profile(source, files)
-    found = Examined(profile, list(faults), notes=[f"warning: {one}" for one in warnings])
-    splits = _examine_data(source, profile, found)
+    result = Examination(profile, list(faults), notes=[f"warning: {one}" for one in warnings])
+    splits = _examine_data(source, profile, result)
     if profile is not None:
-        found.faults += model_faults(profile, source, files)
-        _look_at_models(profile, files, found)
-        if splits is not None and not found.faults:
-            found.faults += _head_faults(profile, source, splits, files)
+        result.faults += model_faults(profile, source, files)
+        _examine_models(profile, files, result)
+        if splits is not None and not result.faults:
+            result.faults += _head_faults(profile, source, splits, files)
         for index, spec in enumerate(profile.specs):
             for code in spec.code():
-                _look_at_code(code, ("passes", index, spec.kind), source, found)
-        found.unseen += [f"{target.device}, a device" for target in profile.targets if is_ssh(target.device)]
-    found.faults.sort(key=lambda fault: fault.line or 0)
-    return found
+                _examine_code(code, ("passes", index, spec.kind), source, result)
+        result.unchecked += [
+            f"{target.device}, a device" for target in profile.targets if is_ssh(target.device)
+        ]
+    result.faults.sort(key=lambda fault: fault.line or 0)
+    return result
 
 
 def check_models(loaded: LoadedProfile) -> None:
@@ -102,57 +104,59 @@ def model_faults(profile: Profile, source: ProfileSource, files: ModelFiles) -> 
     return faults
 
 
-def _examine_data(source: ProfileSource, profile: Profile | None, found: Examined) -> Splits | None:
+def _examine_data(source: ProfileSource, profile: Profile | None, result: Examination) -> Splits | None:
     declared = _declared_data(source, profile)
     if declared is None:
         return None
     spec, task, seed = declared
-    place: KeyPath = ("data", "path")
+    key_path: KeyPath = ("data", "path")
     for code in spec.code():
-        _look_at_code(code, ("data",), source, found)
+        _examine_code(code, ("data",), source, result)
     try:
         spec.check(source.base, allow_code=True)
     except CompressError as error:
-        found.faults.append(_fault(source, ("data",), error))
-    if own := spec.judging(source.base):
-        found.unseen.append(f"{shown(str(own[0].parent))}, {_CODE}")
+        result.faults.append(_fault(source, ("data",), error))
+    if scoring_files := spec.scoring_files(source.base):
+        result.unchecked.append(f"{printable(str(scoring_files[0].parent))}, {_CODE_NOTE}")
     try:
-        if (elsewhere := _elsewhere(spec.path, source.base)) is not None:
-            found.unseen.append(elsewhere)
+        if (remote_source := _nonlocal_source(spec.path, source.base)) is not None:
+            result.unchecked.append(remote_source)
             return None
-        if spec.further is not None and (further := _elsewhere_or_missing(spec.further.path, source.base)):
-            found.unseen.append(further)
+        if spec.existing_unlabeled is not None and (
+            unlabeled_source := _nonlocal_or_missing(spec.existing_unlabeled.path, source.base)
+        ):
+            result.unchecked.append(unlabeled_source)
             spec = spec.model_copy(update={"unlabeled": None})
         splits = load(spec, source.base, seed, task, sample=True)
-    except DataErrors as several:
-        found.faults += [_fault(source, place, error) for error in several.shown]
+    except DataErrors as errors:
+        result.faults += [_fault(source, key_path, error) for error in errors.shown]
         return None
     except CompressError as error:
-        if not any(fault.path.startswith("data.path") for fault in found.faults):
-            found.faults.append(_fault(source, place, error))
+        if not any(fault.path.startswith("data.path") for fault in result.faults):
+            result.faults.append(_fault(source, key_path, error))
         return None
-    found.seen += list(_data_facts(spec, splits, task))
-    found.notes += splits.notes
+    result.checked += list(_data_facts(spec, splits, task))
+    result.notes += splits.notes
     return splits
 
 
-def _elsewhere(path: str, base: Path) -> str | None:
+def _nonlocal_source(path: str, base: Path) -> str | None:
     """Describe data that is not in local files; None if it is.
 
     Raises:
         DataError: it does not exist.
     """
-    if path.startswith(SKLEARN):
-        return f"{shown(path)}, made by scikit-learn"
-    return f"{shown(path)}, a data set of the hub" if local_path(path, base, DataError) is None else None
+    if path.startswith(SKLEARN_PREFIX):
+        return f"{printable(path)}, made by scikit-learn"
+    return f"{printable(path)}, a data set of the hub" if local_path(path, base, DataError) is None else None
 
 
-def _elsewhere_or_missing(path: str, base: Path) -> str | None:
+def _nonlocal_or_missing(path: str, base: Path) -> str | None:
     try:
-        return _elsewhere(path, base)
+        return _nonlocal_source(path, base)
     except DataError:
         # Missing data is already reported as a fault of the profile.
-        return f"{shown(path)}, which does not exist"
+        return f"{printable(path)}, which does not exist"
 
 
 def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[DataSpec, str, int] | None:
@@ -163,7 +167,7 @@ def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[Data
     try:
         if task not in task_names():
             return None
-        return data_of(source.values.get("data"), task), task, 0
+        return validate_data(source.values.get("data"), task), task, 0
     except ValidationError:
         return None
 
@@ -171,64 +175,64 @@ def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[Data
 def _data_facts(spec: DataSpec, splits: Splits, task: str) -> Iterator[str]:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-    yield f"data: {shown(spec.path)}: {counts}"
+    yield f"data: {printable(spec.path)}: {counts}"
     if task_kind(task).items == "text" and not any("repeat" in note for note in splits.notes):
         repeated = sum(len(part) - len(set(map(hash, part.texts))) for part in parts.values())
         if repeated:
             yield f"{repeated} of these texts occur more than once"
     if splits.labels:
         labels = Counter(int(label) for part in parts.values() for label in part.labels)
-        names = [f"{splits.labels[label]} {count}" for label, count in labels.most_common(_SHOWN_LABELS)]
+        names = [f"{splits.labels[label]} {count}" for label, count in labels.most_common(_MAX_LABELS)]
         more = len(labels) - len(names)
         yield f"labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
     if task_kind(task).items == "image" and any(len(part) > SAMPLE_SIZE for part in parts.values()):
         yield f"at most about {SAMPLE_SIZE} images of each split were opened"
 
 
-def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> None:
+def _examine_models(profile: Profile, files: ModelFiles, result: Examination) -> None:
     for _, model, _ in named_models(profile):
         folder = files.folder(model)
-        if model.startswith(CODE):
-            found.unseen.append(f"{shown(model)}, {_CODE}")
-        elif model.startswith(CONFIG):
-            fresh = decoder_of(model)
-            found.seen.append(f"model: {fresh.words}")
-            if not files.is_here(model):
-                found.unseen.append(f"{shown(str(fresh.tokenizer))}, a tokenizer of the hub")
+        if model.startswith(CODE_PREFIX):
+            result.unchecked.append(f"{printable(model)}, {_CODE_NOTE}")
+        elif model.startswith(CONFIG_PREFIX):
+            decoder = decoder_of(model)
+            result.checked.append(f"model: {decoder.description}")
+            if not files.is_local(model):
+                result.unchecked.append(f"{printable(str(decoder.tokenizer))}, a tokenizer of the hub")
         elif folder is None:
-            found.unseen.append(f"{shown(model)}, a model of the hub")
+            result.unchecked.append(f"{printable(model)}, a model of the hub")
         else:
             sizes = encoder_sizes(files.config(model))
-            kind, cuts = files.model_type(model), vocabulary_kind(model, files)
-            words = [
-                kind or ("a GGUF file" if folder.suffix.lower() == GGUF else "a module"),
+            model_type, tokenizer_kind = files.model_type(model), vocabulary_kind(model, files)
+            description = [
+                model_type or ("a GGUF file" if folder.suffix.lower() == GGUF else "a module"),
                 *([f"{sizes.layers} layers of width {sizes.hidden}"] if sizes else []),
-                *([f"a {cuts} tokenizer"] if cuts else []),
+                *([f"a {tokenizer_kind} tokenizer"] if tokenizer_kind else []),
             ]
-            found.seen.append(f"model: {shown(model)}: {', '.join(words)}")
+            result.checked.append(f"model: {printable(model)}: {', '.join(description)}")
     if profile.teacher.adapter is not None:
-        found.seen.append(f"adapter: {shown(profile.teacher.adapter)}")
+        result.checked.append(f"adapter: {printable(profile.teacher.adapter)}")
 
 
-def _look_at_code(code: str, place: KeyPath, source: ProfileSource, found: Examined) -> None:
+def _examine_code(code: str, path: KeyPath, source: ProfileSource, result: Examination) -> None:
     try:
         module_file(code, source.base)
-        found.unseen.append(f"{shown(code)}, {_CODE}")
+        result.unchecked.append(f"{printable(code)}, {_CODE_NOTE}")
     except ModelError as error:
-        found.faults.append(_fault(source, place, error))
+        result.faults.append(_fault(source, path, error))
 
 
 def _head_faults(
     profile: Profile, source: ProfileSource, splits: Splits, files: ModelFiles
 ) -> Iterator[Fault]:
     """Yield the mismatches between the labels of the data and the heads of the models."""
-    places = {model: path for path, model, _ in named_models(profile)}
+    paths = {model: path for path, model, _ in named_models(profile)}
     for spec, task in model_sources(build_plan(profile)):
-        if spec.model.startswith(CODE) or files.is_here(spec.model):
+        if spec.model.startswith(CODE_PREFIX) or files.is_local(spec.model):
             try:
                 check_teacher(spec, splits.labels, source.base, allow_code=True, task=task, files=files)
             except CompressError as error:
-                yield _fault(source, places.get(spec.model, ("teacher", "model")), error)
+                yield _fault(source, paths.get(spec.model, ("teacher", "model")), error)
 
 
 def _fault(source: ProfileSource, path: KeyPath, error: CompressError) -> Fault:

@@ -6,9 +6,9 @@ from compress.core.artifacts import SAMPLES, Artifact
 from compress.core.records import Sample, StepRecord, TargetMeasurement
 from compress.data.splits import Examples
 
-LENGTH = 120
+MAX_CHARACTERS = 120
 """Maximum number of characters of a text."""
-MOST = 1000
+MAX_EXCERPTS = 1000
 """Maximum number of texts; those with the highest confidence are kept."""
 
 
@@ -19,24 +19,24 @@ def excerpts(baseline: StepRecord, deployed: StepRecord, test: Examples) -> dict
         {one.target: one.accuracy for one in step.measurements if len(one.accuracy.predictions) == len(test)}
         for step in (baseline, deployed)
     )
-    shared = next((target for target in before if target in after), None)
-    if shared is None:
+    shared_target = next((target for target in before if target in after), None)
+    if shared_target is None:
         return {}
-    old, new = before[shared], after[shared]
-    changed = [place for place in range(len(test)) if old.predictions[place] != new.predictions[place]]
+    old, new = before[shared_target], after[shared_target]
+    changed = [index for index in range(len(test)) if old.predictions[index] != new.predictions[index]]
     if new.confidence:
         changed.sort(key=lambda place: (-new.confidence[place], place))
-    items = {place: test.items[place] for place in changed[:MOST]}
-    return {place: beginning(item) for place, item in items.items() if isinstance(item, str)}
+    texts = {index: test.items[index] for index in changed[:MAX_EXCERPTS]}
+    return {index: beginning(item) for index, item in texts.items() if isinstance(item, str)}
 
 
-def with_texts(measurement: TargetMeasurement, *, shown: bool) -> TargetMeasurement:
-    """Return a measurement with its prompts and generated answers, or without them unless `shown`."""
+def redact_texts(measurement: TargetMeasurement, *, keep: bool) -> TargetMeasurement:
+    """Return a measurement with its prompts and generated answers, or without them unless `keep`."""
     written = measurement.accuracy.written
-    if written is None or shown:
+    if written is None or keep:
         return measurement
-    bare = written.model_copy(update={"prompts": (), "expected": (), "answers": ()})
-    accuracy = measurement.accuracy.model_copy(update={"written": bare})
+    redacted = written.model_copy(update={"prompts": (), "expected": (), "answers": ()})
+    accuracy = measurement.accuracy.model_copy(update={"written": redacted})
     return measurement.model_copy(update={"accuracy": accuracy})
 
 
@@ -48,7 +48,7 @@ def samples_in(artifact: Artifact) -> tuple[Sample, ...]:
 
 
 def beginning(text: str) -> str:
-    """Return the beginning of a text as one line, truncated to `LENGTH` characters."""
-    line = " ".join(text[: 4 * LENGTH].split())
-    whole = len(line) <= LENGTH and len(text) <= 4 * LENGTH
-    return line if whole else line[: LENGTH - 1].rstrip() + "…"
+    """Return the beginning of a text as one line, truncated to `MAX_CHARACTERS` characters."""
+    line = " ".join(text[: 4 * MAX_CHARACTERS].split())
+    fits = len(line) <= MAX_CHARACTERS and len(text) <= 4 * MAX_CHARACTERS
+    return line if fits else line[: MAX_CHARACTERS - 1].rstrip() + "…"

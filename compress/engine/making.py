@@ -9,65 +9,65 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress.core.artifacts import Artifact, open_artifact, seal
-from compress.core.disk.exhaustion import ran_out
+from compress.core.disk.exhaustion import is_exhaustion
 from compress.core.errors import CompressError, PassError, TargetError
 from compress.core.forms import TEXTS
-from compress.core.plugins import call
+from compress.core.plugins import call_named
 from compress.core.terminal.progress import Progress
 from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
 from compress.generation.by_label import written_examples
 from compress.passes.contract import UNLABELED
 from compress.passes.table import step_kind
-from compress.planning.keys import asked_precision
+from compress.planning.keys import training_precision
 from compress.planning.steps import PlannedStep
 from compress.profile.timing_target import timing_target
 from compress.step import StepContext, StepResult
-from compress.store.cache import Cache, MadeStep
+from compress.store.cache import Cache, FinishedStep
 from compress.targets.local import ResolvedTarget, resolve
 from compress.tasks.base import TrainingData
 
 
 def make_step(
     step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress
-) -> tuple[MadeStep, bool]:
+) -> tuple[FinishedStep, bool]:
     """Return a step from the cache or by running its pass, and whether it was cached.
 
     Raises:
         PassError: the result has another form than planned, or no parameter count.
     """
     key = job.keys[step.name]
-    made = cache.find(key, hashed=True)
+    made = cache.find(key, verify_hashes=True)
     if made is not None:
-        cache.use(key)
+        cache.mark_used(key)
         return made, True
     with cache.lock(key, progress, step.name):
-        made = cache.find(key, hashed=True)
+        made = cache.find(key, verify_hashes=True)
         if made is not None:
             return made, True
-        with cache.making(key) as out:
+        with cache.staging(key) as out:
             made = _make(step, job, inputs, cache, progress, out)
     return made, False
 
 
 def _make(
     step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress, out: Path
-) -> MadeStep:
+) -> FinishedStep:
     """Run the pass into the directory `out`, seal and publish it."""
-    key, started, began = job.keys[step.name], time.monotonic(), time.time()
+    key, started, started_at = job.keys[step.name], time.monotonic(), time.time()
     context = context_of(step, job, inputs, cache, progress, out=out, work=cache.work(key))
-    if step_kind(step.kind).trains and job.plan.profile.train.world > 1:
+    if step_kind(step.kind).trains and job.plan.profile.train.world_size > 1:
         result = run_in_processes(step, job, context, cache)
     else:
         result = run_pass(step, context)
-    check_promise(step, result)
+    check_result(step, result)
     try:
         parts = job.parts[step.name]
         job.check_unchanged(models=not parts.keys().isdisjoint(("model", "judges")), data="data" in parts)
         for artifact in inputs.values():
-            open_artifact(artifact.path, hashed=True)
+            open_artifact(artifact.path, verify_hashes=True)
     except CompressError:
-        cache.forget(key, began)
+        cache.discard_intermediate(key, started_at)
         raise
     seal(out, result.form, result.facts)
     return cache.publish(
@@ -91,7 +91,7 @@ def context_of(
     work: Path,
 ) -> StepContext:
     """Build the context of a step."""
-    task, data = job.lesson if step.writes else (job.task, _shown(step, job, inputs))
+    task, data = job.writer_training if step.is_generator else (job.task, _step_data(step, job, inputs))
     return StepContext(
         spec=step.spec,
         inputs=inputs,
@@ -100,7 +100,7 @@ def context_of(
         out=out,
         work=work,
         seed=seed_of(step, job),
-        precision=job.numerics.precision(asked_precision(step.spec)),
+        precision=job.numerics.precision(training_precision(step.spec)),
         device=job.numerics.device,
         timing_target=_timing_target(job),
         progress=progress,
@@ -110,25 +110,27 @@ def context_of(
     )
 
 
-def _shown(step: PlannedStep, job: Job, inputs: Mapping[str, Artifact]) -> TrainingData:
+def _step_data(step: PlannedStep, job: Job, inputs: Mapping[str, Artifact]) -> TrainingData:
     """Return the data that a step may read, as covered by its key."""
     kind, data = step_kind(step.kind), job.training_data
     if UNLABELED in inputs:
         return replace(data, unlabeled=written_examples(inputs[UNLABELED].path))
     unlabeled = data.unlabeled if kind.reads_unlabeled else None
-    return replace(data, unlabeled=unlabeled, copied=job.copied if step.makes_up_texts else None)
+    return replace(
+        data, unlabeled=unlabeled, is_heldout_copy=job.is_heldout_copy if step.generates_texts else None
+    )
 
 
 def _timing_target(job: Job) -> ResolvedTarget:
     spec = timing_target(job.plan.profile.targets)
-    found = next((target for target in job.targets if target.spec == spec), None)
-    return found or replace(resolve(spec), patience=job.targets[0].patience)
+    resolved = next((target for target in job.targets if target.spec == spec), None)
+    return resolved or replace(resolve(spec), patience=job.targets[0].patience)
 
 
 def seed_of(step: PlannedStep, job: Job) -> int:
     """Return the seed of a step: that of its spec, else the profile's."""
-    own: int | None = getattr(step.spec, "seed", None)
-    return job.plan.profile.seed if own is None else own
+    spec_seed: int | None = getattr(step.spec, "seed", None)
+    return job.plan.profile.seed if spec_seed is None else spec_seed
 
 
 def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None) -> StepResult:
@@ -136,7 +138,7 @@ def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None
     kind = step_kind(step.kind)
     if "torch" in kind.libraries:
         prepare_torch(context, threads)
-    result = call(kind.run, context)
+    result = call_named(kind.run, context)
     assert isinstance(result, StepResult)
     if "torch" in kind.libraries:
         release_gpu_memory()
@@ -150,7 +152,7 @@ def prepare_torch(context: StepContext, threads: int | None) -> None:
     from compress.core.numerics import local_numerics
 
     if context.device == "cuda":
-        _touch_gpu()
+        _check_gpu()
     torch.set_num_threads(threads or local_numerics().threads)
     torch.manual_seed(context.seed)
 
@@ -164,7 +166,7 @@ def release_gpu_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _touch_gpu() -> None:
+def _check_gpu() -> None:
     """Check early that torch can use the GPU.
 
     Raises:
@@ -175,7 +177,7 @@ def _touch_gpu() -> None:
     try:
         torch.zeros(1, device="cuda")
     except (RuntimeError, AssertionError) as error:
-        if ran_out(error):
+        if is_exhaustion(error):
             raise
         raise TargetError(
             f"torch {torch.__version__} cannot train on the GPU of this machine: {str(error).splitlines()[0]}",
@@ -183,7 +185,7 @@ def _touch_gpu() -> None:
         ) from error
 
 
-def check_promise(step: PlannedStep, result: StepResult) -> None:
+def check_result(step: PlannedStep, result: StepResult) -> None:
     """Check that the form of a result is the planned one, and that it has a parameter count.
 
     Fields of the step's `open_form` are not compared: the number format that `auto` chooses, and the structure of an
@@ -192,9 +194,9 @@ def check_promise(step: PlannedStep, result: StepResult) -> None:
     Raises:
         PassError: it is not.
     """
-    found = {name: getattr(result.form, name) for name in step_kind(step.kind).open_form}
-    promised = step.form.with_(**found)
-    if result.form != promised:
+    open_fields = {name: getattr(result.form, name) for name in step_kind(step.kind).open_form_fields}
+    expected = step.form.with_fields(**open_fields)
+    if result.form != expected:
         raise PassError(
             f"promised a model that is {step.form}, but produced one that is {result.form}", where=step.name
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from compress.core.disk.files import digest_of
-from compress.core.disk.source_uris import CODE, CONFIG
+from compress.core.disk.source_uris import CODE_PREFIX, CONFIG_PREFIX
 from compress.core.disk.watched import FileDigests
 from compress.core.errors import CompressError, DataError, ModelError
 from compress.core.numerics import Numerics, local_numerics
@@ -19,8 +19,8 @@ from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
 from compress.data.splits import Splits
 from compress.engine.contents import (
-    are_texts_of_files,
     examples_digest,
+    reads_local_texts,
     store_content_digests,
     with_content_digests,
 )
@@ -43,14 +43,14 @@ from compress.profile.schema import DataSpec, Profile, TeacherSpec
 from compress.store.cache import Cache
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve_all
-from compress.tasks.base import Task, TrainingData, WritingTask, task_of
+from compress.tasks.base import GenerativeTask, Task, TrainingData, task_of
 
 
 @dataclass(frozen=True)
 class Job:
     """A plan with all of its inputs resolved, ready to run.
 
-    `known` are the fingerprints of the files, `read` those that the keys are made of.
+    `file_fingerprints` are the fingerprints of the files, `key_fingerprints` those that the keys are made of.
     """
 
     loaded: LoadedProfile
@@ -62,9 +62,9 @@ class Job:
     targets: tuple[ResolvedTarget, ...]
     numerics: Numerics
     allow_code: bool
-    known: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
-    read: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
-    watched: FileDigests = field(default_factory=FileDigests)
+    file_fingerprints: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
+    key_fingerprints: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
+    file_digests: FileDigests = field(default_factory=FileDigests)
 
     @property
     def run_id(self) -> str:
@@ -79,15 +79,15 @@ class Job:
                 profile.measure.identity(),
                 profile.report.model_dump(mode="json"),
             ],
-            *filter(None, (self.measured_by,)),
+            *filter(None, (self.scoring_parts,)),
         ]
         return f"{profile.name}-{digest_of(body)[:12]}"
 
     @cached_property
-    def measured_by(self) -> dict[str, object]:
+    def scoring_parts(self) -> dict[str, object]:
         """Parts of the measurement key that determine scoring, besides the test split."""
         profile = self.plan.profile
-        return scoring_key_parts(profile.task, profile.data, self.loaded.source.base, self.watched)
+        return scoring_key_parts(profile.task, profile.data, self.loaded.source.base, self.file_digests)
 
     @cached_property
     def test_digest(self) -> str:
@@ -101,28 +101,32 @@ class Job:
         return TrainingData(splits.train, splits.validation, splits.labels, splits.unlabeled)
 
     @cached_property
-    def lesson(self) -> tuple[Task, TrainingData]:
+    def writer_training(self) -> tuple[Task, TrainingData]:
         """Task and training data of the model that generates additional labeled texts."""
         data = self.plan.profile.data
         task = writing_task_of(data)
-        return task.answered, generator_data(task, self.training_data, data)
+        return task.answered_task, generator_data(task, self.training_data, data)
 
-    def copied(self, texts: Sequence[str]) -> list[bool]:
+    def is_heldout_copy(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is a near-duplicate of a validation or test text; for language models,
         whether it is mostly contained in one or contains it."""
-        judged_by = (self.splits.validation, self.splits.test)
-        if self.task.kind.writes:
-            task = cast(WritingTask, self.task)
+        held_out = (self.splits.validation, self.splits.test)
+        if self.task.kind.generates:
+            task = cast(GenerativeTask, self.task)
             return contained_in(
-                texts, (text for split in judged_by for item in split.items for text in task.asked_in(item))
+                texts,
+                (text for split in held_out for item in split.items for text in task.questions_of(item)),
             )
-        known = [text for split in judged_by for text in split.texts]
-        return [one is not None and one.known for one in find_duplicates(texts, known)]
+        held_out_texts = [text for split in held_out for text in split.texts]
+        return [
+            duplicate is not None and duplicate.is_known
+            for duplicate in find_duplicates(texts, held_out_texts)
+        ]
 
     def prepare(self, cache: Cache) -> None:
         """Create the folders of the cache, and store the digests of the data that was read."""
         cache.prepare()
-        store_content_digests(self.plan.profile, self.known, self.read, cache)
+        store_content_digests(self.plan.profile, self.file_fingerprints, self.key_fingerprints, cache)
 
     def check_unchanged(self, *, models: bool, data: bool) -> None:
         """Check that the user's files are still those that the keys were computed from.
@@ -130,19 +134,22 @@ class Job:
         Raises:
             DataError: one of them was changed during the run, so results must not be stored under these keys.
         """
-        changed, base = self.watched.changed(), self.loaded.source.base
+        changed, base = self.file_digests.changed(), self.loaded.source.base
         if not set(changed).isdisjoint(judge_files(self.plan.profile.data, base).values()):
-            raise _changed(changed)
+            raise _changed_error(changed)
         try:
-            now = fingerprints(self.loaded, self.plan, self.watched)
+            current = fingerprints(self.loaded, self.plan, self.file_digests)
         except CompressError as error:
-            raise _changed(changed) from error
-        same = (now.data, now.unlabeled) == (self.known.data, self.known.unlabeled)
-        if (models and now.models != self.known.models) or (data and not same):
-            raise _changed(changed)
+            raise _changed_error(changed) from error
+        data_unchanged = (current.data, current.unlabeled) == (
+            self.file_fingerprints.data,
+            self.file_fingerprints.unlabeled,
+        )
+        if (models and current.models != self.file_fingerprints.models) or (data and not data_unchanged):
+            raise _changed_error(changed)
 
 
-def fingerprints(loaded: LoadedProfile, plan: Plan, watched: FileDigests | None = None) -> Fingerprints:
+def fingerprints(loaded: LoadedProfile, plan: Plan, digests: FileDigests | None = None) -> Fingerprints:
     """Compute the fingerprints of models and data that are on this machine, without network access."""
     profile, base = loaded.profile, loaded.source.base
     sources = [source for source, _ in model_sources(plan)]
@@ -150,26 +157,28 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: FileDigests | None 
     models |= {(one.adapter, None) for one in sources if one.adapter is not None}
     models |= {(code, None) for spec in profile.specs for code in spec.code()}
     return Fingerprints(
-        {(model, revision): model_fingerprint(model, revision, base, watched) for model, revision in models},
-        data_fingerprint(profile.data.model_copy(update={"unlabeled": None}), base, profile.task, watched),
-        data_fingerprint(profile.data, base, profile.task, watched) if profile.data.further else None,
+        {(model, revision): model_fingerprint(model, revision, base, digests) for model, revision in models},
+        data_fingerprint(profile.data.model_copy(update={"unlabeled": None}), base, profile.task, digests),
+        data_fingerprint(profile.data, base, profile.task, digests)
+        if profile.data.existing_unlabeled
+        else None,
     )
 
 
 def judge_files(data: DataSpec, base: Path) -> dict[str, Path]:
     """Return the files of the user's code that judges answers, by the name that the data uses."""
-    own = {relpath(file, base): file for file in data.judging(base)}
+    files = {relpath(file, base): file for file in data.scoring_files(base)}
     for source in data.code():
-        (_, file), *others = code_files(source, base).items()
-        own |= {source: file, **{f"{source} {name}": beside for name, beside in others}}
-    return own
+        (_, file), *imports = code_files(source, base).items()
+        files |= {source: file, **{f"{source} {name}": path for name, path in imports}}
+    return files
 
 
-def scoring_key_parts(task: str, data: DataSpec, base: Path, watched: FileDigests) -> dict[str, object]:
+def scoring_key_parts(task: str, data: DataSpec, base: Path, digests: FileDigests) -> dict[str, object]:
     """Return the parts of the measurement key that determine scoring, besides the test split: the task of a plugin,
     keys of the data, and the user's code that judges answers."""
-    code = {source: watched.sha256(file) for source, file in judge_files(data, base).items()}
-    return {**task_key_parts(task), **data.scored_by(), **({"judges": code} if code else {})}
+    code = {source: digests.sha256(file) for source, file in judge_files(data, base).items()}
+    return {**task_key_parts(task), **data.scoring_settings(), **({"judges": code} if code else {})}
 
 
 def check_judge_code(
@@ -198,23 +207,23 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     check_models(loaded)
     check_judge_code(profile.data, base, allow_code=allow_code, passes=profile.specs)
     targets = resolve_all(profile.targets, profile.measure.patience_s)
-    watched = FileDigests()
+    digests = FileDigests()
     with suppress(CompressError):
         # Errors of the data are reported when it is loaded below.
-        data_fingerprint(profile.data, base, profile.task, watched)
+        data_fingerprint(profile.data, base, profile.task, digests)
     splits = load_data(profile.data, base, profile.seed, profile.task)
-    if changed := watched.changed():
-        raise _changed(changed)
+    if changed := digests.changed():
+        raise _changed_error(changed)
     plan = build_plan(resolve_for_processors(profile, targets))
     for source, task in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=task)
     _check_fetched(profile, base, model_sources(plan))
-    found = fingerprints(loaded, plan, watched)
-    known = replace(found, models={source: one or source[0] for source, one in found.models.items()})
-    unknown = found.data is None or (profile.data.further is not None and found.unlabeled is None)
-    if unknown or are_texts_of_files(profile, base):
-        known = with_content_digests(known, splits)
-    parts = all_parts(plan, known, local_numerics())
+    raw = fingerprints(loaded, plan, digests)
+    resolved = replace(raw, models={source: digest or source[0] for source, digest in raw.models.items()})
+    unresolved = raw.data is None or (profile.data.existing_unlabeled is not None and raw.unlabeled is None)
+    if unresolved or reads_local_texts(profile, base):
+        resolved = with_content_digests(resolved, splits)
+    parts = all_parts(plan, resolved, local_numerics())
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     return Job(
         loaded,
@@ -226,13 +235,13 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
         targets,
         local_numerics(),
         allow_code,
-        found,
-        known,
-        watched,
+        raw,
+        resolved,
+        digests,
     )
 
 
-def _changed(files: Sequence[Path]) -> DataError:
+def _changed_error(files: Sequence[Path]) -> DataError:
     return DataError(
         "this file was changed during the run"
         if files
@@ -250,13 +259,13 @@ def _check_fetched(profile: Profile, base: Path, sources: Sequence[tuple[Teacher
     Raises:
         ModelError: for the first problem.
     """
-    places = {
-        one.model: model_folder(one.model, one.revision, base, task)
-        for one, task in sources
-        if not one.model.startswith((CODE, CONFIG))
+    folders = {
+        spec.model: model_folder(spec.model, spec.revision, base, task)
+        for spec, task in sources
+        if not spec.model.startswith((CODE_PREFIX, CONFIG_PREFIX))
     }
-    files = ModelFiles(base, places)
-    for path, why in family_faults(profile, files):
-        raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
+    files = ModelFiles(base, folders)
+    for path, reason in family_faults(profile, files):
+        raise ModelError(reason, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
     for path, problem in fit_problems(profile, files):
         raise problem.error(".".join(map(str, path)))

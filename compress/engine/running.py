@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from compress.core.artifacts import Artifact
-from compress.core.disk.exhaustion import ran_out, resource_errors
+from compress.core.disk.exhaustion import is_exhaustion, resource_errors
 from compress.core.errors import ModelError, RunInterrupted, UsageError, error_text
-from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
+from compress.core.records import COMPLETE_STATUSES, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.core.terminal.progress import Progress
-from compress.engine.budget import judge_row, measured_values, outcome, shows_disturbed
-from compress.engine.early_checks import target_warnings, try_untrained
+from compress.engine.budget import judge_row, measured_values, run_status, shows_disturbed
+from compress.engine.early_checks import run_trials, target_warnings
 from compress.engine.environment import describe_environment
-from compress.engine.excerpts import excerpts, samples_in, with_texts
+from compress.engine.excerpts import excerpts, redact_texts, samples_in
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.measuring.artifact import measure
@@ -28,7 +28,7 @@ from compress.measuring.memory_limit import check_memory_limit
 from compress.measuring.size import size_of
 from compress.passes.table import LOWER, SOURCE, step_kind
 from compress.planning.steps import BASELINE, Row
-from compress.store.cache import Cache, MadeStep
+from compress.store.cache import Cache, FinishedStep
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import close_all
@@ -67,15 +67,15 @@ def run_job(
     store = RunStore(folder / RUNS / job.run_id)
     # Machines that train together run at the same time, so they cannot wait for each other.
     wait = job.plan.profile.train.nodes == 1
-    places = (cache.root, store.path, Path(tempfile.gettempdir()))
-    with resource_errors(lambda: places), store.lock(progress, wait=wait):
-        finished = _finished(store, job, progress)
+    folders = (cache.root, store.path, Path(tempfile.gettempdir()))
+    with resource_errors(lambda: folders), store.lock(progress, wait=wait):
+        finished = _finished_run(store, job, progress)
         if finished is not None:
             for record in finished.steps:
                 on_row(finished, record)
             return finished, store
         job.prepare(cache)
-        with cache.in_use.hold(job.keys.values()):
+        with cache.in_use.protect(job.keys.values()):
             return _Run(job, cache, store, progress).run(on_row, was_interrupted), store
 
 
@@ -88,7 +88,7 @@ class _Run:
     def __init__(self, job: Job, cache: Cache, store: RunStore, progress: Progress) -> None:
         self.job, self.cache, self.store, self.progress = job, cache, store, progress
         self.record = _new_record(job)
-        self.made: dict[str, MadeStep] = {}
+        self.made: dict[str, FinishedStep] = {}
         self.from_cache: dict[str, bool] = {}
         self.recorded: set[str] = set()
         """Names of the steps whose seconds are already part of a row."""
@@ -99,7 +99,7 @@ class _Run:
 
     def run(self, on_row: OnRow, was_interrupted: Callable[[], bool]) -> RunRecord:
         """Make and measure the rows, check their limits, and write the record to the run's directory."""
-        began = time.monotonic()
+        started = time.monotonic()
         self.store.begin(self.record)
         try:
             with resource_errors(lambda: (self.cache.root, self.store.path, Path(tempfile.gettempdir()))):
@@ -107,14 +107,14 @@ class _Run:
                 for position in range(len(self.job.plan.rows)):
                     self._add_row(position, was_interrupted)
                     on_row(self.record, self.record.steps[-1])
-                self.record = self._finish(time.monotonic() - began)
+                self.record = self._finish(time.monotonic() - started)
         except (Exception, KeyboardInterrupt) as error:
             if not isinstance(error, KeyboardInterrupt) and not was_interrupted():
                 # On a full disk there may be no space for the record either: raise the original error in any case.
                 with suppress(OSError):
                     self._record_failure(error)
                 raise
-            self.store.write(_ended(self.record, "interrupted", "stopped by the user"))
+            self.store.write(_with_status(self.record, "interrupted", "stopped by the user"))
             raise RunInterrupted(
                 "stopped; the same command resumes from the last checkpoint", where=str(self.store.path)
             ) from None
@@ -132,7 +132,7 @@ class _Run:
             if step.kind == SOURCE:
                 notes = self._artifact(step.name).facts.get("notes", ())
                 self.record = self.record.model_copy(update={"notes": (*self.record.notes, *notes)})
-        try_untrained(self.job, self.cache, self.progress, self._artifact)
+        run_trials(self.job, self.cache, self.progress, self._artifact)
 
     def _add_row(self, position: int, was_interrupted: Callable[[], bool]) -> None:
         """Make and measure a row, check its limits, and add it to the record."""
@@ -141,7 +141,7 @@ class _Run:
             record = self._make_and_measure(row)
         except Exception as error:
             # Exhausted resources stop the run even at a row that is only for comparison.
-            if row.role != "variant" or ran_out(error) or was_interrupted():
+            if row.role != "variant" or is_exhaustion(error) or was_interrupted():
                 raise
             record = _failed_row(row, job, error_text(error))
         self.store.add(position, record)
@@ -149,54 +149,61 @@ class _Run:
         limits = judge_row(record, job.plan.profile, steps[0]) if _is_judged(row, job) else ()
         limits = (*self.record.limits, *limits)
         self.record = self.record.model_copy(update={"steps": steps, "limits": limits})
-        if position == 0 and (useless := no_better_than_chance(record, self.record.labels)):
+        if position == 0 and (chance_warning := no_better_than_chance(record, self.record.labels)):
             # Warn before hours are spent on passes.
-            self.progress.say(f"warning: {useless}")
+            self.progress.say(f"warning: {chance_warning}")
 
     def _make_and_measure(self, row: Row) -> StepRecord:
         """Make the steps of a row, measure it on each target, and return its record."""
         job = self.job
-        before = set(self.recorded)
+        recorded_before = set(self.recorded)
         cached = [self._make(row.step)]
-        lowered = {name for name in row.measured.values() if name != row.step}
-        cached += [self._make(name) for name in sorted(lowered)]
+        lowering_steps = {name for name in row.measured.values() if name != row.step}
+        cached += [self._make(name) for name in sorted(lowering_steps)]
         measured_before = {one.key for step in self.record.steps for one in step.measurements}
         targets = [target for target in job.targets if row.is_measured_on(target.spec)]
         measurements = tuple(self._measure(row, target) for target in targets)
         if row is job.plan.rows[-1]:
             # Earlier rows are intermediate results; for them the report shows where the limit is exceeded.
             check_memory_limit(measurements)
-        made = self.made[row.step]
-        first = self.made[row.measured[targets[0].spec.runtime]].artifact
+        finished = self.made[row.step]
+        measured_artifact = self.made[row.measured[targets[0].spec.runtime]].artifact
         # A step with its own row is accounted for there, whichever row needs it first.
-        told = before | ({other.step for other in job.plan.rows} - {row.step})
-        work = {name: self.made[name].seconds for name in _needed(row, job) - told}
-        self.recorded |= work.keys()
+        counted_elsewhere = recorded_before | ({other.step for other in job.plan.rows} - {row.step})
+        step_seconds = {name: self.made[name].seconds for name in _dependencies(row, job) - counted_elsewhere}
+        self.recorded |= step_seconds.keys()
         # Curves of steps that prepare this row and have no row of their own.
-        new = self.made.keys() - before
-        trained = [name for name in self.made if name in new and step_kind(job.plan.step(name).kind).prepares]
-        conversions = {name for name in work if job.plan.step(name).kind == LOWER}
+        new_steps = self.made.keys() - recorded_before
+        preparing = [
+            name
+            for name in self.made
+            if name in new_steps and step_kind(job.plan.step(name).kind).is_preparation
+        ]
+        conversions = {name for name in step_seconds if job.plan.step(name).kind == LOWER}
         return StepRecord(
             step=row.name,
             kind=job.plan.step(row.step).kind,
             role=row.role,
             status="cached" if all(cached) else "ok",
             key=job.keys[row.step],
-            form=str(first.form),
-            artifact=_relative(made.artifact, self.cache),
-            measured=_relative(first, self.cache),
-            model_digest=model_digest(first),
-            facts={**made.artifact.facts, **({"lowering": dict(first.facts)} if lowered else {})},
-            curves=(*(curve for name in trained for curve in self.made[name].curves), *made.curves),
-            size=size_of(first),
-            parameters=made.artifact.facts["parameters"],
-            macs=first.facts.get("macs"),
-            seconds=sum(work[name] for name in work.keys() - conversions),
-            lower_seconds=sum(work[name] for name in conversions),
+            form=str(measured_artifact.form),
+            artifact=_relative(finished.artifact, self.cache),
+            measured=_relative(measured_artifact, self.cache),
+            model_digest=model_digest(measured_artifact),
+            facts={
+                **finished.artifact.facts,
+                **({"lowering": dict(measured_artifact.facts)} if lowering_steps else {}),
+            },
+            curves=(*(curve for name in preparing for curve in self.made[name].curves), *finished.curves),
+            size=size_of(measured_artifact),
+            parameters=finished.artifact.facts["parameters"],
+            macs=measured_artifact.facts.get("macs"),
+            seconds=sum(step_seconds[name] for name in step_seconds.keys() - conversions),
+            lower_seconds=sum(step_seconds[name] for name in conversions),
             # A bundle has the file that was measured before packing, so its measurement is not counted again.
             measure_seconds=sum(one.seconds for one in measurements if one.key not in measured_before),
             measurements=measurements,
-            samples=samples_in(made.artifact) if job.plan.profile.report.excerpts else (),
+            samples=samples_in(finished.artifact) if job.plan.profile.report.excerpts else (),
         )
 
     def _make(self, name: str) -> bool:
@@ -229,14 +236,14 @@ class _Run:
             split=job.test_digest,
             spec=profile.measure,
             seed=profile.seed,
-            by=job.measured_by,
+            task_parts=job.scoring_parts,
         )
-        before = cache.measurement(key)
-        measurement = self.measured.get(key) or (None if before is None or before.disturbed else before)
+        cached = cache.measurement(key)
+        measurement = self.measured.get(key) or (None if cached is None or cached.disturbed else cached)
         if measurement is None:
             with cache.lock(f"measure-{key}", self.progress, f"measuring {row.name}"):
                 measurement = cache.measurement(key)
-                if measurement is None or measurement == before:
+                if measurement is None or measurement == cached:
                     measurement = measure(
                         artifact,
                         baseline,
@@ -248,17 +255,19 @@ class _Run:
                         seed=profile.seed,
                         key=key,
                         progress=self.progress,
-                        shared=cache.references,
+                        reference_folder=cache.references,
                         base=job.loaded.source.base,
                         allow_code=job.allow_code,
                     )
                     job.check_unchanged(models=False, data=True)
-                    cache.keep_measurement(measurement)
+                    cache.store_measurement(measurement)
         self.measured[key] = measurement
         # The target's name is not part of the key: another profile may use another name for the same target. The
         # machine follows from the fingerprint, which is part of the key, but older measurements do not contain it.
-        measurement = measurement.model_copy(update={"target": target.label, "machine": target.machine})
-        measurement = with_texts(measurement, shown=profile.report.excerpts)
+        measurement = measurement.model_copy(
+            update={"target": target.label, "machine": target.machine_digest}
+        )
+        measurement = redact_texts(measurement, keep=profile.report.excerpts)
         if row.name == BASELINE:
             self.baselines[target.label] = measurement
         return measurement
@@ -266,28 +275,28 @@ class _Run:
     def _finish(self, wall_seconds: float) -> RunRecord:
         """Place the bundle with its measured metrics, and return the run with its final status."""
         job, bundle = self.job, None
-        last = self.made[job.plan.rows[-1].step].artifact
-        if last.form.bundled:
+        deployed_artifact = self.made[job.plan.rows[-1].step].artifact
+        if deployed_artifact.form.bundled:
             # Imported here, since a run that is found finished needs no code of the passes.
             from compress.bundles.manifest import write_manifest_metrics
 
-            path = self.store.place_bundle(last)
+            path = self.store.copy_bundle(deployed_artifact)
             deployed = self.record.steps[-1]
-            useless = no_better_than_chance(self.record.steps[0]) is not None
+            at_chance = no_better_than_chance(self.record.steps[0]) is not None
             metrics = {
                 "metric": job.task.kind.metric.name,
                 "target": job.targets[0].label,
-                **measured_values(deployed, job.task.kind.quantities, useless=useless),
+                **measured_values(deployed, job.task.kind.quantities, at_chance=at_chance),
                 **(
                     {"latency_disturbed": True} if shows_disturbed(deployed, job.task.kind.quantities) else {}
                 ),
             }
-            write_manifest_metrics(path, metrics, job.loaded.source.as_run, job.run_id)
+            write_manifest_metrics(path, metrics, job.loaded.source.text_with_overrides, job.run_id)
             bundle = str(path)
         steps = self.record.steps
-        shown = excerpts(steps[0], steps[-1], job.splits.test) if job.plan.profile.report.excerpts else {}
-        run = _ended(self.record, outcome(self.record.limits), None)
-        return run.model_copy(update={"bundle": bundle, "excerpts": shown, "wall_seconds": wall_seconds})
+        texts = excerpts(steps[0], steps[-1], job.splits.test) if job.plan.profile.report.excerpts else {}
+        run = _with_status(self.record, run_status(self.record.limits), None)
+        return run.model_copy(update={"bundle": bundle, "excerpts": texts, "wall_seconds": wall_seconds})
 
     def _record_failure(self, error: Exception) -> None:
         """Write the record of the row that failed, with its error."""
@@ -295,10 +304,10 @@ class _Run:
         text = error_text(error)
         if done < len(self.job.plan.rows):
             self.store.add(done, _failed_row(self.job.plan.rows[done], self.job, text))
-        self.store.write(_ended(self.record, "failed", text))
+        self.store.write(_with_status(self.record, "failed", text))
 
 
-def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None:
+def _finished_run(store: RunStore, job: Job, progress: Progress) -> RunRecord | None:
     """Return the run of this plan if it is complete, undisturbed, and its records and bundle are intact; else None."""
     if not (store.path / "run.json").is_file():
         return None
@@ -307,8 +316,8 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
     except UsageError as error:
         progress.say(f"{store.path}: {error.message}; they are written again")
         return None
-    whole = [step.step for step in run.steps] == [row.name for row in job.plan.rows]
-    if run.status not in COMPLETE or not whole:
+    complete = [step.step for step in run.steps] == [row.name for row in job.plan.rows]
+    if run.status not in COMPLETE_STATUSES or not complete:
         return None
     if any(one.disturbed for step in run.steps for one in step.measurements):
         # Disturbed measurements are repeated, since the machine may be quiet now.
@@ -318,13 +327,13 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
     bundle = Path(run.bundle)
     if not bundle.is_dir():
         return None
-    if not _is_whole(bundle):
+    if not _is_intact(bundle):
         progress.say(f"{bundle}: this bundle is damaged; it is written again")
         return None
     return run
 
 
-def _is_whole(bundle: Path) -> bool:
+def _is_intact(bundle: Path) -> bool:
     """Whether the files of a bundle match its manifest; additional files are ignored."""
     from compress.bundles.verify import changed_files, listed_files, read_manifest
 
@@ -347,7 +356,7 @@ def _new_record(job: Job) -> RunRecord:
         labels=splits.labels,
         splits={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
         seed=profile.seed,
-        profile_text=job.loaded.source.as_run,
+        profile_text=job.loaded.source.text_with_overrides,
         environment=describe_environment(job.numerics, job.targets),
         targets=tuple(target.label for target in job.targets),
         steps=(),
@@ -355,14 +364,14 @@ def _new_record(job: Job) -> RunRecord:
     )
 
 
-def _needed(row: Row, job: Job) -> set[str]:
+def _dependencies(row: Row, job: Job) -> set[str]:
     """Return all steps that a row depends on."""
-    needed, open_ = set[str](), [row.step, *row.measured.values()]
-    while open_:
-        name = open_.pop()
+    needed, pending = set[str](), [row.step, *row.measured.values()]
+    while pending:
+        name = pending.pop()
         if name not in needed:
             needed.add(name)
-            open_ += job.plan.step(name).inputs.values()
+            pending += job.plan.step(name).inputs.values()
     return needed
 
 
@@ -370,7 +379,7 @@ def _is_judged(row: Row, job: Job) -> bool:
     return row is job.plan.rows[-1] or (job.plan.profile.budget.judge == "each" and row.role == "step")
 
 
-def _ended(run: RunRecord, status: RunStatus, error: str | None) -> RunRecord:
+def _with_status(run: RunRecord, status: RunStatus, error: str | None) -> RunRecord:
     seconds = sum(step.seconds + step.lower_seconds + step.measure_seconds for step in run.steps)
     return run.model_copy(update={"status": status, "seconds": seconds, "error": error})
 

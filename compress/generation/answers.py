@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from compress.core.disk.files import checksum_of
 
-Ended = Literal["end", "stop", "length", "filter", "key"]
+FinishReason = Literal["end", "stop", "length", "filter", "key"]
 _CHECKSUM = "sha256"
 
 
@@ -30,46 +30,46 @@ class Answer:
     sample: int
     text: str
     tokens: list[int]
-    ended: Ended
+    ended: FinishReason
     used: dict[str, int] | None = None
 
     @property
-    def count(self) -> int | None:
+    def num_tokens(self) -> int | None:
         """Number of generated tokens; None if a server does not report it."""
         return len(self.tokens) if self.tokens else (self.used or {}).get("answer")
 
-    def line(self) -> bytes:
+    def to_line(self) -> bytes:
         """Serialize as a line of the file, with a checksum."""
         body = asdict(self)
         return json.dumps({**body, _CHECKSUM: checksum_of(body)}, ensure_ascii=False).encode() + b"\n"
 
 
-def tokens_drawn(answers: Sequence[Answer]) -> int | None:
+def count_generated_tokens(answers: Sequence[Answer]) -> int | None:
     """Return the total number of generated tokens; None if a server does not report one."""
-    counts = [answer.count for answer in answers]
+    counts = [answer.num_tokens for answer in answers]
     return None if None in counts else sum(filter(None, counts))
 
 
-def tokens_read(answers: Sequence[Answer]) -> int:
+def count_prompt_tokens(answers: Sequence[Answer]) -> int:
     """Return the total number of prompt tokens that a server reported."""
     return sum((answer.used or {}).get("prompt", 0) for answer in answers)
 
 
 def read_answers(file: Path) -> Iterator[Answer]:
     """Yield the answers in a file, in the order in which they were written; none if there is no file."""
-    return (answer for answer, _ in _read(file))
+    return (answer for answer, _ in _read_with_offsets(file))
 
 
-def known_answers(file: Path) -> tuple[set[int], int]:
+def index_answers(file: Path) -> tuple[set[int], int]:
     """Return the keys of a file's answers as integers, and the length in bytes of its intact part."""
-    keys, whole = set[int](), 0
-    for answer, end in _read(file):
+    keys, intact_size = set[int](), 0
+    for answer, end in _read_with_offsets(file):
         keys.add(int(answer.key, 16))
-        whole = end
-    return keys, whole
+        intact_size = end
+    return keys, intact_size
 
 
-def _read(file: Path) -> Iterator[tuple[Answer, int]]:
+def _read_with_offsets(file: Path) -> Iterator[tuple[Answer, int]]:
     """Yield each answer with the byte offset at which its line ends, up to the first damaged line."""
     if not file.exists():
         return

@@ -31,51 +31,51 @@ Divergence = Literal["forward", "reverse", "jsd", "skew", "skew_reverse"]
 class LossContext:
     """The setting in which a loss is used, as far as the profile determines it.
 
-    `generated`: an image generator produces the examples.
+    `generated_images`: an image generator produces the examples.
     """
 
     task: TaskKind
     teachers: int = 1
-    generated: bool = False
+    generated_images: bool = False
 
     @property
-    def labelled(self) -> bool:
+    def is_classifier(self) -> bool:
         """Whether the outputs are logits of the examples' labels."""
         return self.task.head == "classifier"
 
     @property
-    def logits(self) -> bool:
+    def has_logits(self) -> bool:
         """Whether the outputs are logits along their last axis, of labels or of something else."""
         return self.task.logits
 
     @property
-    def rows(self) -> bool:
+    def one_row_per_example(self) -> bool:
         """Whether the outputs are one vector per example."""
         return self.task.head != "own"
 
     @property
-    def reads(self) -> str:
+    def input_kind(self) -> str:
         """Type of the model inputs: `texts` or `images`."""
         return f"{self.task.items}s"
 
     @property
-    def no_logits(self) -> str:
+    def why_no_logits(self) -> str:
         """The reason why a loss on logits or labels cannot be used without them."""
-        if self.rows:
+        if self.one_row_per_example:
             return (
                 "embeddings are not logits and have no labels: use output, similarity, hidden or contrastive"
             )
-        alone = self.task.label_loss
-        return f"{self.task.name} has no such outputs" + ("" if alone is None else f": use {alone}")
+        label_loss = self.task.label_loss
+        return f"{self.task.name} has no such outputs" + ("" if label_loss is None else f": use {label_loss}")
 
 
 class LossSpec(PassSpecBase):
     """A loss with its weight; a word alone stands for its `short` key: `hidden: cosine`."""
 
     short: ClassVar[str | None] = None
-    compares: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
     """Whether the loss needs a teacher."""
-    softens: ClassVar[bool] = False
+    uses_soft_targets: ClassVar[bool] = False
     """Whether the loss uses the relative probabilities of wrong classes, which label smoothing destroys."""
 
     weight: Weight = 1.0
@@ -92,34 +92,34 @@ class LossSpec(PassSpecBase):
         return False
 
     @property
-    def learns_labels(self) -> bool:
+    def uses_labels(self) -> bool:
         """Whether the loss uses the true labels."""
-        return self.reaches_outputs and not self.compares
+        return self.reaches_outputs and not self.needs_teacher
 
     @property
-    def reads_all(self) -> bool:
+    def needs_all_logits(self) -> bool:
         """Whether the loss needs all of a teacher's outputs, too many to cache for every token of a text."""
         return False
 
     @property
-    def looks_inside(self) -> bool:
+    def compares_internals(self) -> bool:
         """Whether the loss compares hidden states, and so needs a single teacher with the same tokens."""
-        return self.compares and not self.reaches_outputs
+        return self.needs_teacher and not self.reaches_outputs
 
     @property
     def needs(self) -> Literal["layers", "attention", "convolutions"] | None:
         """The part of both models that the loss compares, if not every family has it."""
         return None
 
-    def disappoints(self, task: TaskKind) -> str | None:
+    def likely_problem(self, task: TaskKind) -> str | None:
         """Return why the loss is likely to work badly on this task; None if there is no known reason."""
         return None
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
-        if lesson.teachers > 1 and self.looks_inside:
+        if context.teachers > 1 and self.compares_internals:
             return "several teachers can be averaged in their outputs only, not in their layers"
-        if lesson.generated:
+        if context.generated_images:
             return "with generated images only `logits` can be used"
         return None
 
@@ -128,10 +128,10 @@ class LossSpec(PassSpecBase):
 class LossKind:
     """A loss: its spec, and the `module:function` that builds its term from a spec and the models.
 
-    `recovers`: default recovery loss of this kind, from the lesson and the temperature of logits, used where
+    `recovery_default`: default recovery loss of this kind, from the lesson and the temperature of logits, used where
     the profile names no losses; None: another kind provides it.
     """
 
     spec: type[LossSpec]
     term: str
-    recovers: Callable[[LossContext, float], LossSpec | None] = lambda lesson, temperature: None
+    recovery_default: Callable[[LossContext, float], LossSpec | None] = lambda lesson, temperature: None

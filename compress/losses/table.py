@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel
 
-from compress.core.entries import Entry, OneKey
+from compress.core.entries import Entry, SingleKeyUnion
 from compress.core.plugins import Table
 from compress.losses.contract import LossKind, LossSpec
 
@@ -28,7 +28,9 @@ LOSSES = Table(
         "output": "compress.losses.output.spec:OUTPUT",
     },
 )
-LOSS_ENTRIES: OneKey[LossSpec] = OneKey(Entry[LossSpec], {name: kind.spec for name, kind in LOSSES.items()})
+LOSS_ENTRIES: SingleKeyUnion[LossSpec] = SingleKeyUnion(
+    Entry[LossSpec], {name: kind.spec for name, kind in LOSSES.items()}
+)
 LossEntry = Annotated[Entry[LossSpec], LOSS_ENTRIES]
 
 
@@ -45,5 +47,5 @@ def losses_in(value: object) -> Iterator[LossSpec]:
         for name in type(value).model_fields:
             yield from losses_in(getattr(value, name))
     elif isinstance(value, tuple):
-        for one in value:
-            yield from losses_in(one)
+        for item in value:
+            yield from losses_in(item)

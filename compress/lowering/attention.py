@@ -22,12 +22,12 @@ from compress.lowering.graph import (
     constant,
     insert_before,
     producer_of_type,
-    replace,
+    replace_uses,
     scalar,
 )
 
-_HEADS_APART = [0, 2, 1, 3]
-_HEADS_APART_TRANSPOSED = [0, 2, 3, 1]
+_SPLIT_HEADS_PERM = [0, 2, 1, 3]
+_SPLIT_HEADS_TRANSPOSED_PERM = [0, 2, 3, 1]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def fuse_attention(model: ir.Model) -> int:
     """
     graph = model.graph
     mask = next((value for value in graph.inputs if value.name == MASK), None)
-    short: ir.Value | None = None
-    joined = _Joined(graph)
+    int_mask: ir.Value | None = None
+    fused_weights = _FusedWeights(graph)
     fused = 0
     for node in list(graph):
         if node.op_type != "Softmax":
@@ -63,54 +63,56 @@ def fuse_attention(model: ir.Model) -> int:
         if found is None:
             continue
         projections, scale, result = found
-        if short is None and mask is not None:
+        if int_mask is None and mask is not None:
             # The kernel reads an int32 mask (batch, sequence): 1 is kept, 0 is masked.
             cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32}, name="attention_mask.int32")
-            short = insert_before(graph, next(iter(graph)), cast)
-        replace(result, insert_before(graph, node, _attention(joined, projections, scale, short)))
+            int_mask = insert_before(graph, next(iter(graph)), cast)
+        replace_uses(
+            result, insert_before(graph, node, _attention(fused_weights, projections, scale, int_mask))
+        )
         fused += 1
     return fused
 
 
-class _Joined:
+class _FusedWeights:
     """Concatenated weights and biases; layers that share weights share the result, but not their names."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self.made: dict[tuple[object, ...], ir.Value] = {}
+        self.cache: dict[tuple[object, ...], ir.Value] = {}
         self.names: set[str] = set()
 
-    def name(self, wanted: str) -> str:
+    def unique_name(self, base: str) -> str:
         """Return a name that is unique among the fused layers."""
-        free = wanted if wanted not in self.names else f"{wanted}.{len(self.names)}"
-        self.names.add(free)
-        return free
+        unique = base if base not in self.names else f"{base}.{len(self.names)}"
+        self.names.add(unique)
+        return unique
 
     def constant(self, name: str, parts: Sequence[ir.Value | None], arrays: Sequence[Array]) -> ir.Value:
         """Return the concatenation of arrays (..., outputs), which are the graph values `parts`, as an initializer."""
         key = (*map(id, parts), *(array.shape for array in arrays))
-        if key not in self.made:
-            self.made[key] = add_initializer(self.graph, name, np.concatenate(arrays, axis=-1))
-        return self.made[key]
+        if key not in self.cache:
+            self.cache[key] = add_initializer(self.graph, name, np.concatenate(arrays, axis=-1))
+        return self.cache[key]
 
 
 def _attention(
-    joined: _Joined, projections: tuple[Projection, ...], scale: float, mask: ir.Value | None
+    fused_weights: _FusedWeights, projections: tuple[Projection, ...], scale: float, mask: ir.Value | None
 ) -> ir.Node:
     query = projections[0]
     width = query.weight.shape[1]
     heads = width // query.head_size
     # `bert.encoder.layer.0.attention.self.query` belongs to `bert.encoder.layer.0.attention.self`. If the query is
     # factored, only its second factor is fused; the first stays a separate product.
-    name = joined.name(query.name.removesuffix(".second").rpartition(".")[0] or query.name)
+    name = fused_weights.unique_name(query.name.removesuffix(".second").rpartition(".")[0] or query.name)
     attributes: dict[str, object] = {"num_heads": heads, "scale": scale}
     if width != query.weight.shape[0]:
         attributes["qkv_hidden_sizes"] = [projection.weight.shape[1] for projection in projections]
     weights, biases = zip(*(one.constants for one in projections), strict=True)
     inputs = [
         query.source,
-        joined.constant(f"{name}.qkv.weight", weights, [one.weight for one in projections]),
-        joined.constant(f"{name}.qkv.bias", biases, [one.bias for one in projections]),
+        fused_weights.constant(f"{name}.qkv.weight", weights, [one.weight for one in projections]),
+        fused_weights.constant(f"{name}.qkv.bias", biases, [one.bias for one in projections]),
         *([] if mask is None else [mask]),
     ]
     return ir.node("Attention", inputs, attributes, domain=MS_DOMAIN, name=name)
@@ -118,17 +120,17 @@ def _attention(
 
 def _match(softmax: ir.Node, mask: ir.Value | None) -> tuple[tuple[Projection, ...], float, ir.Value] | None:
     """Return the query, key and value projections, the scale, and the result value (batch, sequence, width)."""
-    scores = _unmasked(softmax.inputs[0], mask)
+    scores = _scores_without_mask(softmax.inputs[0], mask)
     if scores is None or attribute(softmax, "axis", -1) not in (-1, 3):
         return None
-    scale, product = _scaled(scores)
-    context = _only_reader(softmax.outputs[0], "MatMul")
+    scale, product = _match_scale(scores)
+    context = _only_consumer(softmax.outputs[0], "MatMul")
     if product is None or context is None or context.inputs[0] is not softmax.outputs[0]:
         return None
     projections = (
-        _projection(product.inputs[0], _HEADS_APART),
-        _projection(product.inputs[1], _HEADS_APART_TRANSPOSED),
-        _projection(context.inputs[1], _HEADS_APART),
+        _match_projection(product.inputs[0], _SPLIT_HEADS_PERM),
+        _match_projection(product.inputs[1], _SPLIT_HEADS_TRANSPOSED_PERM),
+        _match_projection(context.inputs[1], _SPLIT_HEADS_PERM),
     )
     query, key, value = projections
     if query is None or key is None or value is None:
@@ -136,16 +138,16 @@ def _match(softmax: ir.Node, mask: ir.Value | None) -> tuple[tuple[Projection, .
     same_input = query.source is key.source is value.source
     same_shape = query.weight.shape == key.weight.shape == value.weight.shape
     same_heads = query.head_size == key.head_size == value.head_size
-    together = _only_reader(context.outputs[0], "Transpose")
-    if not (same_input and same_shape and same_heads) or together is None:
+    transpose = _only_consumer(context.outputs[0], "Transpose")
+    if not (same_input and same_shape and same_heads) or transpose is None:
         return None
-    flat = _only_reader(together.outputs[0], "Reshape")
-    if list(attribute(together, "perm", [])) != _HEADS_APART or flat is None:
+    flat = _only_consumer(transpose.outputs[0], "Reshape")
+    if list(attribute(transpose, "perm", [])) != _SPLIT_HEADS_PERM or flat is None:
         return None
     return (query, key, value), scale, flat.outputs[0]
 
 
-def _scaled(scores: ir.Value | None) -> tuple[float, ir.Node | None]:
+def _match_scale(scores: ir.Value | None) -> tuple[float, ir.Node | None]:
     """Match `q k^T`, optionally multiplied or divided by a constant."""
     node = producer_of_type(scores, "Mul", "Div")
     if node is None:
@@ -156,9 +158,9 @@ def _scaled(scores: ir.Value | None) -> tuple[float, ir.Node | None]:
     return (factor if node.op_type == "Mul" else 1.0 / factor), producer_of_type(node.inputs[0], "MatMul")
 
 
-def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
+def _match_projection(value: ir.Value | None, order: list[int]) -> Projection | None:
     """Match Transpose(Reshape(x @ weight + bias)) with head_size as the last axis of the reshape."""
-    transpose = producer_of_type(heads, "Transpose")
+    transpose = producer_of_type(value, "Transpose")
     if transpose is None or list(attribute(transpose, "perm", [])) != order:
         return None
     reshape = producer_of_type(transpose.inputs[0], "Reshape")
@@ -167,22 +169,28 @@ def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
         return None
     add = producer_of_type(reshape.inputs[0], "Add")
     product = producer_of_type(reshape.inputs[0], "MatMul")
-    added: ir.Value | None = None
+    bias_value: ir.Value | None = None
     if add is not None:
-        for one, other in ((0, 1), (1, 0)):
-            if producer_of_type(add.inputs[one], "MatMul") and constant(add.inputs[other]) is not None:
-                product, added = producer_of_type(add.inputs[one], "MatMul"), add.inputs[other]
+        for product_index, bias_index in ((0, 1), (1, 0)):
+            if (
+                producer_of_type(add.inputs[product_index], "MatMul")
+                and constant(add.inputs[bias_index]) is not None
+            ):
+                product, bias_value = (
+                    producer_of_type(add.inputs[product_index], "MatMul"),
+                    add.inputs[bias_index],
+                )
     if product is None or head_size is None or head_size < 1:
         return None
     weight, source = constant(product.inputs[1]), product.inputs[0]
     if weight is None or source is None or weight.ndim != 2 or weight.shape[1] % int(head_size):
         return None
-    bias = constant(added)
+    bias = constant(bias_value)
     if bias is None:
         bias = np.zeros(weight.shape[1], weight.dtype)
     if bias.shape != (weight.shape[1],):
         return None
-    constants = product.inputs[1], added
+    constants = product.inputs[1], bias_value
     return Projection(product.name or "", source, weight, bias, int(head_size), constants)
 
 
@@ -191,22 +199,22 @@ def _last_axis(shape: ir.Value | None) -> float | None:
     sizes = constant(shape)
     if sizes is not None:
         return float(sizes[3]) if sizes.shape == (4,) else None
-    joined = producer_of_type(shape, "Concat")
-    return scalar(joined.inputs[3]) if joined is not None and len(joined.inputs) == 4 else None
+    concat = producer_of_type(shape, "Concat")
+    return scalar(concat.inputs[3]) if concat is not None and len(concat.inputs) == 4 else None
 
 
-def _unmasked(value: ir.Value | None, mask: ir.Value | None) -> ir.Value | None:
+def _scores_without_mask(value: ir.Value | None, mask: ir.Value | None) -> ir.Value | None:
     """Return the scores before the model's mask is added to them; None if anything else is added."""
-    masked = producer_of_type(value, "Add")
-    if masked is None:
+    addition = producer_of_type(value, "Add")
+    if addition is None:
         return value if mask is None else None
-    for scores, added in (masked.inputs, reversed(masked.inputs)):
-        if _masks_nothing(added) if mask is None else _is_additive(added, mask):
+    for scores, added in (addition.inputs, reversed(addition.inputs)):
+        if _is_zero_mask(added) if mask is None else _is_additive(added, mask):
             return scores
     return None
 
 
-def _masks_nothing(value: ir.Value | None) -> bool:
+def _is_zero_mask(value: ir.Value | None) -> bool:
     """Whether `value` is 0 where a constant is true, and the constant is true everywhere."""
     choice = producer_of_type(value, "Where")
     condition = None if choice is None else producer_of_type(choice.inputs[0], "Expand")
@@ -225,7 +233,7 @@ def _is_additive(value: ir.Value | None, mask: ir.Value) -> bool:
     return wide is not None and wide.inputs[0] is mask
 
 
-def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+def _only_consumer(value: ir.Value, op_type: str) -> ir.Node | None:
     """Return the only consumer of `value`, if it is of this operator type."""
-    readers = [use.node for use in value.uses()]
-    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
+    consumers = [use.node for use in value.uses()]
+    return consumers[0] if len(consumers) == 1 and consumers[0].op_type == op_type else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from compress.lowering.graph import add_initializer, attribute, constant, replace
+from compress.lowering.graph import add_initializer, attribute, constant, replace_uses
 
 
 def transpose_constants(model: ir.Model) -> int:
@@ -15,7 +15,7 @@ def transpose_constants(model: ir.Model) -> int:
     first factor of query, key and value. Only weights that are constants can be quantized.
     """
     graph = model.graph
-    turned: dict[tuple[int, tuple[int, ...]], ir.Value] = {}
+    transposed: dict[tuple[int, tuple[int, ...]], ir.Value] = {}
     spared = 0
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
@@ -23,10 +23,10 @@ def transpose_constants(model: ir.Model) -> int:
         if source is None or array is None:
             continue
         order = tuple(attribute(node, "perm", range(array.ndim)[::-1]))
-        if (id(source), order) not in turned:
-            turned[id(source), order] = add_initializer(
+        if (id(source), order) not in transposed:
+            transposed[id(source), order] = add_initializer(
                 graph, f"{source.name}.transposed", np.transpose(array, order)
             )
-        replace(node.outputs[0], turned[id(source), order])
+        replace_uses(node.outputs[0], transposed[id(source), order])
         spared += 1
     return spared

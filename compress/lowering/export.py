@@ -29,7 +29,7 @@ EXAMPLE_BATCH = 2
 EXAMPLE_LENGTH = 16
 
 
-class Traced(nn.Module):
+class ExportWrapper(nn.Module):
     """The model with its mask prepared: positional inputs -> one float32 output (batch, ...).
 
     transformers builds its mask with a dozen operators, more than an encoder's 0/1 mask needs; a four-dimensional
@@ -44,23 +44,25 @@ class Traced(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Run the model with its inputs in the order of `input_names`."""
-        named = dict(zip(self.input_names, inputs, strict=True))
-        kept = named.get(MASK)
-        if kept is not None:
-            named[MASK] = (1.0 - kept[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
-        return _outputs(self.model, named, kept)
+        model_inputs = dict(zip(self.input_names, inputs, strict=True))
+        token_mask = model_inputs.get(MASK)
+        if token_mask is not None:
+            model_inputs[MASK] = (1.0 - token_mask[:, None, None, :].to(torch.float32)) * torch.finfo(
+                torch.float32
+            ).min
+        return _outputs(self.model, model_inputs, token_mask)
 
 
-def _outputs(model: nn.Module, named: dict[str, Tensor], kept: Tensor | None) -> Tensor:
-    """Run a model on inputs with the prepared mask; `kept` is the 0/1 mask (batch, sequence)."""
+def _outputs(model: nn.Module, model_inputs: dict[str, Tensor], token_mask: Tensor | None) -> Tensor:
+    """Run a model on inputs with the prepared mask; `token_mask` is the 0/1 mask (batch, sequence)."""
     if isinstance(model, Ensemble):
-        return model.combine([_outputs(member, named, kept) for member in model.members])
+        return model.combine([_outputs(member, model_inputs, token_mask) for member in model.members])
     if isinstance(model, SentenceEncoder):
-        assert kept is not None
-        return model.pool(model.encoder(**named).last_hidden_state, kept)
-    if isinstance(model, UserModule) and kept is not None:
-        named = {**named, MASK: kept}
-    return outputs_of(model(**named))
+        assert token_mask is not None
+        return model.pool(model.encoder(**model_inputs).last_hidden_state, token_mask)
+    if isinstance(model, UserModule) and token_mask is not None:
+        model_inputs = {**model_inputs, MASK: token_mask}
+    return outputs_of(model(**model_inputs))
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,12 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
         PassError: torch cannot trace or translate the model.
         ModelError: likewise, for a module from user code.
     """
-    bounds = {"batch": None, "sequence": _longest(model)}
-    dims = {place: torch.export.Dim(name, max=bounds[name]) for place, name in enumerate(signature.axes)}
+    bounds = {"batch": None, "sequence": _max_positions(model)}
+    dims = {index: torch.export.Dim(name, max=bounds[name]) for index, name in enumerate(signature.axes)}
     with _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                Traced(model, tuple(signature.example)).eval(),
+                ExportWrapper(model, tuple(signature.example)).eval(),
                 tuple(signature.example.values()),
                 dynamo=True,
                 opset_version=OPSET,
@@ -127,11 +129,11 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
             ) from error
     assert program is not None
     exported: ir.Model = program.model
-    _free_name(exported.graph, signature.output)
+    _reserve_name(exported.graph, signature.output)
     return exported
 
 
-def _free_name(graph: ir.Graph, output: str) -> None:
+def _reserve_name(graph: ir.Graph, output: str) -> None:
     """Reserve the output's name for the output: the exporter names inner values after their operator."""
     for node in graph:
         for value in node.outputs:
@@ -139,7 +141,7 @@ def _free_name(graph: ir.Graph, output: str) -> None:
                 value.name = f"{output}.inner"
 
 
-def _longest(model: nn.Module) -> int | None:
+def _max_positions(model: nn.Module) -> int | None:
     """Return the number of positions of the model; None if there is no limit."""
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     found = [getattr(config, "max_position_embeddings", None) for config in configs]

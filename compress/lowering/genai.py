@@ -18,7 +18,7 @@ from compress.core.artifacts import GENAI_CONFIG, GENAI_MODEL, ONNX_MODEL, TOKEN
 from compress.core.disk.files import write_bytes, write_json
 from compress.lowering.shared_weights import share_weights
 from compress.models.text.chat import end_ids
-from compress.runtimes.runner import LOGIT_POSITIONS, PAST, PRESENT
+from compress.runtimes.runner import LOGIT_POSITIONS, PAST_PREFIX, PRESENT_PREFIX
 
 _NAME = "last_token"
 
@@ -55,21 +55,21 @@ def compute_last_positions(graph: onnx.GraphProto) -> None:
         return f"{_NAME}.{name}"
 
     def node(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        made = helper.make_node(op, inputs, [output], name=output, **attributes)
-        nodes.append(made)
+        created = helper.make_node(op, inputs, [output], name=output, **attributes)
+        nodes.append(created)
         return output
 
     nodes: list[onnx.NodeProto] = []
     one, zero = constant("one", [1]), constant("zero", [0])
-    read = node("ReduceSum", ["attention_mask", one], f"{_NAME}.read", keepdims=1)
+    num_tokens = node("ReduceSum", ["attention_mask", one], f"{_NAME}.read", keepdims=1)
     total = node("Shape", ["attention_mask"], f"{_NAME}.total", start=1)
-    new = node("Shape", ["input_ids"], f"{_NAME}.new", start=1)
-    past = node("Sub", [total, new], f"{_NAME}.past")
-    place = node("Sub", [node("Sub", [read, past], f"{_NAME}.own"), one], f"{_NAME}.place")
-    node("Max", [place, zero], LOGIT_POSITIONS)
-    kept = [value for value in graph.input if value.name != LOGIT_POSITIONS]
+    num_new = node("Shape", ["input_ids"], f"{_NAME}.new", start=1)
+    num_past = node("Sub", [total, num_new], f"{_NAME}.past")
+    position = node("Sub", [node("Sub", [num_tokens, num_past], f"{_NAME}.own"), one], f"{_NAME}.place")
+    node("Max", [position, zero], LOGIT_POSITIONS)
+    graph_inputs = [value for value in graph.input if value.name != LOGIT_POSITIONS]
     del graph.input[:]
-    graph.input.extend(kept)
+    graph.input.extend(graph_inputs)
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])
@@ -82,16 +82,16 @@ def genai_config(
     graph: onnx.GraphProto, sizes: Mapping[str, int], tokenizer: Mapping[str, Any], task: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the content of `genai_config.json`."""
-    numbers = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
-    begin, ends = task["begin_id"], end_ids(task) or (task["pad_id"],)
-    if begin is None:
-        begin = numbers.get(task["special_tokens"].get("bos_token"), task["pad_id"])
+    added_ids = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
+    bos_id, eos_ids = task["begin_id"], end_ids(task) or (task["pad_id"],)
+    if bos_id is None:
+        bos_id = added_ids.get(task["special_tokens"].get("bos_token"), task["pad_id"])
     return {
         "model": {
             # The type for any family: all differences between families are in the graph.
             "type": "decoder",
-            "bos_token_id": begin,
-            "eos_token_id": list(ends) if len(ends) > 1 else ends[0],
+            "bos_token_id": bos_id,
+            "eos_token_id": list(eos_ids) if len(eos_ids) > 1 else eos_ids[0],
             "pad_token_id": task["pad_id"],
             "vocab_size": task["words"],
             "context_length": sizes["positions"],
@@ -106,13 +106,13 @@ def genai_config(
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
-                    "past_key_names": f"{PAST}%d.key",
-                    "past_value_names": f"{PAST}%d.value",
+                    "past_key_names": f"{PAST_PREFIX}%d.key",
+                    "past_value_names": f"{PAST_PREFIX}%d.value",
                 },
                 "outputs": {
                     "logits": graph.output[0].name,
-                    "present_key_names": f"{PRESENT}%d.key",
-                    "present_value_names": f"{PRESENT}%d.value",
+                    "present_key_names": f"{PRESENT_PREFIX}%d.key",
+                    "present_value_names": f"{PRESENT_PREFIX}%d.value",
                 },
             },
         },

@@ -17,9 +17,12 @@ def why_not_genai(tokenizer: Json) -> str | None:
 
 def _reasons(tokenizer: Json) -> Iterator[str]:
     model = tokenizer.get("model") or {}
-    how = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-    if how != "BPE" or model.get("byte_fallback"):
-        yield f"its tokenizer is a {how}{' with byte fallback' if how == 'BPE' else ''}, not byte-level BPE"
+    tokenizer_type = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    if tokenizer_type != "BPE" or model.get("byte_fallback"):
+        yield (
+            "its tokenizer is a "
+            f"{tokenizer_type}{' with byte fallback' if tokenizer_type == 'BPE' else ''}, not byte-level BPE"
+        )
         return
     for token in tokenizer.get("added_tokens") or ():
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):

@@ -36,9 +36,9 @@ def constant_of(value: ir.Value | None) -> Array:
     return found
 
 
-def inputs_of(node: ir.Node, *places: int) -> list[ir.Value]:
+def inputs_of(node: ir.Node, *indices: int) -> list[ir.Value]:
     """Return the inputs of a node at these indices, which are known to be present."""
-    found = [node.inputs[place] for place in places]
+    found = [node.inputs[index] for index in indices]
     return [cast(ir.Value, value) for value in found]
 
 
@@ -62,37 +62,39 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
 
 def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Add a constant to the graph; a name that is taken gets a number appended."""
-    free = _free_name(graph, name)
-    tensor = ir.tensor(np.asarray(array, order="C"), name=free)
-    value = ir.Value(name=free, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    unique_name = _unique_name(graph, name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=unique_name)
+    value = ir.Value(
+        name=unique_name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 
 
-def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> ir.Value:
-    """Insert `node` before `place`; returns its first output, named after the node."""
+def insert_before(graph: ir.Graph, anchor: ir.Node, node: ir.Node) -> ir.Value:
+    """Insert `node` before `anchor`; returns its first output, named after the node."""
     for index, output in enumerate(node.outputs):
         if output.name is None:
-            output.name = _free_name(graph, f"{node.name}.{index}" if index else node.name or node.op_type)
-    graph.insert_before(place, node)
+            output.name = _unique_name(graph, f"{node.name}.{index}" if index else node.name or node.op_type)
+    graph.insert_before(anchor, node)
     return node.outputs[0]
 
 
-def _free_name(graph: ir.Graph, name: str) -> str:
+def _unique_name(graph: ir.Graph, name: str) -> str:
     """Return `name`, with a number appended if a value of the graph or of its subgraphs has that name."""
-    taken = {
+    names = {
         value.name
         for part in (graph, *graph.subgraphs())
         for value in (
             *part.inputs,
             *part.initializers.values(),
-            *(each for node in part for each in node.outputs),
+            *(output for node in part for output in node.outputs),
         )
     }
-    free, count = name, 1
-    while free in taken:
-        free, count = f"{name}.{count}", count + 1
-    return free
+    unique, count = name, 1
+    while unique in names:
+        unique, count = f"{name}.{count}", count + 1
+    return unique
 
 
 def unfuse_attention(graph: ir.Graph, node: ir.Node, product: ir.Value, mask: ir.Value | None) -> None:
@@ -103,14 +105,16 @@ def unfuse_attention(graph: ir.Graph, node: ir.Node, product: ir.Value, mask: ir
         mask: int32 (batch, sequence); None if nothing is masked.
     """
     name = node.name
-    cut = ir.node("Split", [product], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{name}.cut")
-    insert_before(graph, node, cut)
-    kept = [node.attributes[key] for key in ("num_heads", "scale") if key in node.attributes]
-    heads = ir.Node(MS_DOMAIN, "MultiHeadAttention", [*cut.outputs, None, mask], kept, name=f"{name}.heads")
-    replace(node.outputs[0], insert_before(graph, node, heads))
+    split = ir.node("Split", [product], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{name}.cut")
+    insert_before(graph, node, split)
+    attributes = [node.attributes[key] for key in ("num_heads", "scale") if key in node.attributes]
+    attention = ir.Node(
+        MS_DOMAIN, "MultiHeadAttention", [*split.outputs, None, mask], attributes, name=f"{name}.heads"
+    )
+    replace_uses(node.outputs[0], insert_before(graph, node, attention))
 
 
-def replace(old: ir.Value, new: ir.Value) -> None:
+def replace_uses(old: ir.Value, new: ir.Value) -> None:
     """Let all consumers of `old` read `new`; a graph output keeps its name."""
     graph = old.graph
     old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -125,13 +129,13 @@ def tidy(model: ir.Model) -> None:
     """Remove unused nodes and constants, exporter metadata, and the shapes of inner values."""
     RemoveUnusedNodesPass()(model)
     graph = model.graph
-    kept = {id(value) for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    interface_ids = {id(value) for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
     for node in graph:
         node.metadata_props.clear()
         node.doc_string = None
         for value in node.outputs:
             value.metadata_props.clear()
-            if id(value) not in kept:
+            if id(value) not in interface_ids:
                 value.shape, value.type = None, None
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
         value.metadata_props.clear()

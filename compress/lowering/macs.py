@@ -34,8 +34,8 @@ def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:
             assert isinstance(module.weight, Tensor)
             repeated += outputs.numel() // module.weight.shape[0] * module.weight.numel()
 
-    shared = {module.first for module in model.modules() if isinstance(module, Factored)}
-    hooks = (module.register_forward_hook(count) for module in shared)
+    shared_factors = {module.first for module in model.modules() if isinstance(module, Factored)}
+    hooks = (module.register_forward_hook(count) for module in shared_factors)
     with removing_hooks(hooks), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**example)
     return int(counter.get_total_flops()) // 2 - repeated

@@ -15,10 +15,10 @@ from compress.lowering.graph import (
     constant,
     insert_before,
     producer_of_type,
-    replace,
+    replace_uses,
 )
 
-_APART = [0, 2, 4, 1, 3, 5]
+_PATCH_PERM = [0, 2, 4, 1, 3, 5]
 """(n, c, rows, patch height, columns, patch width) -> (n, rows, columns, c, patch height, patch width)."""
 
 
@@ -34,26 +34,33 @@ def patches_to_matmul(model: ir.Model) -> int:
             continue
         flat = producer_of_type(node.inputs[0], "Reshape")
         convolution = None if flat is None else producer_of_type(flat.inputs[0], "Conv")
-        if convolution is None or not _flattens(flat, convolution) or not _one_reader_each(flat, convolution):
+        if (
+            convolution is None
+            or not _flattens(flat, convolution)
+            or not _single_consumer_each(flat, convolution)
+        ):
             continue
-        product = _product(graph, convolution)
+        product = _matmul_tokens(graph, convolution)
         if product is not None:
-            replace(node.outputs[0], product)
+            replace_uses(node.outputs[0], product)
             replaced += 1
     return replaced
 
 
-def _product(graph: ir.Graph, convolution: ir.Node) -> ir.Value | None:
+def _matmul_tokens(graph: ir.Graph, convolution: ir.Node) -> ir.Value | None:
     """Tokens (n, rows * columns, width) in place of the convolution's feature maps (n, width, rows, columns)."""
     pixels, kernel = convolution.inputs[0], constant(convolution.inputs[1])
-    size = None if pixels is None or pixels.shape is None else _whole(pixels.shape)
-    if pixels is None or kernel is None or kernel.ndim != 4 or size is None:
+    image_size = None if pixels is None or pixels.shape is None else _static_size(pixels.shape)
+    if pixels is None or kernel is None or kernel.ndim != 4 or image_size is None:
         return None
-    width, channels, high, wide = kernel.shape
-    if list(attribute(convolution, "strides", [1, 1])) != [high, wide] or not _plain(convolution):
+    width, channels, patch_height, patch_width = kernel.shape
+    if list(attribute(convolution, "strides", [1, 1])) != [
+        patch_height,
+        patch_width,
+    ] or not _has_default_settings(convolution):
         return None
-    rows, columns = size[1] // high, size[2] // wide
-    if size != (channels, rows * high, columns * wide):
+    rows, columns = image_size[1] // patch_height, image_size[2] // patch_width
+    if image_size != (channels, rows * patch_height, columns * patch_width):
         return None
     name = convolution.name or "patches"
 
@@ -61,11 +68,11 @@ def _product(graph: ir.Graph, convolution: ir.Node) -> ir.Value | None:
         target = add_initializer(graph, f"{name}.{step}.shape", np.array(shape, np.int64))
         return insert_before(graph, convolution, ir.node("Reshape", [value, target], name=f"{name}.{step}"))
 
-    cut = reshaped(pixels, [-1, channels, rows, high, columns, wide], "cut")
-    apart = insert_before(
-        graph, convolution, ir.node("Transpose", [cut], {"perm": _APART}, name=f"{name}.apart")
+    blocks = reshaped(pixels, [-1, channels, rows, patch_height, columns, patch_width], "cut")
+    permuted = insert_before(
+        graph, convolution, ir.node("Transpose", [blocks], {"perm": _PATCH_PERM}, name=f"{name}.apart")
     )
-    tokens = reshaped(apart, [-1, rows * columns, channels * high * wide], "tokens")
+    tokens = reshaped(permuted, [-1, rows * columns, channels * patch_height * patch_width], "tokens")
     weight = add_initializer(graph, f"{name}.matrix", kernel.reshape(width, -1).T)
     product = insert_before(graph, convolution, ir.node("MatMul", [tokens, weight], name=name))
     product.shape = ir.Shape([pixels.shape[0], rows * columns, width])
@@ -78,7 +85,7 @@ def _product(graph: ir.Graph, convolution: ir.Node) -> ir.Value | None:
     return total
 
 
-def _plain(convolution: ir.Node) -> bool:
+def _has_default_settings(convolution: ir.Node) -> bool:
     return (
         attribute(convolution, "group", 1) == 1
         and attribute(convolution, "auto_pad", "NOTSET") == "NOTSET"
@@ -87,7 +94,7 @@ def _plain(convolution: ir.Node) -> bool:
     )
 
 
-def _whole(shape: ir.Shape) -> tuple[int, ...] | None:
+def _static_size(shape: ir.Shape) -> tuple[int, ...] | None:
     """Return channels, height and width; None if one of them is dynamic."""
     sizes = [axis for axis in list(shape)[1:] if isinstance(axis, int)]
     return tuple(sizes) if len(shape) == 4 and len(sizes) == 3 else None
@@ -99,7 +106,7 @@ def _flattens(flat: ir.Node, convolution: ir.Node) -> bool:
     return after is not None and before is not None and len(after) == 3 and after[1] == before[1]
 
 
-def _one_reader_each(*nodes: ir.Node) -> bool:
+def _single_consumer_each(*nodes: ir.Node) -> bool:
     return all(
         len(list(node.outputs[0].uses())) == 1 and not node.outputs[0].is_graph_output() for node in nodes
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from compress.lowering.graph import add_initializer, attribute, constant, insert_before, replace
+from compress.lowering.graph import add_initializer, attribute, constant, insert_before, replace_uses
 
 _SPATIAL = {2, 3}
 
@@ -25,7 +25,7 @@ def mean_to_global_pool(model: ir.Model) -> int:
             axes = add_initializer(graph, f"{mean.name}.axes", np.array(sorted(_SPATIAL), np.int64))
             flat = ir.node("Squeeze", [pooled, axes], name=f"{mean.name}.flat")
             pooled = insert_before(graph, node, flat)
-        replace(mean, pooled)
+        replace_uses(mean, pooled)
         replaced += 1
     return replaced
 

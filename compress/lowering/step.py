@@ -25,7 +25,7 @@ from compress.lowering.files import save_onnx
 from compress.lowering.graph import tidy
 from compress.lowering.macs import count_macs
 from compress.lowering.naming import name_after_modules
-from compress.lowering.parity import Outputs, compare, real_shapes
+from compress.lowering.parity import Outputs, compare_outputs, real_batches
 from compress.lowering.patches import patches_to_matmul
 from compress.lowering.pooling import mean_to_global_pool
 from compress.models.anatomy.table.decoders import DECODERS
@@ -43,29 +43,29 @@ def run(ctx: StepContext) -> StepResult:
     source = ctx.inputs["model"]
     task = source.read_json(TASK)
     model = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
-    graph, done = lower(model, task)
+    graph, changes = lower(model, task)
     path = save_onnx(graph, ctx.out)
     copy_interface(source.path, ctx.out)
-    if "positions" in done:
-        write_json(ctx.out / TASK, {**task, "positions": done["positions"]})
+    if "positions" in changes:
+        write_json(ctx.out / TASK, {**task, "positions": changes["positions"]})
 
     def expected(batch: Batch) -> Outputs:
         with torch.no_grad():
             outputs = outputs_of(model(**{name: torch.from_numpy(values) for name, values in batch.items()}))
         return np.asarray(outputs.numpy(), np.float32)
 
-    one = signature_of(task, rows=1, length=int(task.get("max_length", 1))).example
+    example = signature_of(task, rows=1, length=int(task.get("max_length", 1))).example
     facts = {
         **source.facts,
         "parameters": count_parameters(model),
-        "macs": count_macs(model, one),
-        "macs_shape": list(next(iter(one.values())).shape),
-        "parity": compare(path, real_shapes(ctx.task, ctx.data.validation, source), expected),
+        "macs": count_macs(model, example),
+        "macs_shape": list(next(iter(example.values())).shape),
+        "parity": compare_outputs(path, real_batches(ctx.task, ctx.data.validation, source), expected),
         "opset": graph.graph.opset_imports[""],
-        **done,
+        **changes,
         "nodes": len(graph.graph),
     }
-    return StepResult(source.form.with_(framework=Framework.ONNX), facts)
+    return StepResult(source.form.with_fields(framework=Framework.ONNX), facts)
 
 
 def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str, Any]]:
@@ -79,8 +79,8 @@ def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str
     """
     if isinstance(model, PreTrainedModel) and model.config.model_type in DECODERS:
         layout = layout_of(model.config)
-        done = {"cached_layers": layout.sizes["layers"], "positions": layout.longest}
-        return decoder_graph(layout, model.state_dict()), done
+        changes = {"cached_layers": layout.sizes["layers"], "positions": layout.max_positions}
+        return decoder_graph(layout, model.state_dict()), changes
     graph = export_graph(model, signature_of(task))
     transpose_constants(graph)
     name_after_modules(graph)
@@ -89,5 +89,5 @@ def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str
     attentions = fuse_attention(graph)
     selected = select_early(graph)
     tidy(graph)
-    done = {"fused_attentions": attentions, "multiplied_patches": patches, "selected_early": selected}
-    return graph, done
+    changes = {"fused_attentions": attentions, "multiplied_patches": patches, "selected_early": selected}
+    return graph, changes

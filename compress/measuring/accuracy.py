@@ -6,12 +6,12 @@ import numpy as np
 
 from compress.core.records import Accuracy, Metric, Verdict
 from compress.core.task_kind import ACCURACY, MACRO_F1, MetricKind
-from compress.measuring.statistics import Interval, macro_f1_interval, paired_verdict, wilson
+from compress.measuring.statistics import Interval, macro_f1_interval, paired_verdict, wilson_interval
 from compress.tasks.base import Scored, Truth
 from compress.tasks.labels import confidence
 
 SPLIT = "test"
-_DECIMALS = 4
+_CONFIDENCE_DECIMALS = 4
 
 
 def accuracy_record(scored: Scored) -> Accuracy:
@@ -25,7 +25,7 @@ def accuracy_record(scored: Scored) -> Accuracy:
     score = scored.task.score(scored.answers, Truth.of(scored.examples))
     correct = predictions == truth
     metrics = (
-        metric_record(ACCURACY, wilson(int(correct.sum()), len(truth)), len(truth)),
+        metric_record(ACCURACY, wilson_interval(int(correct.sum()), len(truth)), len(truth)),
         metric_record(MACRO_F1, macro_f1_interval(predictions, truth, scored.seed), len(truth)),
     )
     retention: float | None = 1.0
@@ -35,8 +35,10 @@ def accuracy_record(scored: Scored) -> Accuracy:
         if baseline.truth != tuple(truth.tolist()):
             raise ValueError("the baseline was scored on other examples")
         retention = ACCURACY.retention(score.value, baseline.metrics[0].value)
-        before = np.asarray(baseline.predictions) == truth
-        p_value, verdict = paired_verdict(int((before & ~correct).sum()), int((correct & ~before).sum()))
+        baseline_correct = np.asarray(baseline.predictions) == truth
+        p_value, verdict = paired_verdict(
+            int((baseline_correct & ~correct).sum()), int((correct & ~baseline_correct).sum())
+        )
     return Accuracy(
         split=SPLIT,
         batch_size=scored.batch_size,
@@ -48,7 +50,7 @@ def accuracy_record(scored: Scored) -> Accuracy:
         truth=tuple(truth.tolist()),
         unknown_token_share=scored.unknown_token_share,
         examples=scored.digest,
-        confidence=tuple(np.round(confidence(scored.answers), _DECIMALS).tolist()),
+        confidence=tuple(np.round(confidence(scored.answers), _CONFIDENCE_DECIMALS).tolist()),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from compress.core.artifacts import TOKENIZER, Artifact
-from compress.core.plugins import named
+from compress.core.plugins import import_object
 from compress.core.records import Latency, Memory, TargetMeasurement
 from compress.core.task_kind import TaskKind
 from compress.core.terminal.progress import Advance, Progress
@@ -40,7 +40,7 @@ def measure(
     seed: int,
     key: str,
     progress: Progress,
-    shared: Path | None = None,
+    reference_folder: Path | None = None,
     base: Path = Path(),
     allow_code: bool = False,
 ) -> TargetMeasurement:
@@ -58,7 +58,7 @@ def measure(
         seed: seed for sampling the timed examples and for the bootstrap.
         key: the measurement's key, stored in the record.
         progress: receives a progress bar.
-        shared: persistent folder for the baseline's outputs, with which other models are compared.
+        reference_folder: persistent folder for the baseline's outputs, with which other models are compared.
         base: folder of user code that judges answers.
         allow_code: whether that code, and the code of a torch model, may run.
 
@@ -67,15 +67,17 @@ def measure(
     """
     started = time.perf_counter()
     models = (model_path(baseline, target), model_path(artifact, target))
-    sample = test.take(sample_indices(len(test), spec.examples, seed))
+    timed_examples = test.take(sample_indices(len(test), spec.examples, seed))
     with (
         tempfile.TemporaryDirectory(prefix="compress-measure-") as name,
         progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES[target.spec.runtime]) as advance,
     ):
         jobs = JobFolder.of_target(Path(name), target, allow_code=allow_code)
-        sampled = [as_model_inputs(task.encode(sample, one.path), one.path) for one in (baseline, artifact)]
-        memory, lengths = _memory_job(jobs, models[1], sampled[1], task.kind, target)
-        accuracy, (weighed,) = score_artifact(
+        timed_inputs = [
+            as_model_inputs(task.encode(timed_examples, one.path), one.path) for one in (baseline, artifact)
+        ]
+        memory_job, lengths = _memory_job(jobs, models[1], timed_inputs[1], task.kind, target)
+        accuracy, (memory_result,) = score_artifact(
             jobs,
             artifact,
             baseline,
@@ -85,33 +87,35 @@ def measure(
             test,
             seed,
             # Like scores, memory does not depend on processes running at the same time.
-            beside=[memory],
-            shared=shared,
+            extra_jobs=[memory_job],
+            reference_folder=reference_folder,
             base=base,
             allow_code=allow_code,
         )
         advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
-        tokenizes = target.tokenizes and len(sample) and (artifact.path / TOKENIZER).is_file()
-        tokenization = {"folder": str(artifact.path), "texts": list(sample.texts)} if tokenizes else None
-        latency, tokenization_ms, load_ms = _time(
-            jobs, models, sampled, task.kind, spec, target, seed, tokenization, advance
+        has_tokenizer = target.can_tokenize and len(timed_examples) and (artifact.path / TOKENIZER).is_file()
+        tokenization = (
+            {"folder": str(artifact.path), "texts": list(timed_examples.texts)} if has_tokenizer else None
+        )
+        latency, tokenization_ms, load_ms = _measure_latency(
+            jobs, models, timed_inputs, task.kind, spec, target, seed, tokenization, advance
         )
     return TargetMeasurement(
         key=key,
         target=target.label,
         fingerprint=target.fingerprint,
-        machine=target.machine,
+        machine=target.machine_digest,
         protocol=PROTOCOL_VERSION,
         accuracy=accuracy,
         latency=latency,
-        memory=memory_record(weighed, target.spec.memory_limit_mb, lengths),
+        memory=memory_record(memory_result, target.spec.memory_limit_mb, lengths),
         tokenization_ms=tokenization_ms,
         load_ms=load_ms,
         seconds=time.perf_counter() - started,
     )
 
 
-def _time(
+def _measure_latency(
     jobs: JobFolder,
     models: tuple[str, str],
     inputs: list[Inputs],
@@ -125,7 +129,7 @@ def _time(
     """Return the timings for every workload of the target, and the median times, in ms, to tokenize a text and to load
     the model."""
     indices = np.arange(len(inputs[0]))
-    workloads = cast(Workloads, named(kind.workloads))
+    workloads = cast(Workloads, import_object(kind.workloads))
     timed = workloads(indices, target.spec.batch_sizes, target.spec.sequence_lengths)
     feeds = [
         [jobs.feeds(f"time{row}-{which}", scenario.batches(one)) for which, one in enumerate(inputs)]
@@ -170,8 +174,8 @@ def _memory_job(
 ) -> tuple[Job, str]:
     """Return the job that measures the memory of the task's first workload at the first batch size, and the workload's
     name."""
-    spec, weighed = target.spec, cast(Workloads, named(kind.weighed))
-    scenario = weighed(np.arange(len(inputs)), spec.batch_sizes[:1], spec.sequence_lengths)[0]
+    spec, memory_workloads = target.spec, cast(Workloads, import_object(kind.memory_workloads))
+    scenario = memory_workloads(np.arange(len(inputs)), spec.batch_sizes[:1], spec.sequence_lengths)[0]
     feeds = jobs.feeds("memory", scenario.batches(inputs))
     job = Job({"kind": "memory", "model": model, "feeds": feeds}, "measuring the model's memory")
     return job, scenario.lengths

@@ -41,21 +41,21 @@ class PairedComparison:
         return {"gained": self.gained, "lost": self.lost}
 
 
-def most_frequent(truth: Sequence[int]) -> int:
+def most_frequent_label(truth: Sequence[int]) -> int:
     """Return the most frequent label, the smallest in case of a tie; `truth` must not be empty."""
     counts = Counter(truth)
     return min(counts, key=lambda label: (-counts[label], label))
 
 
-def against_most_frequent(predictions: Sequence[int], truth: Sequence[int]) -> PairedComparison:
+def compare_with_most_frequent(predictions: Sequence[int], truth: Sequence[int]) -> PairedComparison:
     """Compare predictions (n,) with the most frequent label of the same examples (n,)."""
     if not truth:
         return PairedComparison(0, 0)
-    answer = most_frequent(truth)
+    constant = most_frequent_label(truth)
     pairs = list(zip(predictions, truth, strict=True))
     return PairedComparison(
-        sum(given == true != answer for given, true in pairs),
-        sum(given != true == answer for given, true in pairs),
+        sum(given == true != constant for given, true in pairs),
+        sum(given != true == constant for given, true in pairs),
     )
 
 
@@ -73,33 +73,34 @@ def no_better_than_chance(baseline: StepRecord | None, labels: Sequence[str] = (
         return None
     accuracy = baseline.measurements[0].accuracy
     if accuracy.against == "scores":
-        return _uncorrelated(accuracy)
+        return _correlation_fault(accuracy)
     if accuracy.against != "labels" or not accuracy.truth:
         return None
-    found = against_most_frequent(accuracy.predictions, accuracy.truth)
-    both = found + _of_validation(baseline.facts)
-    if both.p_value < SIGNIFICANCE:
+    on_test = compare_with_most_frequent(accuracy.predictions, accuracy.truth)
+    pooled = on_test + _validation_comparison(baseline.facts)
+    if pooled.p_value < SIGNIFICANCE:
         return None
-    answer, n = most_frequent(accuracy.truth), len(accuracy.truth)
-    right = sum(given == true for given, true in zip(accuracy.predictions, accuracy.truth, strict=True))
-    name = repr(labels[answer]) if answer < len(labels) else "the most frequent label"
-    where = "test examples" if both == found else "test examples (and is no better on validation)"
+    constant, n = most_frequent_label(accuracy.truth), len(accuracy.truth)
+    num_correct = sum(given == true for given, true in zip(accuracy.predictions, accuracy.truth, strict=True))
+    name = repr(labels[constant]) if constant < len(labels) else "the most frequent label"
+    example_words = "test examples" if pooled == on_test else "test examples (and is no better on validation)"
     return (
-        f"The baseline is no better than always answering {name}: it gets {right} of {n} {where} right, that answer "
-        f"gets {accuracy.truth.count(answer)} (exact test, p = {both.p_value:.2g})"
+        f"The baseline is no better than always answering {name}: it gets {num_correct} of {n} "
+        f"{example_words} right, that answer "
+        f"gets {accuracy.truth.count(constant)} (exact test, p = {pooled.p_value:.2g})"
     )
 
 
-def _of_validation(facts: dict[str, Any]) -> PairedComparison:
-    found = facts.get(VALIDATION_FACT)
+def _validation_comparison(facts: dict[str, Any]) -> PairedComparison:
+    fact = facts.get(VALIDATION_FACT)
     return (
-        PairedComparison(int(found["gained"]), int(found["lost"]))
-        if isinstance(found, dict)
+        PairedComparison(int(fact["gained"]), int(fact["lost"]))
+        if isinstance(fact, dict)
         else PairedComparison(0, 0)
     )
 
 
-def _uncorrelated(accuracy: Accuracy) -> str | None:
+def _correlation_fault(accuracy: Accuracy) -> str | None:
     metric = accuracy.metrics[0]
     if metric.low > 0:
         return None

@@ -43,7 +43,7 @@ class JobFolder:
         threads: int,
         where: str,
         transport: Transport | None = None,
-        confinement: Mapping[str, Any] | None = None,
+        resource_limits: Mapping[str, Any] | None = None,
         patience: Patience | None = None,
         cores: int = 1,
     ) -> None:
@@ -51,7 +51,7 @@ class JobFolder:
         self.patience = patience or Patience()
         self.cores = max(cores, threads)
         self._folder = folder
-        self._common = {"device": device, "threads": threads, **(confinement or {})}
+        self._common = {"device": device, "threads": threads, **(resource_limits or {})}
         self._transport = transport or LocalTransport(folder, runtime, threads, where)
 
     @classmethod
@@ -104,14 +104,14 @@ class JobFolder:
 
     def outputs(self, model: str, feeds: str, name: str = "outputs") -> tuple[Job, Path]:
         """Return a job that stores a model's raw outputs, and the file that will contain them as `outputs`."""
-        return self._scoring(model, feeds, outputs_scorer, {}, name)
+        return self._scoring_job(model, feeds, outputs_scorer, {}, name)
 
     def score(
         self,
         model: str,
         feeds: str,
         task: Task,
-        described: Mapping[str, Any],
+        task_config: Mapping[str, Any],
         name: str = "answers",
         *,
         on_all_cores: bool = False,
@@ -122,34 +122,34 @@ class JobFolder:
             model: path of the model.
             feeds: path of the batches.
             task: the task, which provides the scorer.
-            described: the `task.json` of the model.
+            task_config: the `task.json` of the model.
             name: stem of the output file.
             on_all_cores: use all cores of the target instead of its `threads`.
         """
-        job, kept = self._scoring(model, feeds, task.scorer, task.settings(described), name)
-        return (self._on_all_cores(job) if on_all_cores else job), kept
+        job, answers_path = self._scoring_job(model, feeds, task.scorer, task.settings(task_config), name)
+        return (self._on_all_cores(job) if on_all_cores else job), answers_path
 
     def write(self, model: str, feeds: str, settings: dict[str, Any]) -> tuple[Job, Path]:
         """Return a job that generates answers to prompts, and the file that will contain their tokens as `written`."""
-        job, kept = self._scoring(model, feeds, decoding, settings, "written")
-        return self._on_all_cores(job), kept
+        job, answers_path = self._scoring_job(model, feeds, decoding, settings, "written")
+        return self._on_all_cores(job), answers_path
 
     def _on_all_cores(self, job: Job) -> Job:
         return replace(job, body={**job.body, "threads": self.cores})
 
-    def _scoring(
+    def _scoring_job(
         self, model: str, feeds: str, scorer: Any, settings: dict[str, Any], name: str
     ) -> tuple[Job, Path]:
-        kept = self._folder / f"{name}.npz"
+        answers_path = self._folder / f"{name}.npz"
         body = {
             "kind": "score",
             "model": model,
             "feeds": feeds,
             "scorer": scorer.__file__,
             "settings": settings,
-            "outputs": str(kept),
+            "outputs": str(answers_path),
         }
-        return Job(body, "scoring the model"), kept
+        return Job(body, "scoring the model"), answers_path
 
 
 def model_path(artifact: Artifact, target: ResolvedTarget) -> str:

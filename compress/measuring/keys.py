@@ -16,7 +16,7 @@ def measurement_key(
     split: str,
     spec: MeasureSpec,
     seed: int,
-    by: Mapping[str, object],
+    task_parts: Mapping[str, object],
 ) -> str:
     """Return the cache key of a measurement, a sha256 over everything that it depends on.
 
@@ -27,7 +27,7 @@ def measurement_key(
         split: fingerprint of the test split.
         spec: settings of the measurement.
         seed: seed for sampling examples and for the bootstrap.
-        by: task-specific parts of the key, from `planning.keys.measured_by`; usually empty for a built-in task.
+        task_parts: task-specific parts of the key, from `planning.keys.measured_by`; usually empty for a built-in task.
     """
     parts = {
         "artifact": artifact_digest,
@@ -37,6 +37,6 @@ def measurement_key(
         "spec": spec.identity(),
         "seed": seed,
         "protocol": PROTOCOL_VERSION,
-        **({"by": by} if by else {}),
+        **({"by": task_parts} if task_parts else {}),
     }
     return digest_of(parts)

@@ -14,12 +14,12 @@ def check_memory_limit(measurements: Iterable[TargetMeasurement]) -> None:
     Raises:
         TargetError: it does.
     """
-    for measured in measurements:
-        memory = measured.memory
+    for measurement in measurements:
+        memory = measurement.memory
         if memory.over_limit:
             raise TargetError(
                 f"the model's peak memory is {memory.absolute_peak_mb:.1f} MB ({memory.before_load_mb:.1f} MB of it "
                 f"before loading), but `memory_limit_mb` allows {memory.limit_mb:g} MB",
-                where=measured.target,
+                where=measurement.target,
                 hint="Make it smaller, or raise the limit: the same command does not repeat any training.",
             )

@@ -15,14 +15,14 @@ LATENCY_PROCESSES = {"onnxruntime": 4, "torch": 2}
 """Number of processes that share the time of a latency measurement. The memory placement of the weights makes one of
 two equal models faster for the lifetime of a process; several processes average this out. Starting torch takes seconds,
 so it gets fewer."""
-RESOLUTION = 0.03
+SPEED_RESOLUTION = 0.03
 """Ratios of latencies closer to 1 than this count as no difference, whatever their interval."""
-STOLEN = 0.05
+MAX_STOLEN_SHARE = 0.05
 """Share of a core taken by the hypervisor above which a timing counts as disturbed."""
-SAME_ORDER = 0.001
+RANK_TOLERANCE = 0.001
 """Rank correlations with the baseline's similarities whose interval comes this close to 1 count as no difference, since
 floating-point rounding alone causes as much."""
-INTERVAL_PAIRS = 100_000
+MAX_INTERVAL_PAIRS = 100_000
 """Maximum number of text pairs that the interval of such a correlation is bootstrapped from."""
 PAIR_RESAMPLES = 1000
 """Bootstrap resamples for such a correlation; each ranks all pairs again."""

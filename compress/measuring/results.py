@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
-Time = Annotated[int, Field(gt=0, lt=10**14)]
+SampleNs = Annotated[int, Field(gt=0, lt=10**14)]
 """Nanoseconds for one batch or text, at most about a day."""
-Wait = Annotated[int, Field(ge=0, lt=10**16)]
+WaitNs = Annotated[int, Field(ge=0, lt=10**16)]
 """Nanoseconds that all threads waited in that time, summed."""
-Amount = Annotated[FiniteFloat, Field(ge=0, lt=10**7)]
+Seconds = Annotated[FiniteFloat, Field(ge=0, lt=10**7)]
 """Seconds, or a share of them."""
 Bytes = Annotated[int, Field(ge=0, lt=2**50)]
-LARGEST_WIDTH = 2**20
+MAX_OUTPUT_WIDTH = 2**20
 """Maximum number of values in the output for one example."""
 
 
@@ -34,31 +34,31 @@ class _Score(_Result):
     refused: Annotated[str, Field(max_length=1000)] | None
 
 
-class _Machine(BaseModel):
+class _MachineCounters(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    wall: Amount
-    pressure: Amount | None
-    stolen: Amount | None
+    wall: Seconds
+    pressure: Seconds | None
+    stolen: Seconds | None
     switches: Annotated[int, Field(ge=0, lt=2**50)] | None
 
 
-class _Timed(BaseModel):
+class _ScenarioResult(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    samples_ns: list[list[Time]]
+    samples_ns: list[list[SampleNs]]
     inputs: list[NonNegativeInt]
-    waited_ns: list[list[Wait]] | None = None
+    waited_ns: list[list[WaitNs]] | None = None
     waited_by: Literal["schedstat", "processor time", "unknown"] = "unknown"
     wanted: PositiveInt = 1
-    patient_s: Amount = 0.0
-    machine: _Machine | None = None
+    patient_s: Seconds = 0.0
+    machine: _MachineCounters | None = None
 
 
 class _Latency(_Result):
-    scenarios: list[_Timed]
-    load_ns: list[Time] | None = None
-    tokenization_ns: list[Time] | None = None
+    scenarios: list[_ScenarioResult]
+    load_ns: list[SampleNs] | None = None
+    tokenization_ns: list[SampleNs] | None = None
 
 
 class _Memory(_Result):
@@ -82,7 +82,7 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
     except ValidationError as error:
         return str(error)
     if isinstance(parsed, _Score):
-        expected = examples_in(job["feeds"])
+        expected = count_examples(job["feeds"])
         return None if parsed.examples == expected else f"{parsed.examples} of {expected} examples"
     if isinstance(parsed, _Latency):
         return _timing_fault(job, parsed)
@@ -94,19 +94,19 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
 def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
     models = len(job["models"])
     # Per scenario: the number of samples and waits of each model, and of the recorded inputs.
-    shapes = [
+    sample_counts = [
         [*map(len, one.samples_ns), *map(len, one.waited_ns or one.samples_ns), len(one.inputs)]
         for one in parsed.scenarios
     ]
-    right = len(shapes) == len(job["scenarios"]) and all(
-        len(lengths) == 2 * models + 1 and len(set(lengths)) == 1 and lengths[0] > 0 for lengths in shapes
+    consistent = len(sample_counts) == len(job["scenarios"]) and all(
+        len(counts) == 2 * models + 1 and len(set(counts)) == 1 and counts[0] > 0 for counts in sample_counts
     )
-    if not right:
-        return f"{shapes} timings"
-    for scenario, asked in zip(parsed.scenarios, job["scenarios"], strict=True):
+    if not consistent:
+        return f"{sample_counts} timings"
+    for scenario, requested in zip(parsed.scenarios, job["scenarios"], strict=True):
         if scenario.wanted > len(scenario.inputs):
             return "fewer rounds than requested"
-        if asked["feeds"] and max(scenario.inputs) >= len(_first_shapes(asked["feeds"][0])):
+        if requested["feeds"] and max(scenario.inputs) >= len(_first_shapes(requested["feeds"][0])):
             return "timings of batches that do not exist"
     if parsed.load_ns is not None and len(parsed.load_ns) != models:
         return f"{len(parsed.load_ns)} load times"
@@ -127,7 +127,7 @@ def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | Non
         answers = load_answers(job["outputs"])
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile) as error:
         return str(error)
-    examples = examples_in(job["feeds"])
+    examples = count_examples(job["feeds"])
     if not answers:
         return "no answers"
     for name, values in answers.items():
@@ -135,7 +135,7 @@ def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | Non
             return f"{name} that are not numbers"
         if len(values) != examples:
             return f"outputs of {len(values)} examples"
-        if not values.size or values[0].size > LARGEST_WIDTH:
+        if not values.size or values[0].size > MAX_OUTPUT_WIDTH:
             return f"outputs of shape {values.shape}"
         if not np.isfinite(values).all():
             return "outputs that are not finite numbers"
@@ -148,7 +148,7 @@ def load_answers(path: str | Path) -> dict[str, NDArray[Any]]:
         return {name: np.asarray(stored[name]) for name in stored.files}
 
 
-def examples_in(feeds: str) -> int:
+def count_examples(feeds: str) -> int:
     """Return the number of examples in a file of `runner.write_batches`."""
     return int(_first_shapes(feeds)[:, 0].sum())
 

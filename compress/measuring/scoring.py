@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK, Artifact
 from compress.core.disk.files import (
-    Damaged,
+    DamagedFileError,
     digest_of,
-    entry_of,
+    file_entry,
     first_damaged,
     make_folder,
     read_sealed,
@@ -22,26 +22,26 @@ from compress.core.disk.files import (
     write_sealed,
 )
 from compress.core.errors import ModelError, TargetError
-from compress.core.plugins import named
+from compress.core.plugins import import_object
 from compress.core.records import Accuracy, TaskScore
 from compress.core.units import MIB
 from compress.data.splits import Examples, item_content
 from compress.encoding.inputs import Inputs, with_reference
 from compress.encoding.interface import as_model_inputs
-from compress.encoding.tokens import TokenInputs, unknown_share
+from compress.encoding.tokens import TokenInputs, unknown_token_ratio
 from compress.measuring.jobs import Job, JobFolder, model_path
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.measuring.results import load_answers
-from compress.measuring.timing.feeds import in_order, parts
-from compress.store.checking import CHECKSUMS
+from compress.measuring.timing.feeds import sequential_batches, split_by_bytes
+from compress.store.checking import CHECKSUMS_SUFFIX
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Answers, GenerationPrompts, Scored, Task
 
 LOGITS_BYTES = 256 * MIB
 """Maximum bytes of the logits of a scored batch, for models with logits per token; at least one example is scored."""
-Asks = Callable[[Task, Examples, Path, int], GenerationPrompts | None]
-Writes = Callable[[Inputs, Mapping[str, Any]], NDArray[np.int32]]
-ScoredIn = Callable[[Task, Path, Callable[[Inputs], Answers], Writes, Path], tuple[TaskScore, ...]]
+PromptBuilder = Callable[[Task, Examples, Path, int], GenerationPrompts | None]
+Generate = Callable[[Inputs, Mapping[str, Any]], NDArray[np.int32]]
+HarnessScorer = Callable[[Task, Path, Callable[[Inputs], Answers], Generate, Path], tuple[TaskScore, ...]]
 
 
 def score_artifact(
@@ -53,8 +53,8 @@ def score_artifact(
     task: Task,
     test: Examples,
     seed: int,
-    beside: Sequence[Job] = (),
-    shared: Path | None = None,
+    extra_jobs: Sequence[Job] = (),
+    reference_folder: Path | None = None,
     base: Path = Path(),
     allow_code: bool = False,
 ) -> tuple[Accuracy, list[dict[str, Any]]]:
@@ -69,47 +69,52 @@ def score_artifact(
         task: the task that encodes and scores the examples.
         test: the examples of the test split.
         seed: seed of the bootstrap and of the prompts.
-        beside: jobs to run at the same time; scores do not depend on what else runs.
-        shared: folder in which the baseline's outputs are kept for later comparisons; None: they are not kept.
+        extra_jobs: jobs to run at the same time; scores do not depend on what else runs.
+        reference_folder: folder in which the baseline's outputs are kept for later comparisons; None: they are not
+            kept.
         base: folder of user code that judges answers.
         allow_code: whether that code may run.
 
     Returns:
-        The scores, and the results of `beside`.
+        The scores, and the results of `extra_jobs`.
     """
-    examples = task.scored(test)
+    examples = task.scorable(test)
     batch_size = target.spec.batch_sizes[0]
-    digest = _digest(examples)
+    digest = _examples_digest(examples)
     reference: Answers | None = None
-    kept: Path | None = None
-    if task.kind.against_baseline and shared is not None:
-        kept = shared / f"{_reference_key(baseline, target, task, digest)}.npz"
+    reference_path: Path | None = None
+    if task.kind.against_baseline and reference_folder is not None:
+        reference_path = reference_folder / f"{_reference_key(baseline, target, task, digest)}.npz"
     if task.kind.against_baseline and baseline_accuracy is not None:
-        reference = None if kept is None else _kept(kept)
+        reference = None if reference_path is None else _load_reference(reference_path)
         if reference is None:
-            _, reference, _ = _answers(jobs, baseline, examples, target, task)
-            _keep(reference, kept)
-    inputs, answers, results = _answers(jobs, artifact, examples, target, task, beside, reference)
+            _, reference, _ = _encode_and_score(jobs, baseline, examples, target, task)
+            _store_reference(reference, reference_path)
+    inputs, answers, results = _encode_and_score(
+        jobs, artifact, examples, target, task, extra_jobs, reference
+    )
     if task.kind.against_baseline and baseline_accuracy is None:
         reference = answers
-        _keep(reference, kept)
+        _store_reference(reference, reference_path)
 
-    def write(prompts: Inputs, settings: Mapping[str, Any]) -> NDArray[np.int32]:
-        return written_answers(jobs, model_path(artifact, target), prompts, settings)
+    def generate(prompts: Inputs, settings: Mapping[str, Any]) -> NDArray[np.int32]:
+        return generate_answers(jobs, model_path(artifact, target), prompts, settings)
 
-    asked = None
-    if task.kind.asks is not None:
-        asked = cast(Asks, named(task.kind.asks))(task, examples, artifact.path, seed)
-    further: tuple[TaskScore, ...] = ()
-    if task.kind.scored_in is not None:
-        further = cast(ScoredIn, named(task.kind.scored_in))(
+    generation_prompts = None
+    if task.kind.prompts_for is not None:
+        generation_prompts = cast(PromptBuilder, import_object(task.kind.prompts_for))(
+            task, examples, artifact.path, seed
+        )
+    harness_scores: tuple[TaskScore, ...] = ()
+    if task.kind.harness_scores is not None:
+        harness_scores = cast(HarnessScorer, import_object(task.kind.harness_scores))(
             task,
             artifact.path,
-            lambda inputs: _scored(jobs, artifact, inputs, target, task)[0],
-            write,
+            lambda inputs: _score_inputs(jobs, artifact, inputs, target, task)[0],
+            generate,
             base,
         )
-    record = cast(Callable[[Scored], Accuracy], named(task.kind.record))(
+    record = cast(Callable[[Scored], Accuracy], import_object(task.kind.record))(
         Scored(
             task,
             answers,
@@ -120,85 +125,91 @@ def score_artifact(
             seed,
             digest,
             _unknown_share(artifact, inputs),
-            asked,
-            None if asked is None else write(asked.inputs, asked.settings),
+            generation_prompts,
+            None
+            if generation_prompts is None
+            else generate(generation_prompts.inputs, generation_prompts.settings),
             base,
             allow_code,
-            further,
+            harness_scores,
         )
     )
     return record, results
 
 
-def _answers(
+def _encode_and_score(
     jobs: JobFolder,
     artifact: Artifact,
     examples: Examples,
     target: ResolvedTarget,
     task: Task,
-    beside: Sequence[Job] = (),
+    extra_jobs: Sequence[Job] = (),
     reference: Answers | None = None,
 ) -> tuple[Inputs, Answers, list[dict[str, Any]]]:
-    """Encode examples and run the model; return the inputs, the reduced outputs and the results of `beside`."""
+    """Encode examples and run the model; return the inputs, the reduced outputs and the results of `extra_jobs`."""
     inputs = as_model_inputs(with_reference(task.encode(examples, artifact.path), reference), artifact.path)
-    return inputs, *_scored(jobs, artifact, inputs, target, task, beside)
+    return inputs, *_score_inputs(jobs, artifact, inputs, target, task, extra_jobs)
 
 
-def _scored(
+def _score_inputs(
     jobs: JobFolder,
     artifact: Artifact,
     inputs: Inputs,
     target: ResolvedTarget,
     task: Task,
-    beside: Sequence[Job] = (),
+    extra_jobs: Sequence[Job] = (),
 ) -> tuple[Answers, list[dict[str, Any]]]:
-    """Run a model on inputs; return its reduced outputs and the results of `beside`.
+    """Run a model on inputs; return its reduced outputs and the results of `extra_jobs`.
 
     Raises:
         ModelError: its outputs do not have the shape that the task expects, or cannot be scored.
         TargetError: the same on a device, whose answers are not attributed to the model.
     """
-    described = artifact.read_json(TASK)
-    rows = target.spec.batch_sizes[0]
-    if task.kind.writes:
-        rows = min(rows, max(1, LOGITS_BYTES // (4 * int(described["words"]) * int(inputs.lengths.max()))))
-    found = model_answers(jobs, model_path(artifact, target), inputs, rows, task, described, beside)
+    task_config = artifact.read_json(TASK)
+    batch_size = target.spec.batch_sizes[0]
+    if task.kind.generates:
+        batch_size = min(
+            batch_size, max(1, LOGITS_BYTES // (4 * int(task_config["words"]) * int(inputs.lengths.max())))
+        )
+    result = model_answers(
+        jobs, model_path(artifact, target), inputs, batch_size, task, task_config, extra_jobs
+    )
     where = str(artifact.model_file)
     try:
-        task.check_outputs((len(inputs), *found.shape), described, where)
-        if found.answers is None:
-            raise ModelError(f"the model's outputs cannot be scored: {found.refused}", where=where)
+        task.check_outputs((len(inputs), *result.shape), task_config, where)
+        if result.answers is None:
+            raise ModelError(f"the model's outputs cannot be scored: {result.refused}", where=where)
     except ModelError as error:
         if target.device is None:
             raise
         raise TargetError(error.message, where=target.label, code="device-answer") from error
-    return found.answers, found.beside
+    return result.answers, result.extra_results
 
 
-def written_answers(
+def generate_answers(
     jobs: JobFolder, model: str, prompts: Inputs, settings: Mapping[str, Any]
 ) -> NDArray[np.int32]:
     """Generate answers to prompts: tokens int32 (prompts, most), -1 after the end of an answer; `settings` as in
     `decoding.outputs`."""
-    every = prompts.batch(np.arange(len(prompts)))
-    job, file = jobs.write(model, jobs.feeds("asked", [every]), dict(settings))
+    batch = prompts.batch(np.arange(len(prompts)))
+    job, file = jobs.write(model, jobs.feeds("asked", [batch]), dict(settings))
     jobs.run(job)
-    found = load_answers(file)["written"]
-    if found.shape != (len(prompts), settings["most"]) or found.dtype != np.int32:
+    tokens = load_answers(file)["written"]
+    if tokens.shape != (len(prompts), settings["most"]) or tokens.dtype != np.int32:
         raise TargetError(
-            f"{jobs.where} gave answers of shape {found.shape}", where=jobs.where, code="job-result"
+            f"{jobs.where} gave answers of shape {tokens.shape}", where=jobs.where, code="job-result"
         )
-    return found
+    return tokens
 
 
-class Answered(NamedTuple):
+class ModelAnswers(NamedTuple):
     """Reduced outputs of a model, or None and the reason if the scorer refused them; the shape of the outputs for one
     example; the results of the jobs run beside."""
 
     answers: Answers | None
     refused: str | None
     shape: tuple[int, ...]
-    beside: list[dict[str, Any]]
+    extra_results: list[dict[str, Any]]
 
 
 def model_answers(
@@ -207,35 +218,38 @@ def model_answers(
     inputs: Inputs,
     batch_size: int,
     task: Task,
-    described: Mapping[str, Any],
-    beside: Sequence[Job] = (),
-) -> Answered:
-    """Compute a model's reduced outputs for all inputs, in order; `described` is its `task.json`.
+    task_config: Mapping[str, Any],
+    extra_jobs: Sequence[Job] = (),
+) -> ModelAnswers:
+    """Compute a model's reduced outputs for all inputs, in order; `task_config` is its `task.json`.
 
     Inputs that are too large to be held in memory at once are split over several consecutive processes.
     """
-    found: list[Answers] = []
+    part_answers: list[Answers] = []
     results: list[dict[str, Any]] = []
     shape: tuple[int, ...] = ()
-    for part in parts(in_order(inputs, batch_size)):
+    for part in split_by_bytes(sequential_batches(inputs, batch_size)):
         # Scoring a language model takes minutes on one core; that of a small classifier is no faster on several.
         job, file = jobs.score(
-            model, jobs.feeds("test", part), task, described, on_all_cores=task.kind.writes
+            model, jobs.feeds("test", part), task, task_config, on_all_cores=task.kind.generates
         )
-        done, *others = jobs.run(job, *beside)
-        results, beside, shape = results + others, (), tuple(done["shape"])
+        done, *extra_results = jobs.run(job, *extra_jobs)
+        results, extra_jobs, shape = results + extra_results, (), tuple(done["shape"])
         if done["refused"] is not None:
-            return Answered(None, done["refused"], shape, results)
-        found.append(load_answers(file))
-        shapes = [{name: values.shape[1:] for name, values in one.items()} for one in (found[0], found[-1])]
+            return ModelAnswers(None, done["refused"], shape, results)
+        part_answers.append(load_answers(file))
+        shapes = [
+            {name: values.shape[1:] for name, values in one.items()}
+            for one in (part_answers[0], part_answers[-1])
+        ]
         if shapes[0] != shapes[1]:
             raise TargetError(
                 f"{jobs.where} gave outputs of different shapes, {shapes[0]} and {shapes[1]}",
                 where=jobs.where,
                 code="job-result",
             )
-    together = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-    return Answered(together, None, shape, results)
+    merged = {name: np.concatenate([one[name] for one in part_answers]) for name in part_answers[0]}
+    return ModelAnswers(merged, None, shape, results)
 
 
 def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
@@ -243,10 +257,10 @@ def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
     if not isinstance(inputs, TokenInputs):
         return None
     unk_id = artifact.read_json(TASK).get("unk_id")
-    return None if unk_id is None else unknown_share(inputs, int(unk_id))
+    return None if unk_id is None else unknown_token_ratio(inputs, int(unk_id))
 
 
-def _digest(examples: Examples) -> str:
+def _examples_digest(examples: Examples) -> str:
     digest = hashlib.sha256()
     for item in examples.items:
         digest.update(hashlib.sha256(item_content(item)).digest())
@@ -255,28 +269,34 @@ def _digest(examples: Examples) -> str:
     return digest.hexdigest()
 
 
-def _reference_key(baseline: Artifact, target: ResolvedTarget, task: Task, examples: str) -> str:
-    said = [PROTOCOL_VERSION, baseline.runtime_digest, target.fingerprint, task.data.scored_by(), examples]
-    return digest_of(said)
+def _reference_key(baseline: Artifact, target: ResolvedTarget, task: Task, examples_digest: str) -> str:
+    key_parts = [
+        PROTOCOL_VERSION,
+        baseline.runtime_digest,
+        target.fingerprint,
+        task.data.scoring_settings(),
+        examples_digest,
+    ]
+    return digest_of(key_parts)
 
 
-def _kept(file: Path) -> Answers | None:
+def _load_reference(file: Path) -> Answers | None:
     """Load stored outputs; None if they do not exist or are damaged."""
     try:
-        files = read_sealed(file.with_suffix(CHECKSUMS))["files"]
+        files = read_sealed(file.with_suffix(CHECKSUMS_SUFFIX))["files"]
         if first_damaged(file.parent, files) is not None:
             return None
         return load_answers(file)
-    except (FileNotFoundError, Damaged, KeyError):
+    except (FileNotFoundError, DamagedFileError, KeyError):
         return None
 
 
-def _keep(answers: Answers, file: Path | None) -> None:
+def _store_reference(answers: Answers, file: Path | None) -> None:
     """Store outputs atomically for other runs, unless `file` is None or intact already."""
-    if file is None or _kept(file) is not None:
+    if file is None or _load_reference(file) is not None:
         return
     make_folder(file.parent)
     with replacing(file) as temporary:
         np.savez(temporary, allow_pickle=False, **answers)
         # The checksums come first, since outputs without them count as damaged.
-        write_sealed(file.with_suffix(CHECKSUMS), {"files": {file.name: entry_of(temporary)}})
+        write_sealed(file.with_suffix(CHECKSUMS_SUFFIX), {"files": {file.name: file_entry(temporary)}})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compress.core.records import Verdict
 from compress.measuring.protocol import CONFIDENCE, RESAMPLES, SIGNIFICANCE
 
-_CELLS = 2_000_000
+_MAX_RESAMPLED_VALUES = 2_000_000
 """Maximum numbers resampled at once, which limits the memory of a bootstrap."""
 
 
@@ -26,7 +26,7 @@ class Interval:
     high: float
 
 
-def wilson(successes: int, n: int) -> Interval:
+def wilson_interval(successes: int, n: int) -> Interval:
     """Return the share of successes with its score interval (Wilson 1927), which stays within 0..1.
 
     Raises:
@@ -107,12 +107,14 @@ def bootstrap_medians(
     if [len(group) for group in second] != sizes.tolist() or sizes.size == 0 or sizes.min() == 0:
         raise ValueError("the two series do not pair up")
     # Single precision is far finer than the clock, and sorts several times faster.
-    one, two = (np.concatenate(list(series)).astype(np.float32) for series in (first, second))
+    first_times, second_times = (
+        np.concatenate(list(series)).astype(np.float32) for series in (first, second)
+    )
     starts = np.cumsum(sizes) - sizes
     draws = max(1, round(float(sizes.mean())))
     bounds = np.cumsum(sizes)[:-1] / sizes.sum()
 
-    def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+    def resample_medians(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
         # Processes are weighted by their rounds, as in the medians over all rounds that the interval is for.
         groups = np.searchsorted(bounds, generator.random((count, sizes.size, 1)), side="right")
         within = generator.random((count, sizes.size, draws), dtype=np.float32)
@@ -120,20 +122,24 @@ def bootstrap_medians(
         # float32 rounding may give an index equal to the size.
         index = np.minimum(within.astype(np.int32), (sizes[groups] - 1).astype(np.int32))
         index += starts[groups].astype(np.int32)
-        medians = [_row_medians(series.take(index).reshape(count, -1)) for series in (one, two)]
+        medians = [
+            _row_medians(series.take(index).reshape(count, -1)) for series in (first_times, second_times)
+        ]
         return np.stack([medians[1], medians[0] / medians[1]]).astype(np.float64)
 
-    medians, ratios = bootstrap(resampled, draws * sizes.size, seed, resamples)
+    medians, ratios = bootstrap(resample_medians, draws * sizes.size, seed, resamples)
     # Medians of the same float32 times, so that they lie within the interval even if all times are equal.
-    middle_one, middle_two = (float(np.median(series)) for series in (one, two))
-    return percentile_interval(middle_two, medians), percentile_interval(middle_one / middle_two, ratios)
+    first_median, second_median = (float(np.median(series)) for series in (first_times, second_times))
+    return percentile_interval(second_median, medians), percentile_interval(
+        first_median / second_median, ratios
+    )
 
 
-def _row_medians(table: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the median of each row of `table` (m, n), which is sorted in place."""
-    table.sort(axis=1)
-    n = table.shape[1]
-    middle: NDArray[np.float32] = (table[:, (n - 1) // 2] + table[:, n // 2]) / np.float32(2)
+def _row_medians(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the median of each row of `values` (m, n), which is sorted in place."""
+    values.sort(axis=1)
+    n = values.shape[1]
+    middle: NDArray[np.float32] = (values[:, (n - 1) // 2] + values[:, n // 2]) / np.float32(2)
     return middle
 
 
@@ -155,28 +161,30 @@ def macro_f1_interval(
     """
     hits = int((predicted == truth).sum())
     if hits in (0, len(truth)):
-        return wilson(hits, len(truth))
+        return wilson_interval(hits, len(truth))
     classes, flat = np.unique(np.concatenate([predicted, truth]), return_inverse=True)
     one_hot = np.eye(len(classes), dtype=np.float32)
-    guesses, support = one_hot[flat[: len(predicted)]], one_hot[flat[len(predicted) :]]
-    table = np.concatenate([guesses * support, guesses + support], axis=1)
+    predicted_one_hot, truth_one_hot = one_hot[flat[: len(predicted)]], one_hot[flat[len(predicted) :]]
+    class_counts = np.concatenate(
+        [predicted_one_hot * truth_one_hot, predicted_one_hot + truth_one_hot], axis=1
+    )
     n = len(truth)
 
-    def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+    def resample_f1(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
         # (count, n): how often each resample contains each example.
         cells = generator.integers(n, size=(count, n)) + np.arange(count)[:, None] * n
         weights = np.bincount(cells.ravel(), minlength=count * n).reshape(count, n).astype(np.float32)
-        return _macro_f1(weights @ table)
+        return _macro_f1(weights @ class_counts)
 
-    value = float(_macro_f1(table.sum(axis=0, keepdims=True))[0])
-    return percentile_interval(value, bootstrap(resampled, n, seed, resamples))
+    value = float(_macro_f1(class_counts.sum(axis=0, keepdims=True))[0])
+    return percentile_interval(value, bootstrap(resample_f1, n, seed, resamples))
 
 
 def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return macro F1 (m,) from counts (m, 2 * classes): the hits, then predictions + truth, of each class."""
-    hits, both = np.split(counts.astype(np.float64), 2, axis=1)
-    scores = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
-    result: NDArray[np.float64] = scores.sum(axis=1) / (both > 0).sum(axis=1)
+    hits, predicted_plus_true = np.split(counts.astype(np.float64), 2, axis=1)
+    scores = np.divide(2 * hits, predicted_plus_true, out=np.zeros_like(hits), where=predicted_plus_true > 0)
+    result: NDArray[np.float64] = scores.sum(axis=1) / (predicted_plus_true > 0).sum(axis=1)
     return result
 
 
@@ -193,39 +201,41 @@ def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
 
 
 def bootstrap(
-    resampled: Callable[[np.random.Generator, int], NDArray[np.float64]], size: int, seed: int, resamples: int
+    resample: Callable[[np.random.Generator, int], NDArray[np.float64]], size: int, seed: int, resamples: int
 ) -> NDArray[np.float64]:
     """Return the bootstrap distribution of statistics, (..., resamples).
 
     Args:
-        resampled: draws `count` resamples and returns their statistics (..., count).
+        resample: draws `count` resamples and returns their statistics (..., count).
         size: numbers per resample; decides how many resamples are drawn at once.
         seed: seed of the resampling.
         resamples: number of resamples.
     """
-    generator, rows = np.random.default_rng(seed), max(1, _CELLS // size)
-    counts = [min(rows, resamples - begin) for begin in range(0, resamples, rows)]
-    return np.concatenate([resampled(generator, count) for count in counts], axis=-1)
+    generator, resamples_per_block = np.random.default_rng(seed), max(1, _MAX_RESAMPLED_VALUES // size)
+    counts = [
+        min(resamples_per_block, resamples - begin) for begin in range(0, resamples, resamples_per_block)
+    ]
+    return np.concatenate([resample(generator, count) for count in counts], axis=-1)
 
 
 def bootstrap_ratios(
-    quotients: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
+    ratios: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
 ) -> tuple[NDArray[np.float64], int]:
     """Bootstrap ratios of sums over documents: return (quotients, resamples) and the number of documents drawn from.
 
     Each quotient is a pair of numerators and denominators (n,). Documents with a denominator that is not positive are
     left out, since a resample could consist of them alone.
     """
-    counted = np.all([below > 0 for _, below in quotients], axis=0)
-    quotients = [(above[counted], below[counted]) for above, below in quotients]
-    documents = int(counted.sum())
+    positive = np.all([denominator > 0 for _, denominator in ratios], axis=0)
+    ratios = [(numerator[positive], denominator[positive]) for numerator, denominator in ratios]
+    documents = int(positive.sum())
 
-    def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+    def resample_ratios(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
         # (count, documents): how often each resample contains each document.
         drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=count)
-        return np.stack([(drawn @ above) / (drawn @ below) for above, below in quotients])
+        return np.stack([(drawn @ above) / (drawn @ below) for above, below in ratios])
 
-    return bootstrap(resampled, documents, seed, RESAMPLES), documents
+    return bootstrap(resample_ratios, documents, seed, RESAMPLES), documents
 
 
 def percentile_interval(value: float, draws: NDArray[np.float64], units: int | None = None) -> Interval:
@@ -255,7 +265,7 @@ def percentile_interval(value: float, draws: NDArray[np.float64], units: int | N
     return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
-def p_value_of_draws(share: float, resamples: int, units: int) -> float:
+def bootstrap_p_value(share: float, resamples: int, units: int) -> float:
     """Return the two-sided p value of a bootstrap whose smaller tail contains a `share` of the resamples.
 
     For few units it is larger than twice that share, consistent with the wider interval of
@@ -269,5 +279,5 @@ def p_value_of_draws(share: float, resamples: int, units: int) -> float:
         return 1.0
     from scipy.special import stdtr
 
-    score = NormalDist().inv_cdf(tail) * math.sqrt((units - 1) / units)
-    return min(1.0, 2 * float(stdtr(units - 1, score)))
+    z = NormalDist().inv_cdf(tail) * math.sqrt((units - 1) / units)
+    return min(1.0, 2 * float(stdtr(units - 1, z)))

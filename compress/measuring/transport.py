@@ -10,20 +10,20 @@ from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.files import write_json
 from compress.core.disk.reading import parse_json, read_mapping
 from compress.core.errors import TargetError
-from compress.measuring.results import LARGEST_WIDTH, examples_in, output_fault, result_fault
+from compress.measuring.results import MAX_OUTPUT_WIDTH, count_examples, output_fault, result_fault
 from compress.profile.schema import DEFAULT_TIME_LIMIT_S
 from compress.runtimes import runner
 from compress.runtimes.launching import (
     FOLLOW_PARENT,
     SCRUBBED_PREFIXES,
+    child_variables,
     failure,
     hung,
     run_all,
     runtime_command,
-    set_variables,
 )
-from compress.targets.ssh.connection import plain
-from compress.targets.ssh.device import Failed, SshDevice
+from compress.targets.ssh.connection import printable_line
+from compress.targets.ssh.device import FailedJob, SshDevice
 
 
 class Transport(Protocol):
@@ -62,7 +62,7 @@ class LocalTransport:
 
     def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
         """Write the jobs, run them and read their results."""
-        made, commands = [], []
+        result_paths, commands = [], []
         for body, purpose in zip(bodies, purposes, strict=True):
             stem = f"job{len(list(self._folder.glob('job*.json')))}"
             file, result = self._folder / f"{stem}.json", self._folder / f"{stem}.result"
@@ -72,11 +72,11 @@ class LocalTransport:
                     self._runtime, file, result, self._threads, purpose, allow_code=self._allow_code
                 )
             )
-            made.append(result)
+            result_paths.append(result)
         run_all(commands, self._where, self._limit_s)
-        return [self._checked(*each) for each in zip(bodies, made, purposes, strict=True)]
+        return [self._read_result(*each) for each in zip(bodies, result_paths, purposes, strict=True)]
 
-    def _checked(self, body: Mapping[str, Any], file: Path, purpose: str) -> dict[str, Any]:
+    def _read_result(self, body: Mapping[str, Any], file: Path, purpose: str) -> dict[str, Any]:
         """Read and validate the result of a job."""
         try:
             result = read_mapping(file, error=TargetError)
@@ -105,76 +105,86 @@ class RemoteTransport:
 
     def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
         """Send the input files, run the jobs on the device, validate and fetch their results."""
-        device, doing = self._device, " and ".join(dict.fromkeys(purposes))
-        moved = [relocated(body, self._send, f"outputs{number}.npy") for number, body in enumerate(bodies)]
+        device, operation = self._device, " and ".join(dict.fromkeys(purposes))
+        remote_bodies = [
+            with_remote_paths(body, self._send, f"outputs{number}.npy") for number, body in enumerate(bodies)
+        ]
         request = {
             "runner": self._send(runner.__file__),
-            "jobs": moved,
+            "jobs": remote_bodies,
             "scrub": list(SCRUBBED_PREFIXES),
-            "set": set_variables(self._threads),
+            "set": child_variables(self._threads),
             "follow": FOLLOW_PARENT,
             "limit": self._limit_s,
         }
-        answer = device.run(request, doing)
-        if isinstance(answer, Failed):
-            if answer.late:
-                raise hung(purposes[answer.number], device.label, self._limit_s)
-            raise failure(purposes[answer.number], answer.code, answer.output, device.label)
-        return [self._received(*each) for each in zip(bodies, moved, answer, purposes, strict=True)]
+        answer = device.run(request, operation)
+        if isinstance(answer, FailedJob):
+            if answer.timed_out:
+                raise hung(purposes[answer.index], device.label, self._limit_s)
+            raise failure(purposes[answer.index], answer.code, answer.output, device.label)
+        return [
+            self._fetch_result(*each) for each in zip(bodies, remote_bodies, answer, purposes, strict=True)
+        ]
 
     def _send(self, path: str) -> str:
         """Send a file with its external data and `task.json`, or the folder of a tokenizer; return its path on the
         device."""
-        there = Path(path)
-        if there.is_dir():
-            return self._device.send([there / name for name in (TOKENIZER, TASK)])
-        weights = (f"{there.name}.data", f"{there.name}_data")
-        beside = {
-            file for file in there.parent.iterdir() if file.name.startswith(weights) or file.name == TASK
+        local_path = Path(path)
+        if local_path.is_dir():
+            return self._device.send([local_path / name for name in (TOKENIZER, TASK)])
+        data_prefixes = (f"{local_path.name}.data", f"{local_path.name}_data")
+        companions = {
+            file
+            for file in local_path.parent.iterdir()
+            if file.name.startswith(data_prefixes) or file.name == TASK
         }
-        return f"{self._device.send([there, *sorted(beside)])}/{there.name}"
+        return f"{self._device.send([local_path, *sorted(companions)])}/{local_path.name}"
 
-    def _received(
-        self, body: Mapping[str, Any], moved: Mapping[str, Any], text: str, doing: str
+    def _fetch_result(
+        self, body: Mapping[str, Any], remote_body: Mapping[str, Any], text: str, operation: str
     ) -> dict[str, Any]:
         """Parse and validate the result of a job, and fetch its outputs to the file that the job names."""
         try:
-            result = parse_json(text, doing, error=TargetError)
+            result = parse_json(text, operation, error=TargetError)
         except TargetError as error:
-            raise self._device.nonsense(doing) from error
+            raise self._device.malformed_answer(operation) from error
         if result_fault(body, result):
-            raise self._device.nonsense(doing)
+            raise self._device.malformed_answer(operation)
         if "outputs" in body and result.get("refused") is None:
-            largest = 1024 + 4 * LARGEST_WIDTH * examples_in(body["feeds"])
-            self._device.take(moved["outputs"], Path(body["outputs"]), doing, largest)
+            max_bytes = 1024 + 4 * MAX_OUTPUT_WIDTH * count_examples(body["feeds"])
+            self._device.fetch_file(remote_body["outputs"], Path(body["outputs"]), operation, max_bytes)
             fault = output_fault(body, result)
             if fault is not None:
                 # Not necessarily a fault of the device: the model may overflow on its processor.
                 raise TargetError(
-                    f"{doing} gave {plain(fault)}", where=self._device.label, code="device-answer"
+                    f"{operation} gave {printable_line(fault)}",
+                    where=self._device.label,
+                    code="device-answer",
                 )
         found: dict[str, Any] = result
         return found
 
 
-def relocated(body: Mapping[str, Any], sent: Callable[[str], str], outputs: str) -> dict[str, Any]:
+def with_remote_paths(body: Mapping[str, Any], send: Callable[[str], str], outputs: str) -> dict[str, Any]:
     """Return a job with its paths replaced by those on the device.
 
     Args:
         body: a job with paths of this machine.
-        sent: sends an input of the job and returns its path on the device.
+        send: sends an input of the job and returns its path on the device.
         outputs: path of the job's outputs on the device, if it writes any.
     """
-    moved = dict(body)
+    remote_body = dict(body)
     for key in ("model", "feeds", "scorer"):
         if key in body:
-            moved[key] = sent(body[key])
+            remote_body[key] = send(body[key])
     if "models" in body:
-        moved["models"] = [sent(path) for path in body["models"]]
+        remote_body["models"] = [send(path) for path in body["models"]]
     if "scenarios" in body:
-        moved["scenarios"] = [{"feeds": [sent(path) for path in one["feeds"]]} for one in body["scenarios"]]
+        remote_body["scenarios"] = [
+            {"feeds": [send(path) for path in scenario["feeds"]]} for scenario in body["scenarios"]
+        ]
     if body.get("tokenization"):
-        moved["tokenization"] = {**body["tokenization"], "folder": sent(body["tokenization"]["folder"])}
+        remote_body["tokenization"] = {**body["tokenization"], "folder": send(body["tokenization"]["folder"])}
     if "outputs" in body:
-        moved["outputs"] = outputs
-    return moved
+        remote_body["outputs"] = outputs
+    return remote_body

@@ -28,7 +28,7 @@ class NamedModel:
 
     key: Keys
     model: str
-    own_head: bool = False
+    keeps_head: bool = False
     revision: str | None = None
 
 
@@ -65,49 +65,49 @@ class PassSpec(PassSpecBase):
         return ()
 
     @property
-    def makes_up_texts(self) -> bool:
+    def generates_texts(self) -> bool:
         """Whether its step generates texts, so that it needs to know which of them occur in evaluation splits."""
         return False
 
-    def trims(self) -> Keys | None:
+    def trimming_key(self) -> Keys | None:
         """Return the key that asks for a smaller vocabulary; None: the vocabulary is kept."""
         return None
 
-    def takes_apart(self, family: str) -> Sequence[Keys]:
+    def removal_keys(self, family: str) -> Sequence[Keys]:
         """Return the keys that remove parts of a model of this family (`bert`), so that its layout must be known."""
         return ()
 
-    def never_onnx(self) -> str | None:
+    def onnx_fault(self) -> str | None:
         """Return why its result cannot be exported to ONNX; None if it can."""
         return None
 
-    def leaves_average(self) -> bool | None:
+    def returns_ensemble(self) -> bool | None:
         """Return whether its result is an average of several models; None: the same as its input."""
         return None
 
-    def refuses_average(self) -> tuple[str, str] | None:
+    def ensemble_fault(self) -> tuple[str, str] | None:
         """Return the key that rules out an average of models as input, and why, with `{}` for its origin."""
         return None
 
     @property
-    def timed(self) -> bool:
+    def depends_on_timing(self) -> bool:
         """Whether the result depends on times measured on the first target that runs onnxruntime."""
         return False
 
-    def asked_precision(self) -> Precision:
+    def training_precision(self) -> Precision:
         """Return the training precision that is asked for."""
         return "auto"
 
-    def of_this_machine(self) -> dict[str, object]:
+    def machine_facts(self) -> dict[str, object]:
         """Return what the result depends on of this machine, besides training numerics, as plain JSON values."""
         return {}
 
     @property
-    def asks_processors(self) -> bool:
+    def depends_on_processors(self) -> bool:
         """Whether the target processors determine something that the profile leaves open."""
         return False
 
-    def decided_for(self, processors: Sequence[Processor]) -> Self:
+    def resolved_for(self, processors: Sequence[Processor]) -> Self:
         """Return this spec with that determined: one processor that needs it is enough."""
         return self
 
@@ -119,22 +119,22 @@ class StepKind:
     `run` and `trial` are `module:function`s of a `StepContext`; `trial` detects on the untrained architecture
     that the step cannot be done. `libraries` are the distributions whose versions the result depends on;
     `reads_data` and `trains`: whether it depends on data, on seed and numerics. Only a step that
-    `reads_unlabeled` gets `data.unlabeled`, and only one that `makes_up_texts` learns which texts duplicate
-    held-out ones. `open_form`: fields of the result's form that are known only after the step. `keeps`: role of
-    the input whose architecture the result has; None: its own. The training curves of a step that `prepares`
-    another one are reported with that one.
+    `reads_unlabeled` gets `data.unlabeled`, and only one that `generates_texts` learns which texts duplicate
+    held-out ones. `open_form_fields`: fields of the result's form that are known only after the step.
+    `architecture_from`: role of the input whose architecture the result has; None: its own. The training curves of a
+    step that `is_preparation` another one are reported with that one.
     """
 
     run: str
     libraries: tuple[str, ...]
     reads_data: bool = True
     reads_unlabeled: bool = False
-    makes_up_texts: bool = False
+    generates_texts: bool = False
     trains: bool = False
     trial: str | None = None
-    open_form: tuple[str, ...] = ("structure",)
-    keeps: str | None = None
-    prepares: bool = False
+    open_form_fields: tuple[str, ...] = ("structure",)
+    architecture_from: str | None = None
+    is_preparation: bool = False
 
 
 class PlanBuilder(Protocol):
@@ -150,19 +150,19 @@ class PlanBuilder(Protocol):
     def add(self, name: str, kind: str, spec: Spec, inputs: Mapping[str, str], form: Form) -> str:
         """Add a step unless one of that name exists; return its name."""
 
-    def row(self, name: str, role: Role, step: str, device: str | None = None) -> None:
+    def add_row(self, name: str, role: Role, step: str, device: str | None = None) -> None:
         """Report a step's result, measured on every target or on those of one device."""
 
-    def lowered(self, step: str) -> str:
+    def onnx_step(self, step: str) -> str:
         """Return the step whose result is the ONNX form: the step itself, or one that exports its result."""
 
-    def in_torch(self, step: str) -> str:
+    def torch_step(self, step: str) -> str:
         """Return the step with the torch model of a result: itself, or the last one before the export to ONNX."""
 
-    def fetched(self, name: str, model: str, revision: str | None) -> str:
+    def fetch_step(self, name: str, model: str, revision: str | None) -> str:
         """Return the step that fetches a model, whose head is replaced by one for the data's labels."""
 
-    def taught(
+    def teacher_step(
         self,
         name: str,
         model: str,
@@ -183,7 +183,7 @@ class PassKind:
     """Its step kinds by name: that of the pass, or `pass.something`."""
     body: Any = None
     """Type of a profile entry, if that is a union of specs."""
-    roughly: Callable[[Mapping[str, Any]], PassSpec] | None = None
+    parse_leniently: Callable[[Mapping[str, Any]], PassSpec] | None = None
     """Builds a spec from an invalid body, with the keys that determine its place in the order; None: use the
     defaults."""
     inputs: tuple[InputRole, ...] = ("model",)
@@ -191,7 +191,7 @@ class PassKind:
     plan: Callable[[PlanBuilder, str, PassSpec, str, str], str] | None = None
     """Adds its steps if there are several: from a name, the spec and the steps of the model and the teacher to
     the step of the result."""
-    beside_baseline: Callable[[PlanBuilder, str], None] | None = None
+    add_baselines: Callable[[PlanBuilder, str], None] | None = None
     """Adds baseline rows to which every pass is compared, from the step of the teacher."""
     faults: str | None = None
     """From a `PassCheck` to the invalid keys below the pass, each with the reason."""
@@ -199,10 +199,10 @@ class PassKind:
     """From a `PassCheck` to warnings about likely poor results, one sentence each."""
     target_warnings: str | None = None
     """From the profile and its resolved targets to warnings shown before a run, one sentence each."""
-    predicted: str | None = None
+    parameters_after: str | None = None
     """From a spec and the folder of a model to the number of parameters after the pass; None if only running it
     tells."""
-    leaves: str | None = None
+    config_after: str | None = None
     """From a spec and the config of its input model to the config of its result, None if only running it tells;
     unset: sizes do not change."""
     told: tuple[str, ...] = ()

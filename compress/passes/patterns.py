@@ -21,14 +21,14 @@ def matching_names(
     Raises:
         ModelError: a pattern matches no name.
     """
-    found: set[str] = set()
+    matches: set[str] = set()
     for pattern in patterns:
-        matched = {name for name in names if fnmatchcase(name, pattern)}
-        if not matched:
+        names_of_pattern = {name for name in names if fnmatchcase(name, pattern)}
+        if not names_of_pattern:
             raise ModelError(
                 f"no {what} of the model matches the pattern {pattern!r}",
                 where=where,
                 hint=f"The model has: {', '.join(known or names)}",
             )
-        found |= matched
-    return found
+        matches |= names_of_pattern
+    return matches

@@ -23,15 +23,17 @@ PASSES = Table(
 )
 
 SOURCE, FINETUNE, LOWER, GENERATE = "source", "finetune", "lower", "generate"
-OF_EVERY_PLAN: Mapping[str, StepKind] = {
+COMMON_STEPS: Mapping[str, StepKind] = {
     SOURCE: StepKind("compress.passes.source.step:run", TORCH),
-    FINETUNE: StepKind("compress.passes.finetune.step:run", (*TORCH, "peft"), trains=True, keeps="model"),
+    FINETUNE: StepKind(
+        "compress.passes.finetune.step:run", (*TORCH, "peft"), trains=True, architecture_from="model"
+    ),
     LOWER: StepKind("compress.lowering.step:run", (*TORCH, *ONNX, "onnxscript")),
-    GENERATE: StepKind("compress.passes.generate.step:run", TORCH, makes_up_texts=True),
+    GENERATE: StepKind("compress.passes.generate.step:run", TORCH, generates_texts=True),
 }
 """Steps that belong to no pass: fetch a model, fine-tune it on the data, export it to ONNX; generate texts."""
 
 
 def step_kind(name: str) -> StepKind:
     """Return the kind of a step by its name: `prune`, `quantize.half`."""
-    return OF_EVERY_PLAN.get(name) or PASSES[name.partition(".")[0]].steps[name]
+    return COMMON_STEPS.get(name) or PASSES[name.partition(".")[0]].steps[name]

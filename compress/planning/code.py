@@ -9,8 +9,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-_OURS = "compress"
-_CONTRACT = (
+_PACKAGE = "compress"
+_EXCLUDED = (
     # Infrastructure of every step, which does not affect results.
     "compress/core/errors.py",
     "compress/core/plugins.py",
@@ -28,7 +28,7 @@ _CONTRACT = (
     # The list of tasks; the code of the task in use is added separately.
     "compress/tasks/table.py",
 )
-_FROM = re.compile(
+_FROM_IMPORT = re.compile(
     r"(?:^|[;:])[ \t]*from[ \t]+([\w.]+)[ \t]+import\b[ \t]*(\((?:[^)#]|#[^\n]*)*\)|[^\n;]*)", re.MULTILINE
 )
 _IMPORT = re.compile(r"(?:^|[;:])[ \t]*import[ \t]+([^\n;#]*)", re.MULTILINE)
@@ -46,28 +46,28 @@ def code_digest(module: str) -> str:
 
 def imported_files(module: str) -> dict[str, bytes]:
     """Return the content of the files that `code_digest` covers, by path relative to the folder of their package."""
-    found: dict[str, bytes] = {}
-    folder = os.path.join(_home(module.partition(".")[0]), *module.split("."))
-    waiting = [module, *(f"{module}.{file.stem}" for file in Path(folder).glob("*.py"))]
-    while waiting:
-        name, source, imports = _read(waiting.pop())
-        if name and name not in found and not name.startswith(_CONTRACT):
-            found[name] = source
-            waiting += imports
-    return found
+    sources: dict[str, bytes] = {}
+    folder = os.path.join(_package_root(module.partition(".")[0]), *module.split("."))
+    pending = [module, *(f"{module}.{file.stem}" for file in Path(folder).glob("*.py"))]
+    while pending:
+        name, source, imports = _read_module(pending.pop())
+        if name and name not in sources and not name.startswith(_EXCLUDED):
+            sources[name] = source
+            pending += imports
+    return sources
 
 
 @cache
-def _read(module: str) -> tuple[str, bytes, tuple[str, ...]]:
+def _read_module(module: str) -> tuple[str, bytes, tuple[str, ...]]:
     """Return the path of a module's file, its content and the modules that it may import; empty if not a module."""
-    package, home = module.partition(".")[0], _home(module.partition(".")[0])
-    base = os.path.join(home, *module.split("."))
+    package, root = module.partition(".")[0], _package_root(module.partition(".")[0])
+    base = os.path.join(root, *module.split("."))
     for file in (f"{base}.py", os.path.join(base, "__init__.py")):
         if os.path.isfile(file):
             source = Path(file).read_bytes()
             imports = imports_in(source.decode())
-            own = tuple(name for name in imports if name.split(".")[0] in (package, _OURS))
-            return Path(os.path.relpath(file, home)).as_posix(), source, own
+            own = tuple(name for name in imports if name.split(".")[0] in (package, _PACKAGE))
+            return Path(os.path.relpath(file, root)).as_posix(), source, own
     return "", b"", ()
 
 
@@ -78,18 +78,18 @@ def imports_in(source: str) -> set[str]:
     not modules, or at worst invalidate a cached step.
     """
     source = source.replace("\\\n", " ")
-    found: set[str] = set()
-    for module, names in _FROM.findall(source):
-        found |= {module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))}
+    modules: set[str] = set()
+    for module, names in _FROM_IMPORT.findall(source):
+        modules |= {module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))}
     for names in _IMPORT.findall(source):
-        found.update(re.findall(r"[\w.]+", names))
-    return found
+        modules.update(re.findall(r"[\w.]+", names))
+    return modules
 
 
 @cache
-def _home(package: str) -> str:
+def _package_root(package: str) -> str:
     """Return the folder that contains a package; the import system is asked only for packages of plugins."""
-    if package == _OURS:
+    if package == _PACKAGE:
         return str(Path(__file__).parents[2])
     spec = importlib.util.find_spec(package)
     assert spec is not None

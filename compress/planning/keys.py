@@ -22,9 +22,17 @@ from compress.profile.specs.training import TrainingSpec
 from compress.profile.timing_target import timing_target
 from compress.tasks.table import TASKS, task_kind
 
-LESSON = "compress.generation.by_label"
-_PLACES = ("path", "name", "revision")
-_READING = (*_PLACES, "separator", "encoding", "text_column", "label_column", "splits", "unlabeled")
+GENERATION_MODULE = "compress.generation.by_label"
+_LOCATION_KEYS = ("path", "name", "revision")
+_READING_KEYS = (
+    *_LOCATION_KEYS,
+    "separator",
+    "encoding",
+    "text_column",
+    "label_column",
+    "splits",
+    "unlabeled",
+)
 """Keys of `data` that affect only what is read."""
 
 
@@ -62,7 +70,7 @@ def all_parts(plan: Plan, fingerprints: Fingerprints, numerics: Numerics) -> dic
 
 def key_of(parts: dict[str, object]) -> str | None:
     """Return the key for these parts; None if one of them is not resolved yet."""
-    if _unresolved(parts):
+    if _is_unresolved(parts):
         return None
     return digest_of(parts)
 
@@ -84,7 +92,7 @@ def step_parts(
         "spec": spec,
         "code": code_digest(kind.run.partition(":")[0]),
         "libraries": {name: installed_version(name) or "not installed" for name in kind.libraries}
-        | _adds(step),
+        | _plugin_versions(step),
     }
     if isinstance(step.spec, TeacherSpec):
         # The fingerprint identifies the commit, however the profile names it.
@@ -94,69 +102,76 @@ def step_parts(
             parts["adapter"] = fingerprints.models[adapter, None]
     losses = {name_of(loss) for loss in losses_in(step.spec)}
     if (recovery := recovery_of(step.spec)) is not None:
-        taught = "teacher" in step.inputs
-        losses = {name_of(loss) for loss in recovery_losses(recovery[1], task_kind(task), taught=taught)}
-    alone = task_kind(task).label_loss
-    if kind.trains and not losses and alone is not None and "teacher" not in step.inputs:
-        losses = {alone}
+        has_teacher = "teacher" in step.inputs
+        losses = {
+            name_of(loss) for loss in recovery_losses(recovery[1], task_kind(task), has_teacher=has_teacher)
+        }
+    label_loss = task_kind(task).label_loss
+    if kind.trains and not losses and label_loss is not None and "teacher" not in step.inputs:
+        losses = {label_loss}
     if losses:
         parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}
     if kind.reads_data:
-        data = plan.profile.data.model_dump(mode="json", exclude=set(plan.profile.data.MEASURED))
-        further = kind.reads_unlabeled and plan.profile.data.further is not None
-        if not further:
+        data = plan.profile.data.model_dump(mode="json", exclude=set(plan.profile.data.MEASUREMENT_KEYS))
+        reads_further = kind.reads_unlabeled and plan.profile.data.existing_unlabeled is not None
+        if not reads_further:
             del data["unlabeled"]
         parts["data"] = {
-            "fingerprint": fingerprints.unlabeled if further else fingerprints.data,
+            "fingerprint": fingerprints.unlabeled if reads_further else fingerprints.data,
             "task": task,
             "code": [
                 code_digest(part)
                 for part in code_of_task(
-                    task, reads=not fingerprints.by_content, writes=isinstance(step.spec, TeacherSpec)
+                    task,
+                    with_reader=not fingerprints.by_content,
+                    with_source=isinstance(step.spec, TeacherSpec),
                 )
             ],
-            **_adds_task(task),
-            **(_lesson(plan.profile.data) if step.writes else {}),
+            **_task_plugin_parts(task),
+            **(_generation_parts(plan.profile.data) if step.is_generator else {}),
             "seed": plan.profile.seed,
-            **_without(_READING if fingerprints.by_content else _PLACES, data),
+            **_without_keys(_READING_KEYS if fingerprints.by_content else _LOCATION_KEYS, data),
         }
-        if step.makes_up_texts:
+        if step.generates_texts:
             parts["judged_by"] = fingerprints.test
     if kind.trains:
-        parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
-        if plan.profile.train.world > 1:
+        parts["numerics"] = {
+            **asdict(numerics),
+            "precision": numerics.precision(training_precision(step.spec)),
+        }
+        if plan.profile.train.world_size > 1:
             # The order of reductions depends on the number of processes, so the last digits differ, as with threads.
-            parts["processes"] = plan.profile.train.world
+            parts["processes"] = plan.profile.train.world_size
     if isinstance(step.spec, PassSpec):
-        if step.spec.timed:
+        if step.spec.depends_on_timing:
             parts["timed_on"] = timing_target(plan.profile.targets).model_dump(
                 include={"device", "threads", "cores"}
             )
-        parts |= step.spec.of_this_machine()
+        parts |= step.spec.machine_facts()
         if code := step.spec.code():
             parts["judges"] = {source: fingerprints.models[source, None] for source in code}
     return parts
 
 
-def _lesson(data: DataSpec) -> dict[str, object]:
+def _generation_parts(data: DataSpec) -> dict[str, object]:
     """Return the key parts that determine how training texts are presented to the generating model."""
-    assert data.generated is not None
-    said = data.generated.model_dump(mode="json", include={"ask", "most"})
-    return {"lesson": said, "lesson_code": code_digest(LESSON)}
+    assert data.generate_spec is not None
+    settings = data.generate_spec.model_dump(mode="json", include={"ask", "most"})
+    return {"lesson": settings, "lesson_code": code_digest(GENERATION_MODULE)}
 
 
-def asked_precision(spec: Spec) -> Precision:
+def training_precision(spec: Spec) -> Precision:
     """Return the training precision that the spec of a step requests."""
     if isinstance(spec, TrainingSpec):
         return spec.precision
-    return spec.asked_precision() if isinstance(spec, PassSpec) else "auto"
+    return spec.training_precision() if isinstance(spec, PassSpec) else "auto"
 
 
-def _adds(step: PlannedStep) -> dict[str, str]:
+def _plugin_versions(step: PlannedStep) -> dict[str, str]:
     """Return the versions of the distributions that provide the step's pass and losses; empty for built-in ones."""
-    added = [PASSES.added.get(step.kind.partition(".")[0])]
-    added += [LOSSES.added.get(name_of(loss)) for loss in losses_in(step.spec)]
-    return {plugin.distribution: plugin.version for plugin in added if plugin is not None}
+    providers = [PASSES.plugins.get(step.kind.partition(".")[0])]
+    providers += [LOSSES.plugins.get(name_of(loss)) for loss in losses_in(step.spec)]
+    return {plugin.distribution: plugin.version for plugin in providers if plugin is not None}
 
 
 def _loss_digest(name: str) -> str:
@@ -166,9 +181,9 @@ def _loss_digest(name: str) -> str:
     return hashlib.sha256("".join(map(code_digest, sorted(modules))).encode()).hexdigest()
 
 
-def _adds_task(name: str) -> dict[str, object]:
+def _task_plugin_parts(name: str) -> dict[str, object]:
     """Return the distribution that provides a task and the digest of its label loss; empty for a built-in task."""
-    plugin, loss = TASKS.added.get(name), task_kind(name).label_loss
+    plugin, loss = TASKS.plugins.get(name), task_kind(name).label_loss
     if plugin is None:
         return {}
     return {
@@ -177,17 +192,17 @@ def _adds_task(name: str) -> dict[str, object]:
     }
 
 
-def code_of_task(name: str, *, reads: bool = True, writes: bool = False) -> tuple[str, ...]:
+def code_of_task(name: str, *, with_reader: bool = True, with_source: bool = False) -> tuple[str, ...]:
     """Return the modules of a task that encode examples and score outputs.
 
     Args:
         name: the task.
-        reads: include the module that reads its data.
-        writes: include the module that writes its source models.
+        with_reader: include the module that reads its data.
+        with_source: include the module that writes its source models.
     """
     kind = task_kind(name)
-    places = (*([kind.data] if reads else []), kind.task, *([kind.source] if writes else []))
-    return tuple(place.partition(":")[0] for place in places)
+    references = (*([kind.data] if with_reader else []), kind.task, *([kind.source] if with_source else []))
+    return tuple(reference.partition(":")[0] for reference in references)
 
 
 def task_key_parts(name: str) -> dict[str, object]:
@@ -196,33 +211,33 @@ def task_key_parts(name: str) -> dict[str, object]:
     For a task of a plugin, its distribution and code. Built-in tasks are covered by the version of the protocol; only a
     memory workload of their own is added.
     """
-    plugin, kind = TASKS.added.get(name), task_kind(name)
-    own = kind.weighed != TaskKind.weighed
+    plugin, kind = TASKS.plugins.get(name), task_kind(name)
+    has_own_workload = kind.memory_workloads != TaskKind.memory_workloads
     if plugin is None:
-        return {"weighed": kind.weighed} if own else {}
-    places = [
+        return {"weighed": kind.memory_workloads} if has_own_workload else {}
+    references = [
         kind.task,
         kind.record,
         kind.workloads,
-        *filter(None, [kind.asks]),
-        *([kind.weighed] if own else []),
+        *filter(None, [kind.prompts_for]),
+        *([kind.memory_workloads] if has_own_workload else []),
     ]
-    modules = [place.partition(":")[0] for place in places]
+    modules = [reference.partition(":")[0] for reference in references]
     return {
         "distribution": [plugin.distribution, plugin.version],
         "code": [code_digest(module) for module in modules],
     }
 
 
-def _without(names: tuple[str, ...], data: dict[str, object]) -> dict[str, object]:
+def _without_keys(names: tuple[str, ...], data: dict[str, object]) -> dict[str, object]:
     """Return the profile's `data` section without the keys `names`, which a fingerprint covers."""
     kept = {name: value for name, value in data.items() if name not in names}
-    if isinstance(further := kept.get("unlabeled"), dict):
-        kept["unlabeled"] = _without((*names, "generate"), further)
+    if isinstance(unlabeled := kept.get("unlabeled"), dict):
+        kept["unlabeled"] = _without_keys((*names, "generate"), unlabeled)
     return kept
 
 
-def _unresolved(parts: dict[str, object]) -> bool:
+def _is_unresolved(parts: dict[str, object]) -> bool:
     """Whether a key or fingerprint among the parts is missing; `None` in a spec is a regular value."""
     data, inputs = parts.get("data"), parts["inputs"]
     assert isinstance(inputs, dict)

@@ -22,7 +22,7 @@ from compress.passes.table import FINETUNE, GENERATE, LOWER, PASSES, SOURCE, ste
 from compress.profile.schema import Profile, TargetSpec, TeacherSpec
 from compress.profile.specs.generate import GenerateSpec, TuningSpec
 from compress.profile.specs.training import FinetuneSpec
-from compress.tasks.table import writing_task
+from compress.tasks.table import generative_task
 
 TEACHER = "teacher"
 WRITER = "generate.writer"
@@ -33,7 +33,7 @@ BASELINE = "baseline"
 class PlannedStep:
     """One step: its kind, its inputs by role (names of earlier steps), and the form of its result.
 
-    `writes`: the step makes the model that generates additional labeled texts, so its task is the generating one.
+    `is_generator`: the step makes the model that generates additional labeled texts, so its task is the generating one.
     """
 
     name: str
@@ -41,17 +41,17 @@ class PlannedStep:
     spec: Spec
     inputs: Mapping[str, str]
     form: Form
-    writes: bool = False
+    is_generator: bool = False
 
     @property
-    def makes_up_texts(self) -> bool:
+    def generates_texts(self) -> bool:
         """Whether the step generates texts and must be told which ones duplicate held-out data."""
-        named = isinstance(self.spec, PassSpec) and self.spec.makes_up_texts
-        return named or step_kind(self.kind).makes_up_texts
+        by_spec = isinstance(self.spec, PassSpec) and self.spec.generates_texts
+        return by_spec or step_kind(self.kind).generates_texts
 
     def task(self, profile: Profile) -> str:
         """Return the task of the step's model."""
-        return writing_task() if self.writes else profile.task
+        return generative_task() if self.is_generator else profile.task
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ class Plan:
         return next(step for step in self.steps if step.name == name)
 
 
-def untrained(plan: Plan, name: str) -> str | None:
+def architecture_source(plan: Plan, name: str) -> str | None:
     """Return the source step whose model has the architecture of a step's result; None if a pass in between changes the
     architecture, which is then known only after it has run."""
     while True:
         step = plan.step(name)
         if step.kind == SOURCE:
             return name
-        role = step_kind(step.kind).keeps
+        role = step_kind(step.kind).architecture_from
         if role is None or role not in step.inputs:
             return None
         name = step.inputs[role]
@@ -124,54 +124,54 @@ class _Builder:
         self.devices = {(target.device, target.runtime) for target in profile.targets}
 
     def build(self) -> Plan:
-        teacher = self.trained(self.profile.teacher, SOURCE, TEACHER)
-        if (generate := self.profile.data.generated) is not None:
-            self.written(generate, teacher)
-        self.row(BASELINE, "baseline", teacher)
+        teacher = self.add_model(self.profile.teacher, SOURCE, TEACHER)
+        if (generate := self.profile.data.generate_spec) is not None:
+            self.add_generation(generate, teacher)
+        self.add_row(BASELINE, "baseline", teacher)
         for kind in PASSES.values():
-            if kind.beside_baseline is not None:
-                kind.beside_baseline(self, teacher)
+            if kind.add_baselines is not None:
+                kind.add_baselines(self, teacher)
         current = teacher
         for index, spec in enumerate(self.profile.specs):
             current = self.add_pass(self.pass_name(index), spec, current, teacher)
         return Plan(self.profile, tuple(self.steps.values()), tuple(self.rows))
 
-    def trained(self, spec: TeacherSpec, source: str, name: str) -> str:
+    def add_model(self, spec: TeacherSpec, source: str, name: str) -> str:
         """Add the source step of a teacher and, if requested, its fine-tuning; return the last of them."""
         # The source step depends on whether the model will be fine-tuned (else its head must fit), not on how.
-        shown = spec.model_copy(update={"finetune": spec.finetune and FinetuneSpec()})
-        self.add(source, SOURCE, shown, {}, TORCH_FLOAT)
+        source_spec = spec.model_copy(update={"finetune": spec.finetune and FinetuneSpec()})
+        self.add(source, SOURCE, source_spec, {}, TORCH_FLOAT)
         if spec.finetune is None:
             return source
         return self.add(name, FINETUNE, spec.finetune, {"model": source}, TORCH_FLOAT)
 
-    def written(self, spec: GenerateSpec, teacher: str) -> None:
+    def add_generation(self, spec: GenerateSpec, teacher: str) -> None:
         """Add the steps that fetch and fine-tune a generating model, and the step that generates texts with it."""
-        named = TeacherSpec(model=spec.model, revision=spec.revision, finetune=spec.finetune)
-        writer = self.trained(named, f"{WRITER}.source", WRITER)
+        writer_spec = TeacherSpec(model=spec.model, revision=spec.revision, finetune=spec.finetune)
+        writer = self.add_model(writer_spec, f"{WRITER}.source", WRITER)
         for name in (f"{WRITER}.source", WRITER):
-            self.steps[name] = replace(self.steps[name], writes=True)
+            self.steps[name] = replace(self.steps[name], is_generator=True)
         # The model and its training are covered by the key of the writer's step.
-        how = spec.model_copy(update={"model": "", "revision": None, "finetune": TuningSpec()})
-        self.add(GENERATE, GENERATE, how, {"writer": writer, "teacher": teacher}, TEXTS)
+        generate_spec = spec.model_copy(update={"model": "", "revision": None, "finetune": TuningSpec()})
+        self.add(GENERATE, GENERATE, generate_spec, {"writer": writer, "teacher": teacher}, TEXTS)
 
     def add_pass(self, name: str, spec: PassSpec, current: str, teacher: str) -> str:
         kind = PASSES[spec.kind]
         if kind.plan is not None:
             return kind.plan(self, name, spec, current, teacher)
         produced = spec.produces(self.form(current))
-        model = self.lowered(current) if produced.framework is Framework.ONNX else current
-        given = {"model": model, "teacher": teacher}
-        step = self.add(name, spec.kind, spec, {role: given[role] for role in kind.inputs}, produced)
-        self.row(name, "step", step)
+        model = self.onnx_step(current) if produced.framework is Framework.ONNX else current
+        available = {"model": model, "teacher": teacher}
+        step = self.add(name, spec.kind, spec, {role: available[role] for role in kind.inputs}, produced)
+        self.add_row(name, "step", step)
         return step
 
-    def fetched(self, name: str, model: str, revision: str | None) -> str:
+    def fetch_step(self, name: str, model: str, revision: str | None) -> str:
         # As before fine-tuning, so that a new head is created.
         spec = TeacherSpec(model=model, revision=revision, finetune=FinetuneSpec())
         return self.add(name, SOURCE, spec, {}, TORCH_FLOAT)
 
-    def taught(
+    def teacher_step(
         self,
         name: str,
         model: str,
@@ -181,7 +181,7 @@ class _Builder:
     ) -> str:
         assert finetune is None or isinstance(finetune, FinetuneSpec)
         spec = TeacherSpec(model=model, revision=revision, labels=labels, finetune=finetune)
-        return self.trained(spec, f"{name}.source", name)
+        return self.add_model(spec, f"{name}.source", name)
 
     def pass_name(self, index: int) -> str:
         """Return the unique name of a pass: `prune`, or `prune.2` for the second of its kind."""
@@ -192,14 +192,14 @@ class _Builder:
     def form(self, step: str) -> Form:
         return self.steps[step].form
 
-    def lowered(self, step: str) -> str:
+    def onnx_step(self, step: str) -> str:
         """Return the step with the ONNX form of a step's model: itself, or a step that lowers it."""
         if self.form(step).framework is Framework.ONNX:
             return step
-        form = ONNX_FLOAT.with_(structure=self.form(step).structure)
+        form = ONNX_FLOAT.with_fields(structure=self.form(step).structure)
         return self.add(f"{step}.onnx", LOWER, Spec(), {"model": step}, form)
 
-    def in_torch(self, step: str) -> str:
+    def torch_step(self, step: str) -> str:
         while self.form(step).framework is not Framework.TORCH:
             step = self.steps[step].inputs["model"]
         return step
@@ -210,9 +210,9 @@ class _Builder:
         self.steps.setdefault(name, PlannedStep(name, kind, spec, inputs, form))
         return name
 
-    def row(self, name: str, role: Role, step: str, device: str | None = None) -> None:
+    def add_row(self, name: str, role: Role, step: str, device: str | None = None) -> None:
         measured: dict[str, str] = {
-            runtime: self.lowered(step) if runtime == "onnxruntime" else step
+            runtime: self.onnx_step(step) if runtime == "onnxruntime" else step
             for runtime in sorted({runtime for _, runtime in self.devices})
             if runtime == "onnxruntime" or self.form(step).framework is Framework.TORCH
         }

@@ -21,13 +21,15 @@ def fill_empty_sections(source: ProfileSource) -> ProfileSource:
     """
     values = source.values
     for path in sorted(source.blank, key=str):
-        assigned = any(path[: len(place)] == place for place in source.overridden)
-        if path and not assigned and _is_none(values, path) and _is_optional_section(path, values):
+        assigned = any(
+            path[: len(overridden_path)] == overridden_path for overridden_path in source.overridden
+        )
+        if path and not assigned and _is_null_at(values, path) and _is_optional_section(path, values):
             values = with_value(values, path, {})
     return replace(source, values=values)
 
 
-def _is_none(values: Any, path: KeyPath) -> bool:
+def _is_null_at(values: Any, path: KeyPath) -> bool:
     """Whether the value at `path` is `null`; False if an assignment has put something below it."""
     for part in path:
         try:
@@ -39,16 +41,18 @@ def _is_none(values: Any, path: KeyPath) -> bool:
 
 def _is_optional_section(path: KeyPath, values: Any) -> bool:
     return any(
-        _holds_section(info.annotation)
+        _allows_section(info.annotation)
         for model in models_at(path[:-1], Profile, values)
         for name, info in model.model_fields.items()
         if path[-1] == (info.alias or name)
     )
 
 
-def _holds_section(annotation: Any) -> bool:
+def _allows_section(annotation: Any) -> bool:
     """Whether an annotation is an optional section (`AugmentSpec | None`)."""
     if get_origin(annotation) not in (Union, types.UnionType) or type(None) not in get_args(annotation):
         return False
-    bare = (get_args(one)[0] if get_origin(one) is Annotated else one for one in get_args(annotation))
-    return any(isinstance(one, type) and issubclass(one, BaseModel) for one in bare)
+    members = (
+        get_args(member)[0] if get_origin(member) is Annotated else member for member in get_args(annotation)
+    )
+    return any(isinstance(member, type) and issubclass(member, BaseModel) for member in members)

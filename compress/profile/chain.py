@@ -25,55 +25,55 @@ def chain_faults(source: ProfileSource, form: Form) -> list[Fault]:
     if not isinstance(passes, list):
         return []
     faults: list[Fault] = []
-    before = "the teacher"
-    averaged: str | None = None
-    never_onnx: str | None = None
+    previous = "the teacher"
+    averaged_by: str | None = None
+    torch_only_reason: str | None = None
     for index, entry in enumerate(passes):
         kind = single_key(entry)
         if kind is None or kind not in PASS_ENTRIES.table:
             continue
         spec = _spec_or_defaults(kind, entry[kind])
         if not spec.fits(form):
-            why = f"needs {spec.needs()}, but {before} gives a model that is {form}"
-            faults.append(source.fault(("passes", index, kind), why))
+            reason = f"needs {spec.needs()}, but {previous} gives a model that is {form}"
+            faults.append(source.fault(("passes", index, kind), reason))
             continue
-        if never_onnx is not None:
-            why = f"{before} gives a model that cannot become ONNX: {never_onnx}"
-            faults.append(source.fault(("passes", index, kind), why))
+        if torch_only_reason is not None:
+            reason = f"{previous} gives a model that cannot become ONNX: {torch_only_reason}"
+            faults.append(source.fault(("passes", index, kind), reason))
             continue
-        never_onnx = spec.never_onnx()
-        if never_onnx is not None:
-            faults += _onnx_targets(source, index, kind, never_onnx)
-        refused = spec.refuses_average()
-        if averaged is not None and refused is not None:
-            key, why = refused
-            faults.append(source.fault(("passes", index, kind, key), why.format(averaged)))
-        form, before = spec.produces(form), f"passes.{index}.{kind}"
-        leaves_average = spec.leaves_average()
+        torch_only_reason = spec.onnx_fault()
+        if torch_only_reason is not None:
+            faults += _torch_only_faults(source, index, kind, torch_only_reason)
+        conflict = spec.ensemble_fault()
+        if averaged_by is not None and conflict is not None:
+            key, reason = conflict
+            faults.append(source.fault(("passes", index, kind, key), reason.format(averaged_by)))
+        form, previous = spec.produces(form), f"passes.{index}.{kind}"
+        leaves_average = spec.returns_ensemble()
         if leaves_average is not None:
-            averaged = before if leaves_average else None
+            averaged_by = previous if leaves_average else None
     if form.framework is Framework.ONNX:
-        why = "torch cannot run the ONNX files that the passes end with; use onnxruntime"
-        faults += _targets_on(source, "torch", why)
+        reason = "torch cannot run the ONNX files that the passes end with; use onnxruntime"
+        faults += _runtime_faults(source, "torch", reason)
     return faults
 
 
-def _onnx_targets(source: ProfileSource, index: int, kind: str, never_onnx: str) -> list[Fault]:
+def _torch_only_faults(source: ProfileSource, index: int, kind: str, torch_only_reason: str) -> list[Fault]:
     """Return a fault for each target that cannot run a torch-only model; without targets, for the default one."""
     targets = source.values.get("targets")
     if not isinstance(targets, list):
-        why = f"needs a target with `runtime: torch`: {never_onnx}"
-        return [source.fault(("passes", index, kind, "library"), why)]
-    why = f"onnxruntime cannot run the model that passes.{index}.{kind} gives: {never_onnx}"
-    return _targets_on(source, "onnxruntime", why)
+        message = f"needs a target with `runtime: torch`: {torch_only_reason}"
+        return [source.fault(("passes", index, kind, "library"), message)]
+    message = f"onnxruntime cannot run the model that passes.{index}.{kind} gives: {torch_only_reason}"
+    return _runtime_faults(source, "onnxruntime", message)
 
 
-def _targets_on(source: ProfileSource, runtime: str, why: str) -> list[Fault]:
+def _runtime_faults(source: ProfileSource, runtime: str, reason: str) -> list[Fault]:
     """Return a fault for each target that uses this runtime."""
     targets = source.values.get("targets")
     return [
-        source.fault(("targets", place, "runtime"), why)
-        for place, target in enumerate(targets if isinstance(targets, list) else ())
+        source.fault(("targets", index, "runtime"), reason)
+        for index, target in enumerate(targets if isinstance(targets, list) else ())
         if isinstance(target, dict) and target.get("runtime", "onnxruntime") == runtime
     ]
 
@@ -83,7 +83,7 @@ def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
         return PASS_ENTRIES.parse(kind, body)
     except ValidationError:
         # The faults of the body itself are reported by schema validation.
-        found = PASSES[kind]
-        if found.roughly is None:
-            return found.spec.model_construct()
-        return found.roughly(body if isinstance(body, dict) else {})
+        pass_kind = PASSES[kind]
+        if pass_kind.parse_leniently is None:
+            return pass_kind.spec.model_construct()
+        return pass_kind.parse_leniently(body if isinstance(body, dict) else {})

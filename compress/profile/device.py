@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from compress.core.spelling import nearest
 
 SSH = "ssh://"
-LOCAL = ("cpu", "cuda")
+LOCAL_DEVICES = ("cpu", "cuda")
 
 # ssh would read a name that begins with a hyphen as an option.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -39,10 +39,10 @@ def parse_ssh(device: str) -> SshAddress:
     Raises:
         ValueError: it is not such an address; the message says why.
     """
-    found = _ADDRESS.fullmatch(device.removeprefix(SSH))
-    if found is None or not is_ssh(device):
+    match = _ADDRESS.fullmatch(device.removeprefix(SSH))
+    if match is None or not is_ssh(device):
         raise ValueError(f"{device!r} is not of the form ssh://user@host[:port]")
-    user, host, port, path = found["user"], found["host"], found["port"], found["path"]
+    user, host, port, path = match["user"], match["host"], match["port"], match["path"]
     if path not in (None, "/"):
         raise ValueError(f"{device!r} contains a path: give the work folder on the device as `folder`")
     if user is not None and ":" in user:
@@ -68,9 +68,10 @@ def checked_device(device: str) -> str:
     """
     if is_ssh(device):
         parse_ssh(device)
-    elif device not in LOCAL:
+    elif device not in LOCAL_DEVICES:
         raise ValueError(
-            f"{device!r} is not one of {', '.join(LOCAL)}, ssh://user@host[:port]{nearest(device, LOCAL)}"
+            f"{device!r} is not one of {', '.join(LOCAL_DEVICES)}, "
+            f"ssh://user@host[:port]{nearest(device, LOCAL_DEVICES)}"
         )
     return device
 

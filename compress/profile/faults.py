@@ -23,19 +23,22 @@ def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseMode
     same value has a fault at a deeper path.
     """
     messages: dict[KeyPath, list[str]] = {}
-    shallow: set[KeyPath] = set()
+    container_paths: set[KeyPath] = set()
     for detail in error.errors(include_url=False):
         path = _written_path(detail, source.values)
         if len(path) < len(detail["loc"]) or detail["type"] == "too_short":
             # pydantic counts invalid entries as missing (`too_short`); the entries have errors of their own.
-            shallow.add(path)
+            container_paths.add(path)
         message = _message(detail, path, root, source.values)
         if message not in messages.setdefault(path, []):
             messages[path].append(message)
     deepest = [
         path
         for path in messages
-        if not (path in shallow and any(other[: len(path)] == path and other != path for other in messages))
+        if not (
+            path in container_paths
+            and any(other[: len(path)] == path and other != path for other in messages)
+        )
     ]
     faults = [source.fault(path, " or ".join(messages[path])) for path in deepest]
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.path))
@@ -59,7 +62,7 @@ def _written_path(detail: ErrorDetails, values: Any) -> KeyPath:
 
 
 def _message(detail: ErrorDetails, path: KeyPath, root: type[BaseModel], values: Any) -> str:
-    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1], root, values))}"
     if kind == "missing":
@@ -70,17 +73,17 @@ def _message(detail: ErrorDetails, path: KeyPath, root: type[BaseModel], values:
     if kind == "union_tag_not_found":
         known = _known_keys(path, root, values)
         return f"expected one entry of the form `name: {{...}}` with a name of: {', '.join(known)}"
-    if kind == "literal_error" and isinstance(given, str):
+    if kind == "literal_error" and isinstance(value, str):
         known = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ", ").split(",")]
-        return f"{given!r} is not one of {', '.join(known)}{nearest(given, known)}"
+        return f"{value!r} is not one of {', '.join(known)}{nearest(value, known)}"
     if kind == "value_error":
         return detail["msg"].removeprefix("Value error, ")
     message = detail["msg"][0].lower() + detail["msg"][1:]
     message = message.replace("input should be", "should be")
-    return f"{message}, not {_short(given)}"
+    return f"{message}, not {_abbreviated(value)}"
 
 
-def _short(value: object) -> str:
+def _abbreviated(value: object) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -94,18 +97,18 @@ def _known_keys(path: KeyPath, root: type[BaseModel], values: Any) -> list[str]:
 def models_at(path: KeyPath, root: type[BaseModel], values: Any) -> list[type[BaseModel]]:
     """Return the models that may occur at `path` of a profile with these values."""
     task = values.get("task")
-    own: dict[type[BaseModel], type[BaseModel]] = {}
+    task_specs: dict[type[BaseModel], type[BaseModel]] = {}
     if task in task_names():
-        own = {DataSpec: data_spec(task), BudgetSpec: budget_spec(task)}
-    found: list[type[BaseModel]] = [root]
+        task_specs = {DataSpec: data_spec(task), BudgetSpec: budget_spec(task)}
+    models: list[type[BaseModel]] = [root]
     for part in path:
         if isinstance(part, int):
             continue
-        found = [
-            own.get(model, model)
-            for parent in found
+        models = [
+            task_specs.get(model, model)
+            for parent in models
             for name, info in parent.model_fields.items()
             if part in (name, info.alias)
             for model in models_in(info.annotation)
         ]
-    return found
+    return models

@@ -27,39 +27,41 @@ def json_schema() -> dict[str, Any]:
             definition["type"] = ["object", "null"]
     for kind in LOSSES.values():
         if kind.spec.short is not None:
-            _admit_word(schema["$defs"][kind.spec.__name__], kind.spec.short)
+            _allow_string(schema["$defs"][kind.spec.__name__], kind.spec.short)
     return {"$schema": DIALECT, **schema, "title": "Profile of `compress`"}
 
 
 def _add_keys_of_tasks(schema: dict[str, Any]) -> None:
     """Add the task-specific keys of `data` and `budget`."""
     for task in task_names():
-        for common, made in ((DataSpec, data_spec(task)), (BudgetSpec, budget_spec(task))):
-            if made is common:
+        for common, task_spec in ((DataSpec, data_spec(task)), (BudgetSpec, budget_spec(task))):
+            if task_spec is common:
                 continue
             properties = schema["$defs"][common.__name__]["properties"]
-            own = _one_line_descriptions(made.model_json_schema(by_alias=True))
+            task_schema = _one_line_descriptions(task_spec.model_json_schema(by_alias=True))
             schema["$defs"] |= {
-                name: each for name, each in own.get("$defs", {}).items() if name not in schema["$defs"]
+                name: definition
+                for name, definition in task_schema.get("$defs", {}).items()
+                if name not in schema["$defs"]
             }
             properties |= {
-                key: {**each, "description": _of_task(task, each.get("description", ""))}
-                for key, each in own["properties"].items()
+                key: {**definition, "description": _prefix_task(task, definition.get("description", ""))}
+                for key, definition in task_schema["properties"].items()
                 if key not in properties
             }
 
 
-def _of_task(task: str, description: str) -> str:
+def _prefix_task(task: str, description: str) -> str:
     """Prefix a description with its task: `Sentence embedding: the two columns ...`."""
-    said = f"{task.replace('-', ' ').capitalize()}: {description[:1].lower()}{description[1:]}"
-    return said.strip()
+    prefixed = f"{task.replace('-', ' ').capitalize()}: {description[:1].lower()}{description[1:]}"
+    return prefixed.strip()
 
 
-def _admit_word(definition: dict[str, Any], key: str) -> None:
+def _allow_string(definition: dict[str, Any], key: str) -> None:
     """Allow a single word in place of the body with that key; the requirements of the body then apply to objects
     only."""
-    kinds = definition["type"]
-    definition["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "string"]
+    types = definition["type"]
+    definition["type"] = [*([types] if isinstance(types, str) else types), "string"]
     definition["if"] = {"type": "string"}
     definition["then"] = {"enum": definition["properties"][key]["enum"]}
 

@@ -34,14 +34,14 @@ class MeasureRequest(Spec):
     """How long and on what to measure."""
 
 
-def sections(profile: Profile) -> dict[str, Any]:
+def measure_sections(profile: Profile) -> dict[str, Any]:
     """Return the sections of a profile that measuring needs, without unset defaults, which may not fit the device."""
     return profile.model_dump(
         mode="json", include={"task", "seed", "data", "targets", "measure"}, exclude_unset=True
     )
 
 
-def request_of(
+def build_request(
     values: Mapping[str, Any], targets: Sequence[Any], assignments: Sequence[str], base: Path
 ) -> MeasureRequest:
     """Build the request and validate it like a profile.
@@ -58,16 +58,16 @@ def request_of(
         raise UsageError("say on which data to measure: --data PATH, or --profile PROFILE")
     if "task" not in values:
         raise UsageError(f"say what the model is for: --task {' | '.join(task_names())}")
-    said = {**values, "targets": list(targets)} if targets else dict(values)
-    source = override(ProfileSource("compress measure", "", base, said, {}), tuple(assignments))
+    merged = {**values, "targets": list(targets)} if targets else dict(values)
+    source = override(ProfileSource("compress measure", "", base, merged, {}), tuple(assignments))
     try:
         return MeasureRequest.model_validate(source.values)
     except ValidationError as error:
         raise ProfileError(faults_of(error, source, MeasureRequest)) from error
 
 
-def name_of(model: Path) -> str:
+def run_name(model: Path) -> str:
     """Derive the name of a run from its model: `runs/x/bundle/model.onnx` -> `bundle`, `mine.onnx` -> `mine`."""
     path = model.absolute()
-    own = path.name if path.is_dir() else path.parent.name if path.stem == "model" else path.stem
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-.") or "model"
+    stem = path.name if path.is_dir() else path.parent.name if path.stem == "model" else path.stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "model"

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from compress.core.plugins import call
+from compress.core.plugins import call_named
 from compress.models.anatomy.table.family import Config
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES
-from compress.profile.combination_checks import Found
+from compress.profile.combination_checks import KeyFault
 from compress.profile.model_checks.architecture import student_config
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.pairing import recovery_faults
@@ -37,15 +37,19 @@ class PassCheck:
     config: Config | None
 
 
-def pass_faults(profile: Profile, files: ModelFiles) -> list[Found]:
+def pass_faults(profile: Profile, files: ModelFiles) -> list[KeyFault]:
     """Return the faults that each pass finds, at the keys of the pass."""
     return [
-        (("passes", check.index, check.spec.kind, *keys), why)
+        (("passes", check.index, check.spec.kind, *keys), reason)
         for check in _checks(profile, files)
-        for keys, why in (
-            *_asked(PASSES[check.spec.kind].faults, check),
+        for keys, reason in (
+            *_call_hook(PASSES[check.spec.kind].faults, check),
             *recovery_faults(
-                check.spec, check.model, profile.teacher.model, files, by_token=task_kind(profile.task).writes
+                check.spec,
+                check.model,
+                profile.teacher.model,
+                files,
+                by_token=task_kind(profile.task).generates,
             ),
         )
     ]
@@ -53,14 +57,16 @@ def pass_faults(profile: Profile, files: ModelFiles) -> list[Found]:
 
 def pass_warnings(profile: Profile, files: ModelFiles) -> list[str]:
     """Return the warnings of the passes about settings that are likely to disappoint, one sentence each."""
-    found = [
-        why for check in _checks(profile, files) for why in _asked(PASSES[check.spec.kind].warnings, check)
+    warnings = [
+        warning
+        for check in _checks(profile, files)
+        for warning in _call_hook(PASSES[check.spec.kind].warnings, check)
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(warnings))
 
 
-def _asked(function: str | None, check: PassCheck) -> Iterator[Any]:
-    yield from () if function is None else call(function, check)
+def _call_hook(function: str | None, check: PassCheck) -> Iterator[Any]:
+    yield from () if function is None else call_named(function, check)
 
 
 def _checks(profile: Profile, files: ModelFiles) -> Iterator[PassCheck]:
@@ -69,9 +75,9 @@ def _checks(profile: Profile, files: ModelFiles) -> Iterator[PassCheck]:
     config: Config | None = files.config(model)
     for index, spec in enumerate(profile.specs):
         yield PassCheck(profile, files, index, spec, model, family, config)
-        leaves = PASSES[spec.kind].leaves
+        leaves = PASSES[spec.kind].config_after
         if config is not None and leaves is not None:
-            config = call(leaves, spec, config)
+            config = call_named(leaves, spec, config)
         for _, student in spec.students():
             config = student_config(student, config, files)
             if student.model is not None:

@@ -105,37 +105,42 @@ _DATA = """\
   command before anything is trained, with exit code 4 and the file and line.
 """
 
-_LIMITS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+_LIMIT_SIGNS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 
 
 def reference_markdown() -> str:
     """Return the whole page: every section as a table of keys, the readable data formats, and an example."""
     schema = json_schema()
     # A section used in several places (a student, an assistant) is documented once, at the first of them.
-    first: dict[int, tuple[tuple[str, ...], str, dict[str, Any]]] = {}
-    for keys, asked, body in _sections(schema, schema["$defs"], ()):
-        first.setdefault(id(body), (keys, asked, body))
-    sections = list(first.values())
-    places = {id(body): f"{'.'.join(keys)} {asked}".strip() for keys, asked, body in sections}
-    tables = [_section(keys, asked, body, schema["$defs"], places) for keys, asked, body in sections]
+    unique: dict[int, tuple[tuple[str, ...], str, dict[str, Any]]] = {}
+    for keys, discriminator, body in _sections(schema, schema["$defs"], ()):
+        unique.setdefault(id(body), (keys, discriminator, body))
+    sections = list(unique.values())
+    anchors = {
+        id(body): f"{'.'.join(keys)} {discriminator}".strip() for keys, discriminator, body in sections
+    }
+    tables = [
+        _section_markdown(keys, discriminator, body, schema["$defs"], anchors)
+        for keys, discriminator, body in sections
+    ]
     example = f"## Example\n\n```yaml\n{EXAMPLE}```\n"
     return "\n".join((_HEAD, example, *tables, _DATA))
 
 
 def _sections(
-    body: dict[str, Any], definitions: dict[str, Any], keys: tuple[str, ...], asked: str = ""
+    body: dict[str, Any], definitions: dict[str, Any], keys: tuple[str, ...], discriminator: str = ""
 ) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
-    """Yield a section and all sections below it, in schema order, each with its discriminator (see `_asked`).
+    """Yield a section and all sections below it, in schema order, each with its discriminator (see `_discriminator`).
 
     Entries, mappings with a single key, are not sections themselves.
     """
-    asked = _asked(body) or asked
+    discriminator = _discriminator(body) or discriminator
     if not _is_entry(body):
-        yield keys, asked, body
+        yield keys, discriminator, body
     for key, value in body["properties"].items():
         for name, in_list in _references(value):
-            below = (*keys, f"{key}[]" if in_list else key)
-            yield from _sections(definitions[name], definitions, below, asked)
+            sub_keys = (*keys, f"{key}[]" if in_list else key)
+            yield from _sections(definitions[name], definitions, sub_keys, discriminator)
 
 
 def _is_entry(body: dict[str, Any]) -> bool:
@@ -159,25 +164,25 @@ def _anchor(path: str) -> str:
     return re.sub(r"[._ :]+", "-", path.replace("[]", "")) or "top"
 
 
-def _asked(body: dict[str, Any]) -> str:
+def _discriminator(body: dict[str, Any]) -> str:
     """Return the key and value that select this section among the alternatives at one place, such as `bits: 4`."""
     first = body.get("anyOf", [{}])[0].get("properties", {})
     named = ((key, body["properties"][key] | first.get(key, {})) for key in body.get("required", ()))
     return next((f"{key}: {value['const']}" for key, value in named if "const" in value), "")
 
 
-def _section(
+def _section_markdown(
     keys: tuple[str, ...],
-    asked: str,
+    discriminator: str,
     body: dict[str, Any],
     definitions: dict[str, Any],
-    places: dict[int, str],
+    anchors: dict[int, str],
 ) -> str:
     path = ".".join(keys)
     title = f"`{path}`" if path else "Top level"
-    title += f" with `{asked}`" if asked else ""
+    title += f" with `{discriminator}`" if discriminator else ""
     lines = [
-        f'{"##" if len(keys) < 2 else "###"} <a id="{_anchor(places[id(body)])}"></a>{title}',
+        f'{"##" if len(keys) < 2 else "###"} <a id="{_anchor(anchors[id(body)])}"></a>{title}',
         "",
         body.get("description", ""),
         "",
@@ -188,57 +193,62 @@ def _section(
     for key, value in body["properties"].items():
         cells = (
             f"`{key}`",
-            _type(value, definitions, places),
-            "required" if key in required else _default(value, definitions),
-            _meaning(value, definitions),
+            _type_words(value, definitions, anchors),
+            "required" if key in required else _default_words(value, definitions),
+            _description_of(value, definitions),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join((*lines, ""))
 
 
-def _type(value: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]) -> str:
+def _type_words(value: dict[str, Any], definitions: dict[str, Any], anchors: dict[int, str]) -> str:
     """Describe the type of a value in words; sections become links."""
     if "$ref" in value:
-        return _link(definitions[value["$ref"].rpartition("/")[2]], definitions, places)
+        return _link(definitions[value["$ref"].rpartition("/")[2]], definitions, anchors)
     for union in ("anyOf", "oneOf"):
         if union in value:
-            shown = [_type(each, definitions, places) for each in value[union] if each.get("type") != "null"]
-            return " or ".join(shown)
+            alternatives = [
+                _type_words(each, definitions, anchors) for each in value[union] if each.get("type") != "null"
+            ]
+            return " or ".join(alternatives)
     if "enum" in value or "const" in value:
         choices = value.get("enum", [value.get("const")])
         return ", ".join(f"`{str(one).lower() if isinstance(one, bool) else one}`" for one in choices)
     if "prefixItems" in value:
-        inner = [_type(each, definitions, places) for each in value["prefixItems"]]
+        inner = [_type_words(each, definitions, anchors) for each in value["prefixItems"]]
         return f"[{', '.join(inner)}]"
     if value.get("type") == "array":
-        least = value.get("minItems", 0)
-        return f"list of {_type(value['items'], definitions, places)}" + (
-            f", at least {least}" if least else ""
+        min_items = value.get("minItems", 0)
+        return f"list of {_type_words(value['items'], definitions, anchors)}" + (
+            f", at least {min_items}" if min_items else ""
         )
-    words = {"string": "string", "integer": "integer", "number": "number", "boolean": "`true`, `false`"}
-    limits = [f"{sign} {value[limit]:.12g}" for limit, sign in _LIMITS if limit in value]
+    names = {"string": "string", "integer": "integer", "number": "number", "boolean": "`true`, `false`"}
+    limits = [f"{sign} {value[limit]:.12g}" for limit, sign in _LIMIT_SIGNS if limit in value]
     pattern = f"matching `{value['pattern']}`" if "pattern" in value else ""
-    return " ".join(filter(None, (words[value["type"]], ", ".join(limits), pattern)))
+    return " ".join(filter(None, (names[value["type"]], ", ".join(limits), pattern)))
 
 
-def _link(body: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]) -> str:
+def _link(body: dict[str, Any], definitions: dict[str, Any], anchors: dict[int, str]) -> str:
     if _is_entry(body):
         ((key, value),) = body["properties"].items()
         bodies = [definitions[name] for name, _ in _references(value)]
-        first, *others = [_anchor(places[id(one)]) for one in bodies]
-        further = [f", with [`{_asked(one)}`](#{at})" for one, at in zip(bodies[1:], others, strict=True)]
-        return f"[`{key}: {{...}}`](#{first})" + "".join(further)
-    path = places[id(body)]
+        first_anchor, *other_anchors = [_anchor(anchors[id(one)]) for one in bodies]
+        alternatives = [
+            f", with [`{_discriminator(one)}`](#{anchor})"
+            for one, anchor in zip(bodies[1:], other_anchors, strict=True)
+        ]
+        return f"[`{key}: {{...}}`](#{first_anchor})" + "".join(alternatives)
+    path = anchors[id(body)]
     return f"[section](#{_anchor(path)})"
 
 
-def _meaning(value: dict[str, Any], definitions: dict[str, Any]) -> str:
+def _description_of(value: dict[str, Any], definitions: dict[str, Any]) -> str:
     """Return the description of a key, else of its section: the schema writes a shared one only there."""
-    described = [value, *(definitions[name] for name, _ in _references(value))]
-    return next((str(each["description"]) for each in described if "description" in each), "")
+    schemas = [value, *(definitions[name] for name, _ in _references(value))]
+    return next((str(each["description"]) for each in schemas if "description" in each), "")
 
 
-def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
+def _default_words(value: dict[str, Any], definitions: dict[str, Any]) -> str:
     """Return the default as a user would write it; the default of a section is described as that of its own keys."""
     default = value.get("default")
     if default is None:
@@ -250,11 +260,11 @@ def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
     sections = [definitions[name] for name, in_list in _references(value) if in_list]
     if sections and not any(map(_is_entry, sections)):
         return "one, with its defaults" if len(default) == 1 else f"{len(default)} built-in"
-    lines = '"' if isinstance(default, str) and "\n" in default else None
-    written = yaml.safe_dump(
-        default, default_flow_style=True, default_style=lines, sort_keys=False, width=10_000
+    quote_style = '"' if isinstance(default, str) and "\n" in default else None
+    as_yaml = yaml.safe_dump(
+        default, default_flow_style=True, default_style=quote_style, sort_keys=False, width=10_000
     )
-    return f"`{written.removesuffix('...' + chr(10)).strip()}`"
+    return f"`{as_yaml.removesuffix('...' + chr(10)).strip()}`"
 
 
 if __name__ == "__main__":

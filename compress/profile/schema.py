@@ -17,11 +17,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from compress.core.disk.source_uris import CONFIG
-from compress.core.plugins import named
+from compress.core.disk.source_uris import CONFIG_PREFIX
+from compress.core.plugins import import_object
 from compress.core.spec import HubName, PassSpecBase, Positive, Seconds, Seed, Side, Spec
 from compress.passes.contract import PassSpec
-from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
+from compress.profile.device import LOCAL_DEVICES, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_entries import PassEntry
 from compress.profile.specs.budget import BudgetSpec, TaskBudget
 from compress.profile.specs.decoder import DecoderSpec
@@ -35,7 +35,12 @@ Device = Annotated[
     str,
     AfterValidator(checked_device),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(LOCAL), "type": "string"}, {"pattern": f"^{SSH}.", "type": "string"}]}
+        {
+            "anyOf": [
+                {"enum": list(LOCAL_DEVICES), "type": "string"},
+                {"pattern": f"^{SSH}.", "type": "string"},
+            ]
+        }
     ),
 ]
 if TYPE_CHECKING:
@@ -102,37 +107,37 @@ class DataSpec(Spec):
     """Maximum length of a text in tokens, special tokens included. Longer texts are truncated; for language models they
     are cut into windows of this length."""
 
-    MEASURED: ClassVar[tuple[str, ...]] = ()
+    MEASUREMENT_KEYS: ClassVar[tuple[str, ...]] = ()
     """Keys that affect only what is measured, not the models that are built."""
-    SCORED_BY: ClassVar[tuple[str, ...]] = ()
+    SCORING_KEYS: ClassVar[tuple[str, ...]] = ()
     """Keys that affect how the test split is scored, other than its content."""
 
     @property
-    def further(self) -> UnlabeledSpec | None:
+    def existing_unlabeled(self) -> UnlabeledSpec | None:
         """`unlabeled`, if it reads existing examples; None otherwise."""
         return None if self.unlabeled is None or self.unlabeled.generate is not None else self.unlabeled
 
     @property
-    def generated(self) -> GenerateSpec | None:
+    def generate_spec(self) -> GenerateSpec | None:
         """Settings of unlabeled examples that a model writes; None if there are none."""
         return None if self.unlabeled is None else self.unlabeled.generate
 
     @property
-    def goes_on(self) -> bool:
+    def continues_texts(self) -> bool:
         """Whether the examples are plain texts to continue, rather than prompts with answers."""
         return False
 
     @property
-    def converses(self) -> bool:
+    def is_chat(self) -> bool:
         """Whether the prompts are conversations."""
         return False
 
-    def scored_by(self) -> dict[str, Any]:
-        """Return the settings in `SCORED_BY` that differ from their defaults."""
-        said = self.model_dump(mode="json", exclude_defaults=True)
-        return {name: said[name] for name in self.SCORED_BY if name in said}
+    def scoring_settings(self) -> dict[str, Any]:
+        """Return the settings in `SCORING_KEYS` that differ from their defaults."""
+        settings = self.model_dump(mode="json", exclude_defaults=True)
+        return {name: settings[name] for name in self.SCORING_KEYS if name in settings}
 
-    def judging(self, base: Path) -> tuple[Path, ...]:
+    def scoring_files(self, base: Path) -> tuple[Path, ...]:
         """Return the user's files, other than `code`, that take part in scoring; `base` is the profile's folder."""
         return ()
 
@@ -148,7 +153,7 @@ class DataSpec(Spec):
         return ()
 
     @model_validator(mode="after")
-    def _one_size(self) -> DataSpec:
+    def _check_image_size(self) -> DataSpec:
         if self.image_size is not None and self.preprocess is not None:
             raise ValueError("`preprocess` already sets the image size: leave out `image_size`")
         return self
@@ -156,27 +161,27 @@ class DataSpec(Spec):
 
 def data_spec(task: str) -> type[DataSpec]:
     """Return the schema of a task's `data` section: the keys of every task, and its own."""
-    return cast(type[DataSpec], named(task_kind(task).keys))
+    return cast(type[DataSpec], import_object(task_kind(task).keys))
 
 
-def data_of(written: Any, task: str) -> Any:
+def validate_data(section: Any, task: str) -> Any:
     """Validate the `data` section of a task. Keys of other tasks are dropped: `key_faults` reports them.
 
     Raises:
         ValidationError: it is invalid.
     """
     foreign = users_of_keys().keys() - task_kind(task).uses.keys()
-    if isinstance(written, dict):
-        written = {key: value for key, value in written.items() if f"data.{key}" not in foreign}
-    return data_spec(task).model_validate(written)
+    if isinstance(section, dict):
+        section = {key: value for key, value in section.items() if f"data.{key}" not in foreign}
+    return data_spec(task).model_validate(section)
 
 
-def _by_its_task(value: Any, info: ValidationInfo) -> Any:
+def _validate_for_task(value: Any, info: ValidationInfo) -> Any:
     task = info.data.get("task")
-    return value if task is None else data_of(value, task)
+    return value if task is None else validate_data(value, task)
 
 
-TaskData = Annotated[SerializeAsAny[DataSpec], BeforeValidator(_by_its_task)]
+TaskData = Annotated[SerializeAsAny[DataSpec], BeforeValidator(_validate_for_task)]
 """The section `data`; a field of this type must follow the field `task`."""
 
 
@@ -206,20 +211,20 @@ class TeacherSpec(Spec):
 
     @field_validator("model")
     @classmethod
-    def _named_or_described(cls, value: str, info: ValidationInfo) -> str:
-        described: DecoderSpec | None = info.data.get("config")
-        if described is None:
+    def _check_model(cls, value: str, info: ValidationInfo) -> str:
+        config: DecoderSpec | None = info.data.get("config")
+        if config is None:
             if not value and "config" in info.data:
                 raise PydanticCustomError("missing", "missing")
-            if value.startswith(CONFIG):
+            if value.startswith(CONFIG_PREFIX):
                 raise ValueError("a model is described by `config`, not by its name")
             return value
-        if value and not value.startswith(CONFIG):
+        if value and not value.startswith(CONFIG_PREFIX):
             raise ValueError("`model` names a model and `config` describes one: give one of the two")
-        return CONFIG + described.model_dump_json(exclude_defaults=True)
+        return CONFIG_PREFIX + config.model_dump_json(exclude_defaults=True)
 
     @model_validator(mode="after")
-    def _is_trained(self) -> TeacherSpec:
+    def _check_config(self) -> TeacherSpec:
         if self.config is not None and self.finetune is None:
             raise ValueError("a model that `config` describes has random weights: add `finetune` to train it")
         if self.config is not None and self.adapter is not None:
@@ -259,7 +264,7 @@ class TargetSpec(Spec):
     """Over ssh: keep the work folder on the device, for inspection."""
 
     @model_validator(mode="after")
-    def _fits_the_device(self) -> TargetSpec:
+    def _check_device_keys(self) -> TargetSpec:
         remote = is_ssh(self.device)
         if remote and self.runtime == "torch":
             raise ValueError(
@@ -320,7 +325,7 @@ class TrainSpec(PassSpecBase):
     """`ddp`: each process holds the whole model; `fsdp`: its weights are sharded over the processes."""
 
     @model_validator(mode="after")
-    def _meets(self) -> TrainSpec:
+    def _check_rendezvous(self) -> TrainSpec:
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError("nodes needs `rendezvous`: host:port of one of them")
         if self.nodes == 1 and self.rendezvous is not None:
@@ -328,7 +333,7 @@ class TrainSpec(PassSpecBase):
         return self
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """Number of processes on all machines."""
         return self.processes * self.nodes
 
@@ -370,11 +375,11 @@ class Profile(Spec):
     results."""
 
     @model_validator(mode="after")
-    def _distinct_targets(self) -> Profile:
+    def _check_target_names(self) -> Profile:
         names = [target.label for target in self.targets]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two targets are called {twice[0]!r}; give each a `name`")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"two targets are called {duplicates[0]!r}; give each a `name`")
         return self
 
     @property

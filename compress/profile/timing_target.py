@@ -9,5 +9,5 @@ from compress.profile.schema import TargetSpec
 
 def timing_target(targets: Sequence[TargetSpec]) -> TargetSpec:
     """Return the first target with onnxruntime; if all use torch, this machine's CPU with the first one's threads."""
-    found = (target for target in targets if target.runtime == "onnxruntime")
-    return next(found, TargetSpec(threads=targets[0].threads))
+    onnx_targets = (target for target in targets if target.runtime == "onnxruntime")
+    return next(onnx_targets, TargetSpec(threads=targets[0].threads))

@@ -10,21 +10,21 @@ from typing import Any
 
 import yaml
 
-from compress.core.disk.reading import read_whole
+from compress.core.disk.reading import read_limited
 from compress.core.errors import Fault, ProfileError, UsageError
 from compress.core.units import MIB
 
 KeyPath = tuple[str | int, ...]
 """Path of a value: keys and indices from the root."""
 
-_LARGEST_PROFILE_BYTES = MIB // 4
-_MOST_VALUES = 20_000
-_DEEPEST = 50
-_LONGEST_NUMBER = 40
+_MAX_PROFILE_BYTES = MIB // 4
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 50
+_MAX_DIGITS = 40
 """Maximum number of digits; floats and 64-bit integers need at most 25."""
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _INDEX = re.compile("[0-9]{1,6}")
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_CONTROL_CHARS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 """Characters forbidden in a profile: control characters except tab and line feed, and unpaired surrogates."""
 
 
@@ -46,25 +46,33 @@ class ProfileSource:
     blank: frozenset[KeyPath] = frozenset()
 
     @property
-    def as_run(self) -> str:
+    def text_with_overrides(self) -> str:
         """The text, preceded by the `--set` options that changed it, as comments."""
-        said = [f"# {line}\n" for word in self.overridden.values() for line in word.splitlines()]
-        return "".join((*said, self.text))
+        comments = [f"# {line}\n" for option in self.overridden.values() for line in option.splitlines()]
+        return "".join((*comments, self.text))
 
     def fault(self, path: KeyPath, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
         """Return a fault at `path`, located at the `--set` option that set it, else at the line of the closest
         value."""
-        shown = ".".join(str(part) for part in path)
+        dotted = ".".join(str(part) for part in path)
         # A value replaced as a whole is no longer in the file; one created by an assignment below it never was.
-        words = [word for place, word in self.overridden.items() if path[: len(place)] == place]
-        if not words and self.lines and path not in self.lines:
-            words = [word for place, word in self.overridden.items() if place[: len(path)] == path]
-        if words:
-            return Fault(words[-1], None, shown, message, code, exit_code)
+        options = [
+            option
+            for overridden_path, option in self.overridden.items()
+            if path[: len(overridden_path)] == overridden_path
+        ]
+        if not options and self.lines and path not in self.lines:
+            options = [
+                option
+                for overridden_path, option in self.overridden.items()
+                if overridden_path[: len(path)] == path
+            ]
+        if options:
+            return Fault(options[-1], None, dotted, message, code, exit_code)
         for length in range(len(path), -1, -1):
             if path[:length] in self.lines:
-                return Fault(self.file, self.lines[path[:length]], shown, message, code, exit_code)
-        return Fault(self.file, None, shown, message, code, exit_code)
+                return Fault(self.file, self.lines[path[:length]], dotted, message, code, exit_code)
+        return Fault(self.file, None, dotted, message, code, exit_code)
 
 
 class _Loader(yaml.SafeLoader):
@@ -74,12 +82,12 @@ class _Loader(yaml.SafeLoader):
     YAML 1.1).
     """
 
-    def construct_whole(self, node: yaml.ScalarNode) -> int:
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
         """Parse an integer: decimal, `0x1f` or `0o17`."""
-        written = str(self.construct_scalar(node))
-        if len(written) > _LONGEST_NUMBER:
+        digits = str(self.construct_scalar(node))
+        if len(digits) > _MAX_DIGITS:
             raise yaml.MarkedYAMLError(problem="a number with too many digits", problem_mark=node.start_mark)
-        return int(written, {"0x": 16, "0o": 8}.get(written[:2].lower(), 10))
+        return int(digits, {"0x": 16, "0o": 8}.get(digits[:2].lower(), 10))
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -98,7 +106,7 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
-_Loader.add_constructor(_INT, _Loader.construct_whole)
+_Loader.add_constructor(_INT, _Loader.construct_integer)
 
 
 def read_source(file: Path) -> ProfileSource:
@@ -107,23 +115,23 @@ def read_source(file: Path) -> ProfileSource:
     Raises:
         ProfileError: the file cannot be read, is not YAML, is not a mapping, or has duplicate keys.
     """
-    shown = str(file)
+    name = str(file)
     try:
-        text = read_whole(file, error=UsageError, largest=_LARGEST_PROFILE_BYTES).decode("utf-8-sig")
+        text = read_limited(file, error=UsageError, max_bytes=_MAX_PROFILE_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise ProfileError([Fault(shown, None, "", "cannot be read: No such file or directory")]) from error
+        raise ProfileError([Fault(name, None, "", "cannot be read: No such file or directory")]) from error
     except UsageError as error:
-        raise ProfileError([Fault(shown, None, "", error.message, error.code)]) from error
+        raise ProfileError([Fault(name, None, "", error.message, error.code)]) from error
     except UnicodeDecodeError as error:
-        raise ProfileError([Fault(shown, None, "", "not UTF-8 text")]) from error
-    return parse_source(text, shown, file.parent)
+        raise ProfileError([Fault(name, None, "", "not UTF-8 text")]) from error
+    return parse_source(text, name, file.parent)
 
 
-def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
+def parse_source(text: str, name: str, folder: Path) -> ProfileSource:
     """Parse the YAML of a profile, whether or not it comes from a file.
 
     Args:
-        shown: its name in faults.
+        name: its name in faults.
         folder: the folder that relative paths in it are resolved against.
 
     Raises:
@@ -131,22 +139,22 @@ def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
     """
     lines: dict[KeyPath, int] = {(): 1}
     blank: set[KeyPath] = set()
-    values = _values_of(text, shown, lines, blank)
+    values = _parse_values(text, name, lines, blank)
     if values is None:
-        raise ProfileError([Fault(shown, 1, "", "the profile is empty; `compress init` writes one")])
+        raise ProfileError([Fault(name, 1, "", "the profile is empty; `compress init` writes one")])
     if not isinstance(values, dict):
-        raise ProfileError([Fault(shown, 1, "", "expected keys such as `name:` and `passes:`")])
-    return ProfileSource(shown, text, folder.absolute(), values, lines, blank=frozenset(blank))
+        raise ProfileError([Fault(name, 1, "", "expected keys such as `name:` and `passes:`")])
+    return ProfileSource(name, text, folder.absolute(), values, lines, blank=frozenset(blank))
 
 
-def _values_of(
-    text: str, shown: str, lines: dict[KeyPath, int], blank: set[KeyPath], *, first_line: bool = True
+def _parse_values(
+    text: str, name: str, lines: dict[KeyPath, int], blank: set[KeyPath], *, with_lines: bool = True
 ) -> Any:
     """Return the plain values of a YAML text; record their lines in `lines`, and paths without a value in `blank`.
 
     Args:
-        shown: name of the text in faults.
-        first_line: whether faults include line numbers.
+        name: name of the text in faults.
+        with_lines: whether faults include line numbers.
 
     Raises:
         ProfileError: it is not YAML, or has duplicate keys, control characters, or more values than a profile may have.
@@ -157,23 +165,23 @@ def _values_of(
             node = loader.get_single_node()
             if node is None:
                 return None
-            faults = _walk(node, (), lines, blank, shown)
+            faults = _index_lines(node, (), lines, blank, name)
             if faults:
-                raise ProfileError(faults if first_line else [replace(one, line=None) for one in faults])
+                raise ProfileError(faults if with_lines else [replace(one, line=None) for one in faults])
             return loader.construct_document(node)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark and first_line else None
-        raise ProfileError([Fault(shown, line, "", f"not YAML: {error.problem or error.context}")]) from error
+        line = mark.line + 1 if mark and with_lines else None
+        raise ProfileError([Fault(name, line, "", f"not YAML: {error.problem or error.context}")]) from error
     except yaml.YAMLError as error:
-        raise ProfileError([Fault(shown, None, "", f"not YAML: {error}")]) from error
+        raise ProfileError([Fault(name, None, "", f"not YAML: {error}")]) from error
     except RecursionError:
-        raise ProfileError([Fault(shown, None, "", "nested too deeply: not a profile")]) from None
+        raise ProfileError([Fault(name, None, "", "nested too deeply: not a profile")]) from None
     except ValueError as error:
         # A tagged value (`!!int x`) whose text is not of that type.
-        raise ProfileError([Fault(shown, None, "", f"not YAML: {error}")]) from error
+        raise ProfileError([Fault(name, None, "", f"not YAML: {error}")]) from error
 
 
 def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSource:
@@ -185,24 +193,26 @@ def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSour
     values = source.values
     overridden: dict[KeyPath, str] = {}
     for assignment in assignments:
-        word = f"--set {assignment}"
-        dotted, separator, written = assignment.partition("=")
+        option = f"--set {assignment}"
+        dotted, separator, yaml_text = assignment.partition("=")
         if not separator or not dotted.strip():
             raise ProfileError(
-                [Fault(word, None, "", "expected `path=value`, as in `passes.0.distill.epochs=2`")]
+                [Fault(option, None, "", "expected `path=value`, as in `passes.0.distill.epochs=2`")]
             )
         parts = dotted.strip().split(".")
-        if len(parts) > _DEEPEST or _CONTROLS.search(dotted):
-            raise ProfileError([Fault(word, None, "", "no profile has such a path")])
+        if len(parts) > _MAX_DEPTH or _CONTROL_CHARS.search(dotted):
+            raise ProfileError([Fault(option, None, "", "no profile has such a path")])
         path: KeyPath = tuple(int(part) if _INDEX.fullmatch(part) else part for part in parts)
-        value = _values_of(written, word, {}, set(), first_line=False)
+        value = _parse_values(yaml_text, option, {}, set(), with_lines=False)
         try:
             values = with_value(values, path, value)
         except (KeyError, IndexError, TypeError) as error:
-            raise ProfileError([Fault(word, None, dotted, f"the profile has no {error}")]) from error
+            raise ProfileError([Fault(option, None, dotted, f"the profile has no {error}")]) from error
         # This assignment replaces earlier ones at or below its path.
-        overridden = {place: one for place, one in overridden.items() if place[: len(path)] != path}
-        overridden[path] = word
+        overridden = {
+            other_path: one for other_path, one in overridden.items() if other_path[: len(path)] != path
+        }
+        overridden[path] = option
     return replace(source, values=values, overridden=overridden)
 
 
@@ -230,49 +240,49 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _walk(
+def _index_lines(
     node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], blank: set[KeyPath], file: str
 ) -> list[Fault]:
     """Record the line of every value below `node`, and which have no value; return faults.
 
     Faults are duplicate or non-string keys, control characters, and too many or too deeply nested values.
     """
-    if len(lines) > _MOST_VALUES or len(path) > _DEEPEST:
+    if len(lines) > _MAX_VALUES or len(path) > _MAX_DEPTH:
         # Nested aliases multiply: a small file may expand to billions of values, and a self-reference without end.
-        much = f"more than {_MOST_VALUES} values" if len(lines) > _MOST_VALUES else "nested too deeply"
-        return [Fault(file, _line(node), "", f"{much}: not a profile")]
+        problem = f"more than {_MAX_VALUES} values" if len(lines) > _MAX_VALUES else "nested too deeply"
+        return [Fault(file, _line(node), "", f"{problem}: not a profile")]
     faults: list[Fault] = []
-    if isinstance(node, yaml.ScalarNode) and _CONTROLS.search(node.value):
-        shown = ".".join(str(part) for part in path)
-        return [Fault(file, _line(node), shown, "contains a control character", "control-character")]
+    if isinstance(node, yaml.ScalarNode) and _CONTROL_CHARS.search(node.value):
+        dotted = ".".join(str(part) for part in path)
+        return [Fault(file, _line(node), dotted, "contains a control character", "control-character")]
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null" and not node.value:
         blank.add(path)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
-            place = (*path, key)
-            shown = ".".join(str(part) for part in place)
+            child_path = (*path, key)
+            dotted = ".".join(str(part) for part in child_path)
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
                 faults.append(Fault(file, _line(key_node), ".".join(map(str, path)), "a key must be a word"))
                 continue
-            if _CONTROLS.search(key):
+            if _CONTROL_CHARS.search(key):
                 faults.append(
-                    Fault(file, _line(key_node), shown, "contains a control character", "control-character")
+                    Fault(file, _line(key_node), dotted, "contains a control character", "control-character")
                 )
             if key in seen:
                 faults.append(
-                    Fault(file, _line(key_node), shown, f"duplicate key; first on line {seen[key]}")
+                    Fault(file, _line(key_node), dotted, f"duplicate key; first on line {seen[key]}")
                 )
             seen.setdefault(key, _line(key_node))
-            lines[place] = _line(key_node)
-            faults += _walk(value_node, place, lines, blank, file)
-            if len(lines) > _MOST_VALUES:
+            lines[child_path] = _line(key_node)
+            faults += _index_lines(value_node, child_path, lines, blank, file)
+            if len(lines) > _MAX_VALUES:
                 break
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = _line(item)
-            faults += _walk(item, (*path, index), lines, blank, file)
-            if len(lines) > _MOST_VALUES:
+            faults += _index_lines(item, (*path, index), lines, blank, file)
+            if len(lines) > _MAX_VALUES:
                 break
     return faults[:50]

@@ -11,17 +11,17 @@ from rich.text import Text
 
 from compress.core.errors import UsageError
 from compress.core.task_kind import Quantity
-from compress.reporting.data.paired import other_split, reported_test, same_split
+from compress.reporting.data.paired import reported_test, same_split, split_difference
 from compress.reporting.data.report_reader import (
     Report,
     deployed_row,
+    matching_timing,
     memory_words,
     same_baseline,
     same_machine,
-    same_memory_batch,
     same_memory_lengths,
+    same_memory_setting,
     timed_words,
-    timing_like,
     timing_words,
 )
 from compress.reporting.render.numbers import known, p_value, signed, significant, times
@@ -34,8 +34,8 @@ _ROUNDING = 1e-9
 class Tolerances:
     """Accepted regressions.
 
-    `score` is a loss in the units of `MetricKind.lost` (0.005: half a point, or half a percent of a perplexity); the
-    others are relative increases (0.10: 10 % more than before).
+    `score` is a loss in the units of `MetricKind.degradation` (0.005: half a point, or half a percent of a perplexity);
+    the others are relative increases (0.10: 10 % more than before).
     """
 
     score: float = 0.005
@@ -45,13 +45,13 @@ class Tolerances:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """Verdict on one quantity of one row on one target.
 
     Attributes:
         by: what was compared.
         change: relative change, positive for an increase; for scores the loss or gain in the units of
-            `MetricKind.lost`.
+            `MetricKind.degradation`.
         tolerance: largest accepted change; negative if a decrease is worse.
         worse: the change exceeds the tolerance.
         note: further information for the user.
@@ -76,15 +76,15 @@ class Check:
     """All verdicts of a check."""
 
     metric: str
-    lines: tuple[Judged, ...]
+    lines: tuple[Judgement, ...]
 
     @property
-    def worse(self) -> tuple[Judged, ...]:
+    def worse(self) -> tuple[Judgement, ...]:
         """Verdicts that exceed their tolerance."""
         return tuple(line for line in self.lines if line.worse)
 
     @property
-    def unjudged(self) -> tuple[Judged, ...]:
+    def unjudged(self) -> tuple[Judgement, ...]:
         """Quantities that could not be judged."""
         return tuple(line for line in self.lines if not line.judged)
 
@@ -94,30 +94,30 @@ class Check:
 
     def table(self) -> RichTable:
         """Return the table for the terminal."""
-        made = RichTable(box=None, pad_edge=False, header_style="bold")
+        rich_table = RichTable(box=None, pad_edge=False, header_style="bold")
         for number, title in enumerate(("step", "what", "before", "now", "change", "allowed", "")):
-            made.add_column(title, justify="right" if 2 <= number <= 5 else "left", overflow="fold")
+            rich_table.add_column(title, justify="right" if 2 <= number <= 5 else "left", overflow="fold")
         several = len({line.target for line in self.lines}) > 1
         for line in self.lines:
             step = f"{line.step} on {line.target}" if several else line.step
-            before, after, change, may = _words(line, self.metric)
-            said = "WORSE" if line.worse else "ok" if line.judged else "not judged:"
-            verdict = " ".join(part for part in (said, line.note) if part)
+            before, after, change, allowed = _value_cells(line, self.metric)
+            outcome = "WORSE" if line.worse else "ok" if line.judged else "not judged:"
+            verdict = " ".join(part for part in (outcome, line.note) if part)
             style = "bold red" if line.worse else "" if line.judged else "yellow"
-            made.add_row(
+            rich_table.add_row(
                 Text(step),
                 Text(f"{line.quantity}: {line.by}"),
                 before,
                 after,
                 change,
-                may,
+                allowed,
                 Text(verdict),
                 style=style,
             )
-        return made
+        return rich_table
 
 
-def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: bool = False) -> Check:
+def check(current: Report, previous: Report, tolerances: Tolerances, *, deployed_only: bool = False) -> Check:
     """Judge every pipeline row of an earlier report that was measured again, matched by name.
 
     Scores are compared directly; if both reports contain which examples were predicted correctly, the note gives the
@@ -130,62 +130,67 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
     chance, only regressions are reported.
 
     Args:
-        now: the report to check.
-        then: the earlier report.
+        current: the report to check.
+        previous: the earlier report.
         deployed_only: judge only the deployed models, whatever their rows are called.
 
     Raises:
         UsageError: a row or target is missing, the scores are of another metric or test split, or latency or memory of
             another batch size.
     """
-    if (now["task"], now["metric"]) != (then["task"], then["metric"]):
+    if (current["task"], current["metric"]) != (previous["task"], previous["metric"]):
         raise UsageError(
-            f"{now['run']} is scored by {now['task']} {now['metric']}, "
-            f"the report by {then['task']} {then['metric']}: they cannot be compared"
+            f"{current['run']} is scored by {current['task']} {current['metric']}, "
+            f"the report by {previous['task']} {previous['metric']}: they cannot be compared"
         )
-    lines: list[Judged] = []
-    baseline = same_baseline(now, then)
-    for row, row_now in _rows(now, then, deployed_only=deployed_only):
-        for target in then["targets"]:
-            before, after = _measured_on(row, then, target), _measured_on(row_now, now, target)
+    lines: list[Judgement] = []
+    baseline = same_baseline(current, previous)
+    for row, current_row in _rows(current, previous, deployed_only=deployed_only):
+        for target in previous["targets"]:
+            before, after = _measured_on(row, previous, target), _measured_on(current_row, current, target)
             if before is None:
                 continue
             if after is None:
-                raise UsageError(f"{now['run']}: row {row['step']!r} was not measured on {target}")
+                raise UsageError(f"{current['run']}: row {row['step']!r} was not measured on {target}")
             if not same_split(before, after):
                 raise UsageError(
                     f"row {row['step']!r} now and in the report was scored on "
-                    f"{other_split(now['metric'], after, before)}"
+                    f"{split_difference(current['metric'], after, before)}"
                 )
             pair = _Pair(row["step"], row["role"], target, before, after, tolerances, baseline)
-            lines += [*_score(pair), *_latencies(pair, now["task"])]
-            if target == then["targets"][0]:
-                sizes = row["size_mb"], row_now["size_mb"]
+            lines += [*_score(pair), *_latencies(pair, current["task"])]
+            if target == previous["targets"][0]:
+                sizes = row["size_mb"], current_row["size_mb"]
                 lines += _compare(pair, "size", "MB on disk", sizes, tolerances.size)
             lines += _memory(pair)
-    useless = [when for when, one in (("then", then), ("now", now)) if one.get("baseline_fault")]
-    if useless:
-        note = f"the baseline is no better than chance {' and '.join(useless)}"
+    chance_reports = [
+        report_name
+        for report_name, report in (("then", previous), ("now", current))
+        if report.get("baseline_fault")
+    ]
+    if chance_reports:
+        note = f"the baseline is no better than chance {' and '.join(chance_reports)}"
         lines = [line if line.worse else replace(line, judged=False, note=note) for line in lines]
-    return Check(now["metric"], tuple(lines))
+    return Check(current["metric"], tuple(lines))
 
 
 def _rows(
-    now: Report, then: Report, *, deployed_only: bool
+    current: Report, previous: Report, *, deployed_only: bool
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Return the matching rows (earlier, now)."""
-    ends = _deployed(then), _deployed(now)
+    deployed_rows = _deployed(previous), _deployed(current)
     if deployed_only:
-        return [ends]
-    wanted = [row for row in then["rows"] if row["role"] in ("baseline", "step")]
-    found = {row["step"]: row for row in now["rows"]}
-    missing = [row["step"] for row in wanted if row["step"] not in found]
+        return [deployed_rows]
+    previous_rows = [row for row in previous["rows"] if row["role"] in ("baseline", "step")]
+    current_by_step = {row["step"]: row for row in current["rows"]}
+    missing = [row["step"] for row in previous_rows if row["step"] not in current_by_step]
     if missing:
         raise UsageError(
-            f"{now['run']} has no row {', '.join(map(repr, missing))}; it has {', '.join(map(repr, found))}",
+            f"{current['run']} has no row {', '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(repr, current_by_step))}",
             hint="`--deployed` compares only the deployed models.",
         )
-    return [(row, found[row["step"]]) for row in wanted]
+    return [(row, current_by_step[row["step"]]) for row in previous_rows]
 
 
 def _deployed(report: Report) -> Mapping[str, Any]:
@@ -199,7 +204,7 @@ def _measured_on(row: Mapping[str, Any], report: Report, label: str) -> Mapping[
     """Return a row's measurement on a target; a report with a single target matches any label."""
     if len(report["targets"]) == 1:
         label = report["targets"][0]
-    return next((found for found in row["targets"] if found["target"] == label), None)
+    return next((measurement for measurement in row["targets"] if measurement["target"] == label), None)
 
 
 @dataclass(frozen=True)
@@ -218,28 +223,28 @@ class _Pair:
     same_baseline: bool
 
 
-def _score(pair: _Pair) -> list[Judged]:
+def _score(pair: _Pair) -> list[Judgement]:
     metric = pair.before["metrics"][0] if pair.before["metrics"] else {"name": "score"}
     kind = metric_kind(str(metric["name"]))
     # For a task that is not installed, only the report has the direction.
     kind = replace(kind, smaller_is_better=bool(metric.get("smaller_is_better")))
-    worse_way = 1 if kind.smaller_is_better else -1
+    worse_sign = 1 if kind.smaller_is_better else -1
 
     def change(before: float, after: float) -> float:
-        return worse_way * kind.lost(kind.rank(before), kind.rank(after))
+        return worse_sign * kind.degradation(kind.rank(before), kind.rank(after))
 
     scores, tolerance = (pair.before["score"], pair.after["score"]), pair.tolerances.score
-    found = reported_test(pair.before, pair.after)
-    note = "" if found is None else f"paired test: {found.verdict}"
-    if found is not None and found.p_value is not None:
-        note += f", {p_value(found.p_value)}"
+    test = reported_test(pair.before, pair.after)
+    note = "" if test is None else f"paired test: {test.verdict}"
+    if test is not None and test.p_value is not None:
+        note += f", {p_value(test.p_value)}"
     return [
-        replace(line, worse=worse_way * line.change > line.tolerance + _ROUNDING, note=note)
+        replace(line, worse=worse_sign * line.change > line.tolerance + _ROUNDING, note=note)
         for line in _compare(pair, "score", kind.name, scores, tolerance, change_of=change)
     ]
 
 
-def _latencies(pair: _Pair, task: str) -> Iterator[Judged]:
+def _latencies(pair: _Pair, task: str) -> Iterator[Judgement]:
     """Judge the latencies of a row and the quantities that its task declares.
 
     Only the first timing (batch size and length) is judged unless the task judges all.
@@ -249,20 +254,20 @@ def _latencies(pair: _Pair, task: str) -> Iterator[Judged]:
         yield from _latency(pair, old)
     for quantity in quantities_of(task):
         # Timings from before the task declared this quantity lack it.
-        timed = [old for old in pair.before["latency"] if quantity.name in old]
-        for old in timed[judged] if quantity.statistic != "p95_ms" else ():
+        timings = [old for old in pair.before["latency"] if quantity.name in old]
+        for old in timings[judged] if quantity.statistic != "p95_ms" else ():
             yield from _latency(pair, old, quantity)
 
 
-def _latency(pair: _Pair, old: Mapping[str, Any], quantity: Quantity | None = None) -> list[Judged]:
+def _latency(pair: _Pair, old: Mapping[str, Any], quantity: Quantity | None = None) -> list[Judgement]:
     """Judge one timing of a row (`old` in the earlier report): its median, or a `quantity` derived from it."""
     if not pair.after["latency"]:
         return []
     is_baseline = pair.role == "baseline"
-    here = same_machine(pair.before, pair.after)
-    if is_baseline and (pair.same_baseline or not here):
+    is_same_machine = same_machine(pair.before, pair.after)
+    if is_baseline and (pair.same_baseline or not is_same_machine):
         return []
-    new = timing_like(pair.after, old)
+    new = matching_timing(pair.after, old)
     if new is None:
         raise UsageError(
             f"row {pair.step!r} was timed at {timed_words(pair.after)}; "
@@ -277,25 +282,38 @@ def _latency(pair: _Pair, old: Mapping[str, Any], quantity: Quantity | None = No
     speedups = old["speedup"], new["speedup"]
     by_speedup = []
     if not is_baseline:
-        by = "speed-up over the baseline, since the machines differ"
-        by_speedup = _compare(pair, name, by, speedups, tolerance, change_of=_slowed, measured="speed-up")
-    found = by_speedup
-    if here:
-        by = unit if old is pair.before["latency"][0] else f"{unit}, {timing_words(old)}"
+        basis = "speed-up over the baseline, since the machines differ"
+        by_speedup = _compare(
+            pair, name, basis, speedups, tolerance, change_of=_time_increase, name_in_errors="speed-up"
+        )
+    judgements = by_speedup
+    if is_same_machine:
+        basis = unit if old is pair.before["latency"][0] else f"{unit}, {timing_words(old)}"
         more_is_worse = quantity is None or quantity.smaller_is_better
-        found = _compare(pair, name, by, (old[key], new.get(key)), tolerance, more_is_worse=more_is_worse)
-    disturbed = [when for when, one in (("then", old), ("now", new)) if one.get("disturbed")]
-    if disturbed:
-        note = f"other processes disturbed the timing {' and '.join(disturbed)}"
-        return [replace(line, worse=False, judged=False, note=note) for line in found]
-    if here and pair.same_baseline and found and found[0].worse and by_speedup and not by_speedup[0].worse:
+        judgements = _compare(
+            pair, name, basis, (old[key], new.get(key)), tolerance, more_is_worse=more_is_worse
+        )
+    disturbed_reports = [
+        report_name for report_name, timing in (("then", old), ("now", new)) if timing.get("disturbed")
+    ]
+    if disturbed_reports:
+        note = f"other processes disturbed the timing {' and '.join(disturbed_reports)}"
+        return [replace(line, worse=False, judged=False, note=note) for line in judgements]
+    if (
+        is_same_machine
+        and pair.same_baseline
+        and judgements
+        and judgements[0].worse
+        and by_speedup
+        and not by_speedup[0].worse
+    ):
         note = f"the machine is slower: speed-up {times(speedups[0])} before, {times(speedups[1])} now"
-        return [replace(found[0], worse=False, note=note)]
-    return found
+        return [replace(judgements[0], worse=False, note=note)]
+    return judgements
 
 
-def _memory(pair: _Pair) -> list[Judged]:
-    if not same_memory_batch(pair.before, pair.after):
+def _memory(pair: _Pair) -> list[Judgement]:
+    if not same_memory_setting(pair.before, pair.after):
         raise UsageError(
             f"the peak memory of row {pair.step!r} was measured at {memory_words(pair.after)} now, and at "
             f"{memory_words(pair.before)} in the report",
@@ -308,11 +326,11 @@ def _memory(pair: _Pair) -> list[Judged]:
     return _compare(pair, "memory", "peak MB", peaks, pair.tolerances.memory)
 
 
-def _share_more(before: float, after: float) -> float:
+def _relative_increase(before: float, after: float) -> float:
     return after / before - 1 if before > 0 else 0.0
 
 
-def _slowed(before: float, after: float) -> float:
+def _time_increase(before: float, after: float) -> float:
     """Return the relative increase in time that follows from two speed-ups."""
     return before / after - 1
 
@@ -320,19 +338,19 @@ def _slowed(before: float, after: float) -> float:
 def _compare(
     pair: _Pair,
     quantity: str,
-    by: str,
+    basis: str,
     values: tuple[float | None, float | None],
     tolerance: float,
     *,
-    change_of: Callable[[float, float], float] = _share_more,
-    measured: str | None = None,
+    change_of: Callable[[float, float], float] = _relative_increase,
+    name_in_errors: str | None = None,
     more_is_worse: bool = True,
-) -> list[Judged]:
+) -> list[Judgement]:
     """Judge one quantity: worse if its change exceeds the tolerance; empty if the earlier report has no value.
 
     Args:
         values: before and now.
-        measured: its name in errors; None: `quantity`.
+        name_in_errors: its name in errors; None: `quantity`.
         more_is_worse: False for a rate, which may decrease by the factor by which a time may increase.
 
     Raises:
@@ -343,25 +361,28 @@ def _compare(
         return []
     if not known(after):
         raise UsageError(
-            f"the {measured or quantity} of row {pair.step!r} was not measured; the report has it"
+            f"the {name_in_errors or quantity} of row {pair.step!r} was not measured; the report has it"
         )
     change = change_of(before, after)
     worse = change > tolerance + _ROUNDING
     if not more_is_worse:
         tolerance = 1 / (1 + tolerance) - 1
         worse = change < tolerance - _ROUNDING
-    return [Judged(pair.step, pair.target, quantity, by, before, after, change, tolerance, worse)]
+    return [Judgement(pair.step, pair.target, quantity, basis, before, after, change, tolerance, worse)]
 
 
-def _words(line: Judged, metric: str) -> Sequence[str]:
+def _value_cells(line: Judgement, metric: str) -> Sequence[str]:
     if line.quantity == "score":
         kind = metric_kind(metric)
         decimals, factor = (2, 100) if kind.percent else (3, 1)
         values = [f"{factor * value:.{decimals}f}" for value in (line.before, line.after)]
         if kind.relative:
             decimals, factor = 2, 100
-        unit, may = f" {kind.loss_unit}" if factor == 100 else "", kind.rank(-line.tolerance)
-        return (*values, *(f"{signed(factor * share, decimals)}{unit}" for share in (line.change, may)))
+        unit, allowed = f" {kind.loss_unit}" if factor == 100 else "", kind.rank(-line.tolerance)
+        return (
+            *values,
+            *(f"{signed(factor * fraction, decimals)}{unit}" for fraction in (line.change, allowed)),
+        )
     values = [
         times(value) if line.by.startswith("speed-up") else significant(value)
         for value in (line.before, line.after)

@@ -33,7 +33,7 @@ class Sampling(NamedTuple):
 
 
 GREEDY = Sampling()
-NUCLEUS = 64
+TOP_P_CANDIDATES = 64
 """So many of the likeliest tokens are looked at first for `top_p`."""
 
 
@@ -42,26 +42,26 @@ class Decoder:
 
     Args:
         session: a decoder's, a `CachedSession` of `runner.py`.
-        room: how many tokens a row can hold.
+        capacity: how many tokens a row can hold.
     """
 
-    refills = True
+    supports_refill = True
     """Whether rows can be added to those that go on already."""
 
-    def __init__(self, session: Any, room: int) -> None:
-        self.session, self.room = session, room
+    def __init__(self, session: Any, capacity: int) -> None:
+        self.session, self.capacity = session, capacity
         self.lengths: Ids = np.zeros(0, np.int64)
         self.buffers: list[Any] = []
         self.cache: Any = None
 
-    def start(self, prompts: Sequence[Sequence[int]], most: int = 0) -> Logits:
-        """Read prompts anew -> logits (rows, words) of the token after each. There will be `most` rows at once."""
+    def start(self, prompts: Sequence[Sequence[int]], max_rows: int = 0) -> Logits:
+        """Read prompts anew -> logits (rows, words) of the token after each. There will be `max_rows` rows at once."""
         self.lengths = np.zeros(len(prompts), np.int64)
-        self.buffers = self.session.empty(max(most, len(prompts)), self.room)
+        self.buffers = self.session.allocate_cache(max(max_rows, len(prompts)), self.capacity)
         self._bind()
-        return self.read(prompts)
+        return self.append_tokens(prompts)
 
-    def read(self, tokens: Sequence[Sequence[int]]) -> Logits:
+    def append_tokens(self, tokens: Sequence[Sequence[int]]) -> Logits:
         """Add tokens to the rows -> logits (rows, words) of the token after them.
 
         Only one row, or rows that are empty or get one token each, can be read: the operator knows no other case.
@@ -75,136 +75,143 @@ class Decoder:
         if len(counts) > 1 and self.lengths.any() and counts.max() > 1:
             raise ValueError("rows that have been read already go on one token at a time")
         self.lengths = self.lengths + counts
-        if self.lengths.max() > self.room:
-            raise ValueError(f"there is room for {self.room} tokens, and {self.lengths.max()} are needed")
+        if self.lengths.max() > self.capacity:
+            raise ValueError(f"there is room for {self.capacity} tokens, and {self.lengths.max()} are needed")
         ids = np.zeros((len(counts), counts.max()), np.int64)
-        for row, given in zip(ids, tokens):  # noqa: B905 (no `strict` before Python 3.10)
-            row[: len(given)] = given
+        for row, row_tokens in zip(ids, tokens):  # noqa: B905 (no `strict` before Python 3.10)
+            row[: len(row_tokens)] = row_tokens
         mask = (np.arange(self.lengths.max()) < self.lengths[:, None]).astype(np.int64)
         batch = {"input_ids": ids, "attention_mask": mask, "logit_positions": counts[:, None] - 1}
         logits: Logits = self.session.run(batch, self.cache)[:, 0]
         return logits
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in this order; those that stay where they are cost nothing."""
-        moved = [place for place, row in enumerate(rows) if place != row]
-        if moved:
-            sources, used = [rows[place] for place in moved], int(self.lengths.max())
+        moved_to = [target for target, row in enumerate(rows) if target != row]
+        if moved_to:
+            sources, used = [rows[target] for target in moved_to], int(self.lengths.max())
             for buffer in self.buffers:
-                buffer[moved, :, :used] = buffer[sources, :, :used]
+                buffer[moved_to, :, :used] = buffer[sources, :, :used]
         self.lengths = self.lengths[list(rows)]
         self._bind()
 
-    def add(self, prompts: Sequence[Sequence[int]]) -> Logits:
+    def add_rows(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read prompts as further rows, behind those that there are -> their logits (prompts, words).
 
         Raises:
             ValueError: there is no room for so many rows or tokens.
         """
-        beside = Decoder(self.session, max(map(len, prompts)))
+        prefill = Decoder(self.session, max(map(len, prompts)))
         first, last = len(self.lengths), len(self.lengths) + len(prompts)
-        if beside.room > self.room or last > len(self.buffers[0]):
-            raise ValueError(f"there is room for {len(self.buffers[0])} rows of {self.room} tokens")
-        logits = beside.start(prompts)
-        for buffer, filled in zip(self.buffers, beside.buffers):  # noqa: B905
-            buffer[first:last, :, : beside.room] = filled
-        self.lengths = np.concatenate([self.lengths, beside.lengths])
+        if prefill.capacity > self.capacity or last > len(self.buffers[0]):
+            raise ValueError(f"there is room for {len(self.buffers[0])} rows of {self.capacity} tokens")
+        logits = prefill.start(prompts)
+        for buffer, filled in zip(self.buffers, prefill.buffers):  # noqa: B905
+            buffer[first:last, :, : prefill.capacity] = filled
+        self.lengths = np.concatenate([self.lengths, prefill.lengths])
         self._bind()
         return logits
 
     def _bind(self) -> None:
         """Hand the session the rows that there are."""
-        self.cache = self.session.bound([buffer[: len(self.lengths)] for buffer in self.buffers])
+        self.cache = self.session.bind_cache([buffer[: len(self.lengths)] for buffer in self.buffers])
 
 
-class _Row:
+class _Generation:
     """A row that is written: its number, the tokens to read next, its random numbers, how many it may still write."""
 
-    def __init__(self, number: int, tokens: Sequence[int], random: np.random.Generator, left: int) -> None:
-        self.number, self.tokens, self.random, self.left = number, tokens, random, left
+    def __init__(self, index: int, tokens: Sequence[int], rng: np.random.Generator, remaining: int) -> None:
+        self.index, self.tokens, self.rng, self.remaining = index, tokens, rng, remaining
 
     def draw(self, logits: Logits, sampling: Sampling) -> int:
-        token = draw(logits, sampling, self.random)
-        self.tokens, self.left = [token], self.left - 1
+        token = sample_token(logits, sampling, self.rng)
+        self.tokens, self.remaining = [token], self.remaining - 1
         return token
 
 
 def stream(
     decoder: Any,
     prompts: Iterable[Sequence[int]],
-    most: int,
-    ends: Sequence[int] = (),
+    max_new_tokens: int,
+    stop_ids: Sequence[int] = (),
     sampling: Sampling = GREEDY,
-    together: int | None = None,
-    seeds: Callable[[int], Sequence[int]] | None = None,
-    stopped: Callable[[int, int], bool] = lambda row, token: False,
+    max_rows: int | None = None,
+    seeds_for: Callable[[int], Sequence[int]] | None = None,
+    should_stop: Callable[[int, int], bool] = lambda row, token: False,
 ) -> Iterator[tuple[int, int]]:
     """Generate row by row and token by token: (row, token) as each is known.
 
-    A row ends after one of the tokens `ends`, which is given too, after `most` tokens, or where it is `stopped`; the
-    next prompt takes its place. What a row draws does not depend on the rows beside it: each has random numbers of its
-    own.
+    A row ends after one of the tokens `stop_ids`, which is given too, after `max_new_tokens` tokens, or where it is
+    `should_stop`; the next prompt takes its place. What a row draws does not depend on the rows beside it: each has
+    random numbers of its own.
 
     Args:
-        decoder: with room for the longest prompt and `most` tokens.
+        decoder: with room for the longest prompt and `max_new_tokens` tokens.
         prompts: token ids, at least one a row; they are taken when there is a place for them.
-        together: rows at once, at most; None: all.
-        seeds: what a row's random numbers come from; None: the seed of the sampling, and the row.
-        stopped: asked after each token of a row.
+        max_rows: rows at once, at most; None: all.
+        seeds_for: what a row's random numbers come from; None: the seed of the sampling, and the row.
+        should_stop: asked after each token of a row.
     """
-    waiting = enumerate(prompts)
+    pending = enumerate(prompts)
 
-    def begun(count: int | None) -> list[_Row]:
+    def next_rows(count: int | None) -> list[_Generation]:
         return [
-            _Row(row, prompt, np.random.default_rng(seeds(row) if seeds else [sampling.seed, row]), most)
-            for row, prompt in itertools.islice(waiting, count)
+            _Generation(
+                row,
+                prompt,
+                np.random.default_rng(seeds_for(row) if seeds_for else [sampling.seed, row]),
+                max_new_tokens,
+            )
+            for row, prompt in itertools.islice(pending, count)
         ]
 
-    rows = begun(together) if most > 0 else []
-    logits = decoder.start([row.tokens for row in rows], together or 0) if rows else []
+    rows = next_rows(max_rows) if max_new_tokens > 0 else []
+    logits = decoder.start([row.tokens for row in rows], max_rows or 0) if rows else []
     while rows:
         tokens = [row.draw(found, sampling) for row, found in zip(rows, logits)]  # noqa: B905
-        yield from ((row.number, token) for row, token in zip(rows, tokens))  # noqa: B905
-        going = [
-            place
-            for place, (row, token) in enumerate(zip(rows, tokens))  # noqa: B905
-            if not (stopped(row.number, token) or token in ends or row.left == 0)
+        yield from ((row.index, token) for row, token in zip(rows, tokens))  # noqa: B905
+        active = [
+            position
+            for position, (row, token) in enumerate(zip(rows, tokens))  # noqa: B905
+            if not (should_stop(row.index, token) or token in stop_ids or row.remaining == 0)
         ]
         new = []
-        if len(going) < len(rows):
-            free = 0 if together is None else together - len(going)
-            new = begun(free) if decoder.refills or not going else []
-            order = closed_up(going)
-            rows = [rows[place] for place in order]
+        if len(active) < len(rows):
+            free = 0 if max_rows is None else max_rows - len(active)
+            new = next_rows(free) if decoder.supports_refill or not active else []
+            order = compacted_order(active)
+            rows = [rows[position] for position in order]
             if rows:
-                decoder.keep(order)
+                decoder.select_rows(order)
         if rows:
-            logits = decoder.read([row.tokens for row in rows])
+            logits = decoder.append_tokens([row.tokens for row in rows])
         if new:
-            read = [row.tokens for row in new]
+            new_tokens = [row.tokens for row in new]
             logits = (
-                np.concatenate([logits, decoder.add(read)]) if rows else decoder.start(read, together or 0)
+                np.concatenate([logits, decoder.add_rows(new_tokens)])
+                if rows
+                else decoder.start(new_tokens, max_rows or 0)
             )
         rows += new
 
 
-def closed_up(places: Sequence[int]) -> list[int]:
+def compacted_order(kept_rows: Sequence[int]) -> list[int]:
     """Places in an order in which as few as possible move: those at the end fill the gaps."""
-    staying = {place for place in places if place < len(places)}
-    moving = [place for place in places if place >= len(places)]
-    return [place if place in staying else moving.pop() for place in range(len(places))]
+    staying = {row for row in kept_rows if row < len(kept_rows)}
+    moving = [row for row in kept_rows if row >= len(kept_rows)]
+    return [row if row in staying else moving.pop() for row in range(len(kept_rows))]
 
 
 def generate(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
-    most: int,
-    ends: Sequence[int] = (),
+    max_new_tokens: int,
+    stop_ids: Sequence[int] = (),
     sampling: Sampling = GREEDY,
 ) -> list[list[int]]:
     """What `stream` gives, row by row."""
     found: list[list[int]] = [[] for _ in prompts]
-    for row, token in stream(decoder, prompts, most, ends, sampling):
+    for row, token in stream(decoder, prompts, max_new_tokens, stop_ids, sampling):
         found[row].append(token)
     return found
 
@@ -218,17 +225,20 @@ def outputs(model: Any, batch: dict[str, Any], settings: dict[str, Any]) -> NDAr
     Returns:
         Token ids (rows, most), which floats hold exactly; -1 after the end of an answer.
     """
-    prompts = [row[kept > 0].tolist() for row, kept in zip(batch["input_ids"], batch["attention_mask"])]  # noqa: B905
-    room = batch["input_ids"].shape[1] + settings["most"]
-    decoder = model.decoder(room) if hasattr(model, "decoder") else Decoder(model, room)
-    written = np.full((len(prompts), settings["most"]), -1, np.float32)
+    prompts = [
+        row[row_mask > 0].tolist()
+        for row, row_mask in zip(batch["input_ids"], batch["attention_mask"])  # noqa: B905
+    ]
+    capacity = batch["input_ids"].shape[1] + settings["most"]
+    decoder = model.decoder(capacity) if hasattr(model, "decoder") else Decoder(model, capacity)
+    tokens = np.full((len(prompts), settings["most"]), -1, np.float32)
     lengths = [0] * len(prompts)
     for row, token in stream(
-        decoder, prompts, settings["most"], settings["ends"], together=settings["together"]
+        decoder, prompts, settings["most"], settings["ends"], max_rows=settings["together"]
     ):
-        written[row, lengths[row]] = token
+        tokens[row, lengths[row]] = token
         lengths[row] += 1
-    return written
+    return tokens
 
 
 def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -236,42 +246,42 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
     return {"written": outputs.astype(np.int32)}
 
 
-def draw(logits: Logits, sampling: Sampling, random: np.random.Generator) -> int:
+def sample_token(logits: Logits, sampling: Sampling, rng: np.random.Generator) -> int:
     """The next token by its logits (words,)."""
     if sampling.temperature == 0:
         return int(logits.argmax())
     if sampling.top_k:
-        order = likeliest(logits, sampling.top_k)
-        chances = powers(logits[order], logits, sampling.temperature)
-        chances /= chances.sum()
+        candidates = top_tokens(logits, sampling.top_k)
+        probabilities = exp_logits(logits[candidates], logits, sampling.temperature)
+        probabilities /= probabilities.sum()
     else:
-        every = powers(logits, logits, sampling.temperature)
-        every /= every.sum()
-        order, chances = np.arange(len(logits)), every
+        all_probabilities = exp_logits(logits, logits, sampling.temperature)
+        all_probabilities /= all_probabilities.sum()
+        candidates, probabilities = np.arange(len(logits)), all_probabilities
         # Few tokens have most of the chances: to sort all of them would take as long as the model.
-        count = NUCLEUS
+        count = TOP_P_CANDIDATES
         while sampling.top_p < 1:
-            order = likeliest(logits, count)
-            chances = every[order]
-            if chances.sum() > sampling.top_p or len(order) == len(logits):
+            candidates = top_tokens(logits, count)
+            probabilities = all_probabilities[candidates]
+            if probabilities.sum() > sampling.top_p or len(candidates) == len(logits):
                 break
-            count *= NUCLEUS
+            count *= TOP_P_CANDIDATES
     if sampling.top_p < 1:
         # The token that reaches `top_p` belongs to those that are drawn from.
-        chances = chances[: int(np.searchsorted(chances.cumsum(), sampling.top_p)) + 1]
-    reached = chances.cumsum()
-    place = int(np.searchsorted(reached, random.random() * reached[-1], side="right"))
-    return int(order[min(place, len(chances) - 1)])
+        probabilities = probabilities[: int(np.searchsorted(probabilities.cumsum(), sampling.top_p)) + 1]
+    cumulative = probabilities.cumsum()
+    position = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return int(candidates[min(position, len(probabilities) - 1)])
 
 
-def powers(chosen: Logits, logits: Logits, temperature: float) -> NDArray[np.float64]:
+def exp_logits(selected: Logits, logits: Logits, temperature: float) -> NDArray[np.float64]:
     """Some of the logits, as e to their distance from the largest of all over the temperature."""
-    return np.exp((chosen.astype(np.float64) - float(logits.max())) / temperature)
+    return np.exp((selected.astype(np.float64) - float(logits.max())) / temperature)
 
 
-def likeliest(logits: Logits, count: int) -> Ids:
+def top_tokens(logits: Logits, count: int) -> Ids:
     """The tokens with the `count` largest logits, the largest first; of equal ones the first."""
-    chosen = np.arange(len(logits))
+    candidates = np.arange(len(logits))
     if count < len(logits):
-        chosen = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
-    return chosen[np.argsort(-logits[chosen], kind="stable")][:count]
+        candidates = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
+    return candidates[np.argsort(-logits[candidates], kind="stable")][:count]

@@ -13,16 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from compress.core.disk.exhaustion import DEVICE_FULL, GOES_ON, full_disk, full_gpu, says_full, says_gpu_full
+from compress.core.disk.exhaustion import (
+    DEVICE_FULL_HINT,
+    RESUME_HINT,
+    disk_full_error,
+    gpu_memory_error,
+    reports_disk_full,
+    reports_gpu_memory_full,
+)
 from compress.core.errors import TargetError
-from compress.core.telemetry import OFF
+from compress.core.telemetry import TELEMETRY_OFF
 from compress.profile.schema import DEFAULT_TIME_LIMIT_S
 
 TAIL_LINES = 12
 """Number of lines of a failed child's output that the error shows."""
-KILLED = (
+KILLED_HINT = (
     "The system does this when memory runs out: close other programs, or use smaller `batch_sizes`. "
-    + GOES_ON
+    + RESUME_HINT
 )
 
 # Requests SIGKILL from the kernel when the parent ends, checks that it has not ended before, and executes the command.
@@ -63,13 +70,17 @@ def clean_environment(threads: int, base: Mapping[str, str] | None = None) -> di
         for name, value in (os.environ if base is None else base).items()
         if not name.startswith(SCRUBBED_PREFIXES)
     }
-    kept.update(set_variables(threads))
+    kept.update(child_variables(threads))
     return kept
 
 
-def set_variables(threads: int) -> dict[str, str]:
+def child_variables(threads: int) -> dict[str, str]:
     """Return the environment variables that are set for every child."""
-    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TOKENIZERS_PARALLELISM": "false", **OFF}
+    return {
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        "TOKENIZERS_PARALLELISM": "false",
+        **TELEMETRY_OFF,
+    }
 
 
 def follow_parent(argv: Sequence[str]) -> list[str]:
@@ -125,13 +136,13 @@ def run_all(commands: Sequence[Command], where: str, limit_s: float = DEFAULT_TI
                 if too_late.is_set():
                     raise hung(command.purpose, where, limit_s)
                 output.seek(0)
-                said = output.read().decode(errors="replace")
-                if says_full(said):
+                output_text = output.read().decode(errors="replace")
+                if reports_disk_full(output_text):
                     # Children write to temporary folders only.
-                    raise full_disk(Path(tempfile.gettempdir()))
-                if says_gpu_full(said):
-                    raise full_gpu(command.purpose, where)
-                raise failure(command.purpose, child.returncode, said, where)
+                    raise disk_full_error(Path(tempfile.gettempdir()))
+                if reports_gpu_memory_full(output_text):
+                    raise gpu_memory_error(command.purpose, where)
+                raise failure(command.purpose, child.returncode, output_text, where)
     finally:
         timer.cancel()
         for _, child, output in children:
@@ -157,14 +168,14 @@ def failure(purpose: str, code: int, output: str, where: str) -> TargetError:
     if code < 0:
         name = signal.Signals(-code).name
         killed = name == "SIGKILL"
-        ending = f"was killed by {name}" + (" (out of memory?)" if killed else "")
-        said = [*lines[-TAIL_LINES:], *([KILLED] if killed else [])]
+        reason = f"was killed by {name}" + (" (out of memory?)" if killed else "")
+        hint_lines = [*lines[-TAIL_LINES:], *([KILLED_HINT] if killed else [])]
     else:
-        ending = lines[-1].strip() if lines else f"ended with exit code {code} and no message"
-        said = lines[-TAIL_LINES:-1]
-    if says_full(ending):
-        said.append(DEVICE_FULL)
-    error = TargetError(f"{purpose} failed: {ending}", where=where, hint="\n  ".join(said) or None)
+        reason = lines[-1].strip() if lines else f"ended with exit code {code} and no message"
+        hint_lines = lines[-TAIL_LINES:-1]
+    if reports_disk_full(reason):
+        hint_lines.append(DEVICE_FULL_HINT)
+    error = TargetError(f"{purpose} failed: {reason}", where=where, hint="\n  ".join(hint_lines) or None)
     if output.strip():
         error.add_note(output)
     return error
@@ -196,9 +207,9 @@ def runtime_command(
         program = [str(package / "runtimes" / "runner.py")]
     else:
         program = ["-m", "compress.runtimes.torch_worker"]
-        found = [str(package.parent), *filter(None, [environment.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(found)
+        search_paths = [str(package.parent), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(search_paths)
         environment["HF_HUB_OFFLINE"] = "1"
-    allowed = [ALLOW_CODE] if allow_code and runtime == "torch" else []
-    argv = (sys.executable, "-P", *program, *allowed, str(job), str(result))
+    flags = [ALLOW_CODE] if allow_code and runtime == "torch" else []
+    argv = (sys.executable, "-P", *program, *flags, str(job), str(result))
     return Command(argv, environment, purpose)

@@ -50,29 +50,29 @@ DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 HUGE_PAGE, MADV_COLLAPSE = 2**21, 25
 """Bytes of a large page, and how Linux is asked to gather memory in such (linux/mman.h)."""
 
-PAST = "past_key_values."
+PAST_PREFIX = "past_key_values."
 """What the inputs are called that a decoder keeps keys and values in."""
-PRESENT = "present."
+PRESENT_PREFIX = "present."
 """What it calls them as outputs."""
 LOGIT_POSITIONS = "logit_positions"
 """The input of a decoder that says for which of the new tokens it gives logits."""
-ROOM = "cache_room"
+CACHE_CAPACITY = "cache_room"
 """Beside a decoder's inputs (rows,): how many tokens its cache holds, where that is more than the mask's."""
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 
-SHORTEST_TURN = 4
+MIN_TURN_BATCHES = 4
 """Batches that a model is timed on before another model has its turn, at least."""
 TURN_NS = 20_000_000
 """More of them, where the slowest model stays below this time."""
 SETTLE_NS = 3_000_000
 """Untimed running at the start of each turn, at least one run."""
-CLEAN_SHARE = 0.02
+MAX_CLEAN_WAIT_SHARE = 0.02
 """A batch was disturbed where the threads waited for a core longer than this share of its time, all waits added up: on
 a quiet machine they wait for 0.001 of it, beside other work for 0.1 to 0.9."""
-CLEAN_NS = 5_000
+MAX_CLEAN_WAIT_NS = 5_000
 """And longer than this: waking a thread takes so long on a free core."""
-TOLERATED = 0.1
+TOLERATED_SHARE = 0.1
 """A share of disturbed rounds that is left out and not timed again; where more stay disturbed, the whole timing is."""
 PAUSES_S = (0.1, 1.0)
 """The first and the longest pause before what was disturbed is timed again, while nothing but disturbed comes."""
@@ -95,12 +95,12 @@ class OnnxRuntime:
     def open(self, path: str, threads: int, device: str) -> Predict:
         """Load a model; the function that comes back returns its first output, or the one that is chosen."""
         session = open_session(path, threads, device)
-        if any(node.name.startswith(PAST) for node in session.get_inputs()):
+        if any(node.name.startswith(PAST_PREFIX) for node in session.get_inputs()):
             return CachedSession(session)
-        names, inputs = chosen_output(path), [node.name for node in session.get_inputs()]
+        names, inputs = selected_output(path), [node.name for node in session.get_inputs()]
 
         def predict(batch: Batch) -> Any:
-            return session.run(names, batch if len(batch) == len(inputs) else only(batch, inputs))[0]
+            return session.run(names, batch if len(batch) == len(inputs) else select_inputs(batch, inputs))[0]
 
         return predict
 
@@ -119,41 +119,46 @@ class CachedSession:
 
     def __init__(self, session: Any) -> None:
         self.session, self.goes_on = session, True  # a batch may say that tokens stand in the cache
-        self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
-        self.words = session.get_outputs()[0].shape[2]
-        self.size = (0, 0)
-        self.held: list[Any] = []
+        self.past = [node for node in session.get_inputs() if node.name.startswith(PAST_PREFIX)]
+        self.vocab_size = session.get_outputs()[0].shape[2]
+        self.cache_shape = (0, 0)
+        self.buffers: list[Any] = []
         self.cache: Any = None
         use_huge_pages()
 
     def __call__(self, batch: Batch) -> Any:
         """Logits float32 (rows, wanted, words)."""
         ids = batch["input_ids"]
-        size = len(ids), max(batch["attention_mask"].shape[1], *batch.get(ROOM, (0,)))
-        if size != self.size:
+        shape = len(ids), max(batch["attention_mask"].shape[1], *batch.get(CACHE_CAPACITY, (0,)))
+        if shape != self.cache_shape:
             # One size at a time: texts of many lengths would fill the memory.
-            self.size, self.held = size, self.empty(*size)  # a binding need not keep what it points to
-            self.cache = self.bound(self.held)
-        wanted = batch.get(LOGIT_POSITIONS)
-        if wanted is None:
-            wanted = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
-        return self.run({**batch, LOGIT_POSITIONS: wanted}, self.cache)
+            self.cache_shape, self.buffers = (
+                shape,
+                self.allocate_cache(*shape),
+            )  # a binding need not keep what it points to
+            self.cache = self.bind_cache(self.buffers)
+        positions = batch.get(LOGIT_POSITIONS)
+        if positions is None:
+            positions = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
+        return self.run({**batch, LOGIT_POSITIONS: positions}, self.cache)
 
     def run(self, batch: Batch, cache: Any) -> Any:
         """The same, of a batch that says which logits are wanted; keys and values of the new tokens go into `cache`."""
-        logits = np.empty((*batch[LOGIT_POSITIONS].shape, self.words), np.float32)
+        logits = np.empty((*batch[LOGIT_POSITIONS].shape, self.vocab_size), np.float32)
         for name in ("input_ids", "attention_mask", LOGIT_POSITIONS):
             cache.bind_cpu_input(name, batch[name])
         cache.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self.session.run_with_iobinding(cache)
         return logits
 
-    def empty(self, rows: int, room: int) -> list[Any]:
+    def allocate_cache(self, rows: int, capacity: int) -> list[Any]:
         """A cache of zeros for so many rows of so many tokens."""
-        kinds = {"tensor(int8)": np.int8, "tensor(float)": np.float32}
-        return [np.zeros((rows, node.shape[1], room, node.shape[3]), kinds[node.type]) for node in self.past]
+        dtypes = {"tensor(int8)": np.int8, "tensor(float)": np.float32}
+        return [
+            np.zeros((rows, node.shape[1], capacity, node.shape[3]), dtypes[node.type]) for node in self.past
+        ]
 
-    def bound(self, cache: Sequence[Any]) -> Any:
+    def bind_cache(self, cache: Sequence[Any]) -> Any:
         """A cache as `run` takes it: not a copy. All that stays the same from token to token is said here, once."""
         import onnxruntime
 
@@ -161,7 +166,7 @@ class CachedSession:
         for node, array in zip(self.past, cache):  # noqa: B905 (no `strict` before Python 3.10)
             buffer = onnxruntime.OrtValue.ortvalue_from_numpy(array)
             binding.bind_ortvalue_input(node.name, buffer)
-            binding.bind_ortvalue_output(node.name.replace(PAST, PRESENT, 1), buffer)
+            binding.bind_ortvalue_output(node.name.replace(PAST_PREFIX, PRESENT_PREFIX, 1), buffer)
         return binding
 
 
@@ -190,16 +195,16 @@ def use_huge_pages() -> int:
     return moved
 
 
-def only(batch: Batch, names: Sequence[str]) -> Batch:
+def select_inputs(batch: Batch, names: Sequence[str]) -> Batch:
     """The inputs that a model takes, without what stands beside them for a scorer."""
     return {name: batch[name] for name in names}
 
 
-def chosen_output(path: str) -> list[str] | None:
+def selected_output(path: str) -> list[str] | None:
     """The output that the `task.json` beside a model chooses of several; None: the first one is read."""
     file = Path(path).with_name("task.json")
-    chosen = json.loads(file.read_text(encoding="utf-8")).get("interface") if file.is_file() else None
-    return [chosen["output"]] if chosen and chosen["output"] else None
+    interface = json.loads(file.read_text(encoding="utf-8")).get("interface") if file.is_file() else None
+    return [interface["output"]] if interface and interface["output"] else None
 
 
 def require_cuda() -> None:
@@ -284,26 +289,28 @@ def score_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     """
     runtime.prepare(job["threads"], job["device"])
     scorer, settings = load_file(job["scorer"]), job["settings"]
-    made = getattr(scorer, "outputs", lambda model, batch, settings: np.asarray(model(batch), np.float32))
+    compute_outputs = getattr(
+        scorer, "outputs", lambda model, batch, settings: np.asarray(model(batch), np.float32)
+    )
     batches = read_batches(job["feeds"])
     predict = runtime.open(job["model"], job["threads"], job["device"])
-    kept, examples, shape = [], 0, []
+    batch_answers, examples, shape = [], 0, []
     for batch in batches:
-        outputs = made(predict, batch, settings)
+        outputs = compute_outputs(predict, batch, settings)
         examples, shape = examples + outputs.shape[0], list(outputs.shape[1:])
         try:
-            kept.append(scorer.answers(outputs, batch, settings))
+            batch_answers.append(scorer.answers(outputs, batch, settings))
         except (ValueError, IndexError) as error:
-            asked = sum(len(next(iter(one.values()))) for one in batches)
-            return {"examples": asked, "shape": shape, "refused": str(error)}
+            num_examples = sum(len(next(iter(part.values()))) for part in batches)
+            return {"examples": num_examples, "shape": shape, "refused": str(error)}
     temporary = job["outputs"] + ".tmp.npz"
-    answers = {name: joined([one[name] for one in kept]) for name in kept[0]}
+    answers = {name: concatenate_padded([part[name] for part in batch_answers]) for name in batch_answers[0]}
     np.savez(temporary, allow_pickle=False, **answers)
     os.replace(temporary, job["outputs"])
     return {"examples": examples, "shape": shape, "refused": None}
 
 
-def joined(parts: Sequence[Any]) -> Any:
+def concatenate_padded(parts: Sequence[Any]) -> Any:
     """Arrays (n, ...) of several batches as one, with zeros after the end of what is shorter than the longest."""
     shape = np.max([part.shape[1:] for part in parts], axis=0)
     ends = [[(0, 0), *((0, size) for size in shape - part.shape[1:])] for part in parts]
@@ -330,20 +337,20 @@ def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
         loads[index] -= time.perf_counter_ns()
         models[index] = runtime.open(job["models"][index], job["threads"], job["device"])
         loads[index] += time.perf_counter_ns()
-    (which, processes), patience = job["share"], job.get("patience_s", 0.0)
+    (process, processes), patience = job["share"], job.get("patience_s", 0.0)
     scenarios = []
     for scenario in job["scenarios"]:
         feeds = [read_batches(path) for path in scenario["feeds"]]
         count = len(feeds[0])
         # Together the processes begin at evenly spread batches and reach every one of them.
-        first = which * count // processes
-        turned = [batches[first:] + batches[:first] for batches in feeds]
-        warm_up(models, turned, job["seconds"] / 4)
+        first = process * count // processes
+        rotated = [batches[first:] + batches[:first] for batches in feeds]
+        warm_up(models, rotated, job["seconds"] / 4)
         cover = -(-count // processes)
         before = machine_counters()
         with CoreWaits(job["threads"]) as waits:
             rounds = time_in_turns(
-                models, turned, job["seconds"], job["rounds"], cover, waits.read, patience_s=patience
+                models, rotated, job["seconds"], job["rounds"], cover, waits.read, patience_s=patience
             )
         patience = max(0.0, patience - rounds.patient_s)
         scenarios.append(
@@ -354,7 +361,7 @@ def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
                 "waited_by": waits.source,
                 "wanted": rounds.wanted,
                 "patient_s": rounds.patient_s,
-                "machine": counted_since(before),
+                "machine": counters_since(before),
             }
         )
     result: dict[str, Any] = {"scenarios": scenarios, "load_ns": loads}
@@ -415,14 +422,14 @@ def time_in_turns(
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        slowest = 1
-        for model, own in zip(models, feeds):  # noqa: B905
+        slowest_ns = 1
+        for model, model_batches in zip(models, feeds):  # noqa: B905
             start = clock()
-            model(own[0])
-            slowest = max(slowest, clock() - start)
-        length = max(SHORTEST_TURN, min(TURN_NS // slowest, batches))
+            model(model_batches[0])
+            slowest_ns = max(slowest_ns, clock() - start)
+        turn_length = max(MIN_TURN_BATCHES, min(TURN_NS // slowest_ns, batches))
 
-        def take(chosen: Sequence[int], first: int) -> None:
+        def time_batches(chosen: Sequence[int], first: int) -> None:
             for place in range(count):
                 which = (first + place) % count
                 own = [feeds[which][index] for index in chosen]
@@ -433,39 +440,47 @@ def time_in_turns(
         deadline, limit = begin + int(seconds * 1e9), begin + int(2 * seconds * 1e9)
         turn = 0
         while len(inputs) < rounds or clock() < (limit if len(inputs) < cover else deadline):
-            done = len(inputs)
+            num_timed = len(inputs)
             # The order changes from turn to turn, and once more each time through the batches, so that each
             # batch meets every order also where the number of turns is even.
-            take([(done + step) % batches for step in range(length)], turn + done // batches)
+            time_batches(
+                [(num_timed + step) % batches for step in range(turn_length)], turn + num_timed // batches
+            )
             turn += 1
         wanted, begin = len(inputs), clock()
-        take_again(timed, take, length, begin + int(patience_s * 1e9))
+        retime_disturbed(timed, time_batches, turn_length, begin + int(patience_s * 1e9))
     finally:
         if was_enabled:
             gc.enable()
     return timed._replace(wanted=wanted, patient_s=(clock() - begin) / 1e9)
 
 
-def take_again(timed: Rounds, take: Callable[[Sequence[int], int], None], length: int, deadline: int) -> None:
+def retime_disturbed(
+    timed: Rounds, time_batches: Callable[[Sequence[int], int], None], turn_length: int, deadline: int
+) -> None:
     """Time disturbed rounds again on their batches until few enough are left, or the clock reads `deadline`.
 
     Args:
-        timed: the rounds so far; `take` adds rounds of some batches to it, starting with some model.
-        length: of a turn.
+        timed: the rounds so far; `time_batches` adds rounds of some batches to it, starting with some model.
+        turn_length: of a turn.
     """
     wanted = len(timed.inputs)
     clean = clean_rounds(timed.samples_ns, timed.waited_ns)
-    pending = [index for index, whole in zip(timed.inputs, clean.all(axis=0)) if not whole]  # noqa: B905
-    found, pause, turn = clean.sum(axis=1), PAUSES_S[0], 0
-    while found.min() < (1 - TOLERATED) * wanted and time.perf_counter_ns() < deadline:
-        chosen, done = pending[:length], len(timed.inputs)
-        take(chosen, turn)
-        clean = clean_rounds(*([row[done:] for row in rows] for rows in timed[:2]))
-        found = found + clean.sum(axis=1)
-        whole = clean.all(axis=0)
-        pending = pending[length:] + [index for index, one in zip(chosen, whole) if not one]  # noqa: B905
+    pending = [index for index, is_clean in zip(timed.inputs, clean.all(axis=0)) if not is_clean]  # noqa: B905
+    clean_counts, pause, turn = clean.sum(axis=1), PAUSES_S[0], 0
+    while clean_counts.min() < (1 - TOLERATED_SHARE) * wanted and time.perf_counter_ns() < deadline:
+        indices, num_timed = pending[:turn_length], len(timed.inputs)
+        time_batches(indices, turn)
+        clean = clean_rounds(*([row[num_timed:] for row in rows] for rows in timed[:2]))
+        clean_counts = clean_counts + clean.sum(axis=1)
+        is_clean = clean.all(axis=0)
+        pending = pending[turn_length:] + [
+            index
+            for index, clean_round in zip(indices, is_clean)  # noqa: B905
+            if not clean_round
+        ]
         turn += 1
-        if whole.any():
+        if is_clean.any():
             pause = PAUSES_S[0]
         elif time.perf_counter_ns() < deadline:
             # Whoever keeps the cores busy is left alone for a moment.
@@ -482,9 +497,9 @@ def time_turn(
 ) -> None:
     """Run the first batch untimed, for `SETTLE_NS` at least, and then time each batch once."""
     clock = time.perf_counter_ns
-    settled = clock() + SETTLE_NS
+    settle_until = clock() + SETTLE_NS
     model(batches[0])
-    while clock() < settled:
+    while clock() < settle_until:
         model(batches[0])
     before = waited()
     for batch in batches:
@@ -502,7 +517,7 @@ def time_turn(
 def clean_rounds(samples_ns: Sequence[Sequence[int]], waited_ns: Sequence[Sequence[int]]) -> Any:
     """Which timings nothing disturbed: bool (models, rounds)."""
     samples, waits = (np.asarray(rows, dtype=np.float64) for rows in (samples_ns, waited_ns))
-    return waits <= np.maximum(CLEAN_SHARE * samples, CLEAN_NS)
+    return waits <= np.maximum(MAX_CLEAN_WAIT_SHARE * samples, MAX_CLEAN_WAIT_NS)
 
 
 class CoreWaits:
@@ -513,10 +528,10 @@ class CoreWaits:
     """
 
     def __init__(self, threads: int) -> None:
-        self._files = dict.fromkeys(schedstat_files(), 0)
-        self._gone = 0
+        self._waited_by_file = dict.fromkeys(schedstat_files(), 0)
+        self._ended_ns = 0
         self.source = "unknown"
-        if self._files:
+        if self._waited_by_file:
             self.source = "schedstat"
         elif threads == 1 and time.get_clock_info("process_time").resolution < 1e-5:
             self.source = "processor time"
@@ -525,27 +540,27 @@ class CoreWaits:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for file in self._files:
+        for file in self._waited_by_file:
             os.close(file)
-        self._files = {}
+        self._waited_by_file = {}
 
     def read(self) -> int:
         """Nanoseconds so far; only differences mean something."""
         if self.source == "schedstat":
-            return self._gone + sum(map(self._waited, list(self._files)))
+            return self._ended_ns + sum(map(self._read_waited, list(self._waited_by_file)))
         if self.source == "processor time":
             return time.perf_counter_ns() - time.process_time_ns()
         return 0
 
-    def _waited(self, file: int) -> int:
+    def _read_waited(self, file: int) -> int:
         try:
-            self._files[file] = int(os.pread(file, 100, 0).split()[1])
+            self._waited_by_file[file] = int(os.pread(file, 100, 0).split()[1])
         except (OSError, IndexError, ValueError):
             # The thread has ended; what it waited stays waited.
-            self._gone += self._files.pop(file)
+            self._ended_ns += self._waited_by_file.pop(file)
             os.close(file)
             return 0
-        return self._files[file]
+        return self._waited_by_file[file]
 
 
 def schedstat_files() -> list[int]:
@@ -578,16 +593,18 @@ def machine_counters() -> dict[str, Any]:
     }
 
 
-def counted_since(before: dict[str, Any]) -> dict[str, Any]:
+def counters_since(before: dict[str, Any]) -> dict[str, Any]:
     """What `machine_counters` counted since: `switches` and `wall` as they are, the others as shares of the time."""
     after = machine_counters()
     wall = after["wall"] - before["wall"]
-    told: dict[str, Any] = {"wall": wall}
-    for name, unit in (("pressure", wall), ("stolen", wall), ("switches", None)):
+    deltas: dict[str, Any] = {"wall": wall}
+    for name, divisor in (("pressure", wall), ("stolen", wall), ("switches", None)):
         known = before[name] is not None and after[name] is not None
-        grown = after[name] - before[name] if known else None
-        told[name] = grown if grown is None or unit is None else max(0.0, grown / max(unit, 1e-9))
-    return told
+        increase = after[name] - before[name] if known else None
+        deltas[name] = (
+            increase if increase is None or divisor is None else max(0.0, increase / max(divisor, 1e-9))
+        )
+    return deltas
 
 
 def pressure_seconds() -> float | None:
@@ -650,7 +667,7 @@ def memory_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     }
 
 
-def keep_to(cores: Sequence[int]) -> list[int]:
+def pin_to_cores(cores: Sequence[int]) -> list[int]:
     """Keep this process and all threads that it starts from now on to some cores; those that it then may use.
 
     Raises:
@@ -689,8 +706,8 @@ def peak_bytes() -> tuple[int, str]:
     import resource
 
     # On Linux ru_maxrss may be that of the process that started this one, so it comes second.
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used * (1 if sys.platform == "darwin" else 1024), "ru_maxrss"
+    max_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max_rss * (1 if sys.platform == "darwin" else 1024), "ru_maxrss"
 
 
 def resident_bytes() -> int:
@@ -731,30 +748,33 @@ def load_labels(folder: str) -> list[str]:
     return list(labels)
 
 
-def load_tokenizer(folder: str, max_length: int, cut: str = "right") -> Any:
-    """The tokenizer of an artifact or bundle; `cut` is the end where what is beyond `max_length` tokens goes."""
+def load_tokenizer(folder: str, max_length: int, truncation_side: str = "right") -> Any:
+    """The tokenizer of an artifact or bundle; `truncation_side` is the end where what is beyond `max_length` tokens
+    goes."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length, direction=cut)
+    tokenizer.enable_truncation(max_length, direction=truncation_side)
     return tokenizer
 
 
 def encode(tokenizer: Any, texts: Sequence[str], task: dict[str, Any]) -> Batch:
     """Texts, prepared as `task` says -> the model's inputs, int64 (texts, longest), padded on the right."""
-    said = task.get("texts", {})
-    made = [said.get("prefix", "") + text for text in texts]
-    made = [text.strip() if said.get("strip") else text for text in made]
-    encoded = tokenizer.encode_batch([text.lower() if said.get("lowercase") else text for text in made])
-    shape = (len(encoded), max(len(one.ids) for one in encoded))
+    text_settings = task.get("texts", {})
+    prepared = [text_settings.get("prefix", "") + text for text in texts]
+    prepared = [text.strip() if text_settings.get("strip") else text for text in prepared]
+    encoded = tokenizer.encode_batch(
+        [text.lower() if text_settings.get("lowercase") else text for text in prepared]
+    )
+    shape = (len(encoded), max(len(encoding.ids) for encoding in encoded))
     ids = np.full(shape, task["pad_id"], dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
-    for row, one in enumerate(encoded):
-        ids[row, : len(one.ids)] = one.ids
-        mask[row, : len(one.ids)] = 1
-    known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros(shape, dtype=np.int64)}
-    return {name: known[name] for name in task["input_names"]}
+    for row, encoding in enumerate(encoded):
+        ids[row, : len(encoding.ids)] = encoding.ids
+        mask[row, : len(encoding.ids)] = 1
+    arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros(shape, dtype=np.int64)}
+    return {name: arrays[name] for name in task["input_names"]}
 
 
 def read_image(file: Any, transparency: str = "white") -> Any:
@@ -769,39 +789,39 @@ def read_image(file: Any, transparency: str = "white") -> Any:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file, formats=IMAGE_FORMATS) as opened:
-            opened.load()
-            picture = ImageOps.exif_transpose(opened)
+        with Image.open(file, formats=IMAGE_FORMATS) as image_file:
+            image_file.load()
+            picture = ImageOps.exif_transpose(image_file)
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, Image.DecompressionBombError) as error:
         raise RunnerError(f"cannot read {file} as an image: {error}") from error
-    if picture.mode in ("I", "F") and opened.format == "TIFF":
+    if picture.mode in ("I", "F") and image_file.format == "TIFF":
         raise RunnerError(f"cannot read {file} as an image: its values have 32 bits; save it with 8 or 16")
     if picture.mode.startswith(("I", "F")):
         # Of the others only 16-bit files open so; Pillow's own conversion would clip them.
         return np.clip(np.rint(np.asarray(picture).astype(np.float64) / 257), 0, 255).astype(np.uint8)
-    wanted = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
-    see_through = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
-    if see_through and transparency == "white":
+    mode = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
+    is_transparent = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    if is_transparent and transparency == "white":
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(picture.convert(wanted), np.uint8)
+    return np.array(picture.convert(mode), np.uint8)
 
 
 def target_size(height: int, width: int, image: dict[str, Any]) -> tuple[int, int]:
     """Height and width that an image is scaled to before it is cropped or padded; `image` as `frame_image` takes it."""
-    resize, to = image.get("resize", "squash"), image.get("resize_to", [])
+    resize, resize_to = image.get("resize", "squash"), image.get("resize_to", [])
     if resize == "none":
         return height, width
     if resize == "squash":
-        goal = to or image["size"]
-        return int(goal[0]), int(goal[1])
+        size = resize_to or image["size"]
+        return int(size[0]), int(size[1])
     if resize == "within":
-        scale = min(to[0] / height, to[1] / width)
+        scale = min(resize_to[0] / height, resize_to[1] / width)
         return max(1, int(height * scale)), max(1, int(width * scale))
     short, long = min(height, width), max(height, width)
-    edge, rounded = to[0], to[0]
-    if len(to) == 2 and long / short * edge > to[1]:
-        edge = to[1] * short / long
+    edge, rounded = resize_to[0], resize_to[0]
+    if len(resize_to) == 2 and long / short * edge > resize_to[1]:
+        edge = resize_to[1] * short / long
         rounded = round(edge)
     sides = max(1, rounded), max(1, long if short == rounded else int(edge * long / short))
     return sides if height <= width else (sides[1], sides[0])
@@ -810,12 +830,12 @@ def target_size(height: int, width: int, image: dict[str, Any]) -> tuple[int, in
 def crop_image(pixels: Any, size: Sequence[int]) -> Any:
     """The middle of (h, w, channels) of `size` (height, width), on black where the image is smaller."""
     out = np.zeros((size[0], size[1], pixels.shape[2]), np.uint8)
-    ours, theirs = [], []
-    for side, wanted in zip(pixels.shape[:2], size):  # noqa: B905
-        start = -((wanted - side + 1) // 2) if side < wanted else (side - wanted) // 2
-        ours.append(slice(max(0, -start), max(0, -start) + min(side, wanted)))
-        theirs.append(slice(max(0, start), max(0, start) + min(side, wanted)))
-    out[ours[0], ours[1]] = pixels[theirs[0], theirs[1]]
+    target_slices, source_slices = [], []
+    for side, target in zip(pixels.shape[:2], size):  # noqa: B905
+        start = -((target - side + 1) // 2) if side < target else (side - target) // 2
+        target_slices.append(slice(max(0, -start), max(0, -start) + min(side, target)))
+        source_slices.append(slice(max(0, start), max(0, start) + min(side, target)))
+    out[target_slices[0], target_slices[1]] = pixels[source_slices[0], source_slices[1]]
     return out
 
 
@@ -834,11 +854,11 @@ def frame_image(pixels: Any, image: dict[str, Any]) -> Any:
     picture = picture.convert("L" if channels == 1 else "RGB")
     height, width = target_size(picture.height, picture.width, image)
     if picture.size != (width, height):
-        wanted = image.get("interpolation", "bilinear").upper()
-        picture = picture.resize((width, height), Image.Resampling[wanted])
-    seen = np.asarray(picture, np.uint8).reshape(height, width, channels)
-    seen = seen[: size[0], : size[1]] if image.get("fit") == "pad" else crop_image(seen, size)
-    return seen[..., ::-1] if image.get("order") == "bgr" else seen
+        resampling = image.get("interpolation", "bilinear").upper()
+        picture = picture.resize((width, height), Image.Resampling[resampling])
+    framed = np.asarray(picture, np.uint8).reshape(height, width, channels)
+    framed = framed[: size[0], : size[1]] if image.get("fit") == "pad" else crop_image(framed, size)
+    return framed[..., ::-1] if image.get("order") == "bgr" else framed
 
 
 def encode_images(images: Sequence[Any], task: dict[str, Any]) -> Batch:
@@ -854,14 +874,16 @@ def encode_images(images: Sequence[Any], task: dict[str, Any]) -> Batch:
     image = task["image"]
     mean, std = np.float32(image["mean"]), np.float32(image["std"])
     values = np.zeros((len(images), image["channels"], *image["size"]), np.float32)
-    for row, one in enumerate(images):
-        read = one if isinstance(one, np.ndarray) else read_image(one, image.get("transparency", "white"))
-        seen = (frame_image(read, image).astype(np.float32) / np.float32(255) - mean) / std
-        values[row, :, : seen.shape[0], : seen.shape[1]] = seen.transpose(2, 0, 1)
+    for row, item in enumerate(images):
+        pixels = (
+            item if isinstance(item, np.ndarray) else read_image(item, image.get("transparency", "white"))
+        )
+        normalized = (frame_image(pixels, image).astype(np.float32) / np.float32(255) - mean) / std
+        values[row, :, : normalized.shape[0], : normalized.shape[1]] = normalized.transpose(2, 0, 1)
     return {task["input_names"][0]: values}
 
 
-def input_maker(folder: str, task: dict[str, Any]) -> Callable[[Sequence[Any]], Batch]:
+def make_encoder(folder: str, task: dict[str, Any]) -> Callable[[Sequence[Any]], Batch]:
     """The function that makes a model's inputs: from images where the task has an `image` section, else from texts."""
     if "image" in task:
         if importlib.util.find_spec("PIL") is None:
@@ -891,7 +913,7 @@ class Predictor:
     def __init__(self, folder: str, threads: int = 1, device: str = "cpu", model: str = "model.onnx") -> None:
         self.task = load_task(folder)
         self.labels = load_labels(folder)
-        self.encode = input_maker(folder, self.task)
+        self.encode = make_encoder(folder, self.task)
         self.session = open_session(str(Path(folder) / model), threads, device)
 
     def outputs(self, items: Sequence[Any]) -> Any:
@@ -933,11 +955,11 @@ def open_predictor(folder: str, threads: int = 1, device: str = "cpu", model: st
     Raises:
         RunnerError: this file knows no such task.
     """
-    own = Path(folder) / "predictor.py"
-    if own.is_file():
+    custom_file = Path(folder) / "predictor.py"
+    if custom_file.is_file():
         # It imports this file by that name, also where this one is called otherwise.
         sys.modules.setdefault("runner", sys.modules[__name__])
-        return load_file(str(own)).Predictor(folder, threads, device, model)
+        return load_file(str(custom_file)).Predictor(folder, threads, device, model)
     name = load_task(folder)["task"]
     if name not in PREDICTORS:
         raise RunnerError(f"unknown task {name!r}; known: {', '.join(sorted(PREDICTORS))}")
@@ -994,13 +1016,13 @@ def run_job(argv: Sequence[str], runtime: Any) -> int:
         return 2
     started = time.perf_counter()
     try:
-        kept = keep_to(job["cores"]) if job.get("cores") else None
+        pinned_cores = pin_to_cores(job["cores"]) if job.get("cores") else None
         result = JOBS[job["kind"]](job, runtime)
     except RunnerError as error:
         print(error, file=sys.stderr)
         return 5
     result["seconds"] = time.perf_counter() - started
-    result |= {} if kept is None else {"cores": kept}
+    result |= {} if pinned_cores is None else {"cores": pinned_cores}
     write_result(argv[1], result)
     return 0
 

@@ -27,21 +27,21 @@ class TorchDecoder:
         """Return the logits at `logit_positions` int64 (rows, wanted), which are the same in every row."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         past = mask.shape[1] - ids.shape[1]
-        cache = self._filled(len(ids), past, ids.device)
-        found: Tensor = self.model(
+        cache = self._cache_for(len(ids), past, ids.device)
+        logits: Tensor = self.model(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=batch[LOGIT_POSITIONS][0],
         ).logits
-        return found
+        return logits
 
-    def _filled(self, rows: int, past: int, device: torch.device) -> Any:
-        spare = self._cache.get_seq_length() - past
-        if past and self._rows == rows and spare >= 0:
-            if spare:
-                self._cache.crop(-spare)
+    def _cache_for(self, rows: int, past: int, device: torch.device) -> Any:
+        surplus = self._cache.get_seq_length() - past
+        if past and self._rows == rows and surplus >= 0:
+            if surplus:
+                self._cache.crop(-surplus)
         else:
             self._rows, self._cache = rows, DynamicCache()
             if past:

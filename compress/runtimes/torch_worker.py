@@ -14,7 +14,7 @@ from compress.runtimes import runner
 from compress.runtimes.launching import ALLOW_CODE
 
 
-class Torch:
+class TorchModel:
     """A torch model that runs batches on a device."""
 
     def __init__(self, model: Any, device: str, cached: Any) -> None:
@@ -23,23 +23,23 @@ class Torch:
         from compress.encoding.inputs import model_inputs
         from compress.models.io.outputs import outputs_of
 
-        self._torch, self._taken, self._outputs_of = torch, model_inputs, outputs_of
+        self._torch, self._model_inputs, self._outputs_of = torch, model_inputs, outputs_of
         self._model, self._device, self._cached = model, device, cached
         self.goes_on = cached is not None
 
     def __call__(self, batch: runner.Batch) -> NDArray[np.float32]:
         """Run a batch and return the outputs."""
-        torch, taken = self._torch, self._taken(batch)
+        torch, inputs = self._torch, self._model_inputs(batch)
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array).to(self._device) for name, array in taken.items()}
-            timed = self._cached is not None and runner.LOGIT_POSITIONS in tensors
-            given = self._cached(tensors) if timed else self._outputs_of(self._model(**tensors))
-            outputs: NDArray[np.float32] = given.float().cpu().numpy()
+            tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
+            uses_cache = self._cached is not None and runner.LOGIT_POSITIONS in tensors
+            result = self._cached(tensors) if uses_cache else self._outputs_of(self._model(**tensors))
+            outputs: NDArray[np.float32] = result.float().cpu().numpy()
         if self._device == "cuda":
             torch.cuda.synchronize()
         return outputs
 
-    def decoder(self, room: int) -> Any:
+    def decoder(self, capacity: int) -> Any:
         """Return a generator state for the model, the counterpart of `decoding.Decoder` for a session."""
         from compress.runtimes.torch_rows import TorchRows
 
@@ -72,8 +72,8 @@ class TorchRuntime:
             try:
                 torch.zeros(1, device="cuda")
             except (RuntimeError, AssertionError) as error:
-                said = str(error).splitlines()[0]
-                raise runner.RunnerError(f"torch {torch.__version__} cannot use the GPU: {said}") from error
+                reason = str(error).splitlines()[0]
+                raise runner.RunnerError(f"torch {torch.__version__} cannot use the GPU: {reason}") from error
             torch.cuda.synchronize()
 
     def open(self, path: str, threads: int, device: str) -> runner.Predict:
@@ -85,7 +85,7 @@ class TorchRuntime:
         from compress.runtimes.torch_decoder import TorchDecoder
 
         model = to_device(load_model(Path(path), allow_code=self._allow_code).eval(), device)
-        return Torch(model, device, TorchDecoder(model) if isinstance(model, PreTrainedModel) else None)
+        return TorchModel(model, device, TorchDecoder(model) if isinstance(model, PreTrainedModel) else None)
 
     def gpu_peak_bytes(self) -> int | None:
         """Return the GPU memory of this process including the CUDA context, as for onnxruntime; if the driver does not
@@ -97,9 +97,9 @@ class TorchRuntime:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one job with torch."""
-    job: list[str] = sys.argv[1:] if argv is None else argv
-    runtime: Any = TorchRuntime(allow_code=ALLOW_CODE in job)
-    return runner.run_job([word for word in job if word != ALLOW_CODE], runtime)
+    arguments: list[str] = sys.argv[1:] if argv is None else argv
+    runtime: Any = TorchRuntime(allow_code=ALLOW_CODE in arguments)
+    return runner.run_job([argument for argument in arguments if argument != ALLOW_CODE], runtime)
 
 
 if __name__ == "__main__":

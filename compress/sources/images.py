@@ -8,12 +8,12 @@ from typing import Any
 
 from compress.core.artifacts import TASK
 from compress.core.disk.files import write_json
-from compress.core.disk.source_uris import CODE as CODE_SOURCE
+from compress.core.disk.source_uris import CODE_PREFIX as CODE_SOURCE
 from compress.core.errors import ModelError
 from compress.data.splits import Item
 from compress.encoding.images import ImageFormat, common_channels, median_size
 from compress.encoding.preprocessing import (
-    CODE,
+    FAULT_CODE,
     DeclaredImages,
     declared_images,
     declared_in_profile,
@@ -23,8 +23,8 @@ from compress.models.io.checkpoints import count_parameters, save_model
 from compress.models.io.plain import UserModule, image_outputs
 from compress.models.teacher.images import ImageSettings, ImageTeacher, describe_images, open_image_teacher
 from compress.profile.schema import DataSpec, TeacherSpec
-from compress.sources.module_checks import check_module, is_drawn_at_random
-from compress.sources.module_images import images_taken
+from compress.sources.module_checks import check_module, is_randomly_initialized
+from compress.sources.module_images import accepted_preprocessing
 from compress.step import StepContext
 
 UNDECLARED = "preprocess-undeclared"
@@ -48,17 +48,17 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     teacher = open_image_teacher(
         ctx.task.kind.name, spec, labels, ctx.base, allow_code=ctx.allow_code, seed=ctx.seed
     )
-    declared, notes = _with_size(
-        declared_of(teacher.said, ctx.task.data, spec.model), teacher, items, spec.model
+    declared, notes = _complete_size(
+        declared_preprocessing(teacher.image_settings, ctx.task.data, spec.model), teacher, items, spec.model
     )
     assert declared.size is not None
     assert declared.channels is not None
     shape = (declared.channels, *declared.size)
-    made_here = spec.model.startswith(CODE_SOURCE)
-    if made_here and isinstance(teacher.model, UserModule):
+    from_code = spec.model.startswith(CODE_SOURCE)
+    if from_code and isinstance(teacher.model, UserModule):
         check_module(teacher.model, shape, trained=spec.finetune is not None)
     if declared.normalisation is None and spec.finetune is None:
-        if not (made_here and is_drawn_at_random(teacher.model, spec.model, ctx.base, shape)):
+        if not (from_code and is_randomly_initialized(teacher.model, spec.model, ctx.base, shape)):
             raise ModelError(
                 "this model's image preprocessing is not declared (size, crop, mean and standard deviation, channel "
                 "order), and it is used without training",
@@ -71,7 +71,7 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
             f"{spec.model} is untrained: its weights are random. Its image preprocessing is not declared, so images "
             "are normalised with the mean and standard deviation of the training images"
         )
-    image = declared.complete(items, declared.channels)
+    image = declared.to_format(items, declared.channels)
     if teacher.head != "none":
         _check_outputs(teacher, image, len(labels), spec.model)
     save_model(teacher.model, ctx.out, leave_out=teacher.untrained)
@@ -87,66 +87,68 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     }
 
 
-def declared_of(said: ImageSettings, data: DataSpec, where: str) -> DeclaredImages:
+def declared_preprocessing(settings: ImageSettings, data: DataSpec, where: str) -> DeclaredImages:
     """Return the image preprocessing that a model's files or the profile declare, at the size that the profile sets.
 
     Raises:
         ModelError: the files are damaged, declare unsupported preprocessing, or contradict the profile.
     """
     try:
-        if said.image is not None:
-            own = declared_in_task(said.image)
+        if settings.image is not None:
+            from_model = declared_in_task(settings.image)
         else:
-            own = declared_images(said.config, said.preprocessor, said.where or where)
+            from_model = declared_images(settings.config, settings.preprocessor, settings.where or where)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ModelError(f"this file is damaged: {error}", where=said.where or where) from error
+        raise ModelError(f"this file is damaged: {error}", where=settings.where or where) from error
     if data.preprocess is None:
-        if own.refusal is not None:
-            raise own.refusal
-        return own.sized(data.image_size)
-    asked = declared_in_profile(data.preprocess)
-    if own.normalisation is not None and not _alike(own, asked):
+        if from_model.unsupported is not None:
+            raise from_model.unsupported
+        return from_model.with_size(data.image_size)
+    from_profile = declared_in_profile(data.preprocess)
+    if from_model.normalisation is not None and not _same_preprocessing(from_model, from_profile):
         raise ModelError(
-            f"{said.where or where} already declares this model's image preprocessing, and differently: "
-            f"{own.complete((), own.channels or 3).as_dict()}",
+            f"{settings.where or where} already declares this model's image preprocessing, and differently: "
+            f"{from_model.to_format((), from_model.channels or 3).as_dict()}",
             where="data.preprocess",
             hint="Leave `preprocess` out; `image_size` sets another size.",
-            code=CODE,
+            code=FAULT_CODE,
         )
-    return DeclaredImages(asked.size, own.channels, asked.normalisation, asked.framing)
+    return DeclaredImages(
+        from_profile.size, from_model.channels, from_profile.normalisation, from_profile.framing
+    )
 
 
-def _alike(own: DeclaredImages, asked: DeclaredImages) -> bool:
-    channels = own.channels or 3
-    first, second = (each.complete((), channels).as_dict() for each in (own, asked))
+def _same_preprocessing(from_model: DeclaredImages, from_profile: DeclaredImages) -> bool:
+    channels = from_model.channels or 3
+    first, second = (declared.to_format((), channels).as_dict() for declared in (from_model, from_profile))
     return {**first, "transparency": None} == {**second, "transparency": None}
 
 
-def _with_size(
+def _complete_size(
     declared: DeclaredImages, teacher: ImageTeacher, items: Sequence[Item], where: str
 ) -> tuple[DeclaredImages, list[str]]:
     """Complete size and channels: those of the model (of a plain module, found by running it), else the data's."""
     if isinstance(teacher.model, UserModule):
-        return images_taken(teacher.model, declared, items, where)
+        return accepted_preprocessing(teacher.model, declared, items, where)
     if declared.channels not in (None, 1, 3):
         raise ModelError(
             f"the model takes images of {declared.channels} channels; only 1 or 3 are supported", where=where
         )
     size, note = (declared.size, None) if declared.size is not None else median_size(items)
-    found = declared.sized(size).with_channels(declared.channels or common_channels(items))
-    return found, [] if note is None else [note]
+    completed = declared.with_size(size).with_channels(declared.channels or common_channels(items))
+    return completed, [] if note is None else [note]
 
 
-def _check_outputs(teacher: ImageTeacher, image: ImageFormat, labels: int, where: str) -> None:
+def _check_outputs(teacher: ImageTeacher, image: ImageFormat, num_labels: int, where: str) -> None:
     """Check that the model accepts the images and, if its head is used unchanged, has one output per label."""
     model = teacher.model
-    plain = isinstance(model, UserModule)
+    is_user_module = isinstance(model, UserModule)
     if isinstance(model, UserModule) and model.order is not None:
         model = UserModule(model.module, model.origin)
-    outputs = image_outputs(model, image.channels, image.size, where)
-    if outputs != labels and (plain or teacher.head == "matched"):
+    num_outputs = image_outputs(model, image.channels, image.size, where)
+    if num_outputs != num_labels and (is_user_module or teacher.head == "matched"):
         raise ModelError(
-            f"this model has {outputs} outputs, but the data has {labels} labels",
+            f"this model has {num_outputs} outputs, but the data has {num_labels} labels",
             where=where,
-            hint=f"Make the function build a model with {labels} outputs." if plain else None,
+            hint=f"Make the function build a model with {num_labels} outputs." if is_user_module else None,
         )

@@ -14,13 +14,13 @@ from compress.core.errors import ModelError
 from compress.lowering.export import export_graph, signature_of
 from compress.models.io.outputs import classifier_outputs
 from compress.models.io.plain import UserModule, make_module
-from compress.models.teacher.code import call
+from compress.models.teacher.code import call_function
 
 RANDOM = "module-random"
 _OTHER_SEED = 0x5EED
-_CLOSE = 1e-5
-_CLOSE_IN_A_BATCH = 1e-3
-"""Larger than `_CLOSE`, because kernels differ by batch size; both are relative to the largest absolute output."""
+_TOLERANCE = 1e-5
+_BATCH_TOLERANCE = 1e-3
+"""Larger than `_TOLERANCE`, because kernels differ by batch size; both are relative to the largest absolute output."""
 
 Shape = tuple[int, int, int]
 
@@ -39,11 +39,11 @@ def check_module(model: UserModule, shape: Shape, *, trained: bool) -> None:
     """
     where = model.origin.source
     _check_registered(model.module, where)
-    shown = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
-    outputs = _check_forward(model, shown, where)
-    _check_built_again(model, shown, outputs, where)
+    probe_images = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
+    outputs = _check_forward(model, probe_images, where)
+    _check_rebuilt(model, probe_images, outputs, where)
     if trained:
-        _check_in_training(model, shown, outputs, where)
+        _check_train_mode(model, probe_images, outputs, where)
         # Export before training, so that a module that cannot be exported is found early.
         task = {
             "input_names": ["pixel_values"],
@@ -53,20 +53,23 @@ def check_module(model: UserModule, shape: Shape, *, trained: bool) -> None:
         export_graph(model, signature_of(task))
 
 
-def is_drawn_at_random(model: nn.Module, source: str, base: Path, shape: Shape) -> bool:
+def is_randomly_initialized(model: nn.Module, source: str, base: Path, shape: Shape) -> bool:
     """Whether a function builds a different model with a different seed, that is, an untrained one."""
-    made = call(source, base, _OTHER_SEED, allow_code=True)  # it was called before
-    other = made[0] if isinstance(made, tuple) else made
-    inside = model.module if isinstance(model, UserModule) else model
-    shown = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
+    built = call_function(source, base, _OTHER_SEED, allow_code=True)  # it was called before
+    reinitialized = built[0] if isinstance(built, tuple) else built
+    module = model.module if isinstance(model, UserModule) else model
+    probe_images = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first, second = (classifier_outputs(each.float().cpu().eval()(shown)) for each in (inside, other))
-    return not _alike(first, second, _CLOSE)
+        first, second = (
+            classifier_outputs(candidate.float().cpu().eval()(probe_images))
+            for candidate in (module, reinitialized)
+        )
+    return not _allclose(first, second, _TOLERANCE)
 
 
 def _check_registered(module: nn.Module, where: str) -> None:
     """Check that no layer or parameter is unregistered, which would be neither trained nor saved."""
-    for name, value in _hidden(module):
+    for name, value in _unregistered(module):
         if isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.requires_grad):
             what = "a layer" if isinstance(value, nn.Module) else "a parameter"
             raise ModelError(
@@ -78,23 +81,23 @@ def _check_registered(module: nn.Module, where: str) -> None:
             )
 
 
-def _check_forward(model: UserModule, shown: Tensor, where: str) -> Tensor:
+def _check_forward(model: UserModule, probe_images: Tensor, where: str) -> Tensor:
     """Check that forward uses no autocast, is deterministic, leaves the state unchanged and treats the examples of a
     batch independently; return its outputs."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     watch = _AutocastWatch()
     with torch.no_grad():
         with watch:
-            outputs = _run(model, shown, where)
-        if watch.seen:
+            outputs = _run(model, probe_images, where)
+        if watch.triggered:
             raise ModelError(
                 "its forward enables autocast: its exported file would compute differently",
                 where=where,
                 hint="Leave `torch.autocast` out of the module; `finetune.precision` chooses how it is trained.",
                 code="module-autocast",
             )
-        again = [_run(model, shown, where) for _ in range(2)]
-        if not all(_alike(outputs, each, _CLOSE) for each in again):
+        repeated = [_run(model, probe_images, where) for _ in range(2)]
+        if not all(_allclose(outputs, repeat, _TOLERANCE) for repeat in repeated):
             raise ModelError(
                 "it gives different outputs for the same images each time, even in eval mode",
                 where=where,
@@ -103,7 +106,7 @@ def _check_forward(model: UserModule, shown: Tensor, where: str) -> Tensor:
                 code=RANDOM,
             )
         changed = [
-            name for name, tensor in model.state_dict().items() if not _alike(before[name], tensor, 0.0)
+            name for name, tensor in model.state_dict().items() if not _allclose(before[name], tensor, 0.0)
         ]
         if changed:
             raise ModelError(
@@ -113,7 +116,7 @@ def _check_forward(model: UserModule, shown: Tensor, where: str) -> Tensor:
                 hint="Change buffers only where `self.training` is true.",
                 code="module-stateful",
             )
-        if not _alike(outputs, _each_alone(model, shown, where), _CLOSE_IN_A_BATCH):
+        if not _allclose(outputs, _run_one_by_one(model, probe_images, where), _BATCH_TOLERANCE):
             raise ModelError(
                 "its output for an image depends on the other images in the batch, even in eval mode",
                 where=where,
@@ -123,19 +126,19 @@ def _check_forward(model: UserModule, shown: Tensor, where: str) -> Tensor:
     return outputs
 
 
-def _each_alone(model: UserModule, shown: Tensor, where: str) -> Tensor:
+def _run_one_by_one(model: UserModule, probe_images: Tensor, where: str) -> Tensor:
     """Return the outputs of batches of one image, or an empty tensor if the module does not accept such batches."""
     try:
-        return torch.cat([_run(model, one[None], where) for one in shown])
+        return torch.cat([_run(model, image[None], where) for image in probe_images])
     except ModelError:
-        return shown.new_zeros(0)
+        return probe_images.new_zeros(0)
 
 
-def _check_built_again(model: UserModule, shown: Tensor, outputs: Tensor, where: str) -> None:
+def _check_rebuilt(model: UserModule, probe_images: Tensor, outputs: Tensor, where: str) -> None:
     """Check that a module built with another seed and loaded with the saved weights computes the same outputs."""
-    other, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)  # it was built before
+    rebuilt, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)  # it was built before
     try:
-        other.load_state_dict(model.module.state_dict())
+        rebuilt.load_state_dict(model.module.state_dict())
     except RuntimeError as error:
         raise ModelError(
             f"the function builds different parameters each time: {str(error).splitlines()[-1].strip()}",
@@ -144,9 +147,9 @@ def _check_built_again(model: UserModule, shown: Tensor, outputs: Tensor, where:
             code=RANDOM,
         ) from error
     with torch.no_grad():
-        again = _run(UserModule(other, model.origin, model.order), shown, where)
-    if not _alike(outputs, again, _CLOSE):
-        names = _differing(model.module, other)
+        rebuilt_outputs = _run(UserModule(rebuilt, model.origin, model.order), probe_images, where)
+    if not _allclose(outputs, rebuilt_outputs, _TOLERANCE):
+        names = _differing_tensors(model.module, rebuilt)
         what = f" (`{names[0]}`)" if names else ""
         raise ModelError(
             f"building it draws random numbers{what} that are not in its saved weights: built again, it is a different "
@@ -157,70 +160,76 @@ def _check_built_again(model: UserModule, shown: Tensor, outputs: Tensor, where:
         )
 
 
-def _check_in_training(model: UserModule, shown: Tensor, outputs: Tensor, where: str) -> None:
+def _check_train_mode(model: UserModule, probe_images: Tensor, outputs: Tensor, where: str) -> None:
     """Check that outputs in train mode have the same shape."""
-    trained, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)
+    training_module, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)
     with torch.no_grad():
-        found = _run(UserModule(trained.train(), model.origin, model.order), shown, f"{where}, in train mode")
-    if found.shape != outputs.shape:
+        training_outputs = _run(
+            UserModule(training_module.train(), model.origin, model.order),
+            probe_images,
+            f"{where}, in train mode",
+        )
+    if training_outputs.shape != outputs.shape:
         raise ModelError(
-            f"in train mode it gives {list(found.shape)}, in eval mode {list(outputs.shape)}",
+            f"in train mode it gives {list(training_outputs.shape)}, in eval mode {list(outputs.shape)}",
             where=where,
             code="module-outputs",
         )
 
 
-def _run(model: UserModule, shown: Tensor, where: str) -> Tensor:
+def _run(model: UserModule, probe_images: Tensor, where: str) -> Tensor:
     try:
-        return classifier_outputs(model(shown)).float()
+        return classifier_outputs(model(probe_images)).float()
     except ModelError as error:
         raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything
         raise ModelError(
-            f"it does not accept {len(shown)} images of {' x '.join(map(str, shown.shape[1:]))}: {error}",
+            f"it does not accept {len(probe_images)} images of {' x '.join(map(str, probe_images.shape[1:]))}: {error}",
             where=where,
         ) from error
 
 
-def _alike(first: Tensor, second: Tensor, close: float) -> bool:
+def _allclose(first: Tensor, second: Tensor, tolerance: float) -> bool:
     if first.shape != second.shape:
         return False
-    if not close:
+    if not tolerance:
         return torch.equal(first, second)
     largest = float(first.abs().nan_to_num().max()) if first.numel() else 0.0
-    return torch.allclose(first, second, rtol=0.0, atol=close * largest, equal_nan=True)
+    return torch.allclose(first, second, rtol=0.0, atol=tolerance * largest, equal_nan=True)
 
 
-def _hidden(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the attribute values that are not registered parameters, buffers or modules, with their dotted names."""
-    registered = {id(each) for each in (*module.modules(), *module.parameters(), *module.buffers())}
-    for prefix, each in module.named_modules():
-        for name, value in vars(each).items():
+    registered = {id(submodule) for submodule in (*module.modules(), *module.parameters(), *module.buffers())}
+    for prefix, submodule in module.named_modules():
+        for name, value in vars(submodule).items():
             if name in ("_parameters", "_buffers", "_modules"):
                 continue
-            for key, one in _within(value):
-                if id(one) not in registered:
-                    yield ".".join(filter(None, (prefix, f"{name}{key}"))), one
+            for key, item in _nested_values(value):
+                if id(item) not in registered:
+                    yield ".".join(filter(None, (prefix, f"{name}{key}"))), item
 
 
-def _within(value: Any) -> Iterator[tuple[str, Any]]:
+def _nested_values(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (list, tuple)):
-        yield from ((f"[{place}]", one) for place, one in enumerate(value))
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))
     elif isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", one) for key, one in value.items())
+        yield from ((f"[{key!r}]", item) for key, item in value.items())
     else:
         yield "", value
 
 
-def _differing(first: nn.Module, second: nn.Module) -> list[str]:
+def _differing_tensors(first: nn.Module, second: nn.Module) -> list[str]:
     """Return the names of unregistered tensors and buffers that differ between two modules."""
-    mine, theirs = ({**dict(_hidden(each)), **dict(each.named_buffers())} for each in (first, second))
+    first_tensors, second_tensors = (
+        {**dict(_unregistered(module)), **dict(module.named_buffers())} for module in (first, second)
+    )
     return [
         name
-        for name, value in mine.items()
+        for name, value in first_tensors.items()
         if isinstance(value, Tensor)
-        and isinstance(other := theirs.get(name), Tensor)
-        and not _alike(value.detach(), other.detach(), 0.0)
+        and isinstance(counterpart := second_tensors.get(name), Tensor)
+        and not _allclose(value.detach(), counterpart.detach(), 0.0)
     ]
 
 
@@ -229,8 +238,10 @@ class _AutocastWatch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = False
+        self.triggered = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen = self.seen or any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+        self.triggered = self.triggered or any(
+            torch.is_autocast_enabled(device) for device in ("cpu", "cuda")
+        )
         return func(*args, **(kwargs or {}))

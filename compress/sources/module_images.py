@@ -10,7 +10,7 @@ from compress.encoding.images import common_channels, median_size
 from compress.encoding.preprocessing import DeclaredImages
 from compress.models.io.plain import UserModule, image_outputs
 
-_USUAL_SIDES = (
+_COMMON_SIDES = (
     *(
         8,
         16,
@@ -42,7 +42,7 @@ _USUAL_SIDES = (
 """Common input sides of image networks, in pixels."""
 
 
-def images_taken(
+def accepted_preprocessing(
     model: UserModule, declared: DeclaredImages, items: Sequence[Item], where: str
 ) -> tuple[DeclaredImages, list[str]]:
     """Complete the declared preprocessing with channels and a size that the module accepts, and return notes on them.
@@ -53,28 +53,31 @@ def images_taken(
     Raises:
         ModelError: the module accepts none of them.
     """
-    own, note = (declared.size, None) if declared.size is not None else median_size(items)
-    colours = (declared.channels,) if declared.channels is not None else _in_turn(common_channels(items))
-    for channels in colours:
-        if _takes(model, channels, own):
-            return declared.sized(own).with_channels(channels), [] if note is None else [note]
+    data_size, note = (declared.size, None) if declared.size is not None else median_size(items)
+    channel_candidates = (
+        (declared.channels,) if declared.channels is not None else _channel_candidates(common_channels(items))
+    )
+    for channels in channel_candidates:
+        if _accepts(model, channels, data_size):
+            return declared.with_size(data_size).with_channels(channels), [] if note is None else [note]
     if declared.size is None:
-        for side in _USUAL_SIDES:
-            for channels in colours:
-                if _takes(model, channels, (side, side)):
-                    words = (
-                        f"{where} rejects images of {own[0]} x {own[1]}: they are resized to {side} x {side}"
+        for side in _COMMON_SIDES:
+            for channels in channel_candidates:
+                if _accepts(model, channels, (side, side)):
+                    resize_note = (
+                        f"{where} rejects images of {data_size[0]} x {data_size[1]}: they are "
+                        f"resized to {side} x {side}"
                     )
-                    return declared.sized((side, side)).with_channels(channels), [words]
-    image_outputs(model, colours[0], own, where)  # raises the module's error
+                    return declared.with_size((side, side)).with_channels(channels), [resize_note]
+    image_outputs(model, channel_candidates[0], data_size, where)  # raises the module's error
     raise ModelError("the module accepts images one time and rejects them another", where=where)
 
 
-def _in_turn(channels: int) -> tuple[int, ...]:
+def _channel_candidates(channels: int) -> tuple[int, ...]:
     return (channels, 4 - channels)
 
 
-def _takes(model: UserModule, channels: int, size: tuple[int, int]) -> bool:
+def _accepts(model: UserModule, channels: int, size: tuple[int, int]) -> bool:
     try:
         image_outputs(model, channels, size, model.origin.source)
     except ModelError:

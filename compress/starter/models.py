@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.core.disk.source_uris import CODE, PACKAGE, expand_home, locate_package
+from compress.core.disk.source_uris import CODE_PREFIX, PACKAGE_PREFIX, expand_home, locate_package
 from compress.core.errors import CompressError
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
@@ -21,9 +21,9 @@ from compress.models.teacher.labels import head_names
 from compress.profile.model_checks.architecture import EncoderSizes, encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import ModelFiles
 
-_SENTENCES = ("modules.json", "config_sentence_transformers.json", "1_Pooling")
-_GENERIC = "LABEL_"
-_OLD_HEAD = "LMHeadModel"
+_SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "1_Pooling")
+_GENERIC_LABEL = "LABEL_"
+_GPT2_HEAD = "LMHeadModel"
 """Suffix of the class of GPT-2, which is older than `ForCausalLM`."""
 
 
@@ -35,26 +35,26 @@ class ModelInfo:
     folder: Path | None
     config: Mapping[str, Any]
     sizes: EncoderSizes | None = None
-    cuts: str | None = None
+    tokenizer: str | None = None
 
     @property
-    def kind(self) -> str | None:
+    def model_type(self) -> str | None:
         """Model family: `model_type` of its config."""
-        named = self.config.get("model_type")
-        return named if isinstance(named, str) else None
+        model_type = self.config.get("model_type")
+        return model_type if isinstance(model_type, str) else None
 
     @property
-    def whole(self) -> str | None:
+    def why_whole(self) -> str | None:
         """Why the model cannot be taken apart; None if it can, or this is unknown."""
-        return None if self.kind is None else why_not_taken_apart(self.kind)
+        return None if self.model_type is None else why_not_taken_apart(self.model_type)
 
     @property
-    def convolutional(self) -> bool:
+    def may_be_convolutional(self) -> bool:
         """Whether the model is, or may be, a convolutional network; models defined by code may be."""
-        return self.source.startswith(CODE) or self.kind in CONVOLUTIONAL
+        return self.source.startswith(CODE_PREFIX) or self.model_type in CONVOLUTIONAL
 
     @property
-    def longest(self) -> int | None:
+    def max_tokens(self) -> int | None:
         """Maximum number of tokens; None if unlimited or unknown."""
         return max_tokens_of(self.config) if self.config else None
 
@@ -65,47 +65,51 @@ class ModelInfo:
             names = head_names(self.config) if self.config else None
         except CompressError:
             return None
-        return None if names is None or names[0].startswith(_GENERIC) else names
+        return None if names is None or names[0].startswith(_GENERIC_LABEL) else names
 
     @property
     def embeds_sentences(self) -> bool:
         """Whether the model is a sentence-transformers folder."""
-        return self.folder is not None and any((self.folder / name).exists() for name in _SENTENCES)
+        return self.folder is not None and any((self.folder / name).exists() for name in _SENTENCE_FILES)
 
     @property
-    def writes(self) -> bool:
+    def is_causal_lm(self) -> bool:
         """Whether the model is a causal language model."""
-        gguf = self.source.lower().endswith(".gguf")
-        plain = not self._classes or _OLD_HEAD in self._classes
-        return gguf or "ForCausalLM" in self._classes or (self.kind in DECODERS and plain)
+        is_gguf = self.source.lower().endswith(".gguf")
+        no_other_head = not self._architectures or _GPT2_HEAD in self._architectures
+        return (
+            is_gguf or "ForCausalLM" in self._architectures or (self.model_type in DECODERS and no_other_head)
+        )
 
     @property
-    def sees(self) -> bool:
+    def takes_images(self) -> bool:
         """Whether the model takes images."""
-        if "ForImageClassification" in self._classes or (
-            self.kind in FAMILIES and FAMILIES[str(self.kind)].takes == "images"
+        if "ForImageClassification" in self._architectures or (
+            self.model_type in FAMILIES and FAMILIES[str(self.model_type)].modality == "images"
         ):
             return True
-        beside = self.folder is not None and (self.folder / "preprocessor_config.json").is_file()
-        return "vocab_size" not in self.config and ("image_size" in self.config or beside)
+        has_preprocessor = self.folder is not None and (self.folder / "preprocessor_config.json").is_file()
+        return "vocab_size" not in self.config and ("image_size" in self.config or has_preprocessor)
 
     @property
-    def _classes(self) -> str:
+    def _architectures(self) -> str:
         """Class names of the model in its config (`architectures`)."""
-        classes = self.config.get("architectures")
-        return " ".join(map(str, classes)) if isinstance(classes, list) else ""
+        architectures = self.config.get("architectures")
+        return " ".join(map(str, architectures)) if isinstance(architectures, list) else ""
 
 
 def inspect_model(source: str) -> ModelInfo:
     """Describe a model from files on this machine; a path is relative to the working directory."""
     files = ModelFiles(Path.cwd())
     config = files.config(source) or {}
-    return ModelInfo(source, place_of(source), config, encoder_sizes(config), vocabulary_kind(source, files))
+    return ModelInfo(
+        source, local_path_of(source), config, encoder_sizes(config), vocabulary_kind(source, files)
+    )
 
 
-def place_of(source: str) -> Path | None:
+def local_path_of(source: str) -> Path | None:
     """Return the path of a source; None if it is not on this machine."""
-    if source.startswith(PACKAGE):
+    if source.startswith(PACKAGE_PREFIX):
         try:
             return locate_package(source)
         except CompressError:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from compress.core.plugins import named
+from compress.core.plugins import import_object
 from compress.starter.detection import Detected
 from compress.tasks.table import task_kind
 
-Lines = Callable[[Detected], Iterator[str]]
+LineGenerator = Callable[[Detected], Iterator[str]]
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Outline:
     """
 
     data: str
-    data_keys: Lines
+    data_keys: LineGenerator
     teacher: str
-    teacher_keys: Lines
-    passes: Lines
+    teacher_keys: LineGenerator
+    passes: LineGenerator
     retention: str
 
 
-def outline_of(task: str) -> Outline:
+def load_outline(task: str) -> Outline:
     """Return the outline of a task."""
-    return cast(Outline, named(task_kind(task).starter))
+    return cast(Outline, import_object(task_kind(task).starter))

@@ -18,11 +18,11 @@ def faults_of_starter(text: str, folder: Path, model: str, data: str) -> list[Fa
         folder: the folder that the profile will be in.
         model, data: as the user named them.
     """
-    made = "the profile"
-    found = examine_source(parse_source(text, made, folder))
+    name = "the profile"
+    examined = examine_source(parse_source(text, name, folder))
     return [
         replace(fault, file=data if fault.path.startswith("data") else model, line=None)
-        if fault.file == made
+        if fault.file == name
         else fault
-        for fault in found.faults
+        for fault in examined.faults
     ]

@@ -26,12 +26,12 @@ from urllib.parse import unquote
 from filelock import FileLock, Timeout
 
 from compress.core.artifacts import Artifact, open_artifact
-from compress.core.disk.exhaustion import is_full
+from compress.core.disk.exhaustion import is_disk_full
 from compress.core.disk.files import (
-    Damaged,
+    DamagedFileError,
     discard,
-    empty_folder,
     is_temporary,
+    make_empty_folder,
     make_folder,
     publish,
     read_sealed,
@@ -42,9 +42,9 @@ from compress.core.disk.source_uris import expand_home
 from compress.core.errors import CompressError, ResourceError
 from compress.core.records import Curve, TargetMeasurement
 from compress.core.terminal.progress import Progress
-from compress.store.checking import LAYOUT, is_ours
-from compress.store.in_use import InUse
-from compress.store.locks import held
+from compress.store.checking import LAYOUT_SUFFIX, is_cache_name
+from compress.store.in_use import KeysInUse
+from compress.store.locks import hold_lock
 
 ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
 SIGNALS_NOTE = "teacher.json"
@@ -63,7 +63,7 @@ _FOLDERS = (
 
 
 @dataclass(frozen=True)
-class MadeStep:
+class FinishedStep:
     """A finished step: its artifact, the seconds that it took and its learning curves."""
 
     artifact: Artifact
@@ -103,8 +103,8 @@ class Cache:
     @classmethod
     def default(cls) -> Cache:
         """Return the cache in the directory `COMPRESS_CACHE`, by default `.compress/` in the working directory."""
-        named = os.environ.get(ENVIRONMENT_VARIABLE)
-        return cls(expand_home(named).absolute() if named else Path.cwd() / ".compress")
+        configured = os.environ.get(ENVIRONMENT_VARIABLE)
+        return cls(expand_home(configured).absolute() if configured else Path.cwd() / ".compress")
 
     def prepare(self) -> None:
         """Create the folders.
@@ -116,7 +116,7 @@ class Cache:
             for folder in _FOLDERS:
                 make_folder(self.root / folder)
         except OSError as error:
-            if is_full(error):
+            if is_disk_full(error):
                 raise
             raise ResourceError(
                 f"the cache cannot be written: {error.strerror}",
@@ -125,37 +125,37 @@ class Cache:
                 code="cache-unwritable",
             ) from error
 
-    def find(self, key: str, *, hashed: bool = False) -> MadeStep | None:
+    def find(self, key: str, *, verify_hashes: bool = False) -> FinishedStep | None:
         """Return the finished step of a key; None if it does not exist or a file of it is missing or damaged.
 
         Args:
-            hashed: read every file and compare its hash; else only sizes are compared.
+            verify_hashes: read every file and compare its hash; else only sizes are compared.
         """
         folder = self.root / "artifacts" / key
-        note = self.root / "steps" / f"{key}.json"
-        if not (folder.is_dir() and note.is_file()):
+        record_file = self.root / "steps" / f"{key}.json"
+        if not (folder.is_dir() and record_file.is_file()):
             return None
         try:
-            artifact = open_artifact(folder, hashed=hashed)
-            body = read_sealed(note)
+            artifact = open_artifact(folder, verify_hashes=verify_hashes)
+            body = read_sealed(record_file)
             curves = tuple(Curve.model_validate(curve) for curve in body["curves"])
-            whole = body["digest"] == artifact.digest
-            return MadeStep(artifact, float(body["seconds"]), curves) if whole else None
+            intact = body["digest"] == artifact.digest
+            return FinishedStep(artifact, float(body["seconds"]), curves) if intact else None
         except (CompressError, FileNotFoundError, ValueError, KeyError, TypeError):
             # A file was changed or removed, so the content no longer matches the key.
             return None
 
-    def use(self, key: str) -> None:
+    def mark_used(self, key: str) -> None:
         """Record the current time as the last use of a finished step, and remove checkpoints left by a process that was
         killed just after publishing it."""
         with suppress(FileNotFoundError):
             os.utime(self.root / "steps" / f"{key}.json")
-        if (left := self.root / "work" / key).is_dir():
-            discard(left)
+        if (checkpoints := self.root / "work" / key).is_dir():
+            discard(checkpoints)
 
     def lock(self, key: str, progress: Progress, title: str) -> AbstractContextManager[None]:
         """Hold the lock of a step; waits, with a message, while another process makes the step."""
-        return held(
+        return hold_lock(
             self.root / "locks" / f"{key}.lock",
             lambda: progress.say(f"{title}: another run is making it; waiting"),
         )
@@ -176,22 +176,22 @@ class Cache:
         make_folder(folder)
         return folder
 
-    def forget(self, key: str, began: float) -> None:
+    def discard_intermediate(self, key: str, since: float) -> None:
         """Remove intermediate results of a step that must not be resumed from: its checkpoints, and all teacher outputs
-        used since it `began`, in seconds since 1970. The caller holds the lock of the key."""
+        used since it `since`, in seconds since 1970. The caller holds the lock of the key."""
         remove(self.root / "work" / key)
         for entry in self.signals_entries():
-            if entry.used >= began:
+            if entry.used >= since:
                 self.remove_signals(entry.key)
 
     @contextmanager
-    def making(self, key: str) -> Iterator[Path]:
+    def staging(self, key: str) -> Iterator[Path]:
         """Yield an empty directory to fill and publish; the caller holds the lock of the key.
 
         If it is not published, it is removed: on a full disk, leftovers would prevent the next attempt.
         """
         folder = self.root / "making" / key
-        empty_folder(folder)
+        make_empty_folder(folder)
         try:
             yield folder
         finally:
@@ -200,18 +200,18 @@ class Cache:
     def publish(
         self,
         key: str,
-        made: Path,
+        staged: Path,
         *,
         seconds: float,
         curves: tuple[Curve, ...],
         labels: dict[str, str],
         parts: dict[str, object],
-    ) -> MadeStep:
+    ) -> FinishedStep:
         """Move a sealed directory to its final place; the caller holds the lock of the key.
 
         The step record is written first, since an artifact without one is treated as a leftover.
         """
-        artifact = open_artifact(made)
+        artifact = open_artifact(staged)
         folder = self.root / "artifacts" / key
         body: dict[str, Any] = {
             "seconds": seconds,
@@ -222,9 +222,9 @@ class Cache:
             **labels,
         }
         write_sealed(self.root / "steps" / f"{key}.json", body)
-        publish(made, folder)
+        publish(staged, folder)
         discard(self.root / "work" / key)
-        return MadeStep(replace(artifact, path=folder), seconds, curves)
+        return FinishedStep(replace(artifact, path=folder), seconds, curves)
 
     def measurement(self, key: str) -> TargetMeasurement | None:
         """Return the measurement of a key, if it exists and its file is intact."""
@@ -232,12 +232,12 @@ class Cache:
         if not file.is_file():
             return None
         try:
-            found = TargetMeasurement.model_validate(read_sealed(file))
+            stored = TargetMeasurement.model_validate(read_sealed(file))
         except (FileNotFoundError, ValueError):
             return None
-        return found if found.key == key else None
+        return stored if stored.key == key else None
 
-    def keep_measurement(self, measurement: TargetMeasurement) -> None:
+    def store_measurement(self, measurement: TargetMeasurement) -> None:
         """Store a measurement under its key."""
         write_sealed(
             self.root / "measurements" / f"{measurement.key}.json", measurement.model_dump(mode="json")
@@ -246,41 +246,41 @@ class Cache:
     def contents(self, key: str) -> Mapping[str, str | None] | None:
         """Return the digests of the data that a run stored under a key; None if missing or damaged."""
         try:
-            found: Mapping[str, str | None] = read_sealed(self.root / "contents" / f"{key}.json")["contents"]
-        except (FileNotFoundError, Damaged, KeyError):
+            stored: Mapping[str, str | None] = read_sealed(self.root / "contents" / f"{key}.json")["contents"]
+        except (FileNotFoundError, DamagedFileError, KeyError):
             return None
-        return found
+        return stored
 
-    def keep_contents(self, key: str, contents: Mapping[str, str | None]) -> None:
+    def store_contents(self, key: str, contents: Mapping[str, str | None]) -> None:
         """Store the digests of the data that was read."""
         write_sealed(self.root / "contents" / f"{key}.json", {"contents": dict(contents)})
 
     def entries(self) -> list[CacheEntry]:
         """Return every finished artifact, most recently used first."""
-        found = []
-        for note in (self.root / "steps").glob("*.json"):
-            folder = self.root / "artifacts" / note.stem
+        listed = []
+        for record_file in (self.root / "steps").glob("*.json"):
+            folder = self.root / "artifacts" / record_file.stem
             if not folder.is_dir():
                 # The record of a removed artifact is kept so that `compress plan` can explain what changed since.
                 continue
-            body = _read_note(note)
+            body = _read_step_record(record_file)
             if body is None:
                 continue
             labels = body["step"], body["profile"], body["form"]
-            found.append(CacheEntry(note.stem, *labels, _size_of(folder), _time_of(note)))
-        return sorted(found, key=lambda entry: -entry.used)
+            listed.append(CacheEntry(record_file.stem, *labels, _bytes_of(folder), _last_use(record_file)))
+        return sorted(listed, key=lambda entry: -entry.used)
 
     def signals_entries(self) -> list[SignalsEntry]:
         """Return all teacher outputs, most recently used first."""
-        found = []
+        entries = []
         for folder in self.signals.glob("*"):
-            if folder.is_dir() and is_ours(folder.name) and not is_temporary(folder):
+            if folder.is_dir() and is_cache_name(folder.name) and not is_temporary(folder):
                 note = folder / SIGNALS_NOTE
-                names = tuple(sorted({unquote(file.stem) for file in folder.glob(f"*.{LAYOUT}")}))
-                found.append(
-                    SignalsEntry(folder.name, _title_of(note), names, _size_of(folder), _time_of(note))
+                names = tuple(sorted({unquote(file.stem) for file in folder.glob(f"*.{LAYOUT_SUFFIX}")}))
+                entries.append(
+                    SignalsEntry(folder.name, _title_of(note), names, _bytes_of(folder), _last_use(note))
                 )
-        return sorted(found, key=lambda entry: -entry.used)
+        return sorted(entries, key=lambda entry: -entry.used)
 
     def remove_signals(self, key: str) -> bool:
         """Remove the outputs of a teacher; return False if a run is computing them."""
@@ -293,13 +293,13 @@ class Cache:
         return True
 
     @property
-    def in_use(self) -> InUse:
+    def in_use(self) -> KeysInUse:
         """The register of the steps that running runs use."""
-        return InUse(self.root / "using")
+        return KeysInUse(self.root / "using")
 
     def parts_of(self, step: str, profile: str) -> list[dict[str, object]]:
         """Return the key parts of all recorded versions of a step of a profile."""
-        bodies = [_read_note(note) for note in (self.root / "steps").glob("*.json")]
+        bodies = [_read_step_record(record_file) for record_file in (self.root / "steps").glob("*.json")]
         return [
             body["parts"] for body in bodies if body and body["step"] == step and body["profile"] == profile
         ]
@@ -311,8 +311,8 @@ class Cache:
     def _remove(self, key: str, folders: Sequence[str]) -> bool:
         lock = FileLock(str(self.root / "locks" / f"{key}.lock"), timeout=0)
         try:
-            with self.in_use.removing() as used:
-                if any(key in keys for keys in used):
+            with self.in_use.removing() as keys_in_use:
+                if any(key in keys for keys in keys_in_use):
                     return False
                 with lock:
                     for folder in folders:
@@ -329,11 +329,11 @@ class Cache:
         freed = 0
         for folder in ("work", "making", "artifacts"):
             for path in (self.root / folder).glob("*"):
-                if not (is_ours(path.name) or is_temporary(path)):
+                if not (is_cache_name(path.name) or is_temporary(path)):
                     continue
                 if is_temporary(path) or (folder == "artifacts" and self.find(path.name) is not None):
                     continue
-                size = _size_of(path)
+                size = _bytes_of(path)
                 if self._remove(path.name, (folder,)):
                     freed += size
         return freed + self._remove_temporaries()
@@ -342,20 +342,20 @@ class Cache:
         """Remove temporary files of killed processes; return the bytes freed. Does nothing while a run is active, since
         some may be its own."""
         freed = 0
-        with self.in_use.removing() as used:
-            if not used:
-                ours = (one for folder in _FOLDERS for one in _below(self.root / folder))
-                for path in [one for one in ours if is_temporary(one)]:
-                    freed += _size_of(path)
+        with self.in_use.removing() as keys_in_use:
+            if not keys_in_use:
+                candidates = (one for folder in _FOLDERS for one in _walk(self.root / folder))
+                for path in [one for one in candidates if is_temporary(one)]:
+                    freed += _bytes_of(path)
                     remove(path)
         return freed
 
 
-def _read_note(file: Path) -> dict[str, Any] | None:
+def _read_step_record(file: Path) -> dict[str, Any] | None:
     """Read the record of a step; None if the file is missing or damaged."""
     try:
         body = read_sealed(file)
-    except (FileNotFoundError, Damaged):
+    except (FileNotFoundError, DamagedFileError):
         return None
     return body if {"step", "profile", "form", "parts"} <= body.keys() else None
 
@@ -363,26 +363,26 @@ def _read_note(file: Path) -> dict[str, Any] | None:
 def _title_of(note: Path) -> str:
     try:
         return str(read_sealed(note)["title"])
-    except (FileNotFoundError, Damaged, KeyError):
+    except (FileNotFoundError, DamagedFileError, KeyError):
         return "a teacher whose note is missing or damaged"
 
 
-def _size_of(path: Path) -> int:
+def _bytes_of(path: Path) -> int:
     """Return the bytes of a file or of all files in a folder, skipping those removed concurrently."""
     total = 0
-    for file in (path, *_below(path)):
+    for file in (path, *_walk(path)):
         with suppress(FileNotFoundError):
             total += file.stat().st_size if file.is_file() else 0
     return total
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     """Yield all files and folders below a folder; unlike `rglob`, tolerates concurrent removal."""
     for parent, folders, names in os.walk(folder):
         yield from (Path(parent, name) for name in (*folders, *names))
 
 
-def _time_of(note: Path) -> float:
+def _last_use(note: Path) -> float:
     """Return the time of last use in seconds since 1970, the modification time of the note; 0 without a note."""
     try:
         return note.stat().st_mtime

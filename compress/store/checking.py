@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.core.artifacts import open_artifact
-from compress.core.disk.files import Damaged, first_damaged, is_temporary, read_sealed, remove
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.files import DamagedFileError, first_damaged, is_temporary, read_sealed, remove
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import CompressError
 
 CHECKPOINT = "checkpoint.json"
 """Index file with the files of a checkpoint."""
-LAYOUT = "layout"
+LAYOUT_SUFFIX = "layout"
 """Suffix of the files that describe the layout of a teacher signal in its data file."""
-CHECKSUMS = ".checksums"
+CHECKSUMS_SUFFIX = ".checksums"
 """Suffix of the checksum files of baseline outputs."""
 _KEY = re.compile("[0-9a-f]{64}")
 
 
-def is_ours(name: str) -> bool:
+def is_cache_name(name: str) -> bool:
     """Whether a name in the cache starts with a key, as all entries do. The cache folder may contain foreign files,
     which are never removed."""
     return _KEY.fullmatch(name.partition(".")[0]) is not None
@@ -42,7 +42,7 @@ class Finding:
             remove(part)
 
 
-def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
+def entry_paths(root: Path, runs: Path) -> list[tuple[str, Path]]:
     """List all paths to check with their kind; files with foreign names are skipped."""
     kinds = {
         "artifact": (root / "artifacts").glob("*"),
@@ -50,7 +50,7 @@ def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
         "measurement": (root / "measurements").glob("*.json"),
         "contents": (root / "contents").glob("*.json"),
         "reference": (root / "references").glob("*.npz"),
-        "signal": (root / "signals").glob(f"*/*.{LAYOUT}"),
+        "signal": (root / "signals").glob(f"*/*.{LAYOUT_SUFFIX}"),
         "teacher": (root / "signals").glob("*/teacher.json"),
         "checkpoint": (root / "work").rglob(CHECKPOINT),
     }
@@ -58,7 +58,8 @@ def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
         (kind, path)
         for kind, found in kinds.items()
         for path in sorted(found)
-        if is_ours(path.relative_to(root).parts[1]) and not any(map(is_temporary, (path, *path.parents)))
+        if is_cache_name(path.relative_to(root).parts[1])
+        and not any(map(is_temporary, (path, *path.parents)))
     ]
     found_runs = [path for path in sorted(runs.glob("*/run.json")) if _is_run(path.parent)]
     return [*cached, *(("run", path) for path in found_runs)]
@@ -70,56 +71,58 @@ def _is_run(folder: Path) -> bool:
 
 
 def check(kind: str, path: Path) -> Finding | None:
-    """Read one of `places` and verify its checksums; None if it is intact or was removed concurrently."""
+    """Read one of `entry_paths` and verify its checksums; None if it is intact or was removed concurrently."""
     try:
-        return next(_LOOKS[kind](path), None)
+        return next(_CHECKS[kind](path), None)
     except FileNotFoundError:
         return None
 
 
-def _artifact(path: Path) -> Iterator[Finding]:
+def _check_artifact(path: Path) -> Iterator[Finding]:
     try:
-        open_artifact(path, hashed=True)
+        open_artifact(path, verify_hashes=True)
     except CompressError as error:
         if path.exists():
             yield Finding(Path(error.where or path), error.message, "the step", (path,))
 
 
-def _sealed(loss: str) -> Callable[[Path], Iterator[Finding]]:
-    def look(path: Path) -> Iterator[Finding]:
+def _check_sealed(loss: str) -> Callable[[Path], Iterator[Finding]]:
+    def check_file(path: Path) -> Iterator[Finding]:
         try:
             read_sealed(path)
-        except Damaged:
+        except DamagedFileError:
             yield Finding(path, "its content does not match its checksum", loss, (path,))
 
-    return look
+    return check_file
 
 
-def _with_files(loss: str, index: Callable[[Path], Path]) -> Callable[[Path], Iterator[Finding]]:
+def _check_indexed(loss: str, index: Callable[[Path], Path]) -> Callable[[Path], Iterator[Finding]]:
     """Return a check for files whose checksums are stored in an index file."""
 
-    def look(path: Path) -> Iterator[Finding]:
-        noting = index(path)
+    def check_file(path: Path) -> Iterator[Finding]:
+        index_file = index(path)
         try:
-            entries = read_sealed(noting).get("files", {})
+            entries = read_sealed(index_file).get("files", {})
             for name in entries:
-                inside(noting.parent, name, where=str(noting))
-            damaged = first_damaged(noting.parent, entries)
-        except (Damaged, FileNotFoundError):
-            yield Finding(noting, "it is missing, or does not match its checksum", loss, (noting, path))
+                path_inside(index_file.parent, name, where=str(index_file))
+            damaged = first_damaged(index_file.parent, entries)
+        except (DamagedFileError, FileNotFoundError):
+            yield Finding(
+                index_file, "it is missing, or does not match its checksum", loss, (index_file, path)
+            )
             return
         except (CompressError, AttributeError, KeyError, TypeError):
             # The index was not written by this package, so the files that it names are left alone.
-            yield Finding(noting, "it does not list files of its folder", loss, (noting, path))
+            yield Finding(index_file, "it does not list files of its folder", loss, (index_file, path))
             return
         if damaged is not None:
-            parts = (noting, *(noting.parent / name for name in entries))
+            parts = (index_file, *(index_file.parent / name for name in entries))
             yield Finding(damaged, "it is missing, or its bytes do not match its checksum", loss, parts)
 
-    return look
+    return check_file
 
 
-def _run(path: Path) -> Iterator[Finding]:
+def _check_run(path: Path) -> Iterator[Finding]:
     from compress.store.runs import RunStore
 
     try:
@@ -128,14 +131,14 @@ def _run(path: Path) -> Iterator[Finding]:
         yield Finding(Path(error.where or path), error.message, "the run, out of the cache", (path,))
 
 
-_LOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
-    "artifact": _artifact,
-    "step": _sealed("the step"),
-    "measurement": _sealed("the measurement"),
-    "contents": _sealed("nothing: the data is read again"),
-    "reference": _with_files("the outputs of a baseline", lambda path: path.with_suffix(CHECKSUMS)),
-    "signal": _with_files("the teacher's outputs", lambda path: path),
-    "teacher": _sealed("nothing but a title"),
-    "checkpoint": _with_files("the training from its beginning", lambda path: path),
-    "run": _run,
+_CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
+    "artifact": _check_artifact,
+    "step": _check_sealed("the step"),
+    "measurement": _check_sealed("the measurement"),
+    "contents": _check_sealed("nothing: the data is read again"),
+    "reference": _check_indexed("the outputs of a baseline", lambda path: path.with_suffix(CHECKSUMS_SUFFIX)),
+    "signal": _check_indexed("the teacher's outputs", lambda path: path),
+    "teacher": _check_sealed("nothing but a title"),
+    "checkpoint": _check_indexed("the training from its beginning", lambda path: path),
+    "run": _check_run,
 }

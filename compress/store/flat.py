@@ -16,13 +16,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from compress.core.units import MIB
 
-IN_MEMORY = 16 * MIB
+MAX_MEMORY_BYTES = 16 * MIB
 """Number of bytes above which ragged rows are written to a file."""
 
-AT_A_TIME = 4096
+BLOCK_EXAMPLES = 4096
 """Number of examples per block."""
 
-_BLOCK = 1 << 20
+_BLOCK_VALUES = 1 << 20
 
 Example = TypeVar("Example")
 
@@ -42,17 +42,17 @@ class FlatArray:
         return self.values.dtype
 
     @property
-    def row(self) -> tuple[int, ...]:
+    def row_shape(self) -> tuple[int, ...]:
         """Shape of a row."""
         return self.values.shape[1:]
 
-    def rows(self, places: NDArray[np.int64]) -> NDArray[Any]:
-        """Return a copy of the rows at `places`."""
-        return self.values[places]
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return a copy of the rows at `indices`."""
+        return self.values[indices]
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield all rows in order, one block at a time."""
-        size = max(1, _BLOCK // max(1, math.prod(self.row)))
+        size = max(1, _BLOCK_VALUES // max(1, math.prod(self.row_shape)))
         for start in range(0, len(self), size):
             yield self.rows(np.arange(start, min(start + size, len(self))))
 
@@ -78,41 +78,43 @@ class FileArray(FlatArray):
         super().__init__(mapped)
         self._row_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
 
-    def rows(self, places: NDArray[np.int64]) -> NDArray[Any]:
-        """Return a copy of the rows at `places`; runs of consecutive rows are read in one call."""
-        found = np.empty((len(places), *self.row), self.dtype)
-        if found.size:
-            for start, stop, place in _runs(places):
-                self._move(os.preadv, found[start:stop], place)
-        return found
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return a copy of the rows at `indices`; runs of consecutive rows are read in one call."""
+        result = np.empty((len(indices), *self.row_shape), self.dtype)
+        if result.size:
+            for start, stop, first_row in _consecutive_runs(indices):
+                self._transfer(os.preadv, result[start:stop], first_row)
+        return result
 
-    def put(self, places: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Write `rows` at `places`."""
+    def write_rows(self, indices: NDArray[np.int64], rows: NDArray[Any]) -> None:
+        """Write `rows` at `indices`."""
         rows = np.ascontiguousarray(rows, self.dtype)
         if rows.size:
-            for start, stop, place in _runs(places):
-                self._move(os.pwritev, rows[start:stop], place)
+            for start, stop, first_row in _consecutive_runs(indices):
+                self._transfer(os.pwritev, rows[start:stop], first_row)
 
     def flush(self) -> None:
         """Fsync the file."""
         os.fsync(self._descriptor)
 
-    def _move(self, call: Callable[[int, list[Any], int], int], rows: NDArray[Any], place: int) -> None:
-        """Read or write rows starting at `place`, repeating partial calls, as on a nearly full disk."""
-        left = rows.reshape(-1).view(np.uint8).data
-        position = place * self._row_bytes
-        while left:
-            moved = call(self._descriptor, [left], position)
-            if moved == 0:
+    def _transfer(
+        self, call: Callable[[int, list[Any], int], int], rows: NDArray[Any], first_row: int
+    ) -> None:
+        """Read or write rows starting at `first_row`, repeating partial calls, as on a nearly full disk."""
+        remaining = rows.reshape(-1).view(np.uint8).data
+        position = first_row * self._row_bytes
+        while remaining:
+            transferred = call(self._descriptor, [remaining], position)
+            if transferred == 0:
                 raise OSError("the file ends before its rows do")
-            left, position = left[moved:], position + moved
+            remaining, position = remaining[transferred:], position + transferred
 
 
-def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """Return the runs of consecutive `places`: start and stop of each in `places`, and its first place."""
-    breaks = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
-    starts = [0, *breaks] if len(places) else []
-    return zip(starts, [*breaks, len(places)], places[starts].tolist(), strict=False)
+def _consecutive_runs(indices: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """Return the runs of consecutive `indices`: start and stop of each in `indices`, and its first place."""
+    breaks = (np.flatnonzero(np.diff(indices) != 1) + 1).tolist()
+    starts = [0, *breaks] if len(indices) else []
+    return zip(starts, [*breaks, len(indices)], indices[starts].tolist(), strict=False)
 
 
 class Ragged(Sequence[NDArray[Any]]):
@@ -132,7 +134,7 @@ class Ragged(Sequence[NDArray[Any]]):
         """Concatenate examples, consuming them lazily."""
         writer = RaggedWriter(dtype)
         for block in blocks_of(examples):
-            writer.add([np.asarray(one) for one in block])
+            writer.add([np.asarray(example) for example in block])
         return writer.finish()
 
     def __len__(self) -> int:
@@ -145,8 +147,8 @@ class Ragged(Sequence[NDArray[Any]]):
     def __getitem__(self, index: int | slice) -> NDArray[Any] | list[NDArray[Any]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        return self.flat.rows(np.arange(self.offsets[place], self.offsets[place + 1]))
+        position = range(len(self))[index]
+        return self.flat.rows(np.arange(self.offsets[position], self.offsets[position + 1]))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -161,41 +163,41 @@ class Ragged(Sequence[NDArray[Any]]):
         Returns:
             The values (len(indices), longest, *row), and the mask of valid positions, bool (len(indices), longest).
         """
-        places, present = self.places(indices)
-        values = np.full((*present.shape, *self.flat.row), fill, self.flat.dtype)
-        values[present] = self.flat.rows(places)
-        return values, present
+        row_indices, mask = self.row_indices(indices)
+        values = np.full((*mask.shape, *self.flat.row_shape), fill, self.flat.dtype)
+        values[mask] = self.flat.rows(row_indices)
+        return values, mask
 
-    def places(
+    def row_indices(
         self, indices: Sequence[int] | NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the indices in `flat` of the examples' rows, concatenated, int64 (rows,), and the mask of the valid
         positions of the padded batch, bool (len(indices), longest)."""
-        chosen = np.asarray(indices, np.int64)
-        starts = self.offsets[chosen]
-        lengths = self.offsets[chosen + 1] - starts
+        selected = np.asarray(indices, np.int64)
+        starts = self.offsets[selected]
+        lengths = self.offsets[selected + 1] - starts
         steps = np.arange(lengths.max(initial=0))
-        present: NDArray[np.bool_] = steps < lengths[:, None]
-        return (starts[:, None] + steps)[present], present
+        mask: NDArray[np.bool_] = steps < lengths[:, None]
+        return (starts[:, None] + steps)[mask], mask
 
 
-def blocks_by_characters(texts: Iterable[str], most: int) -> Iterator[list[str]]:
-    """Yield the texts in order, in lists that each end once they have at least `most` characters."""
-    block, letters = list[str](), 0
+def blocks_by_characters(texts: Iterable[str], max_characters: int) -> Iterator[list[str]]:
+    """Yield the texts in order, in lists that each end once they have at least `max_characters` characters."""
+    block, characters = list[str](), 0
     for text in texts:
         block.append(text)
-        letters += len(text)
-        if letters >= most:
+        characters += len(text)
+        if characters >= max_characters:
             yield block
-            block, letters = [], 0
+            block, characters = [], 0
     if block:
         yield block
 
 
 def blocks_of(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples in order, in lists of `AT_A_TIME`."""
-    waiting = iter(examples)
-    while block := list(islice(waiting, AT_A_TIME)):
+    """Yield the examples in order, in lists of `BLOCK_EXAMPLES`."""
+    remaining = iter(examples)
+    while block := list(islice(remaining, BLOCK_EXAMPLES)):
         yield block
 
 
@@ -203,11 +205,14 @@ class RaggedWriter:
     """Collects ragged rows in memory or, above `in_memory` bytes, in a temporary file removed with the process."""
 
     def __init__(
-        self, dtype: DTypeLike = np.int32, row: tuple[int, ...] = (), in_memory: int = IN_MEMORY
+        self,
+        dtype: DTypeLike = np.int32,
+        row_shape: tuple[int, ...] = (),
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
         self.dtype = np.dtype(dtype)
-        self._row = row
-        self._limit = in_memory
+        self._row_shape = row_shape
+        self._limit = max_memory_bytes
         self._blocks: list[NDArray[Any]] = []
         self._bytes = 0
         self._file: IO[bytes] | None = None
@@ -218,7 +223,7 @@ class RaggedWriter:
         lengths = np.fromiter(map(len, examples), np.int64, len(examples))
         total = int(lengths.sum())
         if total == 0:
-            block: NDArray[Any] = np.zeros((0, *self._row), self.dtype)
+            block: NDArray[Any] = np.zeros((0, *self._row_shape), self.dtype)
         elif isinstance(examples[0], np.ndarray):
             block = np.concatenate(examples).astype(self.dtype, copy=False)
         else:
@@ -231,8 +236,8 @@ class RaggedWriter:
         self._blocks.append(block)
         if self._bytes > self._limit:
             self._file = tempfile.TemporaryFile(prefix="compress-")  # noqa: SIM115 (closed by `finish`)
-            for waiting in self._blocks:
-                self._file.write(waiting.tobytes())
+            for pending in self._blocks:
+                self._file.write(pending.tobytes())
             self._blocks = []
 
     def finish(self) -> Ragged:
@@ -240,7 +245,7 @@ class RaggedWriter:
         lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
         self._lengths = []
         offsets = np.cumsum(lengths, out=lengths)
-        shape = (int(offsets[-1]), *self._row)
+        shape = (int(offsets[-1]), *self._row_shape)
         if self._file is None:
             blocks = self._blocks or [np.zeros(shape, self.dtype)]
             return Ragged(FlatArray(np.concatenate(blocks)), offsets)

@@ -14,37 +14,37 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from compress.core.disk.files import Damaged, discard, make_folder, read_sealed, remove, write_sealed
+from compress.core.disk.files import DamagedFileError, discard, make_folder, read_sealed, remove, write_sealed
 
 
-class InUse:
+class KeysInUse:
     """The register of one cache, in a folder of the cache."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextmanager
-    def hold(self, keys: Collection[str]) -> Iterator[None]:
+    def protect(self, keys: Collection[str]) -> Iterator[None]:
         """Protect the steps `keys` from removal."""
         token = secrets.token_hex(8)
-        file, own = self._folder / f"{token}.json", FileLock(str(self._folder / f"{token}.lock"))
+        file, run_lock = self._folder / f"{token}.json", FileLock(str(self._folder / f"{token}.lock"))
         make_folder(self._folder)
-        with own:
+        with run_lock:
             try:
                 with self._gate():
                     write_sealed(file, {"keys": sorted(keys)})
                 yield
             finally:
                 discard(file)
-        discard(Path(own.lock_file))
+        discard(Path(run_lock.lock_file))
 
     @contextmanager
     def removing(self) -> Iterator[list[frozenset[str]]]:
         """Yield the keys that each running run uses; no run can register others during the context."""
         make_folder(self._folder)
         with self._gate():
-            found = [self._keys(file) for file in sorted(self._folder.glob("*.json"))]
-            yield [keys for keys in found if keys is not None]
+            registered = [self._keys(file) for file in sorted(self._folder.glob("*.json"))]
+            yield [keys for keys in registered if keys is not None]
 
     def _gate(self) -> FileLock:
         return FileLock(str(self._folder / "gate.lock"))
@@ -58,7 +58,7 @@ class InUse:
         except Timeout:
             try:
                 return frozenset(read_sealed(file)["keys"])
-            except (FileNotFoundError, Damaged):
+            except (FileNotFoundError, DamagedFileError):
                 # The run ended just now.
                 return None
         remove(lock)

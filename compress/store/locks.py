@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def held(file: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+def hold_lock(file: Path, on_wait: Callable[[], object]) -> Iterator[None]:
     """Hold a file lock.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any
 
 from compress.core.artifacts import SEAL, Artifact
 from compress.core.disk.files import (
-    Damaged,
+    DamagedFileError,
     checksum_of,
     copy_tree,
     is_temporary,
@@ -26,15 +26,15 @@ from compress.core.disk.files import (
     write_sealed,
     write_text,
 )
-from compress.core.disk.ownership import free_name
+from compress.core.disk.ownership import unused_name
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import UsageError
 from compress.core.records import RunRecord, StepRecord
 from compress.core.terminal.progress import Progress
-from compress.store.locks import held
+from compress.store.locks import hold_lock
 
 RUNS = "runs"
-_RUN = "run.json"
+_RUN_FILE = "run.json"
 _RECORDS = "records"
 BUNDLE = "bundle"
 
@@ -45,7 +45,7 @@ class RunStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._body: dict[str, Any] = {}
-        self._written: dict[str, str] = {}
+        self._checksums: dict[str, str] = {}
 
     def lock(self, progress: Progress, *, wait: bool = True) -> AbstractContextManager[None]:
         """Lock the directory, so that two runs cannot mix their records.
@@ -71,13 +71,13 @@ class RunStore:
             )
 
         make_folder(self.path)
-        return held(self.path / ".lock", on_wait)
+        return hold_lock(self.path / ".lock", on_wait)
 
     def begin(self, run: RunRecord) -> None:
         """Create the directory, or reuse that of an earlier run, and remove old records."""
         make_folder(self.path / _RECORDS)
         write_text(self.path / "profile.yaml", run.profile_text)
-        self._written = {}
+        self._checksums = {}
         self.write(run)
         for stale in (self.path / _RECORDS).glob("*.json"):
             remove(stale)
@@ -90,11 +90,11 @@ class RunStore:
     def add(self, position: int, record: StepRecord) -> None:
         """Write the record of a step, then list it in `run.json`; unlisted records do not belong to the run."""
         file = self.path / _RECORDS / f"{position:02d}-{record.step}.json"
-        self._written[file.name] = write_sealed(file, record.model_dump(mode="json"))
+        self._checksums[file.name] = write_sealed(file, record.model_dump(mode="json"))
         self._list_records()
 
     def _list_records(self) -> None:
-        write_sealed(self.path / _RUN, {**self._body, _RECORDS: self._written})
+        write_sealed(self.path / _RUN_FILE, {**self._body, _RECORDS: self._checksums})
 
     def load(self) -> RunRecord:
         """Load a consistent snapshot of the run with its records, even while another process writes them.
@@ -104,18 +104,18 @@ class RunStore:
         """
         try:
             while True:
-                began = self._version()
+                version = self._version()
                 try:
                     return self._read()
-                except (OSError, Damaged):
-                    if self._version() == began:
+                except (OSError, DamagedFileError):
+                    if self._version() == version:
                         raise
         except OSError as error:
             raise UsageError(
                 "there is no run here", where=str(self.path), hint="`compress run` makes one."
             ) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = f": {error}" if isinstance(error, Damaged) else ""
+            reason = f": {error}" if isinstance(error, DamagedFileError) else ""
             raise UsageError(
                 f"the records of this run cannot be read{reason}",
                 where=str(self.path),
@@ -125,68 +125,68 @@ class RunStore:
 
     def _version(self) -> tuple[int, int]:
         """Return the identity of `run.json`, which changes with every write, even of the same content."""
-        found = (self.path / _RUN).stat()
-        return found.st_ino, found.st_mtime_ns
+        status = (self.path / _RUN_FILE).stat()
+        return status.st_ino, status.st_mtime_ns
 
     def _read(self) -> RunRecord:
-        body = read_sealed(self.path / _RUN)
-        listed = body.pop(_RECORDS)
-        found = {file.name for file in (self.path / _RECORDS).glob("*.json") if not is_temporary(file)}
+        body = read_sealed(self.path / _RUN_FILE)
+        checksums = body.pop(_RECORDS)
+        present = {file.name for file in (self.path / _RECORDS).glob("*.json") if not is_temporary(file)}
         # During a run, or after it was killed, records of the previous run or one not yet listed may exist.
-        if set(listed) != found and (body["status"] != "running" or not set(listed) <= found):
-            raise Damaged(f"{len(listed)} records belong to it, {len(found)} are there")
-        records = {name: read_sealed(self.path / _RECORDS / name) for name in sorted(listed)}
-        for name, checksum in listed.items():
+        if set(checksums) != present and (body["status"] != "running" or not set(checksums) <= present):
+            raise DamagedFileError(f"{len(checksums)} records belong to it, {len(present)} are there")
+        records = {name: read_sealed(self.path / _RECORDS / name) for name in sorted(checksums)}
+        for name, checksum in checksums.items():
             if checksum_of(records[name]) != checksum:
-                raise Damaged(f"{name} belongs to another run")
+                raise DamagedFileError(f"{name} belongs to another run")
         if body.get("bundle") is not None:
             # Beside the record, not where the record says: a working folder may have been moved or copied.
             body["bundle"] = str(self.path.absolute() / BUNDLE)
         return RunRecord.model_validate({**body, "steps": list(records.values())})
 
-    def place_bundle(self, artifact: Artifact) -> Path:
+    def copy_bundle(self, artifact: Artifact) -> Path:
         """Copy a bundle from the cache to `bundle/`, replacing that of an earlier run.
 
         If two processes do so at once, both bundles are complete and the later one stays. An existing bundle with files
         added by others is kept as `bundle.kept-1`.
         """
         target = self.path / BUNDLE
-        if _holds_more(target):
-            move(target, free_name(target))
-        copy_tree(artifact.path, target, without={SEAL})
+        if _has_foreign_files(target):
+            move(target, unused_name(target))
+        copy_tree(artifact.path, target, exclude={SEAL})
         return target
 
 
-def _holds_more(bundle: Path) -> bool:
+def _has_foreign_files(bundle: Path) -> bool:
     """Whether a bundle contains files that its manifest does not list; False if the manifest cannot be read."""
     if not bundle.is_dir():
         return False
     try:
-        named = read_mapping(bundle / "manifest.json", error=UsageError)["files"]
-        ours = {*named, "manifest.json"}
+        listed = read_mapping(bundle / "manifest.json", error=UsageError)["files"]
+        own_files = {*listed, "manifest.json"}
     except (OSError, UsageError, KeyError, TypeError):
         return False
     return any(
-        str(file.relative_to(bundle)) not in ours and "__pycache__" not in file.parts
+        str(file.relative_to(bundle)) not in own_files and "__pycache__" not in file.parts
         for file in bundle.rglob("*")
         if not file.is_dir()
     )
 
 
-def find_run(word: str, root: Path) -> RunStore:
+def find_run(name: str, root: Path) -> RunStore:
     """Find a run by its directory, its id, or the name of its profile (its newest run).
 
     Raises:
         UsageError: no run matches.
     """
-    for path in (Path(word), root / word):
-        if (path / _RUN).is_file():
+    for path in (Path(name), root / name):
+        if (path / _RUN_FILE).is_file():
             return RunStore(path)
-    found = [path.parent for path in root.glob(f"*/{_RUN}")]
+    run_folders = [path.parent for path in root.glob(f"*/{_RUN_FILE}")]
     # Exact names first, since the name of a profile may be a prefix of another's.
-    named = [path for path in found if path.name.rpartition("-")[0] == word]
-    candidates = (named or [path for path in found if path.name.startswith(word)]) if word else []
+    exact = [path for path in run_folders if path.name.rpartition("-")[0] == name]
+    candidates = (exact or [path for path in run_folders if path.name.startswith(name)]) if name else []
     if not candidates:
-        known = ", ".join(sorted(path.name for path in found)) or "none"
-        raise UsageError(f"no run {word!r}", hint=f"Runs in {root}: {known}.")
-    return RunStore(max(candidates, key=lambda path: (path / _RUN).stat().st_mtime))
+        known = ", ".join(sorted(path.name for path in run_folders)) or "none"
+        raise UsageError(f"no run {name!r}", hint=f"Runs in {root}: {known}.")
+    return RunStore(max(candidates, key=lambda path: (path / _RUN_FILE).stat().st_mtime))

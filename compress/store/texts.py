@@ -19,9 +19,9 @@ class StoredTexts(Sequence[str]):
         chosen: indices of the selected texts, int64 (n,); None selects all.
     """
 
-    def __init__(self, written: Ragged, chosen: NDArray[np.int64] | None = None) -> None:
-        self._written = written
-        self._chosen = np.arange(len(written)) if chosen is None else chosen
+    def __init__(self, encoded: Ragged, selected: NDArray[np.int64] | None = None) -> None:
+        self._encoded = encoded
+        self._selected = np.arange(len(encoded)) if selected is None else selected
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> StoredTexts:
@@ -32,7 +32,7 @@ class StoredTexts(Sequence[str]):
         return cls(writer.finish())
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._selected)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -40,18 +40,18 @@ class StoredTexts(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self._read(place) for place in self._chosen[index]]
-        return self._read(self._chosen[index])
+            return [self._read(text_index) for text_index in self._selected[index]]
+        return self._read(self._selected[index])
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._read, self._chosen)
+        return map(self._read, self._selected)
 
-    def take(self, places: Sequence[int] | NDArray[np.int64]) -> StoredTexts:
-        """Select the texts at `places`, in that order, without reading them."""
-        return StoredTexts(self._written, self._chosen[np.asarray(places, np.int64)])
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> StoredTexts:
+        """Select the texts at `indices`, in that order, without reading them."""
+        return StoredTexts(self._encoded, self._selected[np.asarray(indices, np.int64)])
 
-    def _read(self, place: np.int64) -> str:
-        return self._written[int(place)].tobytes().decode("utf-8", "surrogatepass")
+    def _read(self, index: np.int64) -> str:
+        return self._encoded[int(index)].tobytes().decode("utf-8", "surrogatepass")
 
 
 def as_bytes(texts: Iterable[str]) -> list[NDArray[np.uint8]]:
@@ -59,13 +59,13 @@ def as_bytes(texts: Iterable[str]) -> list[NDArray[np.uint8]]:
     return [np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8) for text in texts]
 
 
-def taken(texts: Sequence[str], places: Sequence[int] | NDArray[np.int64]) -> Sequence[str]:
-    """Select the texts at `places`; stored texts are selected without copying."""
+def select_texts(texts: Sequence[str], indices: Sequence[int] | NDArray[np.int64]) -> Sequence[str]:
+    """Select the texts at `indices`; stored texts are selected without copying."""
     if isinstance(texts, StoredTexts):
-        return texts.take(places)
-    return tuple(texts[int(place)] for place in places)
+        return texts.take(indices)
+    return tuple(texts[int(index)] for index in indices)
 
 
-def like(texts: Iterable[str], others: Sequence[object]) -> Sequence[str]:
-    """Store `texts` as `StoredTexts` if `others` are, else return a tuple."""
-    return StoredTexts.of(texts) if isinstance(others, StoredTexts) else tuple(texts)
+def stored_like(texts: Iterable[str], reference: Sequence[object]) -> Sequence[str]:
+    """Store `texts` as `StoredTexts` if `reference` are, else return a tuple."""
+    return StoredTexts.of(texts) if isinstance(reference, StoredTexts) else tuple(texts)

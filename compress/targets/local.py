@@ -37,7 +37,7 @@ FLAGS = (
 )
 """Instruction sets that decide which kernels run."""
 
-_TIMES_NOTHING = frozenset({"memory_limit_mb", "memory_mb", "warnings"})
+_UNTIMED_KEYS = frozenset({"memory_limit_mb", "memory_mb", "warnings"})
 """Parts of a target's description that do not affect timings; the memory limit is checked after the model ran."""
 
 _CUDA_SECONDS = 300
@@ -62,10 +62,10 @@ class ResolvedTarget:
     patience: Patience = field(default_factory=Patience, compare=False, repr=False)
 
     @property
-    def machine(self) -> str:
+    def machine_digest(self) -> str:
         """sha256 of everything that affects the speed of a model there, including threads and cores; timings of the
         same batch size and lengths are comparable if it is equal."""
-        return digest_of({key: value for key, value in self.description.items() if key not in _TIMES_NOTHING})
+        return digest_of({key: value for key, value in self.description.items() if key not in _UNTIMED_KEYS})
 
     @property
     def cores(self) -> int:
@@ -73,12 +73,12 @@ class ResolvedTarget:
         return int(self.description["cpu"]["cores"]) if self.spec.cores is None else len(self.spec.cores)
 
     @property
-    def place(self) -> str:
+    def machine_name(self) -> str:
         """Name of the machine in messages."""
         return "this machine" if self.device is None else self.label
 
     @property
-    def tokenizes(self) -> bool:
+    def can_tokenize(self) -> bool:
         """Whether tokenization can be timed there."""
         return self.device is None or self.description["tokenizers"] is not None
 
@@ -98,21 +98,21 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
     if is_ssh(spec.device):
         raise ValueError(f"{spec.device} is not this machine")
     versions = _runtime_versions(spec)
-    machine = cpu()
+    processor = cpu()
     description: dict[str, Any] = {
         "device": spec.device,
         "threads": spec.threads,
         "runtime": versions,
-        "cpu": machine,
+        "cpu": processor,
     }
     description["os"], description["arch"] = platform.system(), platform.machine()
     if spec.device == "cuda":
         description["gpu"] = _require_cuda(spec)
-    description |= confinement(spec, usable_cores())
-    return resolved(spec, description, psutil.virtual_memory().total, machine["cores"])
+    description |= resource_limits(spec, usable_cores())
+    return build_target(spec, description, psutil.virtual_memory().total, processor["cores"])
 
 
-def resolved(
+def build_target(
     spec: TargetSpec,
     description: dict[str, Any],
     memory_bytes: int,
@@ -120,9 +120,9 @@ def resolved(
     device: SshDevice | None = None,
 ) -> ResolvedTarget:
     """Build the target from the description that measurements depend on, the machine's memory and its core count."""
-    further = {"memory_mb": round(megabytes(memory_bytes)), "warnings": warnings_of(spec, cores)}
+    untimed = {"memory_mb": round(megabytes(memory_bytes)), "warnings": warnings_of(spec, cores)}
     return ResolvedTarget(
-        spec, spec.label, fingerprint_of(spec, description), {**description, **further}, device
+        spec, spec.label, fingerprint_of(spec, description), {**description, **untimed}, device
     )
 
 
@@ -132,13 +132,13 @@ def fingerprint_of(spec: TargetSpec, description: dict[str, Any]) -> str:
     return digest_of({**description, **timed})
 
 
-def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
+def resource_limits(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
     """Return the core and memory restrictions of a target, for its description.
 
     Raises:
         TargetError: a core is not among the `usable` ones.
     """
-    held: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     if spec.cores is not None:
         missing = sorted(set(spec.cores) - set(usable))
         if missing:
@@ -147,10 +147,10 @@ def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
                 f"{_listed(sorted(usable)) or 'none, as the system cannot pin processes'}",
                 where=spec.label,
             )
-        held["pinned_to"] = sorted(spec.cores)
+        limits["pinned_to"] = sorted(spec.cores)
     if spec.memory_limit_mb is not None:
-        held["memory_limit_mb"] = spec.memory_limit_mb
-    return held
+        limits["memory_limit_mb"] = spec.memory_limit_mb
+    return limits
 
 
 def usable_cores() -> list[int]:
@@ -179,12 +179,12 @@ def probe() -> dict[str, Any]:
 
 def cpu() -> dict[str, Any]:
     """Return the processor's model, the number of usable cores, and those instruction sets of `FLAGS` that it has."""
-    facts = described_processor(local_processor())
+    facts = describe_processor(local_processor())
     model = facts["model"] or platform.processor() or platform.machine()
     return {"model": model, "cores": core_count(), "flags": facts["flags"]}
 
 
-def described_processor(values: Mapping[str, str]) -> dict[str, Any]:
+def describe_processor(values: Mapping[str, str]) -> dict[str, Any]:
     """Describe a processor from the fields that `first_processor` returned.
 
     Returns:
@@ -224,15 +224,17 @@ def _installed(distribution: str) -> str | None:
 
 def _runtime_versions(spec: TargetSpec) -> dict[str, str]:
     """Return the installed distributions that run the model, with their versions."""
-    wanted = ("torch", "transformers") if spec.runtime == "torch" else ("onnxruntime", "onnxruntime-gpu")
-    found = {name: version for name in wanted if (version := _installed(name)) is not None}
-    if spec.runtime not in {name.removesuffix("-gpu") for name in found}:
+    distributions = (
+        ("torch", "transformers") if spec.runtime == "torch" else ("onnxruntime", "onnxruntime-gpu")
+    )
+    versions = {name: version for name in distributions if (version := _installed(name)) is not None}
+    if spec.runtime not in {name.removesuffix("-gpu") for name in versions}:
         raise TargetError(
             f"the runtime {spec.runtime} is not installed",
             where=spec.label,
             hint=f"Install it: pip install {spec.runtime}",
         )
-    return found
+    return versions
 
 
 def _require_cuda(spec: TargetSpec) -> dict[str, str]:

@@ -11,12 +11,12 @@ class Patience:
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.left = seconds
+        self.remaining = seconds
 
     def allowance(self) -> float:
         """Return the seconds that the next timing may use."""
-        return self.left / 2
+        return self.remaining / 2
 
     def spend(self, seconds: float) -> None:
         """Subtract the seconds that a timing used."""
-        self.left = max(0.0, self.left - seconds)
+        self.remaining = max(0.0, self.remaining - seconds)

@@ -42,12 +42,12 @@ def close_all(targets: Iterable[ResolvedTarget], progress: Progress) -> None:
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class TargetSurvey:
     """A target of a profile, either resolved or with the error of resolving it."""
 
     spec: TargetSpec
-    found: ResolvedTarget | None
-    fault: TargetError | None
+    resolved: ResolvedTarget | None
+    error: TargetError | None
 
     def as_dict(self) -> dict[str, object]:
         """Return the target as JSON values."""
@@ -55,19 +55,19 @@ class Surveyed:
             "target": self.spec.label,
             "device": self.spec.device,
             "runtime": self.spec.runtime,
-            "found": None if self.found is None else self.found.description,
-            "fingerprint": None if self.found is None else self.found.fingerprint,
-            "fault": None if self.fault is None else self.fault.message,
-            "hint": None if self.fault is None else self.fault.hint,
+            "found": None if self.resolved is None else self.resolved.description,
+            "fingerprint": None if self.resolved is None else self.resolved.fingerprint,
+            "fault": None if self.error is None else self.error.message,
+            "hint": None if self.error is None else self.error.hint,
         }
 
 
-def survey(specs: Iterable[TargetSpec]) -> list[Surveyed]:
+def survey(specs: Iterable[TargetSpec]) -> list[TargetSurvey]:
     """Resolve every target, continuing after failures."""
     surveyed = []
     for spec in specs:
         try:
-            surveyed.append(Surveyed(spec, resolve(spec), None))
+            surveyed.append(TargetSurvey(spec, resolve(spec), None))
         except TargetError as error:
-            surveyed.append(Surveyed(spec, None, error))
+            surveyed.append(TargetSurvey(spec, None, error))
     return surveyed

@@ -18,12 +18,12 @@ from compress.targets.resolving import survey
 
 def show_machine(as_json: bool) -> None:
     """Print what this machine offers."""
-    found = probe()
+    machine_facts = probe()
     if as_json:
-        echo(json.dumps(found, indent=2))
+        echo(json.dumps(machine_facts, indent=2))
         return
-    for name, facts in found.items():
-        echo(f"{name}: {_in_words(facts)}")
+    for name, facts in machine_facts.items():
+        echo(f"{name}: {_fact_words(facts)}")
 
 
 def show_targets(specs: Sequence[TargetSpec], as_json: bool) -> None:
@@ -34,48 +34,54 @@ def show_targets(specs: Sequence[TargetSpec], as_json: bool) -> None:
     """
     surveyed = survey(specs)
     if as_json:
-        echo(json.dumps([one.as_dict() for one in surveyed], indent=2))
+        echo(json.dumps([entry.as_dict() for entry in surveyed], indent=2))
     else:
-        shown = Table("target", "device", "runtime", "what it is", box=None, header_style="bold")
-        for one in surveyed:
-            said = words_of(one.found) if one.found else f"error: {one.fault.message}" if one.fault else ""
-            hint = f"\n{one.fault.hint}" if one.fault and one.fault.hint else ""
-            shown.add_row(one.spec.label, one.spec.device, one.spec.runtime, said + hint)
-        Terminal().print(shown)
-    wrong = [one.spec.label for one in surveyed if one.fault]
-    if wrong:
-        raise TargetError(f"{len(wrong)} of {len(surveyed)} targets cannot be used: {', '.join(wrong)}")
+        table = Table("target", "device", "runtime", "what it is", box=None, header_style="bold")
+        for entry in surveyed:
+            description = (
+                describe_target(entry.resolved)
+                if entry.resolved
+                else f"error: {entry.error.message}"
+                if entry.error
+                else ""
+            )
+            hint = f"\n{entry.error.hint}" if entry.error and entry.error.hint else ""
+            table.add_row(entry.spec.label, entry.spec.device, entry.spec.runtime, description + hint)
+        Terminal().print(table)
+    unusable = [entry.spec.label for entry in surveyed if entry.error]
+    if unusable:
+        raise TargetError(f"{len(unusable)} of {len(surveyed)} targets cannot be used: {', '.join(unusable)}")
 
 
-def _in_words(facts: object) -> str:
+def _fact_words(facts: object) -> str:
     if isinstance(facts, dict):
-        return ", ".join(f"{key} {_in_words(value)}" for key, value in facts.items())
+        return ", ".join(f"{key} {_fact_words(value)}" for key, value in facts.items())
     if isinstance(facts, list):
-        return ", ".join(map(_in_words, facts)) or "none"
+        return ", ".join(map(_fact_words, facts)) or "none"
     return str(facts)
 
 
-def words_of(target: ResolvedTarget) -> str:
+def describe_target(target: ResolvedTarget) -> str:
     """Describe a target in one line."""
-    said = target.description
-    cpu, gpu = said["cpu"], said.get("gpu")
+    description = target.description
+    cpu, gpu = description["cpu"], description.get("gpu")
     cores = f"{cpu['cores']} core{'s' * (cpu['cores'] != 1)}"
-    if said.get("pinned_to"):
-        cores += f" (kept to {', '.join(map(str, said['pinned_to']))})"
-    memory = f"{said['memory_mb'] / MB_PER_GB:.1f} GB"
-    if said.get("memory_limit_mb"):
-        memory += f" ({said['memory_limit_mb']} MB allowed)"
+    if description.get("pinned_to"):
+        cores += f" (kept to {', '.join(map(str, description['pinned_to']))})"
+    memory = f"{description['memory_mb'] / MB_PER_GB:.1f} GB"
+    if description.get("memory_limit_mb"):
+        memory += f" ({description['memory_limit_mb']} MB allowed)"
     parts = [
-        said.get("board"),
+        description.get("board"),
         f"{gpu['name']}, driver {gpu['driver']}" if gpu else None,
         cpu["model"],
         cores,
         " ".join(cpu["flags"]),
         memory,
-        f"{said['os']} {said['arch']}",
-        f"Python {said['python']}" if "python" in said else None,
-        f"numpy {said['numpy']}" if "numpy" in said else None,
-        *(f"{name} {version}" for name, version in said["runtime"].items()),
-        *(f"warning: {warning}" for warning in said["warnings"]),
+        f"{description['os']} {description['arch']}",
+        f"Python {description['python']}" if "python" in description else None,
+        f"numpy {description['numpy']}" if "numpy" in description else None,
+        *(f"{name} {version}" for name, version in description["runtime"].items()),
+        *(f"warning: {warning}" for warning in description["warnings"]),
     ]
     return ", ".join(part for part in parts if part)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
-from compress.core.plugins import named
+from compress.core.plugins import import_object
 from compress.core.records import Accuracy, TaskScore
 from compress.core.task_kind import MetricKind, TaskKind
 from compress.data.splits import Examples, Item
@@ -28,18 +28,18 @@ Answers = Mapping[str, NDArray[Any]]
 class TrainingData:
     """Data available to passes: training, validation and unlabeled examples, and label names. Never the test split.
 
-    `copied`: for texts, returns which of them are near-duplicates of validation or test texts; only for passes that
-    generate training texts.
+    `is_heldout_copy`: for texts, returns which of them are near-duplicates of validation or test texts; only for passes
+    that generate training texts.
     """
 
     train: Examples
     validation: Examples
     labels: tuple[str, ...]
     unlabeled: Examples | None = None
-    copied: Callable[[Sequence[str]], Sequence[bool]] | None = None
+    is_heldout_copy: Callable[[Sequence[str]], Sequence[bool]] | None = None
 
     @property
-    def shown(self) -> tuple[Examples, ...]:
+    def training_sets(self) -> tuple[Examples, ...]:
         """Examples that a model is trained on: the training examples, and unlabeled ones if there are any."""
         return (self.train,) if self.unlabeled is None else (self.train, self.unlabeled)
 
@@ -108,16 +108,16 @@ class Task(Protocol):
     def encode(self, examples: Examples, model: Path) -> Inputs:
         """Encode examples as the artifact directory `model` declares it (tokenizer, image size); needs no torch."""
 
-    def scored(self, examples: Examples) -> Examples:
+    def scorable(self, examples: Examples) -> Examples:
         """Return the examples that have a ground truth."""
 
     def needs_reference(self, examples: Examples) -> bool:
         """Whether `score` compares these examples with the teacher's outputs."""
 
-    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, task_json: Mapping[str, Any]) -> dict[str, Any]:
         """Return the scorer's settings for a model, as plain JSON values, from its `task.json`."""
 
-    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+    def check_outputs(self, shape: tuple[int, ...], task_json: Mapping[str, Any], where: str) -> None:
         """Reject a model whose outputs (n, ...) do not have the shape that the task expects.
 
         Raises:
@@ -134,32 +134,32 @@ class Task(Protocol):
         """
 
 
-class WritingTask(Task, Protocol):
+class GenerativeTask(Task, Protocol):
     """Task of generative models: examples contain prompts with answers, which can be replaced."""
 
     @property
-    def answered(self) -> Task:
+    def answered_task(self) -> Task:
         """Task of the examples made by `answered_item`."""
 
     @property
-    def conversing(self) -> Task:
+    def conversation_task(self) -> Task:
         """Task of such examples made from conversations, whatever the data format is."""
 
-    def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
+    def split_prompt(self, item: Item, shorten: Callable[[str], str]) -> tuple[Prompt, str]:
         """Return the prompt of an example, and the data's own answer.
 
         Args:
-            beginning: derives a prompt from an example that has none.
+            shorten: derives a prompt from an example that has none.
         """
 
     def prompt_of(self, text: str) -> Prompt:
         """Return a text as a prompt; for conversations, as the first user message."""
 
-    def asked_in(self, item: Item) -> Sequence[str]:
+    def questions_of(self, item: Item) -> Sequence[str]:
         """Return the texts of a held-out example that no prompt may copy."""
 
     def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
-        """Make an example of `answered`: only the answer is trained on, and its end if it `ends`."""
+        """Make an example of `answered_task`: only the answer is trained on, and its end if it `ends`."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class GenerationPrompts:
     """Prompts to be answered by greedy generation.
 
     `inputs`: the prompts as token ids. `settings`: of `decoding.answers`. `examples`: indices of the prompts in the
-    split; `prompts`, `expected`: the texts. `text`: decodes the tokens of an answer.
+    split; `prompts`, `expected`: the texts. `decode`: decodes the tokens of an answer.
     """
 
     inputs: Inputs
@@ -175,7 +175,7 @@ class GenerationPrompts:
     examples: tuple[int, ...]
     prompts: tuple[str, ...]
     expected: tuple[str, ...]
-    text: Callable[[list[int]], str]
+    decode: Callable[[list[int]], str]
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,9 @@ class Scored:
 
     `baseline`: the baseline's scores on the same examples; None: this is the baseline. `reference`: the baseline's
     answers to them, if the kind of task needs them. `seed`: of the bootstrap. `digest`: identifies the examples.
-    `asked` and `written`: prompts for generation, and the generated tokens, int32 (prompts, most), -1 after the end.
-    `base` and `allow_code`: folder of user code that judges it, and whether it may run. `tasks`: scores on further
-    tasks.
+    `generation_prompts` and `generated_tokens`: prompts for generation, and the generated tokens, int32 (prompts,
+    most), -1 after the end. `base` and `allow_code`: folder of user code that judges it, and whether it may run.
+    `tasks`: scores on further tasks.
     """
 
     task: Task
@@ -198,8 +198,8 @@ class Scored:
     seed: int
     digest: str
     unknown_token_share: float | None = None
-    asked: GenerationPrompts | None = None
-    written: NDArray[np.int32] | None = None
+    generation_prompts: GenerationPrompts | None = None
+    generated_tokens: NDArray[np.int32] | None = None
     base: Path = Path()
     allow_code: bool = False
     tasks: tuple[TaskScore, ...] = ()
@@ -207,8 +207,8 @@ class Scored:
 
 def task_of(name: str, data: DataSpec) -> Task:
     """Return the task that a profile names."""
-    made = cast(Callable[[DataSpec], Task], named(task_kind(name).task))
-    return made(data)
+    create = cast(Callable[[DataSpec], Task], import_object(task_kind(name).task))
+    return create(data)
 
 
 def answers_of(task: Task, outputs: NDArray[Any], batch: Mapping[str, Any] | None = None) -> Answers:
@@ -217,8 +217,8 @@ def answers_of(task: Task, outputs: NDArray[Any], batch: Mapping[str, Any] | Non
     Raises:
         ValueError: the outputs have an unsupported shape.
     """
-    found: Answers = task.scorer.answers(outputs, dict(batch or {}), {})
-    return found
+    reduced: Answers = task.scorer.answers(outputs, dict(batch or {}), {})
+    return reduced
 
 
 def score_of(task: Task, outputs: NDArray[Any], truth: Truth) -> Score:

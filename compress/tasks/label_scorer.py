@@ -25,24 +25,28 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
     Raises:
         ValueError: the outputs are not one row of numbers per example.
     """
-    rows = np.asarray(outputs).reshape(len(outputs), -1) if flat(outputs.shape) else outputs
+    rows = np.asarray(outputs).reshape(len(outputs), -1) if is_row_shape(outputs.shape) else outputs
     if rows.ndim != 2:
         raise ValueError("the outputs are not one row of numbers per example")
-    wide = rows.astype(np.float64)
+    rows_float64 = rows.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         # Checked on all outputs, since those of labels not in the data have probability mass too.
-        own = (wide >= 0).all(axis=1) & np.isclose(wide.sum(axis=1), 1, atol=SUM_TOLERANCE)
+        is_distribution = (rows_float64 >= 0).all(axis=1) & np.isclose(
+            rows_float64.sum(axis=1), 1, atol=SUM_TOLERANCE
+        )
         if settings.get("order") is not None:
-            wide = wide[:, settings["order"]]
-        label = np.asarray(wide.argmax(axis=1), np.int64)
-        powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-        sure = powers.max(axis=1) / powers.sum(axis=1)
-        total = wide.sum(axis=1)
-        output = np.where(own & (total > 0), wide.max(axis=1) / total, wide.max(axis=1))
-    sure[~np.isfinite(wide).all(axis=1)] = np.nan
-    return {"label": label, "softmax": sure, "output": output, "distribution": own}
+            rows_float64 = rows_float64[:, settings["order"]]
+        label = np.asarray(rows_float64.argmax(axis=1), np.int64)
+        exponentials = np.exp(rows_float64 - rows_float64.max(axis=1, keepdims=True))
+        confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
+        total = rows_float64.sum(axis=1)
+        output = np.where(
+            is_distribution & (total > 0), rows_float64.max(axis=1) / total, rows_float64.max(axis=1)
+        )
+    confidence[~np.isfinite(rows_float64).all(axis=1)] = np.nan
+    return {"label": label, "softmax": confidence, "output": output, "distribution": is_distribution}
 
 
-def flat(shape: Any) -> bool:
+def is_row_shape(shape: Any) -> bool:
     """Whether outputs of this shape are one row of numbers per example: at most one axis besides the first is not 1."""
     return len(shape) > 2 and sum(size != 1 for size in shape[1:]) <= 1

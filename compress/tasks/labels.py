@@ -25,7 +25,7 @@ class LabelTask:
     def __init__(self, data: DataSpec) -> None:
         self.data = data
 
-    def scored(self, examples: Examples) -> Examples:
+    def scorable(self, examples: Examples) -> Examples:
         """Return the examples with a known label."""
         return examples.take(np.flatnonzero(examples.labels != UNLABELLED))
 
@@ -33,18 +33,18 @@ class LabelTask:
         """Return False: labels are the ground truth."""
         return False
 
-    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, task_json: Mapping[str, Any]) -> dict[str, Any]:
         """Return the output index of each label of the data if the model has its own order."""
-        interface = Interface.of(described)
+        interface = Interface.of(task_json)
         return {"order": None if interface is None or interface.order is None else list(interface.order)}
 
-    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+    def check_outputs(self, shape: tuple[int, ...], task_json: Mapping[str, Any], where: str) -> None:
         """Reject outputs that are not one number per label.
 
         Raises:
             ModelError: they have another shape.
         """
-        interface, labels = Interface.of(described), described.get("labels") or ()
+        interface, labels = Interface.of(task_json), task_json.get("labels") or ()
         if interface is not None:
             interface.check_outputs(shape)
         elif len(shape) != 2 or (labels and shape[1] != len(labels)):
@@ -63,8 +63,10 @@ class LabelTask:
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
         """Return KL(reference || outputs) of the softmax of outputs (n, labels) in nats, averaged over the examples."""
-        sure, guess = (_log_softmax(each.astype(np.float64)) for each in (reference, outputs))
-        return float((np.exp(sure) * (sure - guess)).sum(axis=1).mean())
+        reference_logs, output_logs = (
+            _log_softmax(logits.astype(np.float64)) for logits in (reference, outputs)
+        )
+        return float((np.exp(reference_logs) * (reference_logs - output_logs)).sum(axis=1).mean())
 
 
 def accuracy(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> float:

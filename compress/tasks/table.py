@@ -31,18 +31,18 @@ def task_kind(name: str) -> TaskKind:
     return TASKS[name]
 
 
-def writing_task() -> str:
+def generative_task() -> str:
     """Return the name of the task whose models generate text."""
-    return next(name for name, kind in TASKS.items() if kind.writes)
+    return next(name for name, kind in TASKS.items() if kind.generates)
 
 
 def users_of_keys() -> dict[str, dict[str, str]]:
     """Return the profile keys that not every task uses: key -> task -> how the task uses it, as a verb phrase."""
-    found: dict[str, dict[str, str]] = {}
+    users: dict[str, dict[str, str]] = {}
     for name, kind in TASKS.items():
         for key, verb in kind.uses.items():
-            found.setdefault(key, {})[name] = verb
-    return found
+            users.setdefault(key, {})[name] = verb
+    return users
 
 
 def quantities_of(task: str) -> tuple[Quantity, ...]:
@@ -52,20 +52,20 @@ def quantities_of(task: str) -> tuple[Quantity, ...]:
 
 def users_of_quantities() -> dict[str, list[str]]:
     """Return the tasks that declare each quantity, by its name."""
-    found: dict[str, list[str]] = {}
+    users: dict[str, list[str]] = {}
     for name, kind in TASKS.items():
         for quantity in kind.quantities:
-            found.setdefault(quantity.name, []).append(name)
-    return found
+            users.setdefault(quantity.name, []).append(name)
+    return users
 
 
 def quantity_kind(name: str) -> Quantity | None:
     """Return a quantity by its name in records; None if it is unknown."""
-    every = (quantity for task in TASKS.values() for quantity in task.quantities)
-    return next((quantity for quantity in every if quantity.name == name), None)
+    quantities = (quantity for task in TASKS.values() for quantity in task.quantities)
+    return next((quantity for quantity in quantities if quantity.name == name), None)
 
 
 def metric_kind(name: str) -> MetricKind:
     """Return a metric by its name in records; one of a task that is not installed is assumed to be a fraction of 1."""
-    every = (metric for task in TASKS.values() for metric in task.metrics)
-    return next((metric for metric in every if metric.name == name), MetricKind(name, name))
+    metrics = (metric for task in TASKS.values() for metric in task.metrics)
+    return next((metric for metric in metrics if metric.name == name), MetricKind(name, name))

@@ -17,11 +17,11 @@ from compress.models.io.adapter import max_difference, quiet_peft
 from compress.models.io.outputs import outputs_of
 from compress.profile.specs.training import LoraSpec
 from compress.training.batches import to_tensors
-from compress.training.checkpointing import AS_IT_IS, freeze_parameters
+from compress.training.checkpointing import EXCLUDED_ATTRIBUTE, freeze_parameter
 from compress.training.prediction import Device
 
 _FEED_FORWARD = frozenset({"feed_in", "gate", "gate_feed_in", "feed_out"})
-_LOOKED_AT = 8
+_CHECKED_EXAMPLES = 8
 
 
 def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool = False) -> int:
@@ -41,7 +41,7 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
     if network is None:
         raise ModelError(str(why_not_corrected(kind)), where="teacher.finetune.lora")
     for parameter in model.parameters():
-        freeze_parameters(parameter)
+        freeze_parameter(parameter)
     alpha = 2.0 * spec.rank if spec.alpha is None else spec.alpha
     with quiet_peft(), torch.random.fork_rng(devices=[]):
         from peft import LoraConfig, inject_adapter_in_model
@@ -51,8 +51,8 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
             r=spec.rank,
             lora_alpha=alpha,
             lora_dropout=spec.dropout,
-            target_modules=_maps(network, spec.layers),
-            fan_in_fan_out=network.in_out,
+            target_modules=_target_pattern(network, spec.layers),
+            fan_in_fan_out=network.transposed,
         )
         inject_adapter_in_model(config, model)
     if with_head:
@@ -60,11 +60,11 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
         for name, parameter in model.named_parameters():
             if not name.startswith(base):
                 parameter.requires_grad_(True)
-                setattr(parameter, AS_IT_IS, False)
+                setattr(parameter, EXCLUDED_ATTRIBUTE, False)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dict[str, Any]:
+def merge_adapters(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dict[str, Any]:
     """Merge the adapters of `model` into its weights and remove them, in place; return the facts for the report.
 
     Args:
@@ -76,7 +76,7 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    batch = model_inputs(to_tensors(inputs.batch(range(min(len(inputs), _LOOKED_AT))), device))
+    batch = model_inputs(to_tensors(inputs.batch(range(min(len(inputs), _CHECKED_EXAMPLES))), device))
     with torch.inference_mode():
         adapted = outputs_of(model.eval()(**batch))
     for path, module in list(model.named_modules()):
@@ -84,20 +84,22 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
             module.merge(safe_merge=True)
             model.set_submodule(path, module.get_base_layer())
     with torch.inference_mode():
-        difference, apart = max_difference(outputs_of(model(**batch)), adapted)
-    if apart:
+        difference, differs = max_difference(outputs_of(model(**batch)), adapted)
+    if differs:
         raise PassError(
             f"the merged model gives different outputs than the adapted one: they differ by {difference:.2g}"
         )
     return {"trained_parameters": trained, "merged_difference": difference}
 
 
-def _maps(network: Network, layers: str) -> str:
+def _target_pattern(network: Network, layers: str) -> str:
     """Return the regular expression that matches the module names of the linear layers that get adapters."""
-    linear = {role for role in network.inside if ROLES[role].kind == "linear"}
-    wanted = {"all": linear, "attention": linear - _FEED_FORWARD, "feed_forward": linear & _FEED_FORWARD}[
-        layers
-    ]
-    layer = re.escape(network.layer).replace(re.escape("{i}"), r"\d+")
-    paths = "|".join(re.escape(network.inside[role]) for role in sorted(wanted))
+    linear_roles = {role for role in network.layer_parts if ROLES[role].kind == "linear"}
+    selected = {
+        "all": linear_roles,
+        "attention": linear_roles - _FEED_FORWARD,
+        "feed_forward": linear_roles & _FEED_FORWARD,
+    }[layers]
+    layer = re.escape(network.layer_path).replace(re.escape("{i}"), r"\d+")
+    paths = "|".join(re.escape(network.layer_parts[role]) for role in sorted(selected))
     return rf"(?:.*\.)?{layer}\.(?:{paths})"

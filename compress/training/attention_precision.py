@@ -35,6 +35,6 @@ class Float32Attention(TorchFunctionMode):
         if query.dtype is not torch.bfloat16 or query.device.type != "cpu":
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            wide = tuple(float32(value) for value in args)
-            result = func(*wide, **{name: float32(value) for name, value in kwargs.items()})
+            float32_args = tuple(float32(value) for value in args)
+            result = func(*float32_args, **{name: float32(value) for name, value in kwargs.items()})
         return result.to(torch.bfloat16)

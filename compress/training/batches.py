@@ -9,12 +9,12 @@ from torch import Tensor
 
 from compress.encoding.inputs import Batch
 
-WINDOW = 64
+SORT_WINDOW = 64
 """Number of batches whose examples are sorted by length together: larger pads less, smaller shuffles more."""
 
 
 def shuffled_batches(
-    lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int, window: int = WINDOW
+    lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int, window: int = SORT_WINDOW
 ) -> list[NDArray[np.int64]]:
     """Return the batches of one epoch: every example once, bucketed by length, in random order.
 
@@ -35,22 +35,22 @@ def shuffled_batches(
         group = order[start : start + size * window]
         group = group[np.argsort(lengths[group], kind="stable")]
         batches.extend(group[first : first + size] for first in range(0, len(group), size))
-    return [batches[place] for place in random.permutation(len(batches))]
+    return [batches[index] for index in random.permutation(len(batches))]
 
 
 def batches_by_length(
-    lengths: NDArray[np.int64], size: int, tokens: int | None = None
+    lengths: NDArray[np.int64], size: int, max_tokens: int | None = None
 ) -> list[NDArray[np.int64]]:
     """Return batches of at most `size` over all examples, longest first: minimal padding, for prediction.
 
     Args:
-        tokens: maximum number of tokens in a batch, padding included (a single longer example is still a
+        max_tokens: maximum number of tokens in a batch, padding included (a single longer example is still a
             batch); None: unlimited.
     """
     order, batches, start = np.argsort(-lengths, kind="stable"), list[NDArray[np.int64]](), 0
     while start < len(order):
-        room = size if tokens is None else tokens // max(1, int(lengths[order[start]]))
-        batches.append(order[start : start + max(1, min(size, room))])
+        limit = size if max_tokens is None else max_tokens // max(1, int(lengths[order[start]]))
+        batches.append(order[start : start + max(1, min(size, limit))])
         start += len(batches[-1])
     return batches
 

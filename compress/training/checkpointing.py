@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress.core.disk.files import (
-    Damaged,
-    entry_of,
+    DamagedFileError,
+    file_entry,
     first_damaged,
     make_folder,
     read_sealed,
@@ -31,7 +31,7 @@ from compress.store.checking import CHECKPOINT as INDEX
 from compress.training.distributed.sharding import gathered_tensor, local_shard
 from compress.training.distributed.world import current_world
 
-AS_IT_IS = "_as_it_is"
+EXCLUDED_ATTRIBUTE = "_as_it_is"
 """Attribute that marks a parameter as frozen and excluded from checkpoints."""
 
 
@@ -44,22 +44,22 @@ class Checkpoint:
     best: Mapping[str, Tensor] | None
 
 
-def freeze_parameters(parameter: nn.Parameter) -> None:
+def freeze_parameter(parameter: nn.Parameter) -> None:
     """Freeze a parameter and exclude it from checkpoints: it is restored by loading the model again."""
     parameter.requires_grad_(False)
-    setattr(parameter, AS_IT_IS, True)
+    setattr(parameter, EXCLUDED_ATTRIBUTE, True)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and persistent buffers that checkpoints store, not copied.
 
-    Tied parameters appear once, under their first name; those marked `AS_IT_IS` are excluded.
+    Tied parameters appear once, under their first name; those marked `EXCLUDED_ATTRIBUTE` are excluded.
     """
     saved = model.state_dict().keys()
     tensors = {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
-        if not getattr(parameter, AS_IT_IS, False)
+        if not getattr(parameter, EXCLUDED_ATTRIBUTE, False)
     }
     tensors.update({name: buffer for name, buffer in model.named_buffers() if name in saved})
     return tensors
@@ -87,10 +87,10 @@ def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         tensors.update(
             {f"optimizer/{index}/{name}": gathered_tensor(value) for name, value in moments.items()}
         )
-    for rank, state in enumerate(current_world().gathered(torch.get_rng_state())):
+    for rank, state in enumerate(current_world().all_gather(torch.get_rng_state())):
         tensors[f"random/cpu/{rank}"] = state
     if torch.cuda.is_available():
-        for rank, state in enumerate(current_world().gathered(torch.cuda.get_rng_state())):
+        for rank, state in enumerate(current_world().all_gather(torch.cuda.get_rng_state())):
             tensors[f"random/cuda/{rank}"] = state
     return tensors
 
@@ -105,8 +105,8 @@ def restore_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Te
     for name, tensor in state.items():
         if name.startswith("optimizer/"):
             _, index, moment = name.split("/")
-            like = tensor if moment == "step" else parameters[int(index)]
-            moments.setdefault(int(index), {})[moment] = local_shard(tensor, like)
+            reference = tensor if moment == "step" else parameters[int(index)]
+            moments.setdefault(int(index), {})[moment] = local_shard(tensor, reference)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     rank = current_world().rank
@@ -134,11 +134,11 @@ def save_checkpoint(
     files = {state_name: _write(folder / state_name, state)}
     if best is not None:
         best_name = f"best-{best_step}.safetensors"
-        before = _index(folder)
+        previous = _read_index(folder)
         # A file of that name may belong to an earlier training with another plan in the same folder.
-        same = before is not None and before["values"].get("plan") == values.get("plan")
-        noted = before["files"].get(best_name) if before is not None and same else None
-        files[best_name] = noted or _write(folder / best_name, best)
+        same_plan = previous is not None and previous["values"].get("plan") == values.get("plan")
+        entry = previous["files"].get(best_name) if previous is not None and same_plan else None
+        files[best_name] = entry or _write(folder / best_name, best)
     write_sealed(
         folder / INDEX, {"values": dict(values), "state": state_name, "best": best_name, "files": files}
     )
@@ -149,7 +149,7 @@ def save_checkpoint(
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Load the last complete checkpoint; None if there is none or one of its files is damaged."""
-    index = _index(folder)
+    index = _read_index(folder)
     if index is None or first_damaged(folder, index["files"]) is not None:
         return None
     best = index["best"]
@@ -160,11 +160,11 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     )
 
 
-def _index(folder: Path) -> dict[str, Any] | None:
+def _read_index(folder: Path) -> dict[str, Any] | None:
     """Read the index of a checkpoint; None if there is none or it is damaged."""
     try:
         return read_sealed(folder / INDEX)
-    except (FileNotFoundError, Damaged):
+    except (FileNotFoundError, DamagedFileError):
         return None
 
 
@@ -172,4 +172,4 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write tensors to `path` and return the file's entry for the index."""
     with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    return entry_of(path)
+    return file_entry(path)

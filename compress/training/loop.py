@@ -30,9 +30,9 @@ from compress.training.checkpointing import (
     save_checkpoint,
     training_state,
 )
-from compress.training.distributed.sharding import gathered, shard, unshard
+from compress.training.distributed.sharding import shard, unshard, unsharded
 from compress.training.distributed.world import World, current_world
-from compress.training.objective.means import MeanOfLearnt, SingleMean, SumOfMeans
+from compress.training.objective.means import MeanLoss, SingleMean, SumOfMeans
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, autocast_for
 from compress.training.recomputation import with_checkpointing
@@ -47,10 +47,10 @@ _STEPS_UNREAD: Mapping[Device, int] = {"cpu": 1, "cuda": 20}
 class BatchReplacement(Protocol):
     """A source of examples that replaces the batch in some steps; indices then refer to its own examples.
 
-    `told`: its statistics, plain JSON, stored in checkpoints.
+    `stats`: its statistics, plain JSON, stored in checkpoints.
     """
 
-    told: dict[str, Any]
+    stats: dict[str, Any]
 
     def at(self, step: int) -> Inputs | None:
         """Return the examples for a step, produced with the current weights; None: use a batch of the inputs."""
@@ -59,7 +59,7 @@ class BatchReplacement(Protocol):
 def train(
     model: nn.Module,
     inputs: Inputs,
-    loss: SumOfMeans | MeanOfLearnt,
+    loss: SumOfMeans | MeanLoss,
     spec: TrainingSpec,
     validate: Callable[[nn.Module], float],
     *,
@@ -72,8 +72,8 @@ def train(
     metric: MetricKind | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     keep: Literal["best", "last"] = "best",
-    slow: tuple[nn.Module, float] | None = None,
-    instead: BatchReplacement | None = None,
+    own_rate: tuple[nn.Module, float] | None = None,
+    replacement: BatchReplacement | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Train `model` in place and leave it, in eval mode, with the weights of the best validation score.
@@ -93,8 +93,8 @@ def train(
         name: title of the progress bar and of the curve.
         metric: the metric of the score, for the progress bar.
         keep: `last` keeps the last weights instead, for a loss that the validation score does not reflect.
-        slow: a submodule with its own learning rate, and the ratio of that rate to the base rate.
-        instead: decides in each step whether to replace the batch.
+        own_rate: a submodule with its own learning rate, and the ratio of that rate to the base rate.
+        replacement: decides in each step whether to replace the batch.
         after_step: called after each optimizer step.
 
     Raises:
@@ -115,11 +115,11 @@ def train(
     model.to(device)
     if spec.dropout is not None:
         set_dropout(model, spec.dropout)
-    minimised = loss if isinstance(loss, SumOfMeans) else SingleMean(loss)
-    with_loss: nn.Module = _WithLoss(model, minimised)
+    objective = loss if isinstance(loss, SumOfMeans) else SingleMean(loss)
+    with_loss: nn.Module = _WithLoss(model, objective)
     if world.strategy == "fsdp":
         shard(with_loss, device)
-    optimizer = adamw(model, spec, slow)
+    optimizer = adamw(model, spec, own_rate)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
 
     with ExitStack() as stack:
@@ -129,12 +129,12 @@ def train(
             stack.enter_context(with_checkpointing(model))
         torch.manual_seed(seed + world.rank)
         state = _resume(work, plan, model, optimizer, world)
-        if instead is not None:
-            instead.told.update(state.told)
-            state.told = instead.told
+        if replacement is not None:
+            replacement.stats.update(state.told)
+            state.told = replacement.stats
         if world.size > 1 and world.strategy == "ddp":
             with_loss = _parallel(with_loss, device)
-        backward = _Backward(with_loss, minimised, spec.accumulate, world, precision, device)
+        backward = _Backward(with_loss, objective, spec.accumulate, world, precision, device)
         with_loss.train()
         advance(state.step)
         saved_at = time.monotonic()
@@ -147,29 +147,29 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, total, spec) * group["factor"]
             optimizer.zero_grad(set_to_none=True)
-            read, chosen = inputs, batches[state.step % per_epoch]
-            if instead is not None and (other := instead.at(state.step)) is not None:
-                read, chosen = other, np.arange(len(other))
-            value = backward.run(read, chosen)
+            source, indices = inputs, batches[state.step % per_epoch]
+            if replacement is not None and (replaced := replacement.at(state.step)) is not None:
+                source, indices = replaced, np.arange(len(replaced))
+            batch_loss = backward.run(source, indices)
             nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
             optimizer.step()
             after_step()
             state.step += 1
-            pending.append(value)
+            pending.append(batch_loss)
             if state.step not in evaluations and len(pending) < _STEPS_UNREAD[device]:
                 continue
-            late = time.monotonic() - saved_at >= checkpoint_seconds
-            asked = _read_losses(state, pending, world, late, total)
+            overdue = time.monotonic() - saved_at >= checkpoint_seconds
+            save_now = _read_losses(state, pending, world, overdue, total)
             if state.step in evaluations:
-                with gathered(with_loss):
+                with unsharded(with_loss):
                     # Under FSDP all processes must validate, since they gather the weights layer by layer.
-                    found = validate(model) if world.is_main or world.strategy == "fsdp" else 0.0
-                score = float(world.broadcast_object(found))
+                    own_score = validate(model) if world.is_main or world.strategy == "fsdp" else 0.0
+                score = float(world.broadcast_object(own_score))
                 state.evaluate(model, score, spec, total=total, per_epoch=per_epoch, keep=keep)
                 with_loss.train()
-            advance(len(pending), state.note(metric))
+            advance(len(pending), state.progress_text(metric))
             pending.clear()
-            if state.finished or asked:
+            if state.finished or save_now:
                 tensors = {} if state.finished else training_state(model, optimizer)
                 if world.is_main:
                     values = {**state.values(), "plan": plan}
@@ -217,45 +217,47 @@ class _Backward:
     """Computes the gradients of this process's share of a batch, in `accumulate` parts."""
 
     with_loss: nn.Module
-    minimised: SumOfMeans
+    objective: SumOfMeans
     accumulate: int
     world: World
     precision: Precision
     device: Device
 
-    def run(self, read: Inputs, chosen: NDArray[np.int64]) -> Tensor:
-        """Accumulate the gradients of the examples `chosen` and return their loss, detached."""
-        *early, last = self._parts(read, chosen)
+    def run(self, source: Inputs, batch_indices: NDArray[np.int64]) -> Tensor:
+        """Accumulate the gradients of the examples `batch_indices` and return their loss, detached."""
+        *leading, last = self._parts(source, batch_indices)
         loss = torch.zeros((), device=self.device)
-        for part in early:
+        for part in leading:
             # Gradients accumulate locally and are synchronized once, in the last part.
-            with self._without_averaging():
+            with self._no_sync():
                 loss += self._run_part(*part)
         loss += self._run_part(*last)
         return loss
 
     def _parts(
-        self, read: Inputs, chosen: NDArray[np.int64]
+        self, source: Inputs, batch_indices: NDArray[np.int64]
     ) -> list[tuple[dict[str, Tensor], NDArray[np.int64], Tensor | None]]:
         """Split a batch into this process's parts, each with its indices and the scaling factors of its mean losses."""
-        shares = self.world.shares(chosen, self.accumulate)
-        parts = [(to_tensors(read.batch(indices), self.device), indices) for indices, _ in shares]
+        shares = self.world.local_parts(batch_indices, self.accumulate)
+        parts = [(to_tensors(source.batch(indices), self.device), indices) for indices, _ in shares]
         if len(parts) == self.world.size == 1:
             return [(*parts[0], None)]
         with torch.no_grad(), autocast_for(self.precision, self.device):
-            counts = [self.minimised.counts(batch, torch.from_numpy(indices)) for batch, indices in parts]
-        factors = self.world.factors([count * own for count, (_, own) in zip(counts, shares, strict=True)])
+            counts = [self.objective.counts(batch, torch.from_numpy(indices)) for batch, indices in parts]
+        factors = self.world.mean_factors(
+            [count * is_own for count, (_, is_own) in zip(counts, shares, strict=True)]
+        )
         return [(*part, factor.float().to(self.device)) for part, factor in zip(parts, factors, strict=True)]
 
     def _run_part(
         self, batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None
     ) -> Tensor:
         with autocast_for(self.precision, self.device):
-            value: Tensor = self.with_loss(batch, indices, factors)
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
+            loss: Tensor = self.with_loss(batch, indices, factors)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
-    def _without_averaging(self) -> AbstractContextManager[object]:
+    def _no_sync(self) -> AbstractContextManager[object]:
         if isinstance(self.with_loss, DistributedDataParallel):
             return self.with_loss.no_sync()
         return nullcontext()
@@ -274,21 +276,23 @@ def _resume(
     values = world.broadcast_object(None if checkpoint is None else checkpoint.values)
     if values is None:
         return TrainingState()
-    running = world.broadcast_tensors({} if checkpoint is None else checkpoint.state)
+    tensors = world.broadcast_tensors({} if checkpoint is None else checkpoint.state)
     best = world.broadcast_tensors({} if checkpoint is None or checkpoint.best is None else checkpoint.best)
-    state = TrainingState.read(Checkpoint(values, running, best or None))
+    state = TrainingState.read(Checkpoint(values, tensors, best or None))
     if not state.finished:
-        restore_state(model, optimizer, running)
+        restore_state(model, optimizer, tensors)
     return state
 
 
-def _read_losses(state: TrainingState, pending: list[Tensor], world: World, late: bool, total: int) -> bool:
+def _read_losses(
+    state: TrainingState, pending: list[Tensor], world: World, overdue: bool, total: int
+) -> bool:
     """Add the pending losses to the state; return whether the first process requests a checkpoint.
 
     Raises:
         PassError: one of them is not finite.
     """
-    own = torch.stack(pending).double().tolist()
-    *losses, asked = world.mean([*own, float(late and world.is_main)])
+    local_losses = torch.stack(pending).double().tolist()
+    *losses, requested = world.mean([*local_losses, float(overdue and world.is_main)])
     state.add_losses(losses, total, "Lower `learning_rate`.")
-    return asked > 0
+    return requested > 0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compress.encoding.inputs import LOSS_MASK, WRITTEN, Batch
+from compress.encoding.inputs import LOSS_MASK, SELF_GENERATED, Batch
 from compress.encoding.tokens import INPUT_IDS, TokenInputs
 from compress.models.anatomy.observing import evaluating
 from compress.runtimes.decoding import Sampling, stream
@@ -30,7 +30,7 @@ from compress.training.prediction import Device, Precision, autocast_for
 from compress.training.signals.answers import SignalSource
 from compress.training.signals.capture import Signals
 
-SHOWN = 3
+NUM_SAMPLES = 3
 """Number of sample answers kept for the report, both from the first steps and from the last ones."""
 
 
@@ -38,23 +38,23 @@ SHOWN = 3
 class Completions(TokenInputs):
     """Prompts with generated completions, of which only the completions are trained on.
 
-    `begun`: int64 (n,), index of the completion's first token. `written`: int64 (n,), length of the completion,
-    including those of rows that other processes generated and that are empty here.
+    `starts`: int64 (n,), index of the completion's first token. `completion_lengths`: int64 (n,), length of the
+    completion, including those of rows that other processes generated and that are empty here.
     """
 
-    begun: NDArray[np.int64] = field(kw_only=True)
-    written: NDArray[np.int64] = field(kw_only=True)
+    starts: NDArray[np.int64] = field(kw_only=True)
+    completion_lengths: NDArray[np.int64] = field(kw_only=True)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Return the rows at `indices`, right-padded.
 
         Target tokens are found by position, since the end token may double as the padding token.
         """
-        chosen = np.asarray(indices, np.int64)
-        batch = super().batch(chosen)
-        places = np.arange(batch[INPUT_IDS].shape[1])
-        learnt = (places >= self.begun[chosen, None]) & (places < self.lengths[chosen, None])
-        return {**batch, LOSS_MASK: learnt.astype(np.int64), WRITTEN: np.ones(len(chosen), np.int64)}
+        rows = np.asarray(indices, np.int64)
+        batch = super().batch(rows)
+        positions = np.arange(batch[INPUT_IDS].shape[1])
+        loss_mask = (positions >= self.starts[rows, None]) & (positions < self.lengths[rows, None])
+        return {**batch, LOSS_MASK: loss_mask.astype(np.int64), SELF_GENERATED: np.ones(len(rows), np.int64)}
 
 
 @dataclass(frozen=True)
@@ -87,25 +87,25 @@ class OnPolicy:
         said: decodes token ids to text.
 
     Attributes:
-        told: counts of what was generated so far and the seconds spent, as plain JSON.
+        stats: counts of what was generated so far and the seconds spent, as plain JSON.
     """
 
     def __init__(
         self,
         student: PreTrainedModel,
-        how: OnPolicySettings,
-        like: TokenInputs,
+        settings: OnPolicySettings,
+        template: TokenInputs,
         *,
         parts: int,
         world: World,
         precision: Precision,
         device: Device,
-        said: Callable[[Sequence[int]], str],
+        decode: Callable[[Sequence[int]], str],
     ) -> None:
-        self._student, self._how, self._like, self._parts = student, how, like, parts
-        self._world, self._precision, self._device, self._said = world, precision, device, said
-        counted = dict.fromkeys(("steps", "answers", "tokens", "ended"), 0)
-        self.told: dict[str, Any] = {**counted, "seconds": 0.0, "teacher_seconds": 0.0, "samples": []}
+        self._student, self._settings, self._template, self._parts = student, settings, template, parts
+        self._world, self._precision, self._device, self._decode = world, precision, device, decode
+        counts = dict.fromkeys(("steps", "answers", "tokens", "ended"), 0)
+        self.stats: dict[str, Any] = {**counts, "seconds": 0.0, "teacher_seconds": 0.0, "samples": []}
         self._epoch, self._batches = -1, list[NDArray[np.int64]]()
 
     def at(self, step: int) -> Completions | None:
@@ -113,28 +113,28 @@ class OnPolicy:
 
         On-policy steps are spread evenly: among the first n there are floor(n * share).
         """
-        before, after = (math.floor(count * self._how.share) for count in (step, step + 1))
-        if before == after:
+        previous, reached = (math.floor(count * self._settings.share) for count in (step, step + 1))
+        if previous == reached:
             return None
         started = time.monotonic()
-        texts, ended = self._write(step, self._batch(before))
-        self.told["steps"] += 1
-        self.told["answers"] += len(texts)
-        self.told["tokens"] += int(texts.written.sum())
-        self.told["ended"] += ended
-        self.told["seconds"] += time.monotonic() - started
-        return texts
+        completions, ended = self._write(step, self._prompt_batch(previous))
+        self.stats["steps"] += 1
+        self.stats["answers"] += len(completions)
+        self.stats["tokens"] += int(completions.completion_lengths.sum())
+        self.stats["ended"] += ended
+        self.stats["seconds"] += time.monotonic() - started
+        return completions
 
-    def judged(self, teacher: SignalSource, otherwise: SignalSource) -> SignalSource:
-        """Return answers from `teacher`, run live, for generated batches and from `otherwise` for all others."""
+    def with_teacher(self, teacher: SignalSource, fallback: SignalSource) -> SignalSource:
+        """Return answers from `teacher`, run live, for generated batches and from `fallback` for all others."""
 
-        def answer(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-            if WRITTEN not in shown:
-                return otherwise(indices, shown)
+        def answer(indices: NDArray[np.int64], student_batch: dict[str, Tensor]) -> Signals:
+            if SELF_GENERATED not in student_batch:
+                return fallback(indices, student_batch)
             started = self._now()
-            found = teacher(indices, shown)
-            self.told["teacher_seconds"] += self._now() - started
-            return found
+            signals = teacher(indices, student_batch)
+            self.stats["teacher_seconds"] += self._now() - started
+            return signals
 
         return answer
 
@@ -143,56 +143,58 @@ class OnPolicy:
             torch.cuda.synchronize()
         return time.monotonic()
 
-    def _batch(self, number: int) -> NDArray[np.int64]:
+    def _prompt_batch(self, number: int) -> NDArray[np.int64]:
         """Return the indices of a batch of prompts: each once an epoch, bucketed by length, reshuffled."""
-        how = self._how
-        epoch, place = divmod(number, math.ceil(len(how.prompts) / how.batch_size))
+        settings = self._settings
+        epoch, index = divmod(number, math.ceil(len(settings.prompts) / settings.batch_size))
         if epoch != self._epoch:
-            self._batches = shuffled_batches(how.prompts.lengths, how.batch_size, seed=how.seed, epoch=epoch)
+            self._batches = shuffled_batches(
+                settings.prompts.lengths, settings.batch_size, seed=settings.seed, epoch=epoch
+            )
             self._epoch = epoch
-        return self._batches[place]
+        return self._batches[index]
 
-    def _write(self, step: int, chosen: NDArray[np.int64]) -> tuple[Completions, int]:
+    def _write(self, step: int, prompt_indices: NDArray[np.int64]) -> tuple[Completions, int]:
         """Generate this process's share of the completions; return all rows, and how many ended with an end token."""
-        how, world, count = self._how, self._world, len(chosen)
-        shares = world.shares(np.arange(count), self._parts)
-        mine = [int(row) for indices, _ in shares for row in indices]
-        rows = {row: how.prompts[int(chosen[row])].tolist() for row in mine}
-        written: dict[int, list[int]] = {row: [] for row in mine}
+        settings, world, count = self._settings, self._world, len(prompt_indices)
+        shares = world.local_parts(np.arange(count), self._parts)
+        own_rows = [int(row) for indices, _ in shares for row in indices]
+        rows = {row: settings.prompts[int(prompt_indices[row])].tolist() for row in own_rows}
+        generated: dict[int, list[int]] = {row: [] for row in own_rows}
         with evaluating(self._student), autocast_for(self._precision, self._device):
             for number, token in stream(
                 TorchRows(self._student),
                 rows.values(),
-                how.most,
-                how.ends,
-                Sampling(how.temperature),
-                seeds=lambda number: [how.seed, step, int(chosen[mine[number]])],
+                settings.most,
+                settings.ends,
+                Sampling(settings.temperature),
+                seeds_for=lambda number: [settings.seed, step, int(prompt_indices[own_rows[number]])],
             ):
-                written[mine[number]].append(token)
+                generated[own_rows[number]].append(token)
         lengths, ended = np.zeros(count), np.zeros(count)
-        for indices, own in shares:
+        for indices, is_own in shares:
             # A process without a share of a part generates a row that another process counts.
-            for row in indices if own else ():
-                lengths[row], ended[row] = len(written[row]), written[row][-1] in how.ends
-        known = np.array(world.mean([*lengths, *ended])).reshape(2, count) * world.size
-        texts = Completions(
-            [np.array(rows.get(row, []) + written.get(row, []), np.int32) for row in range(count)],
-            self._like.input_names,
-            self._like.pad_id,
-            begun=how.prompts.lengths[chosen],
-            written=known[0].round().astype(np.int64),
+            for row in indices if is_own else ():
+                lengths[row], ended[row] = len(generated[row]), generated[row][-1] in settings.ends
+        totals = np.array(world.mean([*lengths, *ended])).reshape(2, count) * world.size
+        completions = Completions(
+            [np.array(rows.get(row, []) + generated.get(row, []), np.int32) for row in range(count)],
+            self._template.input_names,
+            self._template.pad_id,
+            starts=settings.prompts.lengths[prompt_indices],
+            completion_lengths=totals[0].round().astype(np.int64),
         )
-        self._sample(step, rows[mine[0]], written[mine[0]])
-        return texts, round(known[1].sum())
+        self._record_sample(step, rows[own_rows[0]], generated[own_rows[0]])
+        return completions, round(totals[1].sum())
 
-    def _sample(self, step: int, prompt: list[int], answer: list[int]) -> None:
+    def _record_sample(self, step: int, prompt: list[int], answer: list[int]) -> None:
         """Keep a sample answer, among the first and the most recent ones."""
-        ended = answer[-1] in self._how.ends
-        said = {
+        ended = answer[-1] in self._settings.ends
+        sample = {
             "step": step + 1,
-            "prompt": self._said(prompt),
-            "answer": self._said(answer[: len(answer) - ended]),
+            "prompt": self._decode(prompt),
+            "answer": self._decode(answer[: len(answer) - ended]),
             "ended": ended,
         }
-        before = self.told["samples"]
-        self.told["samples"] = [*before[:SHOWN], *before[SHOWN:][1 - SHOWN :], said]
+        samples = self.stats["samples"]
+        self.stats["samples"] = [*samples[:NUM_SAMPLES], *samples[NUM_SAMPLES:][1 - NUM_SAMPLES :], sample]

@@ -8,23 +8,23 @@ from torch.optim import AdamW
 from compress.profile.specs.training import TrainingSpec
 
 
-def adamw(model: nn.Module, spec: TrainingSpec, slow: tuple[nn.Module, float] | None = None) -> AdamW:
+def adamw(model: nn.Module, spec: TrainingSpec, own_rate: tuple[nn.Module, float] | None = None) -> AdamW:
     """Build a fused AdamW optimizer; one-dimensional parameters (biases, norms) and embeddings get no weight decay.
 
     Embeddings have none so that the rows of tokens that no example contains stay exactly unchanged.
     Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2019 (arXiv:1711.05101).
 
     Args:
-        slow: a submodule and the factor on its learning rate, stored as `factor` in each parameter group.
+        own_rate: a submodule and the factor on its learning rate, stored as `factor` in each parameter group.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    slowed = set() if slow is None else {id(parameter) for parameter in slow[0].parameters()}
+    own_rate_ids = set() if own_rate is None else {id(parameter) for parameter in own_rate[0].parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            free = parameter.ndim < 2 or id(parameter) in embeddings
-            factor = slow[1] if slow is not None and id(parameter) in slowed else 1.0
-            groups.setdefault((0.0 if free else spec.weight_decay, factor), []).append(parameter)
+            no_decay = parameter.ndim < 2 or id(parameter) in embeddings
+            factor = own_rate[1] if own_rate is not None and id(parameter) in own_rate_ids else 1.0
+            groups.setdefault((0.0 if no_decay else spec.weight_decay, factor), []).append(parameter)
     return AdamW(
         [
             {"params": parameters, "weight_decay": decay, "factor": factor}
@@ -42,6 +42,10 @@ def learning_rate(step: int, steps: int, spec: TrainingSpec) -> float:
 
     Linear warmup to the peak over the first `warmup` fraction of the steps, then linear decay to 0 at `steps`.
     """
-    rising = spec.warmup * steps
-    factor = (step + 1) / rising if step + 1 < rising else (steps - step) / max(steps - rising, 1)
+    warmup_steps = spec.warmup * steps
+    factor = (
+        (step + 1) / warmup_steps
+        if step + 1 < warmup_steps
+        else (steps - step) / max(steps - warmup_steps, 1)
+    )
     return spec.learning_rate * min(factor, 1.0)

@@ -15,7 +15,7 @@ from compress.encoding.inputs import LOSS_MASK, Batch, Inputs, model_inputs
 from compress.models.anatomy.observing import evaluating
 from compress.models.io.outputs import outputs_of
 from compress.runtimes.torch_decoder import TorchDecoder
-from compress.runtimes.torch_worker import Torch
+from compress.runtimes.torch_worker import TorchModel
 from compress.tasks.base import Answers, Task, Truth, answers_of
 from compress.training.attention_precision import Float32Attention
 from compress.training.batches import batches_by_length, to_tensors
@@ -25,7 +25,7 @@ Device = Literal["cpu", "cuda"]
 
 BATCH_SIZE = 64
 """Batch size for inference."""
-WINDOWS = 4
+LM_BATCH_SIZE = 4
 """Batch size for causal language models, whose outputs are logits over the vocabulary at every token."""
 LOGITS = 2**24
 """Maximum number of logits of one batch when several such texts are scored together."""
@@ -46,9 +46,9 @@ def _bf16_on_cpu() -> Iterator[None]:
         yield
 
 
-def examples_at_once(inputs: Inputs) -> int:
+def inference_batch_size(inputs: Inputs) -> int:
     """Return the inference batch size for these inputs."""
-    return WINDOWS if len(inputs) and LOSS_MASK in inputs.batch([0]) else BATCH_SIZE
+    return LM_BATCH_SIZE if len(inputs) and LOSS_MASK in inputs.batch([0]) else BATCH_SIZE
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -64,21 +64,23 @@ def predict(
     device: Device,
 ) -> NDArray[np.float32]:
     """Return outputs (n, ...), float32, in the order of the examples; the model's training mode is restored."""
-    size = examples_at_once(inputs)
-    return _kept(model, inputs, lambda batch: {"": _outputs(model, batch, device)}, precision, device, size)[
-        ""
-    ]
+    size = inference_batch_size(inputs)
+    return _run_batches(
+        model, inputs, lambda batch: {"": _outputs(model, batch, device)}, precision, device, size
+    )[""]
 
 
-def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precision, device: Device) -> Answers:
+def predict_answers(
+    model: nn.Module, inputs: Inputs, task: Task, *, precision: Precision, device: Device
+) -> Answers:
     """Return what the task keeps of the model's outputs on encoded examples.
 
     Only one batch of full outputs is in memory at a time; for causal language models its logits are bounded as
     they are when a saved model is scored.
     """
-    if (made := getattr(task.scorer, "outputs", None)) is None:
-        size = examples_at_once(inputs)
-        return _kept(
+    if (compute_outputs := getattr(task.scorer, "outputs", None)) is None:
+        size = inference_batch_size(inputs)
+        return _run_batches(
             model,
             inputs,
             lambda batch: answers_of(task, _outputs(model, batch, device), batch),
@@ -86,18 +88,18 @@ def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precisio
             device,
             size,
         )
-    runs = Torch(model, device, TorchDecoder(model))
+    runner = TorchModel(model, device, TorchDecoder(model))
     with evaluating(model), autocast_for(precision, device):
-        words = runs(inputs.batch([int(np.argmin(inputs.lengths))])).shape[-1]
-    return _kept(
+        vocabulary_size = runner(inputs.batch([int(np.argmin(inputs.lengths))])).shape[-1]
+    return _run_batches(
         model,
         inputs,
-        lambda batch: answers_of(task, made(runs, batch, {"words": words}), batch),
+        lambda batch: answers_of(task, compute_outputs(runner, batch, {"words": vocabulary_size}), batch),
         precision,
         device,
         BATCH_SIZE,
-        # At most as many tokens as `WINDOWS` of the longest texts.
-        min(LOGITS // words, WINDOWS * int(inputs.lengths.max())),
+        # At most as many tokens as `LM_BATCH_SIZE` of the longest texts.
+        min(LOGITS // vocabulary_size, LM_BATCH_SIZE * int(inputs.lengths.max())),
     )
 
 
@@ -111,29 +113,30 @@ def score(
     device: Device,
 ) -> float:
     """Return the task's metric of the model on encoded examples, as passes compare it: larger is better."""
-    return task.score(answers(model, inputs, task, precision=precision, device=device), truth).rank
+    return task.score(predict_answers(model, inputs, task, precision=precision, device=device), truth).rank
 
 
-def _kept(
+def _run_batches(
     model: nn.Module,
     inputs: Inputs,
-    keep: Callable[[Batch], Mapping[str, NDArray[Any]]],
+    reduce: Callable[[Batch], Mapping[str, NDArray[Any]]],
     precision: Precision,
     device: Device,
-    size: int,
-    tokens: int | None = None,
+    batch_size: int,
+    max_tokens: int | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Apply `keep` to batches of at most `size` examples and `tokens` tokens; return arrays in example order."""
-    kept: dict[str, NDArray[Any]] = {}
+    """Apply `reduce` to batches of at most `batch_size` examples and `max_tokens` tokens; return arrays in example
+    order."""
+    results: dict[str, NDArray[Any]] = {}
     with evaluating(model), torch.inference_mode(), autocast_for(precision, device):
-        for places in batches_by_length(inputs.lengths, size, tokens):
-            for name, rows in keep(inputs.batch(places)).items():
-                if name not in kept:
-                    kept[name] = np.empty((len(inputs), *rows.shape[1:]), rows.dtype)
-                kept[name][places] = rows
-    return kept
+        for indices in batches_by_length(inputs.lengths, batch_size, max_tokens):
+            for name, rows in reduce(inputs.batch(indices)).items():
+                if name not in results:
+                    results[name] = np.empty((len(inputs), *rows.shape[1:]), rows.dtype)
+                results[name][indices] = rows
+    return results
 
 
 def _outputs(model: nn.Module, batch: Batch, device: Device) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = forward(model, to_tensors(batch, device)).float().cpu().numpy()
-    return found
+    outputs: NDArray[np.float32] = forward(model, to_tensors(batch, device)).float().cpu().numpy()
+    return outputs

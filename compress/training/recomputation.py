@@ -23,33 +23,33 @@ def with_checkpointing(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: the model does not support it.
     """
-    found = [
+    models = [
         module
         for module in model.modules()
         if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing
     ]
-    if not found:
+    if not models:
         raise ModelError(
             "this model does not support gradient checkpointing",
             where="gradient_checkpointing",
             hint="Transformers models do; for others lower `batch_size`, or set `accumulate`.",
         )
-    settings = {"use_reentrant": False, "context_fn": _arithmetics}
-    for module in found:
+    settings = {"use_reentrant": False, "context_fn": _recompute_contexts}
+    for module in models:
         _switch(module, "enable")(settings)
     try:
         yield
     finally:
-        for module in found:
+        for module in models:
             _switch(module, "disable")()
 
 
-def _switch(model: PreTrainedModel, what: str) -> Any:
+def _switch(model: PreTrainedModel, action: str) -> Any:
     # transformers 6 drops the old name, which is the only one in 5.3.
-    new = getattr(model, f"activation_checkpointing_{what}", None)
-    return new or getattr(model, f"gradient_checkpointing_{what}")
+    method = getattr(model, f"activation_checkpointing_{action}", None)
+    return method or getattr(model, f"gradient_checkpointing_{action}")
 
 
-def _arithmetics() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+def _recompute_contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     # torch restores autocast for the recomputation, but not other modes of the first forward pass.
     return nullcontext(), Float32Attention()

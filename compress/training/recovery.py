@@ -31,7 +31,7 @@ from compress.training.signals.answers import (
     no_signals,
 )
 from compress.training.signals.segmentation import check_aligned
-from compress.training.signals.teachers import signals_in
+from compress.training.signals.teachers import step_signals
 from compress.training.state import TrainResult
 from compress.training.validation import Validation
 
@@ -56,7 +56,7 @@ def recover(
         PassError: there are neither labels nor a teacher.
     """
     teacher = ctx.inputs.get("teacher")
-    losses = recovery_losses(spec, ctx.task.kind, taught=teacher is not None)
+    losses = recovery_losses(spec, ctx.task.kind, has_teacher=teacher is not None)
     inputs = ctx.task.encode(ctx.data.train, interface)
     return train_with(ctx, model, losses, (interface, inputs), spec, validation, name, teacher).curve
 
@@ -65,7 +65,7 @@ def train_with(
     ctx: StepContext,
     model: nn.Module,
     losses: Sequence[LossSpec],
-    read: tuple[Path, Inputs],
+    encoded: tuple[Path, Inputs],
     spec: TrainingSpec,
     validation: Validation,
     name: str,
@@ -74,37 +74,44 @@ def train_with(
     """Train `model` in place with the given losses on the training split; used by `recover`.
 
     Args:
-        read: the model's interface folder, and the training examples encoded with it.
+        encoded: the model's interface folder, and the training examples encoded with it.
         teacher: None: train on the data alone.
     """
-    _, inputs = read
-    answers: SignalSource = no_signals
-    if teacher is None or not any(loss.compares for loss in losses):
-        objective = objective_between(losses, model, read, None, seed=ctx.seed)
+    _, inputs = encoded
+    signal_source: SignalSource = no_signals
+    if teacher is None or not any(loss.needs_teacher for loss in losses):
+        objective = objective_between(losses, model, encoded, None, seed=ctx.seed)
     else:
-        theirs = ctx.task.encode(ctx.data.train, teacher.path)
-        taught = load_model(teacher.path, allow_code=ctx.allow_code)
+        teacher_inputs = ctx.task.encode(ctx.data.train, teacher.path)
+        teacher_model = load_model(teacher.path, allow_code=ctx.allow_code)
         objective = objective_between(
             losses,
             model,
-            read,
-            (taught, theirs),
+            encoded,
+            (teacher_model, teacher_inputs),
             seed=ctx.seed,
-            two_heads=_two_goals(losses),
+            two_heads=_needs_two_heads(losses),
         )
-        rows = ctx.task.kind.head != "own"
-        check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
+        row_outputs = ctx.task.kind.head != "own"
+        check_aligned(
+            objective.teacher_needs,
+            encoded,
+            [("teacher", teacher.path, teacher_inputs)],
+            row_outputs=row_outputs,
+        )
         if is_cached(ctx.task.kind, losses, spec.epochs):
             # All its signals are cached: free its memory.
-            del taught
-            answers = from_cache(signals_in(ctx, teacher, theirs, objective.teacher_needs))
+            del teacher_model
+            signal_source = from_cache(step_signals(ctx, teacher, teacher_inputs, objective.teacher_needs))
         else:
-            answers = from_model(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
+            signal_source = from_model(
+                teacher_model.to(ctx.device), objective.teacher_needs, ctx.device, inputs=teacher_inputs
+            )
     module = TrainingModule(model, objective.to(ctx.device))
     return train(
         module,
         inputs,
-        batch_loss(module, answers, per_row(ctx.data.train.labels, inputs)),
+        batch_loss(module, signal_source, per_row(ctx.data.train.labels, inputs)),
         spec,
         validation.score,
         work=ctx.work / name,
@@ -117,7 +124,7 @@ def train_with(
     )
 
 
-def check_count(model: nn.Module, predicted: int, where: str) -> None:
+def check_parameter_count(model: nn.Module, predicted: int, where: str) -> None:
     """Check that a reduced model has the predicted number of parameters.
 
     Raises:
@@ -138,18 +145,18 @@ def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None
     saved = load_model(out, allow_code=True)
     batch = to_tensors(inputs.batch(range(min(len(inputs), 4))), "cpu")
     with torch.inference_mode():
-        expected, found = (
+        expected, actual = (
             outputs_of(model.eval()(**model_inputs(batch))),
             outputs_of(saved(**model_inputs(batch))),
         )
-    if not torch.equal(expected, found):
-        difference = float((expected - found).abs().max())
+    if not torch.equal(expected, actual):
+        difference = float((expected - actual).abs().max())
         raise PassError(
             f"the saved model gives different outputs: they differ by {difference:.2g}", where=where
         )
 
 
-def _two_goals(losses: Sequence[LossSpec]) -> bool:
+def _needs_two_heads(losses: Sequence[LossSpec]) -> bool:
     """Whether both labels and a teacher supervise the outputs, so that a model with two heads trains one on each."""
     outputs = [loss for loss in losses if loss.reaches_outputs]
-    return {loss.compares for loss in outputs} == {True, False}
+    return {loss.needs_teacher for loss in outputs} == {True, False}

@@ -51,18 +51,18 @@ class TrainingState:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def taken(self) -> float:
+    def elapsed_seconds(self) -> float:
         """Training time in seconds so far, over all runs that were resumed."""
         return self.seconds + time.monotonic() - self.started
 
     def values(self) -> dict[str, Any]:
         """Return the JSON values for the checkpoint."""
-        plain = ("step", "loss_sum", "loss_steps", "best_step", "worse", "finished", "told")
+        keys = ("step", "loss_sum", "loss_steps", "best_step", "worse", "finished", "told")
         return {
-            **{name: getattr(self, name) for name in plain},
+            **{name: getattr(self, name) for name in keys},
             "best_score": None if self.best is None else self.best_score,
             "points": [point.model_dump() for point in self.points],
-            "seconds": self.taken,
+            "seconds": self.elapsed_seconds,
         }
 
     @classmethod
@@ -128,20 +128,22 @@ class TrainingState:
         stopped = spec.patience is not None and self.worse >= spec.patience
         self.finished = stopped or self.step == total
 
-    def note(self, metric: MetricKind | None = None) -> str:
+    def progress_text(self, metric: MetricKind | None = None) -> str:
         """Return the last loss and the best score, as a value of `metric` if given, for a progress bar."""
         score = ""
         if self.best is not None:
-            named, value = (
-                ("score", self.best_score) if metric is None else (metric.words, metric.rank(self.best_score))
+            metric_name, value = (
+                ("score", self.best_score)
+                if metric is None
+                else (metric.display_name, metric.rank(self.best_score))
             )
-            score = f", best {named} {value:.4f}"
+            score = f", best {metric_name} {value:.4f}"
         return f"loss {self.last_loss:.3f}{score}"
 
     def result(self, name: str, per_epoch: int) -> TrainResult:
         """Return the result of the finished training."""
         return TrainResult(
-            Curve(name=name, points=tuple(self.points), seconds=self.taken),
+            Curve(name=name, points=tuple(self.points), seconds=self.elapsed_seconds),
             best_score=self.best_score,
             best_step=self.best_step,
             steps=self.step,
@@ -157,5 +159,7 @@ def training_steps(spec: TrainingSpec, examples: int) -> tuple[int, int]:
 
 def evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) -> frozenset[int]:
     """Return the steps to validate after: `per_epoch_evaluations` times an epoch, and the last of `total`."""
-    every = per_epoch / per_epoch_evaluations
-    return frozenset({max(1, round(k * every)) for k in range(1, math.floor(total / every) + 1)} | {total})
+    interval = per_epoch / per_epoch_evaluations
+    return frozenset(
+        {max(1, round(k * interval)) for k in range(1, math.floor(total / interval) + 1)} | {total}
+    )

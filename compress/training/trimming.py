@@ -26,13 +26,13 @@ from compress.step import StepContext
 
 @dataclass(frozen=True)
 class TrimmedVocabulary:
-    """A trimmed vocabulary: `table` maps token ids of the source model to the student's, `kept` maps them back."""
+    """A trimmed vocabulary: `table` maps token ids of the source model to the student's, `kept_ids` maps them back."""
 
     table: Ids
-    kept: Ids
+    kept_ids: Ids
 
 
-def tokens_of(inputs: Inputs) -> TokenInputs:
+def as_token_inputs(inputs: Inputs) -> TokenInputs:
     """Return the inputs as `TokenInputs`.
 
     Raises:
@@ -45,8 +45,8 @@ def tokens_of(inputs: Inputs) -> TokenInputs:
 
 def training_tokens(ctx: StepContext, source: Path) -> Iterator[Ids]:
     """Yield the token ids, by the tokenizer of `source`, of every example that a model may be trained on."""
-    for split in ctx.data.shown:
-        yield from tokens_of(ctx.task.encode(split, source)).ids
+    for split in ctx.data.training_sets:
+        yield from as_token_inputs(ctx.task.encode(split, source)).ids
 
 
 def write_tokenizer(
@@ -62,20 +62,20 @@ def write_tokenizer(
     Raises:
         ModelError: this type of tokenizer cannot be trimmed.
     """
-    declared = read_mapping(source / TASK)
-    declared["labels"] = list(labels)
+    task_config = read_mapping(source / TASK)
+    task_config["labels"] = list(labels)
     if trim is None:
         if (source / TOKENIZER).exists():
             copy_file(source / TOKENIZER, out / TOKENIZER)
-        write_json(out / TASK, declared)
+        write_json(out / TASK, task_config)
         return None
     vocabulary = read_vocabulary(source / TOKENIZER)
     check_can_trim(vocabulary)
-    kept = choose_tokens(vocabulary, texts, trim.margin)
-    table = id_table(vocabulary, kept)
+    kept_ids = choose_tokens(vocabulary, texts, trim.margin)
+    table = id_table(vocabulary, kept_ids)
     write_text(out / TOKENIZER, trim_tokenizer(source / TOKENIZER, table))
     for name in ("pad_id", "unk_id", "mask_id"):
-        if declared.get(name, -1) >= 0:
-            declared[name] = int(table[declared[name]])
-    write_json(out / TASK, declared)
-    return TrimmedVocabulary(table, kept)
+        if task_config.get(name, -1) >= 0:
+            task_config[name] = int(table[task_config[name]])
+    write_json(out / TASK, task_config)
+    return TrimmedVocabulary(table, kept_ids)

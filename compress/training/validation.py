@@ -13,7 +13,7 @@ from compress.encoding.inputs import Inputs
 from compress.step import StepContext
 from compress.tasks.base import Truth
 from compress.training.prediction import score
-from compress.training.signals.teachers import signals_in
+from compress.training.signals.teachers import step_signals
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Validation:
         examples, outputs = ctx.data.validation, None
         if ctx.task.needs_reference(examples):
             outputs = np.asarray(
-                signals_in(ctx, reference, ctx.task.encode(examples, reference.path)).outputs
+                step_signals(ctx, reference, ctx.task.encode(examples, reference.path)).outputs
             )
         return cls(ctx, ctx.task.encode(examples, interface), Truth.of(examples, outputs))
 
-    def read_by(self, interface: Path) -> Validation:
+    def for_interface(self, interface: Path) -> Validation:
         """Return the same validation encoded for a model with another interface."""
         return Validation(self.ctx, self.ctx.task.encode(self.ctx.data.validation, interface), self.truth)
 

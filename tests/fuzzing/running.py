@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from compress.core.disk.exhaustion import ran_out
+from compress.core.disk.exhaustion import is_exhaustion
 from compress.core.errors import CompressError
 from tests.fuzzing.targets import TARGETS, FuzzTarget
 
@@ -58,7 +58,7 @@ def stumbles(target: FuzzTarget, data: bytes, folder: Path) -> str | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - panics of Rust libraries and hangs, too
-        return None if ran_out(error) else traceback.format_exc()
+        return None if is_exhaustion(error) else traceback.format_exc()
     return None
 
 

@@ -35,7 +35,7 @@ from compress.profile.yaml_lines import override, read_source
 from compress.reporting.data.frame import contract_text
 from compress.runtimes.runner import write_batches
 from compress.store.runs import RunStore
-from compress.targets.ssh.device import Facts
+from compress.targets.ssh.device import DeviceFacts
 from tests.fuzzing.mutations import changed_bytes, changed_json
 from tests.jobs import write_job
 from tests.records import bert_run
@@ -268,7 +268,7 @@ def reads_answer(data: bytes, folder: Path) -> None:
     for job in json.loads((folder / "jobs.json").read_text()):
         result_fault(job, answer)
     with suppress(ValidationError):
-        Facts.model_validate(answer)
+        DeviceFacts.model_validate(answer)
 
 
 def prepare_answer(folder: Path) -> list[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.bundles.web.packages import RUNTIME, TOKENIZERS, locked
+from compress.bundles.web.packages import RUNTIME, TOKENIZERS, pinned_package
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in (RUNTIME, TOKENIZERS):
         folder = tmp_path / "node_modules" / name
-        package = locked(name)
+        package = pinned_package(name)
         for file in package.files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(file)

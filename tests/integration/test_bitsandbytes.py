@@ -15,7 +15,7 @@ from torch import nn
 
 from compress.core.artifacts import BITSANDBYTES, TORCH_WEIGHTS, Artifact
 from compress.core.errors import ModelError, ProfileError
-from compress.core.forms import Numbers, Structure
+from compress.core.forms import NumberFormat, Structure
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.ensemble import Ensemble
@@ -82,7 +82,7 @@ def test_what_is_reloaded_is_what_was_in_memory(source: Artifact, tmp_path: Path
     np.testing.assert_array_equal(outputs_in_a_fresh_process(after.path, **INPUTS), wanted)
     float_outputs = outputs(model)
     assert 0 < np.abs(wanted - float_outputs).max() < (0.05 if keys["bits"] == 8 else 0.5)
-    assert result.form.numbers is Numbers.BITSANDBYTES
+    assert result.form.numbers is NumberFormat.BITSANDBYTES
     assert (result.facts["packed_layers"], result.facts["float_layers"]) == (14, 0)
     assert after.size_mb < (0.5 if keys["bits"] == 8 else 0.4) * source.size_mb
 

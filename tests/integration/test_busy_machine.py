@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from compress.core.records import RunRecord, TargetMeasurement
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.engine.running import run_job
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.feeds import scenarios
-from compress.measuring.timing.latency import latency_row, timed
+from compress.measuring.timing.latency import latency_row, time_models
 from compress.profile.schema import MeasureSpec, TargetSpec
 from compress.reporting.data.frame import contract
 from compress.runtimes import runner
@@ -60,7 +60,7 @@ def test_what_is_timed_beside_others_is_marked_and_nothing_is_claimed(busy: None
     jobs = JobFolder.of_target(tmp_path, resolve(TargetSpec(threads=1)))
     feeds, model = jobs.feeds("feeds", scenario.batches(inputs)), str(artifact.model_file)
     spec = MeasureSpec(examples=1, min_seconds=0.05, min_rounds=8)
-    results = timed(jobs, [model, model], [[feeds, feeds]], spec, processes=1)
+    results = time_models(jobs, [model, model], [[feeds, feeds]], spec, processes=1)
     row = latency_row(scenario, results, 0, 1.0, 0)
     assert row.disturbance is not None
     assert (row.disturbed, row.verdict) == (True, None)
@@ -106,7 +106,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def once(**budget: float) -> RunRecord:
         job = made_job(tmp_path, cache, profile_of(budget=budget), made)
-        return run_job(job, cache, tmp_path, Silent(), lambda run, record: None)[0]
+        return run_job(job, cache, tmp_path, SilentProgress(), lambda run, record: None)[0]
 
     once.measured = measured  # type: ignore[attr-defined]
     return once

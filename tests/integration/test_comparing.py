@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.records import RunRecord
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.engine.foreign.measuring import measure_files
 from compress.engine.foreign.onnx_file import ModelSettings
 from compress.engine.running import run_job
@@ -30,7 +30,7 @@ def embedded_run(folder: Path, cache: Cache, **changes: Any) -> RunRecord:
     profile = profile_of(task="sentence-embedding", **changes)
     steps = dict.fromkeys(("source", "source.onnx", "quantize"), write_embedder_artifact)
     run, _ = run_job(
-        made_job(folder, cache, profile, steps), cache, folder, Silent(), lambda run, record: None
+        made_job(folder, cache, profile, steps), cache, folder, SilentProgress(), lambda run, record: None
     )
     return run
 
@@ -41,7 +41,7 @@ def measured(model: Path, folder: Path, **changes: Any) -> RunRecord:
     sections = {key: getattr(profile, key) for key in ("task", "seed", "data", "targets", "measure")}
     request = MeasureRequest(name="measured", **sections)
     run, _ = measure_files(
-        model, None, ModelSettings(), request, folder, folder, Silent(), lambda run, record: None
+        model, None, ModelSettings(), request, folder, folder, SilentProgress(), lambda run, record: None
     )
     return run
 

@@ -12,7 +12,7 @@ import pytest
 
 from compress.core.errors import PassError, ResourceError
 from compress.core.records import RunRecord
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.engine.running import run_job
 from compress.passes.quantize.kind import FP16_BASELINE
 from compress.planning.steps import build_plan
@@ -63,7 +63,11 @@ def run_with(
         monkeypatch.setattr("compress.passes.quantize.step.run", raising(failing["step"]))
     cache = Cache(folder / "cache")
     run, _ = run_job(
-        made_job(folder, cache, profile, made, plan), cache, folder, Silent(), lambda run, record: None
+        made_job(folder, cache, profile, made, plan),
+        cache,
+        folder,
+        SilentProgress(),
+        lambda run, record: None,
     )
     return run
 

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from compress.core.artifacts import open_artifact
 from compress.core.disk.files import sha256_file, write_json
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.encoding.tokens import TokenInputs
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
@@ -88,7 +88,7 @@ def train_tiny(
     work = folder / ("work" if rank == 0 else "other")
     train(
         model, inputs, loss, spec, validate, work=work, seed=7, precision="fp32",
-        device="cpu", progress=Silent(), name="t", checkpoint_seconds=0.0 if stop_at else 60.0,
+        device="cpu", progress=SilentProgress(), name="t", checkpoint_seconds=0.0 if stop_at else 60.0,
     )  # fmt: skip
     save_file(
         {name: tensor.clone() for name, tensor in weights_of(model).items()},
@@ -118,19 +118,19 @@ def train_writing(rank: int, processes: int, folder: Path) -> None:
     inputs = TokenInputs([np.array(one) for one in prompts], ("input_ids", "attention_mask"), 0)
     how = OnPolicySettings(1.0, inputs.ragged, 5, 6, (2,), 1.0, seed=3)
     policy = OnPolicy(
-        student, how, inputs, parts=2, world=current_world(), precision="fp32", device="cpu", said=str
+        student, how, inputs, parts=2, world=current_world(), precision="fp32", device="cpu", decode=str
     )
     logits: LossSpec = LOSS_ENTRIES.parse("logits", {"temperature": 1, "top_k": "all"})
     objective = objective_between([logits], student, (folder, inputs), (teacher, inputs), seed=0)
     module = TrainingModule(student, objective)
-    answers = policy.judged(from_model(teacher, objective.teacher_needs, "cpu"), no_signals)
+    answers = policy.with_teacher(from_model(teacher, objective.teacher_needs, "cpu"), no_signals)
     spec = TrainingSpec(epochs=3, learning_rate=1e-3, batch_size=5, accumulate=2, dropout=0.0)
     train(
         module, inputs, batch_loss(module, answers, np.zeros(7, np.int64)), spec, lambda model: 0.0,
-        work=folder / f"work-{rank}", seed=7, precision="fp32", device="cpu", progress=Silent(), name="t",
-        keep="last", instead=policy,
+        work=folder / f"work-{rank}", seed=7, precision="fp32", device="cpu", progress=SilentProgress(), name="t",
+        keep="last", replacement=policy,
     )  # fmt: skip
-    told = {name: policy.told[name] for name in ("steps", "answers", "tokens", "ended")}
+    told = {name: policy.stats[name] for name in ("steps", "answers", "tokens", "ended")}
     write_json(folder / f"told-{rank}.json", told)
     save_file(
         {name: tensor.clone() for name, tensor in weights_of(student).items()},

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from compress.core.artifacts import TASK
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
-from compress.models.anatomy.table.families import FAMILIES, families_that_can
+from compress.models.anatomy.table.families import FAMILIES, families_supporting
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.outputs import outputs_of
 from compress.models.teacher.images import open_image_teacher
@@ -31,8 +31,8 @@ from tests.tiny_families import (
     write_tokenizer,
 )
 
-TEXTS = families_that_can("lower", "texts")
-IMAGES = families_that_can("lower", "images")
+TEXTS = families_supporting("lower", "texts")
+IMAGES = families_supporting("lower", "images")
 FEW = ("beit", "clip", "convnext", "deit", "levit", "resnet", "swin", "vit")
 """Of images, one of each kind; the others are slow tests."""
 SORTED = tuple(sorted(LABELS))

@@ -13,7 +13,7 @@ import pytest
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.errors import ModelError, UsageError
 from compress.core.records import RunRecord
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.encoding.interface import as_model_inputs
 from compress.engine.foreign.measuring import measure_files
@@ -55,7 +55,7 @@ def outputs(folder: Path, texts: tuple[str, ...]) -> np.ndarray:
 
 def test_texts_are_padded_and_cut_to_the_length(tmp_path: Path):
     found = taken(fixed(tmp_path / "model", 1, 5), tmp_path / "taken")
-    assert found.fixed.facts() == {"batch_size": 1, "length": 5}
+    assert found.fixed_sizes.facts() == {"batch_size": 1, "length": 5}
     folder = tmp_path / "taken"
     inputs = as_model_inputs(TASK.encode(Examples(TEXTS, np.zeros(len(TEXTS), np.int64)), folder), folder)
     batch = inputs.batch([0])
@@ -97,7 +97,7 @@ def test_an_image_model_of_one_image(tmp_path: Path):
         16,
         tmp_path / "taken",
     )
-    assert found.fixed.facts() == {"batch_size": 1}
+    assert found.fixed_sizes.facts() == {"batch_size": 1}
 
 
 def measured(model: Path, folder: Path, **target: Any) -> RunRecord:
@@ -113,7 +113,7 @@ def measured(model: Path, folder: Path, **target: Any) -> RunRecord:
         }
     )
     run, _ = measure_files(
-        model, None, ModelSettings(), request, folder, folder, Silent(), lambda run, record: None
+        model, None, ModelSettings(), request, folder, folder, SilentProgress(), lambda run, record: None
     )
     return run
 

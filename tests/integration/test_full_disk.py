@@ -94,7 +94,7 @@ def test_an_artifact_that_could_not_be_written_is_none(disk: SmallDisk) -> None:
     filled = disk.fill(left_kb=100)
 
     def make() -> None:
-        with resource_errors(lambda: (cache.root,)), cache.making("a" * 64) as out:
+        with resource_errors(lambda: (cache.root,)), cache.staging("a" * 64) as out:
             (out / "model.safetensors").write_bytes(bytes(200_000))
             seal(out, TORCH_FLOAT, {"parameters": 1})
             cache.publish(
@@ -112,7 +112,7 @@ def test_an_artifact_that_could_not_be_written_is_none(disk: SmallDisk) -> None:
     assert list((cache.root / "making").iterdir()) == []
     filled.unlink()
     make()
-    assert cache.find("a" * 64, hashed=True) is not None
+    assert cache.find("a" * 64, verify_hashes=True) is not None
 
 
 def test_rows_are_written_whole_or_the_error_says_so(disk: SmallDisk) -> None:
@@ -124,9 +124,9 @@ def test_rows_are_written_whole_or_the_error_says_so(disk: SmallDisk) -> None:
     rows = np.ones((1000, 250), np.float32)
     # The system writes what it has space for, and counts it: that is no error of its own.
     with pytest.raises(ResourceError, match="the disk is full"), resource_errors(lambda: (disk.path,)):
-        array.put(np.arange(1000), rows)
+        array.write_rows(np.arange(1000), rows)
     (disk.path / "filled").unlink()
-    array.put(np.arange(1000), rows)
+    array.write_rows(np.arange(1000), rows)
     assert (array.rows(np.arange(1000)) == rows).all()
 
 
@@ -136,14 +136,14 @@ def test_a_bundle_is_placed_whole_or_not_at_all(disk: SmallDisk, tmp_path: Path)
         (tmp_path / name / "model.onnx").write_bytes(bytes(size))
     first, second = (seal(tmp_path / name, TORCH_FLOAT, {}) for name in ("first", "second"))
     store = RunStore(disk.path)
-    store.place_bundle(first)
+    store.copy_bundle(first)
     disk.fill(left_kb=100)
     with pytest.raises(ResourceError, match="the disk is full"), resource_errors(lambda: (disk.path,)):
-        store.place_bundle(second)
+        store.copy_bundle(second)
     assert sorted(file.name for file in disk.path.iterdir()) == ["bundle", "filled"]
     assert (disk.path / "bundle" / "model.onnx").stat().st_size == 1000
     (disk.path / "filled").unlink()
-    store.place_bundle(second)
+    store.copy_bundle(second)
     assert (disk.path / "bundle" / "model.onnx").stat().st_size == 300_000
 
 

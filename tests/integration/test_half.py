@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from compress.core.artifacts import ONNX_MODEL, Artifact, seal
 from compress.core.errors import PassError
-from compress.core.forms import Numbers
+from compress.core.forms import NumberFormat
 from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.lowering import step as lower
@@ -58,7 +58,7 @@ def test_half_the_bytes_and_nearly_the_same_outputs(
 ):
     spec = quantize_spec({"bits": 16, "numbers": numbers, "arithmetic": arithmetic})
     after, result = make(half_step, tmp_path, spec, lowered)
-    assert result.form.numbers is Numbers.HALF
+    assert result.form.numbers is NumberFormat.HALF
     assert after.size_mb < 0.62 * lowered.size_mb  # names, biases and norms are much of so small a model
     assert result.facts["scheme"] == f"{numbers}, {'FP32' if arithmetic == 'fp32' else 'FP16'} arithmetic"
     assert max(result.facts["parity"].values()) > 0

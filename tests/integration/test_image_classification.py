@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from compress.core.artifacts import Artifact, seal
 from compress.core.spec import Spec
-from compress.core.terminal.progress import Advance, Silent
+from compress.core.terminal.progress import Advance, SilentProgress
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.models.io.checkpoints import load_model
@@ -54,7 +54,7 @@ def context(
 ) -> StepContext:
     (folder / "out").mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {
-        "progress": Silent(),
+        "progress": SilentProgress(),
         "shared": folder / "shared",
         "base": folder.parent,
         "allow_code": True,
@@ -122,7 +122,7 @@ class Stopped(Exception):
     pass
 
 
-class StopsAfter(Silent):
+class StopsAfter(SilentProgress):
     """Stops the training after so many steps, as a kill would."""
 
     def __init__(self, steps: int) -> None:

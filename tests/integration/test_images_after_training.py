@@ -14,11 +14,11 @@ from torch import nn
 from compress.bundles.verify import verify_bundle
 from compress.core.artifacts import STRUCTURE, Artifact
 from compress.core.errors import ModelError
-from compress.core.forms import Numbers, Structure
+from compress.core.forms import NumberFormat, Structure
 from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.lowering import step as lower
-from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.lowering.parity import compare_outputs, onnx_predictor, real_batches
 from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
 from compress.passes.export.spec import ExportSpec
@@ -105,23 +105,23 @@ def test_a_vision_transformer_is_fused(distilled: bool, tmp_path: Path) -> None:
     for scheme in ("dynamic", "static"):
         after, result = make(quantize, tmp_path / scheme, Int8Spec(scheme=scheme), lowered)
         assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (products, 0)
-        shapes = real_shapes(image_task(), images(30), lowered)
-        compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+        shapes = real_batches(image_task(), images(30), lowered)
+        compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(lowered.path / "model.onnx"), 0.1)
 
 
 def test_every_product_of_a_network_runs_in_integers(lowered: Artifact, tmp_path: Path) -> None:
     after, result = make(quantize, tmp_path / "q", Int8Spec(), lowered)
     assert result.facts["scheme"] == "static"
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (8, 0)
-    assert result.form.numbers is Numbers.OPERATOR
+    assert result.form.numbers is NumberFormat.OPERATOR
     assert after.size_mb < 0.45 * lowered.size_mb
     found = operators(after)
     assert (found.count("QLinearConv"), found.count("QLinearAdd"), found.count("QLinearConcat")) == (6, 1, 1)
     # One step into integers; activation functions of convolutions are the integers' own limits.
     assert found.count("QuantizeLinear") == 1
     assert not {"Conv", "Clip", "DequantizeLinear"} & set(found)
-    shapes = real_shapes(image_task(), images(30, seed=2), lowered)
-    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+    shapes = real_batches(image_task(), images(30, seed=2), lowered)
+    compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(lowered.path / "model.onnx"), 0.1)
 
 
 @pytest.mark.parametrize("form", ["operator", "qdq"])
@@ -132,10 +132,10 @@ def test_a_network_is_equalized_and_corrected(lowered: Artifact, tmp_path: Path,
     assert result.facts["equalized_pairs"] == 1
     assert (result.facts["corrected_biases"], result.facts["float_matmuls"]) == (8, 0)
     assert result.facts["integer_matmuls"] == 8
-    compare(
+    compare_outputs(
         after.path / "model.onnx",
-        real_shapes(image_task(), images(60), lowered),
-        outputs_of(lowered.path / "model.onnx"),
+        real_batches(image_task(), images(60), lowered),
+        onnx_predictor(lowered.path / "model.onnx"),
         0.1,
     )
 

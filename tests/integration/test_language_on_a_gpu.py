@@ -153,7 +153,7 @@ def test_answers_are_those_of_the_cpu(taught: Taught, tmp_path: Path) -> None:
     found = {}
     for device in ("cpu", "cuda"):
         file = write_answers(
-            taught[0], prompts, GenerationSettings(8), tmp_path / device, device=device, together=2
+            taught[0], prompts, GenerationSettings(8), tmp_path / device, device=device, batch_size=2
         )
         found[device] = {answer.key: answer.text for answer in read_answers(file)}
     assert len(found["cpu"]) == 4

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from compress import api
-from compress.runtimes.runner import LOGIT_POSITIONS, ROOM, CachedSession, open_session
+from compress.runtimes.runner import CACHE_CAPACITY, LOGIT_POSITIONS, CachedSession, open_session
 from compress.runtimes.torch_decoder import TorchDecoder
 from tests.tiny_decoders import tiny_decoder
 from tests.tiny_language import profile, write_model, write_texts
@@ -86,7 +86,7 @@ def test_a_cache_with_room_is_kept_from_the_prompt_to_its_answer(tmp_path: Path)
             "input_ids": np.ascontiguousarray(ids[:, start:end]),
             "attention_mask": np.ones((2, end), np.int64),
             LOGIT_POSITIONS: np.full((2, 1), end - start - 1),
-            ROOM: np.full(2, 12),
+            CACHE_CAPACITY: np.full(2, 12),
         }
         given = session(batch)
         with torch.no_grad():

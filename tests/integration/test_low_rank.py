@@ -17,13 +17,13 @@ from compress.core.errors import ModelError, PassError
 from compress.core.forms import Structure
 from compress.core.spec import Spec
 from compress.lowering import step as lower
-from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.lowering.parity import compare_outputs, onnx_predictor, real_batches
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Factored, apply_factors
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.students.cut import make_student
 from compress.passes.low_rank import step as low_rank
-from compress.passes.low_rank.places import places_of, second_moments
+from compress.passes.low_rank.places import factor_groups, second_moments
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
@@ -107,8 +107,8 @@ def test_both_products_run_in_integers(lowered: tuple[Artifact, StepResult], tmp
     whole, _ = lowered
     small, result = of_texts.make(quantize, tmp_path / "quantize", Int8Spec(scheme=scheme), whole)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (18, 0)
-    shapes = real_shapes(text_task(32), of_texts.examples(), whole)
-    compare(small.path / "model.onnx", shapes, outputs_of(whole.path / "model.onnx"), 0.1)
+    shapes = real_batches(text_task(32), of_texts.examples(), whole)
+    compare_outputs(small.path / "model.onnx", shapes, onnx_predictor(whole.path / "model.onnx"), 0.1)
 
 
 def test_recovery_trains_both_factors(text_model: Artifact, tmp_path: Path):
@@ -243,7 +243,7 @@ def test_moments_of_a_convolution_are_those_of_its_patches():
     model = nn.Sequential(conv, nn.Flatten())
     pixels = torch.randn(5, 2, 6, 6)
     model.forward = lambda x: nn.Sequential.forward(model, x)  # type: ignore[method-assign]
-    (place,) = places_of(model, ())
+    (place,) = factor_groups(model, ())
     (square,) = second_moments(model, [place], lambda: [{"x": pixels}])
     padded = np.pad(pixels.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
     rows = [

@@ -19,11 +19,11 @@ from compress.bundles.manifest import write_manifest_metrics
 from compress.bundles.verify import verify_bundle
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError, PassError
-from compress.core.forms import Framework, Numbers, Structure
+from compress.core.forms import Framework, NumberFormat, Structure
 from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.lowering import step as lower
-from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.lowering.parity import compare_outputs, onnx_predictor, real_batches
 from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
 from compress.passes.export.spec import ExportSpec
@@ -178,27 +178,27 @@ def test_pruned_layers_are_quantized(
     spec = quantize_spec({"bits": bits, **({"scheme": "dynamic"} if bits == 8 else {})})
     after, result = make(quantize, tmp_path, spec, artifact)
     assert result.facts["float_matmuls"] == 0
-    shapes = real_shapes(text_task(32), examples(), artifact)
+    shapes = real_batches(text_task(32), examples(), artifact)
     # 4 bits on random weights are coarse; a wrong number of heads would be off by the outputs' own size.
     limit = 0.05 if bits == 8 else 0.5
-    compare(after.path / "model.onnx", shapes, outputs_of(artifact.path / "model.onnx"), limit)
+    compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(artifact.path / "model.onnx"), limit)
 
 
 def test_a_file_that_disagrees_is_refused(lowered: Artifact, tmp_path: Path):
-    shapes = real_shapes(text_task(32), examples(), lowered)
-    other = outputs_of(lowered.path / "model.onnx")
+    shapes = real_batches(text_task(32), examples(), lowered)
+    other = onnx_predictor(lowered.path / "model.onnx")
     with pytest.raises(PassError, match=r"1x1 .*differ from the model's by .*the limit is"):
-        compare(lowered.path / "model.onnx", shapes, lambda batch: other(batch) + 0.01)
+        compare_outputs(lowered.path / "model.onnx", shapes, lambda batch: other(batch) + 0.01)
 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
 def test_eight_bits_leave_no_float_product(lowered: Artifact, tmp_path: Path, scheme: str):
     after, result = make(quantize, tmp_path, Int8Spec(scheme=scheme), lowered)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (10, 0)
-    assert result.form.numbers is Numbers.OPERATOR
+    assert result.form.numbers is NumberFormat.OPERATOR
     assert after.size_mb < 0.45 * lowered.size_mb
-    shapes = real_shapes(text_task(32), examples(), lowered)
-    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+    shapes = real_batches(text_task(32), examples(), lowered)
+    compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(lowered.path / "model.onnx"), 0.1)
 
 
 def test_auto_measures_both_and_says_so(lowered: Artifact, tmp_path: Path):
@@ -213,8 +213,8 @@ def test_every_way_to_find_ranges(lowered: Artifact, tmp_path: Path, method: str
     spec = Int8Spec(scheme="static", calibration={"method": method, "examples": 20})
     after, result = make(quantize, tmp_path, spec, lowered)
     assert result.facts["float_matmuls"] == 0
-    shapes = real_shapes(text_task(32), examples(), lowered)
-    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.3)
+    shapes = real_batches(text_task(32), examples(), lowered)
+    compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(lowered.path / "model.onnx"), 0.3)
 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
@@ -224,22 +224,22 @@ def test_smoothing_and_bias_correction_together(lowered: Artifact, tmp_path: Pat
     # Attention, its output and both feed-forward products of two layers, and the pooler.
     assert (len(result.facts["smoothed"]), result.facts["corrected_biases"]) == (9, 9)
     assert result.facts["integer_matmuls"] == 9
-    shapes = real_shapes(text_task(32), examples(), lowered)
-    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+    shapes = real_batches(text_task(32), examples(), lowered)
+    compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(lowered.path / "model.onnx"), 0.1)
 
 
 def test_pairs_run_in_integers(lowered: Artifact, tmp_path: Path):
     after, result = make(quantize, tmp_path, Int8Spec(format="qdq"), lowered)
     assert (result.facts["scheme"], result.facts["integer_matmuls"]) == ("static", 10)
-    assert result.form.numbers is Numbers.QDQ
+    assert result.form.numbers is NumberFormat.QDQ
     assert after.size_mb < 0.5 * lowered.size_mb
     # Rows of the table are dequantized after they are read.
     graph = onnx.load(str(after.path / "model.onnx")).graph
     tables = {tensor.name for tensor in graph.initializer if tuple(tensor.dims) == (VOCAB, 32)}
     readers = {node.op_type for node in graph.node if tables.intersection(node.input)}
     assert readers == {"GatherBlockQuantized"}
-    shapes = real_shapes(text_task(32), examples(), lowered)
-    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+    shapes = real_batches(text_task(32), examples(), lowered)
+    compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(lowered.path / "model.onnx"), 0.1)
 
 
 def test_kinds_are_excluded_and_weights_reduced(lowered: Artifact, tmp_path: Path):
@@ -264,7 +264,7 @@ def test_the_probe_is_a_fact(quantized: Artifact):
 
 def test_four_bits_are_weight_only(lowered: Artifact, tmp_path: Path):
     after, result = make(quantize, tmp_path, WeightOnlySpec(), lowered)
-    assert result.form.numbers is Numbers.WEIGHT_ONLY
+    assert result.form.numbers is NumberFormat.WEIGHT_ONLY
     assert (result.facts["weight_only_matmuls"], result.facts["float_matmuls"]) == (10, 0)
     assert after.size_mb < 0.35 * lowered.size_mb
 

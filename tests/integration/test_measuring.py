@@ -14,14 +14,14 @@ from scipy.stats import spearmanr
 from compress.core.artifacts import ONNX_MODEL, Artifact, open_artifact
 from compress.core.errors import TargetError
 from compress.core.records import TargetMeasurement
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import UNLABELLED, Examples
 from compress.measuring.artifact import measure
 from compress.measuring.jobs import Job, JobFolder, model_path
 from compress.measuring.memory_limit import check_memory_limit
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.measuring.size import size_of
-from compress.measuring.timing.feeds import parts
+from compress.measuring.timing.feeds import split_by_bytes
 from compress.measuring.variants import VariantComparison
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.runtimes.torch_worker import TorchRuntime
@@ -59,7 +59,7 @@ def measured(
 ) -> TargetMeasurement:
     resolved = resolve(TargetSpec(**target))
     return measure(
-        artifact, baseline or artifact, measurement, resolved, TASK, TEST, spec, 0, "key", Silent()
+        artifact, baseline or artifact, measurement, resolved, TASK, TEST, spec, 0, "key", SilentProgress()
     )
 
 
@@ -227,7 +227,9 @@ def test_embeddings_are_compared_with_the_baselines(tmp_path: Path) -> None:
     two = write_votes_artifact(tmp_path / "two", {**VOTES, "dog": 2, "runs": 1})
 
     def embedded(artifact: Artifact, before: TargetMeasurement | None) -> TargetMeasurement:
-        return measure(artifact, one, before, target, EMBEDDING, test, SPEC, 0, "key", Silent(), shared)
+        return measure(
+            artifact, one, before, target, EMBEDDING, test, SPEC, 0, "key", SilentProgress(), shared
+        )
 
     base = embedded(one, None)
     assert (base.accuracy.metrics[0].value, base.accuracy.against) == (1.0, "baseline")
@@ -259,8 +261,10 @@ def test_pairs_are_scored_whole_and_in_parts(tmp_path: Path, monkeypatch: pytest
     test = Examples(TEXTS, np.full(len(TEXTS), UNLABELLED), scores)
     one = write_votes_artifact(tmp_path / "one")
     target = resolve(TargetSpec(batch_sizes=(2,)))
-    made = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", Silent())
+    made = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", SilentProgress())
     assert (made.accuracy.against, made.accuracy.metrics[0].n) == ("scores", 5)
-    monkeypatch.setattr("compress.measuring.scoring.parts", lambda batches: parts(batches, most_bytes=1))
-    again = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", Silent())
+    monkeypatch.setattr(
+        "compress.measuring.scoring.split_by_bytes", lambda batches: split_by_bytes(batches, max_bytes=1)
+    )
+    again = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", SilentProgress())
     assert again.accuracy == made.accuracy

@@ -9,7 +9,7 @@ import pytest
 
 from compress.core.errors import TargetError
 from compress.core.records import RunRecord
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.engine.running import run_job
 from compress.reporting.data.frame import contract
 from compress.reporting.render.terminal import summary_lines
@@ -29,9 +29,9 @@ def run_of(folder: Path, baseline: Make, deployed: Make) -> RunRecord:
     profile = profile_of(targets=[{"name": "small", "memory_limit_mb": ALLOWED_MB}])
     made = {"source": baseline, "source.onnx": baseline, "quantize": deployed}
     cache = Cache(folder / "cache")
-    return run_job(made_job(folder, cache, profile, made), cache, folder, Silent(), lambda run, record: None)[
-        0
-    ]
+    return run_job(
+        made_job(folder, cache, profile, made), cache, folder, SilentProgress(), lambda run, record: None
+    )[0]
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def test_the_written_file_decides_what_fits(
 ):
     limit = least_mb + 2.2 * 32 * 32 / 1e6
     # The layers one at a time predict that there is room for all.
-    monkeypatch.setattr(mixed, "restore_within", lambda losses, *_: frozenset(range(len(losses))))
+    monkeypatch.setattr(mixed, "restore_within_budget", lambda losses, *_: frozenset(range(len(losses))))
     artifact, result = quantized(tmp_path / "some", fragile, data, MixedSpec(size_mb=limit, examples=16))
     assert artifact.model_file.stat().st_size / 1e6 <= limit
     found = result.facts["mixed"]

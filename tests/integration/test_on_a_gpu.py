@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from compress.core.artifacts import Artifact
 from compress.core.numerics import local_numerics, visible_gpu
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.engine import worker
 from compress.engine.resolve import resolve_job
@@ -77,7 +77,7 @@ def trained(
     try:
         result = train(
             model, inputs, loss, wanted, validate, work=work, seed=3, precision=precision, device=device,
-            progress=Silent(), name="t", checkpoint_seconds=seconds,
+            progress=SilentProgress(), name="t", checkpoint_seconds=seconds,
         )  # fmt: skip
     except KeyboardInterrupt:
         return model, None
@@ -206,7 +206,7 @@ def test_signals_of_a_teacher_are_those_that_it_gives(tmp_path: Path, device: An
     names = ("outputs", "hidden.1")
     kept = cached_signals(
         lambda: teacher, inputs, names, tmp_path, teacher_digest="t", device=device, precision="fp32",
-        progress=Silent(), chunk=16,
+        progress=SilentProgress(), chunk=16,
     )  # fmt: skip
     live = LiveSignals(teacher, inputs, names, device=device, precision="fp32")
     indices = np.array([3, 17, 5])

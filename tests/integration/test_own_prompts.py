@@ -26,11 +26,11 @@ from compress.generation.answers import Answer, read_answers
 from compress.generation.copies import contained_in, find_duplicates
 from compress.generation.prompts import PromptCodec
 from compress.models.io.checkpoints import save_model
-from compress.models.text.chat import UNWRITTEN
+from compress.models.text.chat import EMPTY_USER_TURN
 from compress.passes.distill import step as distill
 from compress.passes.distill.sections.written import written
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written.lessons import written_lessons
+from compress.passes.distill.written.lessons import write_answers
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from compress.tasks.causal_lm.keys import LanguageData
@@ -113,7 +113,7 @@ def prepared(
     data = keys.pop("data", {"messages_column": "m"})
     task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": 64, **data}))
     talk = [{"role": "user", "content": "never"}, {"role": "assistant", "content": "learnt"}]
-    items = [messages_item(talk) if task.data.converses else "never learnt"] * 2
+    items = [messages_item(talk) if task.data.is_chat else "never learnt"] * 2
     examples = Examples(items, np.full(2, UNLABELLED, np.int64))
     spec = {
         "student": {"layers": 1, "intermediate_size": 48},
@@ -123,7 +123,7 @@ def prepared(
         "sequence": {"most": 8, **OK},
         **keys,
     }
-    shown = TrainingData(examples, examples, (), copied=lambda texts: contained_in(texts, held_out))
+    shown = TrainingData(examples, examples, (), is_heldout_copy=lambda texts: contained_in(texts, held_out))
     roles = dict.fromkeys(("model", "teacher", "original"), teacher)
     return context(folder, DistillSpec.model_validate(spec), roles, task, shown)
 
@@ -185,7 +185,7 @@ def written_in(folder: Path) -> list[Answer]:
 
 
 def lessons_of(ctx: StepContext) -> Any:
-    return written_lessons(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+    return write_answers(ctx, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])
 
 
 def test_what_a_user_would_ask_is_learnt_with_its_answer(teacher: Artifact, tmp_path: Path):
@@ -196,27 +196,27 @@ def test_what_a_user_would_ask_is_learnt_with_its_answer(teacher: Artifact, tmp_
     # It asks as it was taught, and a question ends where the template says.
     assert sum(one.text in ASKED and one.ended == "end" for one in prompts) > 30
     questions = [json.loads(item)["messages"][0]["content"] for item in first.examples.items]
-    told = first.told["own_prompts"]
+    told = first.facts["own_prompts"]
     assert (told["prompts"], sum(told["by_reason"].values())) == (40, 40)
     assert told["by_reason"]["nearly a copy of another"] > 10
     assert find_duplicates(questions) == [None] * len(questions)
-    assert first.told["prompts"] == told["by_reason"]["kept"] >= len(questions) > 5
+    assert first.facts["prompts"] == told["by_reason"]["kept"] >= len(questions) > 5
     talks = [json.loads(item)["messages"] for item in first.examples.items]
     assert sum(one[1]["content"] in "wxyz" for one in talks) > len(talks) / 2
     # What models are judged by is not learnt, whoever wrote it.
     ctx = prepared(tmp_path / "second", teacher, free, questions[:2])
     ctx = replace(ctx, shared=tmp_path / "first" / "shared")
     second = lessons_of(ctx)
-    assert second.told["own_prompts"]["written_before"] == 40
-    assert second.told["written_before"] == second.told["prompts"]
-    left = second.told["own_prompts"]["by_reason"]["in the validation or test split"]
+    assert second.facts["own_prompts"]["written_before"] == 40
+    assert second.facts["written_before"] == second.facts["prompts"]
+    left = second.facts["own_prompts"]["by_reason"]["in the validation or test split"]
     assert left == sum(one.text in questions[:2] for one in prompts)
     assert second.examples.items == first.examples.items[2:]
     assert {one["why"] for one in second.samples} >= {"kept", "prompt: in the validation or test split"}
     assert "never" not in json.dumps([second.examples.items, second.samples])
-    run = change_step(bert_run(), "distill", facts={"written": second.told})
+    run = change_step(bert_run(), "distill", facts={"written": second.facts})
     tables = {one.caption: one.rows for one in written(run).tables}
-    assert len(tables["Generated prompts"]) == len(second.told["own_prompts"]["by_reason"])
+    assert len(tables["Generated prompts"]) == len(second.facts["own_prompts"]["by_reason"])
     assert len(tables["Generating model and cost"]) == 2
 
 
@@ -251,7 +251,7 @@ def test_plain_texts_begin_where_texts_begin(teacher: Artifact, tmp_path: Path):
     )
     lessons = lessons_of(ctx)
     inputs = lessons.task.encode(lessons.examples, begins.path)
-    assert lessons.told["own_prompts"]["prompts"] == 12
+    assert lessons.facts["own_prompts"]["prompts"] == 12
     for place, item in enumerate(lessons.examples.items):
         said = json.loads(item)
         assert said["prompt"] == ""
@@ -263,7 +263,7 @@ def test_plain_texts_begin_where_texts_begin(teacher: Artifact, tmp_path: Path):
     with pytest.raises(ModelError, match="no-begin-token"):
         lessons_of(replace(ctx, inputs={"teacher": teacher}))
     bare = beginning(teacher, tmp_path / "bare", chat_template=None)
-    assert PromptCodec(bare.path).nothing == STOP
+    assert PromptCodec(bare.path).empty_prompt == STOP
     with pytest.raises(DataError, match="no-chat-template"):
         lessons_of(prepared(tmp_path / "other", bare, free, []))
     with pytest.raises(
@@ -293,12 +293,12 @@ def test_a_server_writes_them_behind_the_template_of_its_model(teacher: Artifact
     with listening(Talking()) as there:
         assert isinstance(there, Talking)
         writer = PromptCodec(teacher.path)
-        there.cuts = lambda text: writer.encoded(text, begins=True)
+        there.cuts = lambda text: writer.encode(text, add_bos=True)
         server = {"url": there.url, "model": "talker", "api": "completions", "template": "teacher"}
         ctx = prepared(tmp_path / "one", teacher, free, [], sequence={"most": 8, "server": server, **OK})
         lessons = lessons_of(ctx)
         asked = Counter(one["prompt"] for one in there.asked)
-        assert asked.pop(writer.render_prompt(UNWRITTEN)) == 20
+        assert asked.pop(writer.render_prompt(EMPTY_USER_TURN)) == 20
         assert sorted(asked) == sorted(
             writer.render_prompt(json.loads(item)["messages"][:1]) for item in lessons.examples.items
         )

@@ -19,8 +19,8 @@ from compress.generation.answers import read_answers
 from compress.generation.copies import contained_in
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written.documents import written_pairs
-from compress.passes.distill.written.lessons import Lessons
+from compress.passes.distill.written.documents import write_pairs
+from compress.passes.distill.written.lessons import TeacherExamples
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from tests import steps
@@ -66,7 +66,7 @@ def prepared(folder: Path, teacher: Taught, *, pairs: dict[str, Any], **sequence
     roles = dict.fromkeys(("model", "teacher", "original"), artifact)
     # As the engine tells it, which alone knows the test split.
     data = TrainingData(
-        train, held, (), copied=lambda texts: contained_in(texts, [*held.texts, document(39)])
+        train, held, (), is_heldout_copy=lambda texts: contained_in(texts, [*held.texts, document(39)])
     )
     return steps.context(folder, DistillSpec.model_validate(body), roles, task, data)
 
@@ -93,20 +93,20 @@ def test_pairs_are_learnt_and_held_out_ones_scored(teacher: Taught, tmp_path: Pa
         assert isinstance(there, Asking)
         server = {"url": there.url, "model": "scripted"}
         ctx = prepared(tmp_path / "a", teacher, pairs={}, server=server)
-        lessons = written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+        lessons = write_pairs(ctx, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])
         asked = [int(NUMBER.findall(prompt_in(one))[-1]) for one in there.asked]
         # What is held out is asked about once, and not as a training document.
         assert sorted(asked) == [*range(1, TRAIN - 1), *range(200, 200 + HELD)]
-        assert lessons.told["passages_left_out"] == 2
-        assert lessons.told["by_reason"] == {
+        assert lessons.facts["passages_left_out"] == 2
+        assert lessons.facts["by_reason"] == {
             "kept": 29,
             "not supported by the passage": 4,
             "a copy of another": 1,
             "a copy of what is held out": 4,
         }
-        assert lessons.told["prompts_left_out"] == 9
+        assert lessons.facts["prompts_left_out"] == 9
         assert lessons.held_out is not None
-        held_out = [lessons.held_out.chooses, lessons.held_out.scored]
+        held_out = [lessons.held_out.selection, lessons.held_out.scored]
         numbers = [{int(found) for item in each.texts for found in NUMBER.findall(item)} for each in held_out]
         assert not numbers[0] & numbers[1]
         assert numbers[0] | numbers[1] <= {*range(200, 200 + HELD)}
@@ -142,15 +142,15 @@ def test_pairs_are_learnt_and_held_out_ones_scored(teacher: Taught, tmp_path: Pa
 
 def test_what_was_written_before_a_kill_is_not_asked_again(teacher: Taught, tmp_path: Path):
     ctx = prepared(tmp_path, teacher, pairs={"passages": 10}, most=6, samples=2, temperature=1.0)
-    spec, model = ctx.asked(DistillSpec), ctx.inputs["teacher"]
+    spec, model = ctx.spec_as(DistillSpec), ctx.inputs["teacher"]
     with pytest.raises(KeyboardInterrupt):
-        written_pairs(replace(ctx, progress=Killing(9)), spec, model)
+        write_pairs(replace(ctx, progress=Killing(9)), spec, model)
     (file,) = tmp_path.glob("shared/*/*.jsonl")
     whole, before = file.read_bytes(), [*read_answers(file)]
     assert 9 <= len(before) < 2 * (10 + HELD)
     # Nobody taught this one to write pairs.
     with pytest.raises(PassError, match=r"none of the \d+ pairs that the teacher wrote is kept: \d+ "):
-        written_pairs(ctx, spec, model)
+        write_pairs(ctx, spec, model)
     assert file.read_bytes().startswith(whole)
     keys = [answer.key for answer in read_answers(file)]
     assert len(set(keys)) == len(keys)
@@ -164,14 +164,14 @@ def test_a_pattern_or_a_function_judges_pairs(teacher: Taught, tmp_path: Path):
     with listening(Asking()) as there:
         assert isinstance(there, Asking)
 
-        def lessons(validator: str) -> Lessons:
+        def lessons(validator: str) -> TeacherExamples:
             server = {"url": there.url, "model": "scripted"}
             folder = tmp_path / str(len(validator))
             ctx = prepared(folder, teacher, pairs={"validator": validator}, server=server)
             ctx = replace(ctx, base=tmp_path, shared=tmp_path / "shared")
-            return written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+            return write_pairs(ctx, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])
 
-        told = lessons("regex:[0-9]").told["by_reason"]
+        told = lessons("regex:[0-9]").facts["by_reason"]
         assert (told["kept"], told["refused by the validator"]) == (28, 6)
         with pytest.raises(PassError, match=r"is kept: .* 34 refused by the validator"):
             lessons("python:mine:right")
@@ -182,7 +182,7 @@ def test_a_pattern_or_a_function_judges_pairs(teacher: Taught, tmp_path: Path):
 def test_documents_that_are_too_short_are_told(teacher: Taught, tmp_path: Path):
     ctx = prepared(tmp_path, teacher, pairs={"passage_tokens": [90, 100]})
     with pytest.raises(PassError, match="the validation documents contain no passage of 90 to 100 tokens"):
-        written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+        write_pairs(ctx, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])
 
 
 def test_too_few_pairs_to_hold_out_are_told(teacher: Taught, tmp_path: Path):
@@ -195,7 +195,7 @@ def test_too_few_pairs_to_hold_out_are_told(teacher: Taught, tmp_path: Path):
         with pytest.raises(
             PassError, match="pairs from only 2 validation documents are kept, and four are needed"
         ):
-            written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+            write_pairs(ctx, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])
 
 
 @pytest.mark.slow

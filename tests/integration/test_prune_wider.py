@@ -138,7 +138,7 @@ def test_dimensions_that_carry_nothing_go_first():
     encoder = encoder_of(model)
     dead = (3, 17, 20, 21, 22, 28, 29, 30)
     asked = spec(remove={"hidden": 0.25}, importance="magnitude")
-    surgeon = StreamSurgeon(encoder, material(asked).example())
+    surgeon = StreamSurgeon(encoder, material(asked).example_batch())
     saliency = weight_saliency(model, replace(material(asked), labels=None))
     names = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, values in saliency.items():
@@ -333,7 +333,9 @@ def test_a_ratio_and_a_size_are_reached(source: Artifact, tmp_path: Path):
 def test_a_speed_is_predicted_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for module in (targets, latency_table):
         monkeypatch.setattr(
-            module, "TIMED", module.TIMED.model_copy(update={"examples": 8, "min_seconds": 0.1})
+            module,
+            "TIMING_SETTINGS",
+            module.TIMING_SETTINGS.model_copy(update={"examples": 8, "min_seconds": 0.1}),
         )
         monkeypatch.setattr(module, "PROCESSES", 1)
     source = write_torch_artifact(tmp_path / "source", tiny_bert())

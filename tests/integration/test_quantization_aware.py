@@ -19,13 +19,13 @@ from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.encoding.inputs import Batch
 from compress.lowering import step as lower
-from compress.lowering.parity import outputs_of
+from compress.lowering.parity import onnx_predictor
 from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat import step as qat_step
-from compress.passes.quantize.qat.fake_quant import simulate
+from compress.passes.quantize.qat.fake_quant import add_fake_quantization
 from compress.passes.quantize.weight_only import train as scales_step
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
@@ -66,12 +66,14 @@ class Lowered:
         rounded, facts = self.simulate(model, made)
         ctx = context_of(self.kind, self.folder / f"ranges-{next(self.count)}", made, self.source)
         batches = calibration_batches(ctx, self.source, made.calibration_examples)
-        rounded.observe({name: torch.from_numpy(values) for name, values in one.items()} for one in batches())
+        rounded.calibrate(
+            {name: torch.from_numpy(values) for name, values in one.items()} for one in batches()
+        )
         return rounded, facts
 
     def simulate(self, model: torch.nn.Module, made: Int8Spec) -> tuple[FakeQuantizedModel, dict[str, Any]]:
         path = self.artifact.path / ONNX_MODEL
-        return simulate(model, path, made, WEIGHT_LIMIT, self.tensors, self.folder)
+        return add_fake_quantization(model, path, made, WEIGHT_LIMIT, self.tensors, self.folder)
 
     def quantized(self, made: Int8Spec, name: str) -> Artifact:
         if name not in self.made:
@@ -108,7 +110,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
 def distances(lowered: Lowered, made: Int8Spec, name: str) -> tuple[float, float]:
     """How far the integer file is from the simulation, and from the float model: root mean squares."""
     rounded, _ = lowered.simulated(made)
-    integers = outputs_of(lowered.quantized(made, name).path / ONNX_MODEL)(lowered.batch)
+    integers = onnx_predictor(lowered.quantized(made, name).path / ONNX_MODEL)(lowered.batch)
     simulated = lowered.outputs(rounded)
     floats = lowered.outputs(rounded.release())
     return float(np.std(integers - simulated)), float(np.std(integers - floats))
@@ -160,7 +162,7 @@ def test_what_is_simulated_is_told(text: Lowered, network: Lowered) -> None:
 
 def test_the_kernel_that_is_rounded_is_the_folded_one(network: Lowered) -> None:
     rounded, _ = network.simulated(spec())
-    weights = rounded.rounded_weights()
+    weights = rounded.quantized_weights()
     norms = {weight.names[0]: weight.norm for weight in rounded.weights}
     file = onnx.load(str(network.quantized(spec(), "network").path / ONNX_MODEL)).graph
     held = {each.name: numpy_helper.to_array(each) for each in file.initializer}

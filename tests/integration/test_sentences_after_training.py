@@ -12,7 +12,7 @@ import pytest
 from compress.core.artifacts import Artifact
 from compress.core.spec import Spec
 from compress.lowering import step as lower
-from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.lowering.parity import compare_outputs, onnx_predictor, real_batches
 from compress.models.io.checkpoints import load_model
 from compress.models.io.ensemble import Ensemble
 from compress.models.text.sentence import SentenceEncoder
@@ -56,7 +56,7 @@ def test_pooling_is_a_part_of_the_file(lowered: Artifact) -> None:
     ids, mask = np.array([[2, 5, 9, 3, 0, 0]]), np.array([[1, 1, 1, 1, 0, 0]])
     short = {"input_ids": ids[:, :4], "attention_mask": mask[:, :4], "token_type_ids": ids[:, :4] * 0}
     long = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids * 0}
-    run = outputs_of(lowered.path / "model.onnx")
+    run = onnx_predictor(lowered.path / "model.onnx")
     assert run(long) == pytest.approx(run(short), abs=1e-5)
     assert np.linalg.norm(run(long)) == pytest.approx(1, abs=1e-5)
 
@@ -83,8 +83,8 @@ def test_auto_compares_with_the_float_models_own_embeddings(lowered: Artifact, t
         "static": True,
     }
     task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
-    shapes = real_shapes(task, random_texts(30, seed=2), lowered)
-    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+    shapes = real_batches(task, random_texts(30, seed=2), lowered)
+    compare_outputs(after.path / "model.onnx", shapes, onnx_predictor(lowered.path / "model.onnx"), 0.1)
 
 
 def test_a_pruned_encoder_recovers_its_teachers_similarities(mean_pooled: Artifact, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from compress.bundles import confinement as held
-from compress.bundles.confinement import Sandbox, confinement, run_python
+from compress.bundles.confinement import Sandbox, find_sandbox, run_python
 from compress.bundles.manifest import write_manifest_metrics
 from compress.bundles.verify import verify_bundle
 from compress.bundles.web import folder
@@ -84,7 +84,7 @@ def test_with_permission_it_runs_and_can_write_nothing(bundle: Path, tmp_path: P
     result = verify_bundle(signed(bundle), allow_code=True)
     assert (result.problems, result.examples) == ((), 5)
     assert "the bundle's own code was run: runner.py" in result.notes
-    assert (tmp_path / "ran").exists() == (confinement().name is None)
+    assert (tmp_path / "ran").exists() == (find_sandbox().name is None)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_golden_examples_that_prove_nothing_are_refused(
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The bundle of a model of images, of which a page can be made without npm."""
-    monkeypatch.setattr(folder, "place_packages", lambda *_: None)
+    monkeypatch.setattr(folder, "install_packages", lambda *_: None)
     made = export_bundle(tmp_path / "made", "image-classification")
     return Path(shutil.copytree(made, tmp_path / "new" / "bundle"))
 
@@ -243,7 +243,7 @@ def what_it_can(one: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 KINDS = {
     "bubblewrap": lambda: Sandbox("bubblewrap", (shutil.which("bwrap") or "bwrap", *held._BUBBLEWRAP)),
-    "namespaces": lambda: Sandbox("namespaces", (sys.executable, "-I", "-S", str(held.CONFINE))),
+    "namespaces": lambda: Sandbox("namespaces", (sys.executable, "-I", "-S", str(held.CONFINE_SCRIPT))),
 }
 
 
@@ -263,13 +263,13 @@ def test_held_code_writes_nothing_and_talks_to_nobody(
 
 
 def test_code_that_nothing_holds_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    confinement.cache_clear()
+    find_sandbox.cache_clear()
     monkeypatch.setattr(held, "_works", lambda one: False)
     try:
-        one = confinement()
+        one = find_sandbox()
         assert one.name is None
         assert "network and files" in (one.note or "")
         can = what_it_can(one, tmp_path, monkeypatch)
         assert (can["writes"], can["talks"], can["token"]) == (True, True, None)
     finally:
-        confinement.cache_clear()
+        find_sandbox.cache_clear()

@@ -15,7 +15,7 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.io.checkpoints import load_model
 from compress.models.teacher.materialise import materialise
-from compress.models.text.tokenization import ODD
+from compress.models.text.tokenization import PROBE_TEXTS
 from compress.profile.schema import TeacherSpec
 from compress.runtimes.runner import open_predictor
 from tests.tiny_families import LABELS, VOCABULARY, tiny_model, write_tokenizer
@@ -23,7 +23,7 @@ from tests.tiny_families import LABELS, VOCABULARY, tiny_model, write_tokenizer
 LENGTH = 12
 SORTED = tuple(sorted(LABELS))
 TEXTS = [
-    *ODD,
+    *PROBE_TEXTS,
     *(f"w{number} W{number + 1} [SEP] w{number}" for number in range(20)),
     " ".join(f"w{n}" for n in range(40)),
 ]

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from compress.core.artifacts import TASK, TOKENIZER, Artifact, open_artifact, seal
 from compress.core.errors import ModelError
 from compress.core.spec import Spec
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.passes.distill import step as distill
@@ -53,7 +53,7 @@ def context(folder: Path, spec: Spec, inputs: dict[str, Artifact], **changes: An
         "precision": "fp32",
         "device": "cpu",
         "timing_target": resolve(TargetSpec()),
-        "progress": Silent(),
+        "progress": SilentProgress(),
         "seed": 0,
     }
     return StepContext(

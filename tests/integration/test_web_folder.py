@@ -18,14 +18,14 @@ from tokenizers.models import WordPiece
 
 from compress.bundles.manifest import write_manifest_metrics
 from compress.bundles.web.folder import write_page
-from compress.bundles.web.node_check import sentence
+from compress.bundles.web.node_check import problem_text
 from compress.bundles.web.packages import (
     RUNTIME,
     TOKENIZERS,
     Package,
     check_integrity,
-    locked,
-    place_packages,
+    install_packages,
+    pinned_package,
     unpack,
 )
 from compress.bundles.web.tokenizing import check_tokenizer, ranges, tokenizer_facts
@@ -70,7 +70,7 @@ def test_a_page_of_images_holds_what_it_needs(
     assert files == {
         "index.html", "page.css", "start.js", "shell.mjs", "page.mjs", "model.mjs", "images.mjs", "page.json",
         "model.onnx", "check.json", *(f"check/{number:03d}.png" for number in range(5)),
-        *(f"onnxruntime-web/{Path(file).name}" for file in locked(RUNTIME).files), MARKER,
+        *(f"onnxruntime-web/{Path(file).name}" for file in pinned_package(RUNTIME).files), MARKER,
     }  # fmt: skip
     assert page.trial is None
     assert page.bytes == sum((page.path / file).stat().st_size for file in files)
@@ -280,10 +280,10 @@ def test_what_npm_brings_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(ModelError, match="is not the pinned one"):
-        place_packages([RUNTIME], tmp_path / "one", None)
+        install_packages([RUNTIME], tmp_path / "one", None)
     npm.write_text("#!/bin/sh\necho no such host >&2\nexit 1\n")
     with pytest.raises(ModelError, match="npm could not fetch it: no such host"):
-        place_packages([RUNTIME], tmp_path / "two", None)
+        install_packages([RUNTIME], tmp_path / "two", None)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_what_npm_brings_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_a_missing_operator_is_named(message: str, name: str) -> None:
     problem = {"kind": "error", "message": message}
-    assert sentence(problem, 0.1) == f"it lacks the operator {name}, which the model uses"
+    assert problem_text(problem, 0.1) == f"it lacks the operator {name}, which the model uses"
 
 
 def test_unknown_kinds_name_their_reason(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from compress.encoding.inputs import LOSS_MASK
 from compress.generation.answers import Answer, read_answers
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written.lessons import written_lessons
+from compress.passes.distill.written.lessons import write_answers
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from compress.tasks.causal_lm.keys import LanguageData
@@ -178,18 +178,18 @@ def test_what_was_written_before_a_kill_is_not_asked_again(teacher: Taught, tmp_
     items = [prompt_item(f"the {word}", " runs") for word in WORDS]
     sequence = {"most": 6, "temperature": 1.0, "samples": 3, "stop": ["a", "e"], **LICENSED}
     ctx = prepared(tmp_path, teacher, PROMPTS, items, sequence=sequence)
-    spec, model = ctx.asked(DistillSpec), ctx.inputs["teacher"]
+    spec, model = ctx.spec_as(DistillSpec), ctx.inputs["teacher"]
     with pytest.raises(KeyboardInterrupt):
         distill.run(replace(ctx, progress=Killing(14)))
     before = answers_in(tmp_path)
     assert 14 <= len(before) < 3 * len(WORDS)
     (file,) = tmp_path.glob("shared/*/*.jsonl")
     whole = file.read_bytes()
-    lessons = written_lessons(ctx, spec, model)
+    lessons = write_answers(ctx, spec, model)
     assert file.read_bytes().startswith(whole)
     after = answers_in(tmp_path)
     assert len({answer.key for answer in after}) == len(after) == 3 * len(WORDS)
-    assert lessons.told["written_before"] == len(before)
+    assert lessons.facts["written_before"] == len(before)
 
 
 def test_plain_texts_are_gone_on_with(teacher: Taught, tmp_path: Path):
@@ -198,7 +198,7 @@ def test_plain_texts_are_gone_on_with(teacher: Taught, tmp_path: Path):
     sequence = {"most": 8, "prompt_tokens": 10, "own_answers": True, **LICENSED}
     losses = [{"logits": {"weight": 0.5}}, {"next_token": {"weight": 0.5}}]
     ctx = prepared(tmp_path, teacher, {}, items, sequence=sequence, losses=losses)
-    lessons = written_lessons(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+    lessons = write_answers(ctx, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])
     inputs = lessons.task.encode(lessons.examples, ctx.inputs["teacher"].path)
     beginnings = {text[:10] for text in items}
     assert len(lessons.examples) == len(beginnings) + 12
@@ -223,7 +223,7 @@ def test_nothing_kept_is_told_with_the_reasons(teacher: Taught, tmp_path: Path):
     sequence = {"most": 4, "stop": ["a", "e", " "], **LICENSED}
     ctx = prepared(tmp_path, teacher, PROMPTS, items, sequence=sequence, rejection=rejection)
     with pytest.raises(PassError, match=f"none of the {len(WORDS)} answers that the teacher wrote is kept: "):
-        written_lessons(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+        write_answers(ctx, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])
     long = replace(ctx, data=replace(ctx.data, train=Examples((prompt_item("x" * 40, "y"),), np.full(1, -1))))
     with pytest.raises(PassError, match="none of the 1 prompts leaves room for an answer"):
-        written_lessons(long, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+        write_answers(long, ctx.spec_as(DistillSpec), ctx.inputs["teacher"])

@@ -38,7 +38,7 @@ from pathlib import Path
 import torch
 
 from compress.profile.specs.training import TrainingSpec
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.encoding.tokens import encode_texts
 from compress.training.loop import train
 from compress.training.loss_functions.logits import divergence
@@ -50,7 +50,7 @@ folder, count = Path(sys.argv[1]), int(sys.argv[2])
 artifact = write_torch_artifact(folder / "model", tiny_bert(hidden=16, layers=1, heads=1, ffn=16))
 inputs = encode_texts(Texts(range(count)), folder / "model" / "tokenizer.json", folder / "model" / "task.json")
 signals = cached_signals(lambda: tiny_bert(hidden=16, layers=1, heads=1, ffn=16), inputs, ("hidden.0",),
-    folder / "signals", teacher_digest="t", device="cpu", precision="fp32", progress=Silent())
+    folder / "signals", teacher_digest="t", device="cpu", precision="fp32", progress=SilentProgress())
 projection = torch.nn.Linear(16, 16)
 
 def loss(outputs, batch, indices):
@@ -59,7 +59,7 @@ def loss(outputs, batch, indices):
 
 model = tiny_bert(hidden=16, layers=1, heads=1, ffn=16, seed=1)
 result = train(model, inputs, loss, TrainingSpec(batch_size=64, learning_rate=1e-3), lambda model: 0.0,
-    work=folder / "work", seed=0, precision="fp32", device="cpu", progress=Silent(), name="t", steps=300)
+    work=folder / "work", seed=0, precision="fp32", device="cpu", progress=SilentProgress(), name="t", steps=300)
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 stored = sum(file.stat().st_size for file in (folder / "signals").rglob("*.bin"))
 print(json.dumps({"peak": int(status["VmHWM"].split()[0]) * 1024, "stored": stored, "steps": result.steps}))
@@ -72,7 +72,7 @@ NEW_TEXTS = (
 import json, sys
 from pathlib import Path
 
-from compress.passes.distill.material import check_segmentation, extra_texts, joined
+from compress.passes.distill.material import append_inputs, augmented_inputs, check_segmentation
 from compress.profile.specs.examples import AugmentSpec, VocabularySpec
 from compress.encoding.tokens import encode_texts
 from compress.training.trimming import write_tokenizer
@@ -91,8 +91,8 @@ words = write_tokenizer(teacher, student, VocabularySpec(), encoded(teacher).ids
 readers = [(teacher, encoded(teacher)), (student, encoded(student))]
 check_segmentation(readers[1][1], readers[0][1], words)
 embeddings = model.get_input_embeddings().weight.detach().numpy()
-new = extra_texts(readers[0], readers, embeddings, AugmentSpec(copies=2), max_length=16, seed=0)
-shown = [joined(own, more) for (_, own), more in zip(readers, new)]
+new = augmented_inputs(readers[0], readers, embeddings, AugmentSpec(copies=2), max_length=16, seed=0)
+shown = [append_inputs(own, more) for (_, own), more in zip(readers, new)]
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 stored = sum(4 * int(one.lengths.sum()) for one in shown)
 print(json.dumps({"peak": int(status["VmHWM"].split()[0]) * 1024, "stored": stored, "texts": len(shown[0])}))

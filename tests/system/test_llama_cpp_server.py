@@ -19,7 +19,7 @@ from compress.core.errors import ModelError
 from compress.generation.answers import read_answers
 from compress.generation.prompts import PromptCodec
 from compress.generation.writing import GenerationSettings, write_answers
-from compress.models.text.chat import UNWRITTEN
+from compress.models.text.chat import EMPTY_USER_TURN
 from compress.passes.distill.written.prompts import check_tokenizer
 from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import Sampling
@@ -110,9 +110,13 @@ def test_it_writes_what_a_user_would_ask_it(url: str, tmp_path: Path, monkeypatc
     server = ServerSpec.model_validate(
         {"url": url, "model": "it", "api": "completions", "template": "teacher", "key_env": "ITS_KEY"}
     )
-    how = GenerationSettings(40, Sampling(temperature=0.7, seed=1), writer.turn_stops(UNWRITTEN), samples=3)
+    how = GenerationSettings(
+        40, Sampling(temperature=0.7, seed=1), writer.message_stops(EMPTY_USER_TURN), samples=3
+    )
     assert how.stops == ("<|im_end|>",)
-    found = [*read_answers(write_answers(server, [writer.plain(UNWRITTEN)], how, tmp_path))]
+    found = [
+        *read_answers(write_answers(server, [writer.render_without_bos(EMPTY_USER_TURN)], how, tmp_path))
+    ]
     assert len({one.text for one in found}) == 3
     for one in found:
         # It reads the template by the tokens of the tokenizer that the file holds.

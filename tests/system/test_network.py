@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.core.telemetry import OFF
+from compress.core.telemetry import TELEMETRY_OFF
 from tests.jobs import write_job
 from tests.tracing import STRACE, Traced, traced
 
@@ -29,7 +29,7 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        said = {*OFF, "CI", "GITHUB_ACTIONS", "TF_BUILD", "HF_HUB_OFFLINE", "HF_HOME"}
+        said = {*TELEMETRY_OFF, "CI", "GITHUB_ACTIONS", "TF_BUILD", "HF_HUB_OFFLINE", "HF_HOME"}
         kept = {
             name: value
             for name, value in os.environ.items()

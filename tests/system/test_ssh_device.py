@@ -15,7 +15,7 @@ import pytest
 from compress.core.artifacts import Artifact
 from compress.core.errors import TargetError
 from compress.core.records import TargetMeasurement
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import UNLABELLED, Examples
 from compress.measuring.artifact import measure
 from compress.measuring.jobs import JobFolder
@@ -68,7 +68,18 @@ def measured(
         for artifact in artifacts:
             baseline = found[0] if found else None
             found.append(
-                measure(artifact, artifacts[0], baseline, target, TASK, TEST, measuring, 0, "key", Silent())
+                measure(
+                    artifact,
+                    artifacts[0],
+                    baseline,
+                    target,
+                    TASK,
+                    TEST,
+                    measuring,
+                    0,
+                    "key",
+                    SilentProgress(),
+                )
             )
     finally:
         target.close()
@@ -126,7 +137,7 @@ def test_files_are_sent_once_a_session_and_dropped_when_they_are_not_used(
     target = resolve(spec_of(sshd, place))
     base = None
     for artifact in models:
-        made = measure(artifact, models[0], base, target, TASK, TEST, SPEC, 0, "key", Silent())
+        made = measure(artifact, models[0], base, target, TASK, TEST, SPEC, 0, "key", SilentProgress())
         base = base or made
         (work,) = place.iterdir()
         assert work.stat().st_mode & 0o777 == 0o700
@@ -144,7 +155,7 @@ def test_files_are_sent_once_a_session_and_dropped_when_they_are_not_used(
 def test_work_is_kept_where_that_is_asked_for(sshd: Sshd, place: Path, tmp_path: Path) -> None:
     target = resolve(spec_of(sshd, place, keep=True))
     artifact = write_votes_artifact(tmp_path / "m")
-    measure(artifact, artifact, None, target, TASK, TEST, SPEC, 0, "key", Silent())
+    measure(artifact, artifact, None, target, TASK, TEST, SPEC, 0, "key", SilentProgress())
     said = target.close()
     assert said is not None
     work = Path(said.removeprefix("board: the work is kept in "))

@@ -29,7 +29,7 @@ TEXTS = ("red cats and the dog sings", "THE bird, runs!", "rèd 中cat\U00020000
 def made(folder: Path, bundle: Path) -> WebPage:
     page = write_page(bundle, folder / "web")
     assert page.trial is not None
-    assert page.trial.furthest < CLOSE
+    assert page.trial.max_difference < CLOSE
     return page
 
 

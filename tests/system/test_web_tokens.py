@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from compress.bundles.web import tokenizing
-from compress.bundles.web.packages import TOKENIZERS, place_packages
-from compress.bundles.web.tokenizing import AWKWARD, tokenizer_facts
+from compress.bundles.web.packages import TOKENIZERS, install_packages
+from compress.bundles.web.tokenizing import HARD_TEXTS, tokenizer_facts
 from compress.models.text.chat import renderer
 from compress.models.text.vocabulary import choose_tokens, id_table, read_vocabulary, trim_tokenizer
 from compress.runtimes.runner import encode, load_tokenizer
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.system
 
 PAGE = Path(tokenizing.__file__).with_name("page")
 MAX_LENGTH = 24
-CORPUS = [text for text in AWKWARD if text.strip()] * 20 + [
+CORPUS = [text for text in HARD_TEXTS if text.strip()] * 20 + [
     "the cat sat on the mat",
     "unhappiness and café",
 ] * 50
@@ -85,7 +85,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scripts")
-    place_packages([TOKENIZERS], folder, None)
+    install_packages([TOKENIZERS], folder, None)
     for name in ("texts.mjs", "bert.mjs"):
         shutil.copyfile(PAGE / name, folder / name)
     return folder
@@ -120,7 +120,7 @@ def check_ids(
 
 
 def test_awkward_texts_have_the_ids_of_python(compare: Callable[[list[str]], None]) -> None:
-    compare([*AWKWARD, *(f"{one} {other}" for one in AWKWARD for other in AWKWARD)])
+    compare([*HARD_TEXTS, *(f"{one} {other}" for one in HARD_TEXTS for other in HARD_TEXTS)])
 
 
 PREPARED = [
@@ -138,7 +138,7 @@ def test_texts_are_prepared_and_cut_as_in_python(scripts: Path, tmp_path: Path, 
     task = {"pad_id": 0, "input_names": ["input_ids"], "texts": said}
     tokenizer = load_tokenizer(str(tmp_path), MAX_LENGTH, said["cut"])
     blanks = [f"{one} Hello THE cat{one}" for one in "\x1c\x1f\x85\xa0\ufeff\u200b\u2028\u3000"]
-    texts = [*AWKWARD, *blanks, "the cat " * 60, " ".join(f"word{n}" for n in range(80))]
+    texts = [*HARD_TEXTS, *blanks, "the cat " * 60, " ".join(f"word{n}" for n in range(80))]
     check_ids(scripts, file, page, texts, tokenizer, task)
 
 
@@ -165,8 +165,8 @@ def smollm() -> Tokenizer:
 
 def test_a_chatting_page_cuts_and_joins_as_python(scripts: Path) -> None:
     shutil.copyfile(PAGE / "writing.mjs", scripts / "writing.mjs")
-    texts = [*AWKWARD, *(f"{one} {other}" for one in AWKWARD for other in AWKWARD)]
-    texts += [f"<|im_start|>user\n{text}<|im_end|>\n" for text in AWKWARD]
+    texts = [*HARD_TEXTS, *(f"{one} {other}" for one in HARD_TEXTS for other in HARD_TEXTS)]
+    texts += [f"<|im_start|>user\n{text}<|im_end|>\n" for text in HARD_TEXTS]
     for made in (smollm(), byte_pairs()):
         asked = {"tokenizer": json.loads(made.to_str()), "page": {"begin_id": None}, "texts": texts}
         command = ["node", str(Path(__file__).with_name("words.mjs")), str(scripts)]
@@ -184,7 +184,7 @@ def test_a_chatting_page_trims_and_ends_as_python(scripts: Path) -> None:
     render = renderer(template, {}, "model")
     pieces = pieces_of_template(template, render)
     assert pieces is not None
-    blanks = ["", " \n", "\u3000\x1c a\tb \ufeff", "\ufeffa\x85", *AWKWARD]
+    blanks = ["", " \n", "\u3000\x1c a\tb \ufeff", "\ufeffa\x85", *HARD_TEXTS]
     talks = [
         [{"role": role, "content": text} for role in ("system", "user", "assistant", "user")]
         for text in blanks

@@ -18,7 +18,7 @@ from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.schema import Profile
 from compress.profile.specs.training import LoraSpec, TrainingSpec
-from compress.training.adapters import add_adapters, merge
+from compress.training.adapters import add_adapters, merge_adapters
 from compress.training.checkpointing import copy_weights
 from compress.training.optimization import adamw
 from tests.tiny import tiny_bert
@@ -58,7 +58,7 @@ def test_merged_weights_say_what_the_adapted_model_says(name: str):
         moved(model)
         adapted = outputs_of(model(**batch))
     assert float((adapted - untouched).abs().max()) > 0.1
-    facts = merge(model, trained, inputs(), "cpu")
+    facts = merge_adapters(model, trained, inputs(), "cpu")
     assert model.state_dict().keys() == before.state_dict().keys()
     assert facts["trained_parameters"] == trained
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_a_merge_that_changes_what_is_said_is_a_broken_promise(monkeypatch: pyte
     moved(model)
     monkeypatch.setattr(Linear, "merge", lambda self, **_: None)
     with pytest.raises(PassError, match="merged model gives different outputs"):
-        merge(model, trained, inputs(), "cpu")
+        merge_adapters(model, trained, inputs(), "cpu")
 
 
 def test_layers_that_are_not_known_are_refused():

@@ -108,7 +108,7 @@ def tiny(name: str, head: Head) -> PreTrainedModel:
     config = CONFIGS[name]
     # Of the families with two heads the one without a distillation token.
     config.architectures = []
-    images = FAMILIES[config.model_type].takes == "images"
+    images = FAMILIES[config.model_type].modality == "images"
     made: Any = {
         "none": transformers.AutoModel,
         "labels": transformers.AutoModelForImageClassification
@@ -140,9 +140,9 @@ def test_every_family_whose_parts_are_known_is_tried_here() -> None:
 def test_every_role_is_one_of_some_family() -> None:
     networks = [family.network for family in FAMILIES.values() if family.network is not None]
     heads = {role for network in networks for head in network.heads.values() for role in head}
-    assert heads.union(*(network.inside.keys() | network.outside.keys() for network in networks)) == set(
-        ROLES
-    )
+    assert heads.union(
+        *(network.layer_parts.keys() | network.outer_parts.keys() for network in networks)
+    ) == set(ROLES)
 
 
 @pytest.mark.parametrize(("name", "head"), CASES)
@@ -212,7 +212,7 @@ class Seen:
 def batch_for(model: PreTrainedModel, network: Network) -> dict[str, Any]:
     """One image, or two texts; of decoders and ModernBERT every token stands at position 0, which turns nothing."""
     draw = torch.Generator().manual_seed(1)
-    if "patches" in network.outside:
+    if "patches" in network.outer_parts:
         return {"pixel_values": torch.randn((2, 1, 8, 12), generator=draw)}
     batch = {"input_ids": torch.randint(3, 50, (2, 7), generator=draw)}
     if network.positions == "rotary":
@@ -244,14 +244,14 @@ def run(name: str) -> tuple[PreTrainedModel, Network, tuple[Block, ...], Seen, A
 @pytest.mark.parametrize("name", CONFIGS)
 def test_norms_stand_on_the_stream_where_they_are_said(name: str) -> None:
     model, network, blocks, seen, _ = run(name)
-    parallel = network.parallel is not None and getattr(model.config, network.parallel)
+    parallel = network.parallel_key is not None and getattr(model.config, network.parallel_key)
     for number, block in enumerate(blocks):
         part = block.parts
         stream, result = seen.read[block.module], seen.gave[block.module]
         first = part["qkv"] if network.fused else part["query"]
         attention, feed = seen.gave[part["attention_output"]], seen.gave[part["feed_out"]]
         feeds = part["gate_feed_in"] if "gate_feed_in" in part else part["feed_in"]
-        if network.norms == "after":
+        if network.norm_placement == "after":
             assert_same(seen.read[first], stream)
             assert_same(seen.read[part["attention_norm"]], stream + attention)
             middle = seen.gave[part["attention_norm"]]
@@ -267,7 +267,7 @@ def test_norms_stand_on_the_stream_where_they_are_said(name: str) -> None:
             assert number == 0
             assert network.not_in_first == ("attention_norm",)
             assert_same(seen.read[first], stream)
-        if network.norms == "around":
+        if network.norm_placement == "around":
             assert_same(seen.read[part["attention_result_norm"]], attention)
             assert_same(seen.read[part["output_result_norm"]], feed)
             attention, feed = seen.gave[part["attention_result_norm"]], seen.gave[part["output_result_norm"]]
@@ -285,7 +285,7 @@ def test_norms_are_of_the_kind_that_is_said(name: str) -> None:
         assert norms.keys() & {"attention_norm", "output_norm"}
         for norm in norms.values():
             rows = seen.read[norm].double()
-            if network.norm == "layer":
+            if network.norm_type == "layer":
                 rows = rows - rows.mean(dim=-1, keepdim=True)
             eps = next(getattr(norm, key) for key in ("eps", "variance_epsilon") if hasattr(norm, key))
             rows = rows * (rows.square().mean(dim=-1, keepdim=True) + eps).rsqrt()

@@ -19,7 +19,7 @@ from compress.passes.prune.choosing.latency_table import LatencyTable
 from compress.passes.prune.choosing.prediction import kept_count, kept_width
 from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
-from compress.reporting.data.paired import packed
+from compress.reporting.data.paired import encode_hits
 from compress.tasks.table import task_kind
 
 ROOT = Path(__file__).parents[2]
@@ -668,7 +668,7 @@ def run_of(right: np.ndarray | None, mb: float, **changed: object) -> dict[str, 
             "retention": score / 0.95,
             "retention_low": None,
             "retention_high": None,
-            "hits": None if hits is None else packed(hits.tolist()),
+            "hits": None if hits is None else encode_hits(hits.tolist()),
             "examples": 100,
             "size_mb": mb,
             "parameters": 1000,

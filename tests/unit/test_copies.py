@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from compress.generation.copies import LEAST, DuplicateOf, contained_in, find_duplicates
+from compress.generation.copies import MIN_SIMILARITY, DuplicateOf, contained_in, find_duplicates
 
 TEXT = "the cat sat on the mat and looked at the dog that slept beside the door of the old house by the river"
 
@@ -26,7 +26,7 @@ def changed(text: str, times: int, chance: random.Random) -> str:
 
 def test_case_and_punctuation_make_no_other_text():
     texts = [TEXT, "something else", TEXT.title() + "!", "Something,  else.", "another one", ""]
-    assert find_duplicates(texts, alike=1.0) == [
+    assert find_duplicates(texts, min_similarity=1.0) == [
         None,
         None,
         DuplicateOf(0, False),
@@ -49,7 +49,7 @@ def test_case_and_punctuation_make_no_other_text():
     assert find_duplicates([]) == []
 
 
-@pytest.mark.parametrize("alike", [LEAST, 0.8, 0.95])
+@pytest.mark.parametrize("alike", [MIN_SIMILARITY, 0.8, 0.95])
 def test_it_finds_what_comparing_all_pairs_finds(alike: float):
     chance = random.Random(1)
     words = [f"v{number}" for number in range(400)]
@@ -57,12 +57,12 @@ def test_it_finds_what_comparing_all_pairs_finds(alike: float):
     texts = [*first, *(changed(chance.choice(first), chance.randrange(8), chance) for _ in range(150))]
     kept: list[int] = []
     agrees = 0
-    for place, found in enumerate(find_duplicates(texts, alike=alike)):
+    for place, found in enumerate(find_duplicates(texts, min_similarity=alike)):
         mine = shingles(texts[place])
         shares = {other: len(mine & (its := shingles(texts[other]))) / len(mine | its) for other in kept}
         rivals = [other for other, share in shares.items() if share >= alike]
         # Whatever is found is alike indeed; at the very limit one in a hundred may be missed.
-        assert found is None or found.place in rivals
+        assert found is None or found.index in rivals
         agrees += (found is None) == (not rivals)
         if found is None:
             kept.append(place)
@@ -122,4 +122,4 @@ def test_the_time_grows_with_the_texts_and_not_with_their_pairs():
     assert time.process_time() - began < 2
     for alike in (0.5, 1.5):
         with pytest.raises(ValueError, match=r"expected a value from 0\.7 to 1"):
-            find_duplicates(texts, alike=alike)
+            find_duplicates(texts, min_similarity=alike)

@@ -10,13 +10,13 @@ import pytest
 from compress.core.errors import DataError
 from compress.data.sources import fingerprint, load
 from compress.data.splits import UNLABELLED, Splits
-from compress.profile.schema import DataSpec, data_of
+from compress.profile.schema import DataSpec, validate_data
 
 TASK = "sentence-embedding"
 
 
 def loaded(base: Path, path: str, seed: int = 0, **changes: Any) -> Splits:
-    return load(data_of({"path": path, **changes}, TASK), base, seed, TASK)
+    return load(validate_data({"path": path, **changes}, TASK), base, seed, TASK)
 
 
 def write_table(file: Path, texts: list[str], column: str = "text") -> None:

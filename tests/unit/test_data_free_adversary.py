@@ -11,7 +11,7 @@ from compress.training.data_free.adversary import (
     imbalance,
     statistics_distance,
 )
-from compress.training.data_free.generator import NOISE, Generator
+from compress.training.data_free.generator import NOISE_SIZE, Generator
 
 
 def test_the_disagreement_is_the_mean_absolute_difference():
@@ -90,7 +90,7 @@ def test_images_have_the_shape_and_range_of_the_models_inputs(shape: tuple[int, 
     torch.manual_seed(0)
     channels = shape[0]
     generator = Generator(shape, mean=[0.25] * channels, std=[0.5] * channels)
-    images = generator(10 * torch.randn(6, NOISE))
+    images = generator(10 * torch.randn(6, NOISE_SIZE))
     assert images.shape == (6, *shape)
     assert images.min() >= -0.25 / 0.5
     assert images.max() <= 0.75 / 0.5
@@ -102,7 +102,7 @@ def test_each_channel_is_normalised_with_its_own_mean_and_std():
     mean, std = [0.1, 0.5, 0.9], [0.5, 1.0, 2.0]
     plain, normalised = Generator((3, 8, 8), [0.0] * 3, [1.0] * 3), Generator((3, 8, 8), mean, std)
     normalised.load_state_dict({**plain.state_dict(), "mean": normalised.mean, "std": normalised.std})
-    noise = torch.randn(2, NOISE)
+    noise = torch.randn(2, NOISE_SIZE)
     pixels = plain.eval()(noise).detach().numpy()
     expected = (pixels - np.array(mean).reshape(1, 3, 1, 1)) / np.array(std).reshape(1, 3, 1, 1)
     np.testing.assert_allclose(normalised.eval()(noise).detach().numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import PassError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.table import LOSS_ENTRIES
 from compress.passes.distill.spec import DistillSpec
@@ -112,11 +112,11 @@ class Setup:
             mean=[MEAN],
             std=[STD],
             spec=self.spec,
-            free=self.spec.data_free or DataFreeSpec(),
+            data_free=self.spec.data_free or DataFreeSpec(),
             loss=loss,
             work=self.work,
             seed=3,
-            progress=Silent(),
+            progress=SilentProgress(),
             name="data free",
             **settings,
         )

@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
 from compress.core.artifacts import TOKENIZER
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.models.text.vocabulary import Vocabulary, read_vocabulary
 from compress.profile.specs.examples import DataFreeSpec
 from compress.training.data_free.texts import SampledTexts, sample_texts
 from compress.training.data_free.words import (
-    Frame,
     Ids,
-    change,
+    SpecialTokens,
     choose_words,
+    class_word_probabilities,
     draw_texts,
-    mix,
+    mix_tokens,
+    mutate_text,
     ordinary_tokens,
-    words_of_classes,
     zipf,
 )
 from tests.tiny import WORDS, tiny_tokenizer
 
-FRAME = Frame(np.array([2]), np.array([3]))
+FRAME = SpecialTokens(np.array([2]), np.array([3]))
 TOKENS = np.arange(10, 60)
 CLASSES = 6
 
@@ -65,7 +65,7 @@ def sampled(
 ) -> SampledTexts:
     spec = DataFreeSpec(**{"examples": 240, "length": (2, 6), "rounds": 8, **free})  # type: ignore[arg-type]
     return sample_texts(
-        TOKENS, FRAME, spec, teacher, max_length=max_length, seed=seed, work=work, progress=Silent()
+        TOKENS, FRAME, spec, teacher, max_length=max_length, seed=seed, work=work, progress=SilentProgress()
     )
 
 
@@ -86,7 +86,7 @@ def test_zipf_falls_from_rank_to_rank_and_leaves_no_word_out():
 def test_words_of_a_class_follow_bayes_rule_with_squared_answers():
     prior = np.array([0.5, 0.3, 0.2])
     given_word = np.array([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])
-    chances = words_of_classes(np.log(given_word).astype(np.float32), prior)
+    chances = class_word_probabilities(np.log(given_word).astype(np.float32), prior)
     expected = given_word.T**2 * prior
     np.testing.assert_allclose(chances, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
 
@@ -124,14 +124,14 @@ def test_half_of_the_words_are_frequent_and_half_are_telling():
 
 
 def test_the_frame_is_what_the_tokenizer_puts_around_a_text():
-    frame = Frame.of(tiny_tokenizer())
+    frame = SpecialTokens.of(tiny_tokenizer())
     assert (frame.before.tolist(), frame.after.tolist()) == ([2], [3])
-    assert frame.around(np.array([7, 8])).tolist() == tiny_tokenizer().encode("blue cat").ids
+    assert frame.wrap(np.array([7, 8])).tolist() == tiny_tokenizer().encode("blue cat").ids
 
 
 def test_a_tokenizer_without_special_tokens_has_an_empty_frame():
-    frame = Frame.of(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    assert frame.around(np.array([5])).tolist() == [5]
+    frame = SpecialTokens.of(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    assert frame.wrap(np.array([5])).tolist() == [5]
 
 
 @given(
@@ -147,7 +147,7 @@ def test_texts_and_their_changes_keep_to_the_lengths_and_words(
     assert len(texts) == count
     source = draw_texts(tokens, zipf(words), lengths, count, random)
     for _ in range(3):
-        texts = [change(text, other, lengths, random) for text, other in zip(texts, source, strict=True)]
+        texts = [mutate_text(text, other, lengths, random) for text, other in zip(texts, source, strict=True)]
         assert all(low <= len(text) <= low + more for text in texts)
         assert np.isin(np.concatenate(texts), tokens).all()
 
@@ -155,7 +155,7 @@ def test_texts_and_their_changes_keep_to_the_lengths_and_words(
 def test_a_change_leaves_its_text_as_it_was():
     random = np.random.default_rng(0)
     text, source = np.arange(5), np.arange(10, 15)
-    changed = [change(text, source, (1, 9), random) for _ in range(200)]
+    changed = [mutate_text(text, source, (1, 9), random) for _ in range(200)]
     assert text.tolist() == [0, 1, 2, 3, 4]
     assert {len(one) for one in changed} == {4, 5, 6}
     assert any(sorted(one.tolist()) == [0, 1, 2, 3, 4] and one.tolist() != [0, 1, 2, 3, 4] for one in changed)
@@ -164,33 +164,34 @@ def test_a_change_leaves_its_text_as_it_was():
 def test_mixing_takes_its_share_place_by_place():
     random = np.random.default_rng(0)
     first, second = np.zeros(4000, dtype=np.int64), np.arange(1, 3001)
-    mixed = mix(first, second, 0.25, random)
+    mixed = mix_tokens(first, second, 0.25, random)
     taken = mixed > 0
     assert taken.mean() == pytest.approx(0.25 * 3000 / 4000, abs=0.02)
     assert (mixed[taken] == np.flatnonzero(taken) + 1).all()
-    assert mix(first, second, 0, random).tolist() == first.tolist()
+    assert mix_tokens(first, second, 0, random).tolist() == first.tolist()
 
 
 def test_the_rounds_bring_texts_to_every_class(tmp_path: Path):
     teacher = Teacher()
     result = sampled(tmp_path, teacher)
-    assert result.answers is not None
-    assert result.drawn is not None
-    assert result.answers.sum() == result.drawn.sum() == 240
+    assert result.class_counts is not None
+    assert result.initial_class_counts is not None
+    assert result.class_counts.sum() == result.initial_class_counts.sum() == 240
     # The class that one rare word tells alone.
-    assert result.drawn[-1] <= 6
-    assert result.answers[-1] >= 12
-    assert result.answers.std() < result.drawn.std()
+    assert result.initial_class_counts[-1] <= 6
+    assert result.class_counts[-1] >= 12
+    assert result.class_counts.std() < result.initial_class_counts.std()
     # The counts are those of the texts that are given back.
     assert (
-        np.bincount(teacher(result.ids).argmax(axis=1), minlength=CLASSES).tolist() == result.answers.tolist()
+        np.bincount(teacher(result.ids).argmax(axis=1), minlength=CLASSES).tolist()
+        == result.class_counts.tolist()
     )
 
 
 def test_uniform_words_alone_hardly_reach_the_rare_class():
     random = np.random.default_rng(0)
     texts = draw_texts(TOKENS, np.full(50, 1 / 50), (2, 6), 240, random)
-    found = Teacher()([FRAME.around(text) for text in texts]).argmax(axis=1)
+    found = Teacher()([FRAME.wrap(text) for text in texts]).argmax(axis=1)
     assert np.bincount(found, minlength=CLASSES)[-1] < 12
 
 
@@ -253,9 +254,9 @@ def test_killed_and_started_again_gives_the_same_texts_and_asks_for_the_rest_alo
         sampled(tmp_path / "killed", Dying())
     result = sampled(tmp_path / "killed", rest := Teacher())
     assert equal(result.ids, expected.ids)
-    assert result.answers is not None
-    assert expected.answers is not None
-    assert result.answers.tolist() == expected.answers.tolist()
+    assert result.class_counts is not None
+    assert expected.class_counts is not None
+    assert result.class_counts.tolist() == expected.class_counts.tolist()
     # The words alone and the first texts are kept together.
     again = 0 if calls < 2 else calls
     assert len(rest.asked) == len(whole.asked) - again
@@ -263,7 +264,7 @@ def test_killed_and_started_again_gives_the_same_texts_and_asks_for_the_rest_alo
 
 def test_without_classes_the_texts_stay_as_they_were_drawn(tmp_path: Path):
     result = sampled(tmp_path, None)
-    assert (result.answers, result.drawn) == (None, None)
+    assert (result.class_counts, result.initial_class_counts) == (None, None)
     assert len(result.ids) == 240
     assert not list(tmp_path.iterdir())
 
@@ -273,6 +274,6 @@ def test_without_rounds_nothing_is_changed(tmp_path: Path):
     result = sampled(tmp_path, teacher, rounds=0)
     assert len(teacher.asked) == 2
     assert equal(result.ids, teacher.asked[1])
-    assert result.answers is not None
-    assert result.drawn is not None
-    assert result.answers.tolist() == result.drawn.tolist()
+    assert result.class_counts is not None
+    assert result.initial_class_counts is not None
+    assert result.class_counts.tolist() == result.initial_class_counts.tolist()

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compress.core.errors import DataError, DataErrors
-from compress.data.images.framing import framed
-from compress.data.images.pixels import image_key, pixel_statistics, pixels_of
+from compress.data.images.framing import apply_framing
+from compress.data.images.pixels import image_key, load_pixels, pixel_statistics
 from compress.data.sources import fingerprint, load
 from compress.data.splits import Examples, Splits, StoredImage
 from compress.profile.schema import DataSpec
@@ -51,7 +51,7 @@ def loaded(folder: Path, seed: int = 0, **keys: Any) -> Splits:
 
 
 def keys_of(part: Examples) -> list[bytes]:
-    return [image_key(pixels_of(item)) for item in part.items]
+    return [image_key(load_pixels(item)) for item in part.items]
 
 
 def refused(folder: Path, **keys: Any) -> DataError:
@@ -160,7 +160,7 @@ def test_images_of_a_parquet_file_stay_in_it(plain: bool, tmp_path: Path) -> Non
             assert isinstance(item, StoredImage)
             number = raws.index(item.read())
             assert number % 2 == label
-            np.testing.assert_array_equal(pixels_of(item), picture(number))
+            np.testing.assert_array_equal(load_pixels(item), picture(number))
 
 
 def test_a_hub_split_gives_its_images_and_the_names_of_its_classes() -> None:
@@ -173,9 +173,9 @@ def test_a_hub_split_gives_its_images_and_the_names_of_its_classes() -> None:
     rows = {"image": [Image.fromarray(picture(1)), None], "label": [1, 0]}
     split = datasets.Dataset.from_dict(rows, features=features)
     read = read_image_split(split, "me/toy, split test", Columns("image", "label"))
-    assert (read.labels, read.label_names, read.texts[1]) == ([1, 0], ("x", "y"), None)
-    np.testing.assert_array_equal(pixels_of(read.texts[0]), picture(1))
-    assert read.place(1) == "me/toy, split test, row 1"
+    assert (read.labels, read.label_names, read.items[1]) == ([1, 0], ("x", "y"), None)
+    np.testing.assert_array_equal(load_pixels(read.items[0]), picture(1))
+    assert read.location(1) == "me/toy, split test, row 1"
 
 
 # One form for all.
@@ -186,29 +186,29 @@ def test_odd_modes_become_grey_or_rgb_of_eight_bits(tmp_path: Path) -> None:
     rgba[0, 0] = (9, 9, 9, 0)
     opaque = picture(0)
     opaque[0, 0] = 255
-    np.testing.assert_array_equal(pixels_of(save(tmp_path / "rgba.png", rgba)), opaque)
+    np.testing.assert_array_equal(load_pixels(save(tmp_path / "rgba.png", rgba)), opaque)
 
     wide = np.array([[0, 257, 65535], [256, 32896, 12345]], np.uint16)
     save(tmp_path / "wide.png", wide)
-    assert pixels_of(tmp_path / "wide.png").tolist() == [[0, 1, 255], [1, 128, 48]]
+    assert load_pixels(tmp_path / "wide.png").tolist() == [[0, 1, 255], [1, 128, 48]]
 
     palette = Image.fromarray(np.array([[0, 1], [2, 0]], np.uint8), "P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "palette.png")
-    assert pixels_of(tmp_path / "palette.png")[0].tolist() == [[255, 0, 0], [0, 255, 0]]
+    assert load_pixels(tmp_path / "palette.png")[0].tolist() == [[255, 0, 0], [0, 255, 0]]
 
     black = Image.new("CMYK", (4, 4), (0, 0, 0, 255))
     black.save(tmp_path / "cmyk.jpg")
-    assert pixels_of(tmp_path / "cmyk.jpg").shape == (4, 4, 3)
-    assert pixels_of(tmp_path / "cmyk.jpg").max() < 10
+    assert load_pixels(tmp_path / "cmyk.jpg").shape == (4, 4, 3)
+    assert load_pixels(tmp_path / "cmyk.jpg").max() < 10
 
     bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
     bits.save(tmp_path / "bits.png")
-    assert pixels_of(tmp_path / "bits.png").tolist() == [[0, 255]]
+    assert load_pixels(tmp_path / "bits.png").tolist() == [[0, 255]]
 
     grey = np.dstack([picture(3, channels=1), np.full((6, 5), 255, np.uint8)])
     Image.fromarray(grey, "LA").save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(pixels_of(tmp_path / "grey.png"), picture(3, channels=1))
+    np.testing.assert_array_equal(load_pixels(tmp_path / "grey.png"), picture(3, channels=1))
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
@@ -216,26 +216,26 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif[0x0112] = 6
     tall = np.zeros((4, 8, 3), np.uint8)
     save(tmp_path / "turned.png", tall, exif=exif)
-    assert pixels_of(tmp_path / "turned.png").shape == (8, 4, 3)
+    assert load_pixels(tmp_path / "turned.png").shape == (8, 4, 3)
 
 
 def test_an_image_that_has_the_size_already_is_left_alone() -> None:
-    np.testing.assert_array_equal(framed(picture(1), (6, 5), 3), picture(1))
+    np.testing.assert_array_equal(apply_framing(picture(1), (6, 5), 3), picture(1))
     grey = picture(1, channels=1)
-    np.testing.assert_array_equal(framed(grey, (6, 5), 1), grey[..., None])
-    np.testing.assert_array_equal(framed(grey, (6, 5), 3), np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_array_equal(apply_framing(grey, (6, 5), 1), grey[..., None])
+    np.testing.assert_array_equal(apply_framing(grey, (6, 5), 3), np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_scaling_by_half_weights_each_pixel_by_the_triangle_that_it_lies_under() -> None:
     row = np.array([[0, 40, 80, 200]], np.uint8)
     # The support of a filter that halves is 4 pixels wide: weights 0.75, 0.75, 0.25 at the left end, normalised.
     expected = [(0 * 0.75 + 40 * 0.75 + 80 * 0.25) / 1.75, (40 * 0.25 + 80 * 0.75 + 200 * 0.75) / 1.75]
-    assert framed(row, (1, 2), 1).ravel() == pytest.approx(expected, abs=1)
+    assert apply_framing(row, (1, 2), 1).ravel() == pytest.approx(expected, abs=1)
 
 
 def test_luma_weighs_green_most() -> None:
     primaries = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    assert framed(primaries, (1, 3), 1).ravel() == pytest.approx(
+    assert apply_framing(primaries, (1, 3), 1).ravel() == pytest.approx(
         [0.299 * 255, 0.587 * 255, 0.114 * 255], abs=1
     )
 
@@ -250,7 +250,7 @@ def test_equal_pixels_are_one_image_whatever_the_file(tmp_path: Path) -> None:
         save(tmp_path / "b.bmp", pixels),
         save(tmp_path / "c.png", np.repeat(pixels[..., None], 3, axis=2)),
     ]
-    assert len({image_key(pixels_of(path)) for path in same}) == 1
+    assert len({image_key(load_pixels(path)) for path in same}) == 1
     changed = pixels.copy()
     changed[0, 0] ^= 1
     assert image_key(changed) != image_key(pixels)
@@ -318,12 +318,12 @@ def test_what_is_left_out_of_a_class_is_counted(tmp_path: Path) -> None:
 def test_scans_and_animations_are_read(tmp_path: Path) -> None:
     pixels = picture(5)
     save(tmp_path / "scan.tif", pixels)
-    np.testing.assert_array_equal(pixels_of(tmp_path / "scan.tif"), pixels)
+    np.testing.assert_array_equal(load_pixels(tmp_path / "scan.tif"), pixels)
     save(tmp_path / "deep.tiff", (picture(6, channels=1).astype(np.uint16) * 257))
-    np.testing.assert_array_equal(pixels_of(tmp_path / "deep.tiff"), picture(6, channels=1))
+    np.testing.assert_array_equal(load_pixels(tmp_path / "deep.tiff"), picture(6, channels=1))
     frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (40, 90)]
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(pixels_of(tmp_path / "two.gif"), np.full((4, 4, 3), 40))
+    np.testing.assert_array_equal(load_pixels(tmp_path / "two.gif"), np.full((4, 4, 3), 40))
 
 
 # Faults, before any training.
@@ -407,7 +407,7 @@ def test_a_table_whose_column_holds_no_images_is_refused(tmp_path: Path) -> None
 def test_mean_and_deviation_are_those_of_all_scaled_pixels() -> None:
     images = [picture(number, (4 + number, 5)) for number in range(6)]
     mean, deviation = pixel_statistics(images, (4, 4), 3)
-    pixels = np.stack([framed(image, (4, 4), 3) for image in images]) / 255
+    pixels = np.stack([apply_framing(image, (4, 4), 3) for image in images]) / 255
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(deviation, pixels.std(axis=(0, 1, 2)), rtol=1e-9)
     assert pixel_statistics([np.full((2, 2), 51, np.uint8)], (2, 2), 1) == ([0.2], [1.0])

@@ -67,7 +67,7 @@ def test_the_splits_are_those_of_the_usual_readers(
     path = written(tmp_path / f"x.{ending}", table)
     spec = LanguageData.model_validate({"path": str(path), **keys})
     usual = load(spec, tmp_path, 0, "causal-lm")
-    monkeypatch.setattr(large, "LARGE", 1)
+    monkeypatch.setattr(large, "LARGE_BYTES", 1)
     stored = load(spec, tmp_path, 0, "causal-lm")
     assert stored.notes == usual.notes
     for name in ("train", "validation", "test"):
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_said_as_ever(
     path.write_text("".join(json.dumps(row) + "\n" for row in [*table, bad]))
     found = []
     for size in (2**40, 1):
-        monkeypatch.setattr(large, "LARGE", size)
+        monkeypatch.setattr(large, "LARGE_BYTES", size)
         with pytest.raises(DataError) as caught:
             load(LanguageData(path=str(path)), tmp_path, 0, "causal-lm")
         found.append(str(caught.value))
@@ -114,7 +114,7 @@ def test_a_file_in_another_encoding_is_left_to_the_usual_reader(
         json.dumps({"text": row["text"].replace("\u2028", " ")}, ensure_ascii=False) + "\n" for row in table
     )
     path.write_bytes(text.encode("cp1252"))
-    monkeypatch.setattr(large, "LARGE", 1)
+    monkeypatch.setattr(large, "LARGE_BYTES", 1)
     splits = load(LanguageData(path=str(path)), tmp_path, 0, "causal-lm")
     assert any("cp1252" in note for note in splits.notes)
 
@@ -123,7 +123,7 @@ def both_ways(spec: LanguageData, folder: Path, monkeypatch: pytest.MonkeyPatch)
     """The splits of the usual readers and of those of large files, or what they say is wrong."""
     found: list[Any] = []
     for size in (2**40, 1):
-        monkeypatch.setattr(large, "LARGE", size)
+        monkeypatch.setattr(large, "LARGE_BYTES", size)
         try:
             found.append(load(spec, folder, 0, "causal-lm"))
         except DataError as error:

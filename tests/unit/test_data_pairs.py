@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from compress.core.errors import DataError
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.profile.schema import data_of
+from compress.profile.schema import validate_data
 from compress.tasks.sentence_embedding.pairs import linked_groups
 
 Row = tuple[Any, Any, Any]
@@ -29,7 +29,7 @@ def write_rows(file: Path, rows: list[Row]) -> None:
 
 def loaded(base: Path, path: str, **changes: Any) -> Splits:
     columns = {"pair_columns": ("one", "two"), **changes}
-    return load(data_of({"path": path, **columns}, "sentence-embedding"), base, 0, "sentence-embedding")
+    return load(validate_data({"path": path, **columns}, "sentence-embedding"), base, 0, "sentence-embedding")
 
 
 def own_rows(count: int, start: int = 0) -> list[Row]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.tasks.sentence_embedding.sentences import cut_sentences
+from compress.tasks.sentence_embedding.sentences import split_sentences
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ from compress.tasks.sentence_embedding.sentences import cut_sentences
     ],
 )
 def test_sentences_by_hand(text: str, sentences: list[str]) -> None:
-    assert cut_sentences(text) == sentences
+    assert split_sentences(text) == sentences
 
 
 @given(st.text(st.sampled_from("aB. !?\n\"'3")))
 def test_nothing_but_white_space_is_lost(text: str) -> None:
-    pieces = cut_sentences(text, fewest_words=0)
+    pieces = split_sentences(text, min_words=0)
     assert "".join("".join(pieces).split()) == "".join(text.split())
     assert all(piece == " ".join(piece.split()) for piece in pieces)

@@ -285,8 +285,8 @@ def test_a_hub_split_keeps_its_class_names() -> None:
     )
     split = datasets.Dataset.from_dict({"sentence": ["x", "y"], "label": [1, -1]}, features=features)
     rows = read_split(split, "me/toy, split test", Columns("sentence", "label"))
-    assert (rows.texts, rows.labels, rows.label_names) == (["x", "y"], [1, -1], ("no", "yes"))
-    assert rows.place(1) == "me/toy, split test, row 1"
+    assert (rows.items, rows.labels, rows.label_names) == (["x", "y"], [1, -1], ("no", "yes"))
+    assert rows.location(1) == "me/toy, split test, row 1"
 
 
 HUB_JOB = """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.data.splitting import conflicting_items, group_classes, make_parts, text_key
+from compress.data.splitting import assign_parts, count_conflicting, group_classes, text_key
 
 FRACTIONS = (0.2, 0.1)
 
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 def parts_of(keys, labels, fractions, seed) -> np.ndarray:
     """The part of each example."""
-    part_of = make_parts(group_classes(keys, labels), fractions, seed)
+    part_of = assign_parts(group_classes(keys, labels), fractions, seed)
     return np.array([part_of[key] for key in keys])
 
 
@@ -36,7 +36,7 @@ def usable(pairs: list[tuple[str, int]]) -> tuple[list[bytes], np.ndarray]:
 def test_every_text_has_one_part_and_every_class_is_in_every_part(pairs, seed) -> None:
     keys, labels = usable(pairs)
     classes = group_classes(keys, labels)
-    part_of = make_parts(classes, FRACTIONS, seed)
+    part_of = assign_parts(classes, FRACTIONS, seed)
     assert set(part_of) == set(keys)
     assert sorted(key for members in classes.values() for key in members) == sorted(set(keys))
     for members in classes.values():
@@ -113,4 +113,4 @@ def test_a_text_with_several_labels_counts_for_the_most_frequent() -> None:
     keys = [text_key(text) for text in ("x", "x", "x", "y", "y")]
     labels = np.array([1, 2, 2, 3, 1], np.int64)
     assert group_classes(keys, labels) == {2: [text_key("x")], 1: [text_key("y")]}
-    assert conflicting_items(keys, labels) == 2
+    assert count_conflicting(keys, labels) == 2

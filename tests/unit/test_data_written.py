@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.core.errors import DataError
-from compress.data.names import named_split, shown
+from compress.data.names import find_split, printable
 from compress.data.reading.encodings import decode, decode_all
-from compress.data.reading.separators import find_separator
+from compress.data.reading.separators import detect_separator
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.profile.schema import DataSpec
@@ -179,7 +179,7 @@ def test_a_separator_is_told_from_the_rows(mark: str, name: str, tmp_path: Path)
     ],
 )
 def test_the_header_decides_and_then_the_rows(text: str, mark: str):
-    assert find_separator(text, ",") == mark
+    assert detect_separator(text, ",") == mark
 
 
 def test_a_separator_that_is_declared_is_kept(tmp_path: Path):
@@ -263,9 +263,9 @@ def test_splits_have_their_names_in_any_case(train: str, test: str, held: str, k
 
 
 def test_two_folders_for_one_split_are_refused_and_the_very_name_is_taken():
-    assert named_split("test", ["test", "Test"], "x") == "test"
+    assert find_split("test", ["test", "Test"], "x") == "test"
     with pytest.raises(DataError) as caught:
-        named_split("test", ["TEST", "Test"], "x")
+        find_split("test", ["TEST", "Test"], "x")
     assert caught.value.code == "split-ambiguous"
 
 
@@ -303,5 +303,5 @@ def test_a_folder_name_that_is_not_utf8_is_a_label_that_can_be_written(tmp_path:
 
 
 def test_what_is_shown_of_a_path_can_be_printed():
-    assert shown(Path(os.fsdecode(b"/x/caf\xe9"))) == "/x/caf\\xe9"
-    assert shown("/x/café") == "/x/café"
+    assert printable(Path(os.fsdecode(b"/x/caf\xe9"))) == "/x/caf\\xe9"
+    assert printable("/x/café") == "/x/café"

@@ -17,7 +17,16 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
-from compress.runtimes.decoding import GREEDY, Decoder, Sampling, closed_up, draw, generate, likeliest, stream
+from compress.runtimes.decoding import (
+    GREEDY,
+    Decoder,
+    Sampling,
+    compacted_order,
+    generate,
+    sample_token,
+    stream,
+    top_tokens,
+)
 from compress.runtimes.runner import CachedSession, open_session
 from compress.runtimes.torch_decoder import TorchDecoder
 from tests.tiny_decoders import CONFIGS, WORDS, lowered_decoder, tiny_decoder
@@ -179,7 +188,7 @@ def test_rows_end_alone_and_draw_alone(tmp_path: Path):
 
 def test_drawing_keeps_to_the_likeliest():
     logits = np.log(np.array([0.1, 0.4, 0.3, 0.2], np.float32))
-    drawn = [draw(logits, Sampling(1.0, seed=0), np.random.default_rng(seed)) for seed in range(4000)]
+    drawn = [sample_token(logits, Sampling(1.0, seed=0), np.random.default_rng(seed)) for seed in range(4000)]
     assert np.abs(np.bincount(drawn, minlength=4) / 4000 - [0.1, 0.4, 0.3, 0.2]).max() < 0.03
     cases = [
         (Sampling(1.0, top_k=2), {1, 2}),
@@ -187,9 +196,9 @@ def test_drawing_keeps_to_the_likeliest():
         (Sampling(1.0, top_p=0.3), {1}),
     ]
     for sampling, allowed in cases:
-        found = {draw(logits, sampling, np.random.default_rng(seed)) for seed in range(200)}
+        found = {sample_token(logits, sampling, np.random.default_rng(seed)) for seed in range(200)}
         assert found == allowed
-    assert draw(logits, Sampling(), np.random.default_rng(0)) == 1
+    assert sample_token(logits, Sampling(), np.random.default_rng(0)) == 1
 
 
 def test_drawing_looks_at_all_tokens_that_it_must():
@@ -211,15 +220,15 @@ def test_drawing_looks_at_all_tokens_that_it_must():
             chances = chances[:kept] / chances[:kept].sum()
             for seed in range(20):
                 drawn = order[np.random.default_rng(seed).choice(len(chances), p=chances)]
-                assert draw(logits, sampling, np.random.default_rng(seed)) == drawn
-        assert likeliest(logits, 70).tolist() == np.argsort(-logits, kind="stable")[:70].tolist()
+                assert sample_token(logits, sampling, np.random.default_rng(seed)) == drawn
+        assert top_tokens(logits, 70).tolist() == np.argsort(-logits, kind="stable")[:70].tolist()
 
 
 def test_few_rows_move_where_some_end():
-    assert closed_up([0, 1, 2]) == [0, 1, 2]
-    assert closed_up([1, 2, 4, 5]) == [5, 1, 2, 4]
-    assert closed_up([3]) == [3]
-    assert closed_up([]) == []
+    assert compacted_order([0, 1, 2]) == [0, 1, 2]
+    assert compacted_order([1, 2, 4, 5]) == [5, 1, 2, 4]
+    assert compacted_order([3]) == [3]
+    assert compacted_order([]) == []
 
 
 @pytest.mark.parametrize(
@@ -234,9 +243,9 @@ def test_what_cannot_be_read_is_refused(tokens: list[list[int]], message: str, t
     decoder = Decoder(CachedSession(open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path)))), 8)
     decoder.start([[1], [2]])
     with pytest.raises(ValueError, match=message):
-        decoder.start(tokens) if len(tokens) > 1 else decoder.read(tokens)
+        decoder.start(tokens) if len(tokens) > 1 else decoder.append_tokens(tokens)
     with pytest.raises(ValueError, match="room for 2 rows of 8 tokens"):
-        decoder.add([[1]])
+        decoder.add_rows([[1]])
 
 
 def test_parts_without_an_operator_are_refused_by_name():

@@ -25,7 +25,7 @@ from compress.training.objective.terms import LossInputs
 from compress.training.objective.trust import TrustedTokens
 from compress.training.objective.weighted_losses import Objective, build_objective
 from compress.training.signals.capture import anatomy_of, capture
-from compress.training.signals.top_k import taken_from, with_top_k
+from compress.training.signals.top_k import source_signals, with_top_k
 from tests.tiny_decoders import CONFIGS, tiny_decoder
 from tests.tiny_language import write_model
 
@@ -76,7 +76,7 @@ def value(
     of: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor]
 ) -> Tensor:
     mine, theirs = (
-        with_top_k(capture(model, batch, taken_from(names)), names)
+        with_top_k(capture(model, batch, source_signals(names)), names)
         for model, names in ((student, of.student_needs), (teacher, of.teacher_needs))
     )
     unlabelled = torch.full((len(batch["input_ids"]),), -100)
@@ -103,8 +103,8 @@ def test_scores_are_those_that_the_model_itself_attends_by(name: str) -> None:
     anatomy = anatomy_of(model, batch)
     for layer in range(3):
         query, key = (signals[f"turned_{part}.{layer}"] for part in ("query", "key"))
-        looks = seen.looks(anatomy.windows[layer])
-        found = log_attention(scores_of(anatomy, query, key, anatomy.heads[layer]), looks).exp()
+        looks = seen.causal_mask(anatomy.attention_windows[layer])
+        found = log_attention(scores_of(anatomy, query, key, anatomy.head_counts[layer]), looks).exp()
         counts = looks.any(-1)[:, None, :, None].expand_as(found)
         torch.testing.assert_close(
             torch.where(looks[:, None], found, 0.0)[counts],
@@ -133,7 +133,7 @@ def test_a_narrower_student_with_other_heads_learns_from_all_of_them() -> None:
     ).train()
     of = objective(student, teacher, *INSIDE)
     torch.autograd.backward(value(of, student, teacher, padded()))
-    assert all(part > 0 for part in of.parts.values())
+    assert all(part > 0 for part in of.last_losses.values())
     query = student.model.layers[-1].self_attn.q_proj.weight.grad
     assert query is not None
     assert torch.isfinite(query).all()
@@ -177,7 +177,7 @@ def test_hidden_states_count_before_what_is_learnt_alone() -> None:
     rows = [(mine[0, 3:8], theirs[0, 3:8]), (mine[1, 3:6], theirs[1, 3:6])]
     first, second = (torch.cat(one) for one in zip(*rows, strict=True))
     wanted = functional.mse_loss(first, second)
-    assert of.parts["hidden"] == pytest.approx(wanted.item(), rel=1e-5)
+    assert of.last_losses["hidden"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_tokens_are_trusted_by_confidence_and_by_being_right() -> None:
@@ -196,9 +196,13 @@ def test_tokens_are_trusted_by_confidence_and_by_being_right() -> None:
         trusted = TrustedTokens(confidence, right, 2000)
         signals = with_top_k({"outputs": logits}, frozenset({trusted.name}))
         assert trusted(batch, signals)[LOSS_MASK].tolist() == [left]
-        found = trusted.counted([(batch, signals)] * 2)
+        found = trusted.count_selected([(batch, signals)] * 2)
         # The last token says 1.0, of a word that does not follow.
-        assert (found.kept, found.of, found.highest) == (2 * sum(left), 8, pytest.approx(0.9, abs=1e-3))
+        assert (found.selected, found.total, found.max_confidence) == (
+            2 * sum(left),
+            8,
+            pytest.approx(0.9, abs=1e-3),
+        )
 
 
 def test_what_is_not_trusted_is_learnt_by_no_loss_and_nothing_left_is_no_loss() -> None:

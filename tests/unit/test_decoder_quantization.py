@@ -13,11 +13,11 @@ from onnx import helper, numpy_helper
 
 from compress.core.errors import ModelError
 from compress.encoding.inputs import Batch
-from compress.passes.quantize.calibration.activation_capture import empty_past, fed
-from compress.passes.quantize.layers import layers
-from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
+from compress.passes.quantize.calibration.activation_capture import empty_past, model_feeds
+from compress.passes.quantize.layers import weighted_layers
+from compress.passes.quantize.scale_folding import average_tied, scale_channels, source_groups, tied_channels
 from compress.passes.quantize.weight_only import matmul_nbits
-from compress.passes.quantize.weight_only.gptq import feedback_blocks
+from compress.passes.quantize.weight_only.gptq import gptq_blocks
 from compress.passes.quantize.weight_only.hessian import moments_of, second_moment
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
@@ -134,7 +134,7 @@ def products_of(path: Path, batch: Batch = UNSEEN) -> dict[str, tuple[np.ndarray
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     onnx.save(model, path.with_name("watched.onnx"))
     session = open_session(str(path.with_name("watched.onnx")))
-    found = dict(zip(names, session.run(names, fed(session.get_inputs(), batch)), strict=True))
+    found = dict(zip(names, session.run(names, model_feeds(session.get_inputs(), batch)), strict=True))
 
     def rows(name: str) -> np.ndarray:
         return found[name].reshape(-1, found[name].shape[-1])
@@ -207,14 +207,14 @@ def test_a_tied_head_and_its_table_are_one_constant(tied, tmp_path, case):
 
 def test_feedback_is_of_inputs_that_went_through_quantized_layers(tied, tmp_path):
     path = quantized(tied, tmp_path, method="gptq", block_size=16)
-    floats = {layer.node.name: layer for layer in layers(ir.load(tied).graph)}
+    floats = {layer.node.name: layer for layer in weighted_layers(ir.load(tied).graph)}
     learnt = [products_of(path, batch) for batch in batches()]
     for name in ("layers.0.gate_feed_in", "layers.2.query_key_value", "layers.2.feed_out"):
         rows, source = floats[name].weight.T, floats[name].source.name
         seen = second_moment([one[name][0] for one in learnt])
         without = moments_of(tied, [source], batches, tmp_path)[source].second
         unlike = [
-            int((feedback_blocks(rows, second, 16, 4, True).dequantized() != floats_of(path)[name].T).sum())
+            int((gptq_blocks(rows, second, 16, 4, True).dequantized() != floats_of(path)[name].T).sum())
             for second in (seen, without)
         ]
         # The last bits of what a session computes depend on which values it gives, and roundings on them.
@@ -254,10 +254,10 @@ def test_scales_move_into_norms_values_and_gates(name, tmp_path):
     path = lowered_decoder(tiny_decoder(name), tmp_path)
     wanted, model = logits(path), ir.load(path)
     rng, left = np.random.default_rng(0), []
-    for group in groups(list(layers(model.graph))):
+    for group in source_groups(list(weighted_layers(model.graph))):
         factors = np.exp(rng.normal(size=group.layers[0].shape[0])).astype(np.float32)
         ties = tied_channels(group)
-        if not scale_channels(model.graph, group, factors if ties is None else averaged(factors, ties)):
+        if not scale_channels(model.graph, group, factors if ties is None else average_tied(factors, ties)):
             left.append(group.layers[0].node.op_type)
     ir.save(model, tmp_path / "scaled.onnx")
     got = logits(tmp_path / "scaled.onnx")
@@ -268,7 +268,9 @@ def test_scales_move_into_norms_values_and_gates(name, tmp_path):
 
 def test_scales_that_heads_do_not_share_stay_outside(tied, tmp_path):
     wanted, model = logits(tied), ir.load(tied)
-    group = next(one for one in groups(list(layers(model.graph))) if tied_channels(one) is not None)
+    group = next(
+        one for one in source_groups(list(weighted_layers(model.graph))) if tied_channels(one) is not None
+    )
     factors = np.exp(np.random.default_rng(0).normal(size=group.layers[0].shape[0])).astype(np.float32)
     assert not scale_channels(model.graph, group, factors)
     ir.save(model, tmp_path / "scaled.onnx")

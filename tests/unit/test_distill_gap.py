@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from compress.core.artifacts import Artifact
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.passes.distill import data_free, step
 from compress.passes.distill.examples import TeacherRef
-from compress.passes.distill.gap import FAR_SMALLER, gap_warnings
+from compress.passes.distill.gap import WARN_RATIO, gap_warnings
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
@@ -31,7 +31,7 @@ class Trains(Exception):
     """The training would begin."""
 
 
-class Notes(Silent):
+class Notes(SilentProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ SAME: dict[str, Any] = {"student": {"layers": 2}}
     [
         ({"losses": LOGITS}, 60, [WARNING]),
         ({"losses": LOGITS, "data_free": FREE}, 60, [WARNING]),
-        ({"losses": LOGITS}, FAR_SMALLER - 1, []),
+        ({"losses": LOGITS}, WARN_RATIO - 1, []),
         ({"losses": [{"labels": {}}]}, 60, []),
         ({"ema": {}}, 60, []),
         ({"control": True}, 60, []),

@@ -13,14 +13,14 @@ from torch import nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from compress.core.errors import PassError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
 from compress.losses.contract import LossSpec
 from compress.losses.labels.spec import LabelsLoss
 from compress.losses.logits.spec import LogitsLoss
-from compress.passes.distill.selection import trusted
-from compress.passes.distill.teaching import augmented_pixels
+from compress.passes.distill.selection import trusted_mask
+from compress.passes.distill.teaching import augment_pixels
 from compress.profile.specs.examples import AugmentSpec
 from compress.profile.specs.teaching import SelectSpec
 from compress.profile.specs.training import TrainingSpec
@@ -63,16 +63,16 @@ def test_an_average_follows_tied_weights_once() -> None:
 def test_trusted_by_confidence_and_by_being_right() -> None:
     logits = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.05, 0.95]], np.float32))
     labels = np.array([0, 0, 0, -1])
-    assert trusted(logits, labels, SelectSpec(confidence=0.7)).tolist() == [True, False, True, True]
-    assert trusted(logits, labels, SelectSpec(right=True)).tolist() == [True, True, False, True]
-    assert trusted(logits, labels, SelectSpec(confidence=0.7, right=True)).tolist() == [
+    assert trusted_mask(logits, labels, SelectSpec(confidence=0.7)).tolist() == [True, False, True, True]
+    assert trusted_mask(logits, labels, SelectSpec(right=True)).tolist() == [True, True, False, True]
+    assert trusted_mask(logits, labels, SelectSpec(confidence=0.7, right=True)).tolist() == [
         True,
         False,
         False,
         True,
     ]
     with pytest.raises(PassError, match=r"^select: only 1 of 4 examples are selected") as caught:
-        trusted(logits, labels, SelectSpec(confidence=0.94))
+        trusted_mask(logits, labels, SelectSpec(confidence=0.94))
     assert "the teacher's median is 0.850" in str(caught.value.hint)
 
 
@@ -86,7 +86,7 @@ def test_trusted_does_not_depend_on_what_is_added_to_all_logits(
     expected = (powers / powers.sum(1, keepdims=True)).max(1)
     clear = np.abs(expected - confidence) > 1e-5
     try:
-        found = trusted(logits + 100, np.full(count, -1), SelectSpec(confidence=confidence))
+        found = trusted_mask(logits + 100, np.full(count, -1), SelectSpec(confidence=confidence))
     except PassError:
         assert (expected >= confidence - 1e-5).sum() < 2 or not clear.all()
         return
@@ -165,7 +165,7 @@ def test_the_labels_of_blended_images_are_not_used() -> None:
     model, batch = tiny_deit(), {"pixel_values": torch.rand(4, 1, 8, 8)}
     for blended in (False, True):
         module = TrainingModule(
-            model, objective_of(model, batch, LabelsLoss()), change=lambda given, b=blended: (given, not b)
+            model, objective_of(model, batch, LabelsLoss()), augment=lambda given, b=blended: (given, not b)
         ).train()
         outputs = module(**batch).logits
         value = batch_loss(module, no_signals, np.array([0, 1, 2, 0]))(outputs, batch, torch.arange(4))
@@ -175,13 +175,13 @@ def test_the_labels_of_blended_images_are_not_used() -> None:
 def test_pixels_change_by_the_spec_and_say_whether_their_labels_hold() -> None:
     images = torch.rand(6, 1, 8, 8)
     torch.manual_seed(0)
-    moved, hold = augmented_pixels({"pixel_values": images}, AugmentSpec(crop=0.25))
+    moved, hold = augment_pixels({"pixel_values": images}, AugmentSpec(crop=0.25))
     assert hold
     assert not torch.equal(moved["pixel_values"], images)
-    blended, hold = augmented_pixels({"pixel_values": images}, AugmentSpec(crop=0, mixup=0.999))
+    blended, hold = augment_pixels({"pixel_values": images}, AugmentSpec(crop=0, mixup=0.999))
     assert not hold
     assert not torch.equal(blended["pixel_values"], images)
-    same, hold = augmented_pixels({"pixel_values": images}, AugmentSpec(crop=0))
+    same, hold = augment_pixels({"pixel_values": images}, AugmentSpec(crop=0))
     assert hold
     assert torch.equal(same["pixel_values"], images)
 
@@ -192,7 +192,7 @@ def test_a_module_in_eval_mode_is_its_student_alone() -> None:
         model,
         objective_of(model, batch, LogitsLoss()),
         decay=0.5,
-        change=lambda given: pytest.fail("changed"),
+        augment=lambda given: pytest.fail("changed"),
     )
     module.eval()
     torch.testing.assert_close(module(**batch).logits, model(**batch).logits)
@@ -254,7 +254,7 @@ def test_the_weights_kept_are_the_best_or_the_last(tmp_path: Path, keep: str) ->
         seed=0,
         precision="fp32",
         device="cpu",
-        progress=Silent(),
+        progress=SilentProgress(),
         name="train",
         keep=keep,  # type: ignore[arg-type]
     )

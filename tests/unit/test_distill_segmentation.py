@@ -85,7 +85,7 @@ def test_what_is_said_of_words_is_compared_by_their_ids(tmp_path: Path, signal: 
     forth = reader(tmp_path / "forth", tiny_tokenizer())
     back = reader(tmp_path / "back", tiny_tokenizer(WORDS[::-1]))
     teachers = [("teacher", *forth)]
-    check_aligned(frozenset({signal}), forth, teachers, rows=False)
-    check_aligned(frozenset({"hidden.1"}), back, teachers, rows=False)
+    check_aligned(frozenset({signal}), forth, teachers, row_outputs=False)
+    check_aligned(frozenset({"hidden.1"}), back, teachers, row_outputs=False)
     with pytest.raises(ModelError, match="use different token ids"):
-        check_aligned(frozenset({signal}), back, teachers, rows=False)
+        check_aligned(frozenset({signal}), back, teachers, row_outputs=False)

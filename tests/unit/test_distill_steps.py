@@ -15,11 +15,11 @@ from tokenizers import Tokenizer, models
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError
-from compress.core.terminal.progress import Advance, Silent
+from compress.core.terminal.progress import Advance, SilentProgress
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
 from compress.passes.distill import step as distill
-from compress.passes.distill.material import extra_texts, translated
+from compress.passes.distill.material import augmented_inputs, translate
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.specs.examples import AugmentSpec
 from compress.step import StepContext
@@ -43,7 +43,7 @@ class Killed(Exception):
 
 
 @dataclass
-class Trainings(Silent):
+class Trainings(SilentProgress):
     """From which step to which each training went; `killed`: the one that does not begin."""
 
     killed: str = ""
@@ -146,9 +146,9 @@ def read_by(folder: Path, *words: str) -> Path:
 def test_tokens_that_the_student_cannot_read_are_refused_before_it_is_trained(tmp_path: Path) -> None:
     old, new = read_by(tmp_path / "old", "a", "b", "z"), read_by(tmp_path / "new", "b", "a")
     own = TokenInputs([np.array([0])], ("input_ids",), 0)
-    assert translated([np.array([0, 1])], old, new, own).ids[0].tolist() == [1, 0]
+    assert translate([np.array([0, 1])], old, new, own).ids[0].tolist() == [1, 0]
     with pytest.raises(ModelError, match="lacks 1 of the teacher's tokens, for example 'z'") as caught:
-        translated([np.array([0, 2, 1])], old, new, own)
+        translate([np.array([0, 2, 1])], old, new, own)
     assert caught.value.where == "data_free"
 
 
@@ -157,5 +157,7 @@ def test_new_texts_are_drawn_of_words_that_every_reader_has(tmp_path: Path) -> N
     theirs, mine = (TokenInputs([np.array(ids)], ("input_ids",), 0) for ids in ([0, 1, 0], [1, 0, 1]))
     near = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.4]], np.float32)
     how = AugmentSpec(copies=20, replace=0.9, delete=0, splice=0, neighbours=1)
-    new_texts = extra_texts((old, theirs), [(old, theirs), (new, mine)], near, how, max_length=8, seed=0)[1]
+    new_texts = augmented_inputs(
+        (old, theirs), [(old, theirs), (new, mine)], near, how, max_length=8, seed=0
+    )[1]
     assert {int(token) for text in new_texts.ids for token in text} == {0, 1}

@@ -174,7 +174,7 @@ def test_a_spec_carries_its_divergence() -> None:
     assert compare_logits(spec, student, teacher).item() == pytest.approx(
         divergence(student, teacher, 1.5, "jsd", 0.2).item()
     )
-    assert LogitsLoss(divergence="skew").mixed == 0.1
+    assert LogitsLoss(divergence="skew").mix_weight == 0.1
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,6 @@ def test_of_texts_that_are_gone_on_with_the_tokens_before_those_that_are_learnt_
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
     learnt = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]])
     seen = LossInputs({}, {}, torch.zeros(2), mask, {LOSS_MASK: learnt})
-    assert seen.compared is not None
-    assert seen.compared.int().tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
-    assert LossInputs({}, {}, torch.zeros(2), mask, {}).compared is mask
+    assert seen.output_mask is not None
+    assert seen.output_mask.int().tolist() == [[0, 1, 1, 0], [1, 1, 0, 0]]
+    assert LossInputs({}, {}, torch.zeros(2), mask, {}).output_mask is mask

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from compress.core.errors import ModelError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.engine.running import run_job
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.step import try_untrained
-from compress.planning.steps import build_plan, untrained
+from compress.planning.steps import architecture_source, build_plan
 from compress.profile.schema import Profile
 from compress.store.cache import Cache
 from compress.tasks.base import TrainingData
@@ -53,7 +53,7 @@ def test_a_network_that_can_lose_nothing_is_refused_before_it_is_trained(tmp_pat
     )
     job = replace(job, allow_code=True)
     with pytest.raises(ModelError) as caught:
-        run_job(job, cache, tmp_path, Silent(), lambda run, record: None)
+        run_job(job, cache, tmp_path, SilentProgress(), lambda run, record: None)
     assert (caught.value.code, caught.value.where) == ("nothing-to-prune", "prune.remove.channels")
     assert cache.find("teacher") is None
 
@@ -71,7 +71,7 @@ def test_the_architecture_that_a_step_starts_from(
     passes: list[dict[str, Any]], step: str, source: str | None
 ) -> None:
     plan = build_plan(profile(*passes))
-    assert untrained(plan, plan.step(step).inputs["model"]) == source
+    assert architecture_source(plan, plan.step(step).inputs["model"]) == source
 
 
 @pytest.mark.parametrize("asked", [{"remove": {"heads": 0.5}}, {"target": {"ratio": 0.3}}])

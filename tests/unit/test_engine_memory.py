@@ -29,7 +29,7 @@ def test_the_gpu_is_given_back_before_anything_is_measured(
         done.append("step")
         return StepResult(TORCH_FLOAT, {"parameters": 0})
 
-    monkeypatch.setattr(making, "call", step)
+    monkeypatch.setattr(making, "call_named", step)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("given back"))
     nothing = Examples((), torch.zeros(0, dtype=torch.int64).numpy())

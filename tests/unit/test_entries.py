@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from compress.core.entries import Entry, OneKey
+from compress.core.entries import Entry, SingleKeyUnion
 from compress.core.spec import PassSpecBase
 
 
@@ -27,7 +27,7 @@ class Oblong(Shape):
     height: int = 2
 
 
-SHAPES = OneKey(Entry[Shape], {"square": Square, "oblong": Oblong})
+SHAPES = SingleKeyUnion(Entry[Shape], {"square": Square, "oblong": Oblong})
 ADAPTER: TypeAdapter[Entry[Shape]] = TypeAdapter(Annotated[Entry[Shape], SHAPES])
 
 

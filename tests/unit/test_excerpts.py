@@ -6,7 +6,7 @@ import numpy as np
 
 from compress.core.records import StepRecord
 from compress.data.splits import Examples
-from compress.engine.excerpts import LENGTH, MOST, beginning, excerpts
+from compress.engine.excerpts import MAX_CHARACTERS, MAX_EXCERPTS, beginning, excerpts
 from tests.records import accuracy, bert_run, change_step, embedding_run
 
 
@@ -36,7 +36,7 @@ def test_images_have_none() -> None:
 
 
 def test_no_more_than_so_many() -> None:
-    count = MOST + 5
+    count = MAX_EXCERPTS + 5
     sure = tuple(float(place) for place in range(count))
     test = Examples(tuple(map(str, range(count))), np.zeros(count, np.int64))
     found = excerpts(*steps((0,) * count, (1,) * count, sure), test)
@@ -45,6 +45,6 @@ def test_no_more_than_so_many() -> None:
 
 def test_the_beginning_is_one_line() -> None:
     assert beginning("two  lines\n of\ttext ") == "two lines of text"
-    assert beginning("x" * LENGTH) == "x" * LENGTH
-    assert beginning("x" * (LENGTH + 1)) == "x" * (LENGTH - 1) + "…"
-    assert beginning("a" + " " * 10 * LENGTH + "b") == "a…"
+    assert beginning("x" * MAX_CHARACTERS) == "x" * MAX_CHARACTERS
+    assert beginning("x" * (MAX_CHARACTERS + 1)) == "x" * (MAX_CHARACTERS - 1) + "…"
+    assert beginning("a" + " " * 10 * MAX_CHARACTERS + "b") == "a…"

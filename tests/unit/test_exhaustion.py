@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.core.disk.exhaustion import is_full, resource_errors
+from compress.core.disk.exhaustion import is_disk_full, resource_errors
 from compress.core.errors import CompressError, DataError, ResourceError, TargetError
 from compress.runtimes.launching import Command, run_all
 
@@ -50,12 +50,12 @@ def test_the_place_is_that_of_the_file_where_the_error_names_one(tmp_path: Path)
 def test_an_error_that_was_made_of_one_counts(tmp_path: Path) -> None:
     error = DataError("cannot be fetched")
     error.__cause__ = FULL[0]
-    assert is_full(error)
+    assert is_disk_full(error)
 
 
 def test_what_is_said_of_another_machine_does_not_count() -> None:
     said = TargetError("board failed while sending model.onnx: [Errno 28] No space left on device")
-    assert not is_full(said)
+    assert not is_disk_full(said)
     with pytest.raises(TargetError), resource_errors(lambda: ()):
         raise said
 

@@ -285,9 +285,9 @@ def test_what_was_changed_is_not_read(tmp_path: Path):
     file.write_text(json.dumps(json.loads(file.read_text())))
     assert files.read_sealed(file) == body
     file.write_text(file.read_text().replace("0.908", "9.08"))
-    with pytest.raises(files.Damaged):
+    with pytest.raises(files.DamagedFileError):
         files.read_sealed(file)
     for text in ("", "{", "[]", "{}", "null", "[" * 100_000):
         file.write_text(text)
-        with pytest.raises(files.Damaged):
+        with pytest.raises(files.DamagedFileError):
             files.read_sealed(file)

@@ -24,7 +24,7 @@ from compress.models.io.pretrained import load_pretrained
 from compress.models.teacher.location import check_teacher
 from compress.models.text.tokenization import read_tokenization
 from compress.profile.load import load_profile
-from compress.profile.model_checks.settings import PINNED, custom_classes, fetching_settings, pinned
+from compress.profile.model_checks.settings import PINNED, custom_classes, fetching_settings, without_pinned
 from compress.profile.schema import TeacherSpec
 from tests.jobs import write_job
 from tests.tiny import LABELS, tiny_bert, write_torch_artifact
@@ -197,7 +197,7 @@ def test_empty_settings_ask_for_nothing(clean: Path, tmp_path: Path) -> None:
 
 def test_labels_are_no_settings() -> None:
     named = {"label2id": {"auto_map": 0, "quantization_config": 1}, "id2label": {"0": "auto_map"}}
-    assert pinned(named) == named
+    assert without_pinned(named) == named
     assert list(fetching_settings(named)) == []
 
 
@@ -206,7 +206,7 @@ def test_settings_are_found_and_pinned_at_any_depth() -> None:
         "hidden_size": 4,
         "parts": [{"auto_map": {"AutoModel": "x"}, "kept": [1, {"use_kernels": 1}]}],
     }
-    assert pinned(deep) == {"hidden_size": 4, "parts": [{"kept": [1, {}]}]}
+    assert without_pinned(deep) == {"hidden_size": 4, "parts": [{"kept": [1, {}]}]}
     assert "auto_map" in PINNED
     bottomless: dict[str, Any] = {}
     for _ in range(60):

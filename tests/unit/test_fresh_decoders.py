@@ -17,7 +17,7 @@ from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.models.anatomy.table.sizes import count_parameters
 from compress.models.students.decoder import new_decoder
 from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
-from compress.tasks.causal_lm.text.own_tokenizer import END, of_file, trained_tokenizer
+from compress.tasks.causal_lm.text.own_tokenizer import END, load_tokenizer_file, trained_tokenizer
 from compress.tasks.table import task_kind
 from tests.tiny_language import WORDS, profile, write_texts
 
@@ -104,12 +104,12 @@ def test_keys_that_do_not_go_together_are_refused(tmp_path: Path, changed: dict[
 def test_every_family_is_made_as_it_was_described_and_can_be_lowered(kind: str):
     asked = FreshDecoder(kind, 2, 64)
     assert asked.fault() is None
-    model = new_decoder(asked, words=300, positions=40, begin=1, end=2, seed=0)
+    model = new_decoder(asked, vocabulary_size=300, max_positions=40, bos_id=1, eos_id=2, seed=0)
     layout = layout_of(model.config)
-    assert (layout.sizes["layers"], layout.sizes["hidden"], layout.longest) == (2, 64, 40)
+    assert (layout.sizes["layers"], layout.sizes["hidden"], layout.max_positions) == (2, 64, 40)
     assert model.num_parameters() == count_parameters(model.config.to_dict(), "words")
-    again = new_decoder(asked, words=300, positions=40, begin=1, end=2, seed=0)
-    other = new_decoder(asked, words=300, positions=40, begin=1, end=2, seed=1)
+    again = new_decoder(asked, vocabulary_size=300, max_positions=40, bos_id=1, eos_id=2, seed=0)
+    other = new_decoder(asked, vocabulary_size=300, max_positions=40, bos_id=1, eos_id=2, seed=1)
     words = [each.get_input_embeddings().weight for each in (model, again, other)]
     assert torch.equal(words[0], words[1])
     assert not torch.equal(words[0], words[2])
@@ -140,10 +140,10 @@ def test_a_tokenizer_is_trained_on_what_stands_in_the_examples():
 
 def test_a_file_tells_its_end_by_the_name_of_a_token(tmp_path: Path):
     trained_tokenizer(["a b"], "texts", 260).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert of_file(tmp_path / "tokenizer.json").eos_token == END
+    assert load_tokenizer_file(tmp_path / "tokenizer.json").eos_token == END
 
 
 @pytest.mark.parametrize(("longest", "taken"), [(64, 160), (512, 512)])
 def test_it_takes_what_is_timed_of_it_where_nobody_says_how_much(longest: int, taken: int) -> None:
     # A prompt of 128 tokens and an answer of 32.
-    assert task_kind("causal-lm").positions_unset(longest) == taken
+    assert task_kind("causal-lm").default_positions(longest) == taken

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.genai import genai_config, write_genai
 from compress.lowering.genai_tokenizer import why_not_genai
-from compress.lowering.shared_weights import LEAST, raw_data_spans
-from compress.models.text.tokenization import ODD
-from compress.passes.quantize.kv_cache import store_cache
+from compress.lowering.shared_weights import MIN_SHARED_BYTES, raw_data_spans
+from compress.models.text.tokenization import PROBE_TEXTS
+from compress.passes.quantize.kv_cache import quantize_kv_cache
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.runtimes.decoding import Decoder, generate
@@ -45,7 +45,7 @@ def written(
         ir.save(graph, path)
     if cache:
         graph = ir.load(path)
-        store_cache(graph, batches, folder)
+        quantize_kv_cache(graph, batches, folder)
         ir.save(graph, path)
     (folder / "tokenizer.json").write_text(json.dumps(BYTES))
     write_genai(folder, layout_of(model.config).sizes, BYTES, {**TASK, "words": WORDS, "end_id": 0})
@@ -78,7 +78,7 @@ def test_weights_lie_in_the_file_once(quantized: bool, tmp_path: Path):
         assert content[offset : offset + length] == tensor.raw_data
     outside = list(onnx.load(shared, load_external_data=False).graph.initializer)
     assert sum(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in outside) > 10
-    assert all(len(tensor.raw_data) < LEAST for tensor in outside)
+    assert all(len(tensor.raw_data) < MIN_SHARED_BYTES for tensor in outside)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -116,7 +116,7 @@ def test_genai_writes_the_same_tokens(name: str, cache: bool, share: float | Non
     genai = pytest.importorskip("onnxruntime_genai", reason="the extra `genai` is not installed")
     folder, prompt = written(tmp_path, name, cache=cache, share=share), prompt_of(9)
     session = CachedSession(open_session(str(folder / "model.onnx")))
-    wanted = generate(Decoder(session, 9 + NEW), [prompt], NEW, ends=(0,))[0]
+    wanted = generate(Decoder(session, 9 + NEW), [prompt], NEW, stop_ids=(0,))[0]
     assert len(wanted) >= 6
     model = genai.Model(str(folder))
     asked = genai.GeneratorParams(model)
@@ -129,7 +129,7 @@ def test_genai_writes_the_same_tokens(name: str, cache: bool, share: float | Non
         found.append(int(generator.get_next_tokens()[0]))
     assert found == wanted
     cut, ours = genai.Tokenizer(model), Tokenizer.from_str(json.dumps(BYTES))
-    for text in ODD:
+    for text in PROBE_TEXTS:
         # Its texts end at a zero.
         if "\x00" not in text:
             assert cut.encode(text).tolist() == ours.encode(text).ids, repr(text)

@@ -23,16 +23,16 @@ from compress.core.numerics import Numerics
 from compress.data.splits import Examples
 from compress.generation.answers import read_answers
 from compress.generation.by_label import (
-    CUT,
+    ACCEPTED,
+    DUPLICATE,
     EMPTY,
-    HELD_OUT,
-    JUDGED,
-    KEPT,
-    OTHER,
-    REPEATED,
-    SPARE,
-    TRAINED,
-    Written,
+    HELD_OUT_COPY,
+    MAX_VALIDATION_TEXTS,
+    OTHER_LABEL,
+    SURPLUS,
+    TRAINING_COPY,
+    TRUNCATED,
+    LabelledText,
     filter_reasons,
     generator_data,
     prompt_for,
@@ -69,14 +69,14 @@ def none_copied(texts: Sequence[str]) -> list[bool]:
 
 
 def test_a_label_is_asked_for_by_its_name_in_words():
-    spec = data_of(ask="What one says of {label}, {label}: ").generated
+    spec = data_of(ask="What one says of {label}, {label}: ").generate_spec
     assert spec is not None
     assert prompt_for(spec, "oil_change-how") == "What one says of oil change how, oil change how: "
 
 
 def test_training_texts_are_learnt_behind_their_labels_and_validation_judges():
     data = data_of(most=4)
-    texts = [f"text {number}" for number in range(JUDGED + 50)]
+    texts = [f"text {number}" for number in range(MAX_VALIDATION_TEXTS + 50)]
     shown = generator_data(
         writing_task_of(data),
         TrainingData(examples(["the  red\ncat", "a b c d e"]), examples(texts), LABELS),
@@ -86,8 +86,8 @@ def test_training_texts_are_learnt_behind_their_labels_and_validation_judges():
         {"prompt": "colour:\n", "completion": "the red cat"},
         {"prompt": "animal:\n", "completion": "a b c d", "ends": False},
     ]
-    assert len(set(shown.validation.texts)) == JUDGED
-    assert writing_task_of(data).answered.data.max_length == 4 + 64
+    assert len(set(shown.validation.texts)) == MAX_VALIDATION_TEXTS
+    assert writing_task_of(data).answered_task.data.max_length == 4 + 64
     # Not by their place, so that another order of the rows judges by the same ones.
     turned = generator_data(
         writing_task_of(data), TrainingData(examples(["x"]), examples(texts[::3]), LABELS), data
@@ -97,33 +97,57 @@ def test_training_texts_are_learnt_behind_their_labels_and_validation_judges():
 
 def test_what_is_kept():
     written = [
-        Written(0, "one two three four"),
-        Written(0, "?! "),
-        Written(1, "five six seven", whole=False),
-        Written(1, "One, two three FOUR."),
-        Written(1, "the dog"),
-        Written(0, "held out text here"),
-        Written(0, "of another label"),
-        Written(0, "eight"),
-        Written(0, "nine"),
-        Written(1, "nine"),
-        Written(1, "of another label"),
+        LabelledText(0, "one two three four"),
+        LabelledText(0, "?! "),
+        LabelledText(1, "five six seven", is_complete=False),
+        LabelledText(1, "One, two three FOUR."),
+        LabelledText(1, "the dog"),
+        LabelledText(0, "held out text here"),
+        LabelledText(0, "of another label"),
+        LabelledText(0, "eight"),
+        LabelledText(0, "nine"),
+        LabelledText(1, "nine"),
+        LabelledText(1, "of another label"),
     ]
 
     def copied(texts: Sequence[str]) -> list[bool]:
         assert "?! " not in texts
         return [text.startswith("held") for text in texts]
 
-    def agree(left: Sequence[Written]) -> list[bool]:
+    def agree(left: Sequence[LabelledText]) -> list[bool]:
         return [one.text != "of another label" or one.label == 1 for one in left]
 
     reasons = filter_reasons(written, [2, 2], TRAINED_ON, copied, agree)
-    assert reasons == [KEPT, EMPTY, CUT, REPEATED, TRAINED, HELD_OUT, OTHER, KEPT, SPARE, REPEATED, KEPT]
+    assert reasons == [
+        ACCEPTED,
+        EMPTY,
+        TRUNCATED,
+        DUPLICATE,
+        TRAINING_COPY,
+        HELD_OUT_COPY,
+        OTHER_LABEL,
+        ACCEPTED,
+        SURPLUS,
+        DUPLICATE,
+        ACCEPTED,
+    ]
     # A further text changes nothing for those before it; where nobody is asked, the label decides nothing.
     for count in range(len(written)):
         assert filter_reasons(written[:count], [2, 2], TRAINED_ON, copied, agree) == reasons[:count]
-    freely = filter_reasons(written, [3, 1], TRAINED_ON, copied, cut_serves=True)
-    assert freely == [KEPT, EMPTY, KEPT, REPEATED, TRAINED, HELD_OUT, KEPT, KEPT, SPARE, REPEATED, REPEATED]
+    freely = filter_reasons(written, [3, 1], TRAINED_ON, copied, accept_truncated=True)
+    assert freely == [
+        ACCEPTED,
+        EMPTY,
+        ACCEPTED,
+        DUPLICATE,
+        TRAINING_COPY,
+        HELD_OUT_COPY,
+        ACCEPTED,
+        ACCEPTED,
+        SURPLUS,
+        DUPLICATE,
+        DUPLICATE,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +175,9 @@ def desk(
     folder: Path, models: dict[str, Artifact], copied: Any = none_copied, **generate: Any
 ) -> StepContext:
     """The step, with training texts that are longer than what is written."""
-    spec = data_of(**{"most": 6, "top_p": 1.0, "agree": False, **generate}).generated
+    spec = data_of(**{"most": 6, "top_p": 1.0, "agree": False, **generate}).generate_spec
     assert spec is not None
-    data = TrainingData(examples(TRAINED_ON), examples(["held"]), LABELS, copied=copied)
+    data = TrainingData(examples(TRAINED_ON), examples(["held"]), LABELS, is_heldout_copy=copied)
     return context(folder, spec, models, text_task(16), data)
 
 
@@ -164,13 +188,13 @@ def test_each_label_gets_its_share_and_nothing_is_asked_twice(tmp_path: Path, mo
     assert result.form == FORM
     assert {name: one[0] for name, one in facts["by_label"].items()} == {"colour": 3, "animal": 2, "verb": 2}
     assert facts["kept"] == len(written_examples(first.out)) == 7
-    assert facts["by_reason"][KEPT] == 7
+    assert facts["by_reason"][ACCEPTED] == 7
     assert sum(facts["by_reason"].values()) == facts["answers"]
     assert (facts["model"], facts["license"]) == ("tiny", "mit")
     assert facts["written_before"] == 0 < facts["tokens"]
     assert 0 <= facts["agreed"] <= 7
     samples = json.loads((first.out / SAMPLES).read_text())["samples"]
-    assert {one["prompt"] for one in samples if one["why"] == KEPT} == {f"{name}:\n" for name in LABELS}
+    assert {one["prompt"] for one in samples if one["why"] == ACCEPTED} == {f"{name}:\n" for name in LABELS}
     (file,) = first.shared.glob("*/*.jsonl")
     lines = file.read_bytes().splitlines(keepends=True)
     assert len(lines) == len({answer.key for answer in read_answers(file)}) == facts["answers"]
@@ -208,7 +232,7 @@ def test_where_texts_go_more_are_written_up_to_the_tries(tmp_path: Path, models:
 def test_the_teacher_may_decide(tmp_path: Path, models: dict[str, Artifact]):
     facts = step.run(desk(tmp_path / "agree", models, count=6, agree=True, tries=8)).facts
     assert facts["agreed"] == facts["kept"] < facts["answers"]
-    assert facts["by_reason"][OTHER] > 0
+    assert facts["by_reason"][OTHER_LABEL] > 0
 
 
 PROFILE: dict[str, Any] = {

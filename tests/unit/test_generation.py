@@ -19,12 +19,18 @@ from compress.core.artifacts import Artifact, seal
 from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT
 from compress.generation.answers import Answer, read_answers
-from compress.generation.prompts import PromptCodec, cut_at
-from compress.generation.writing import AHEAD, GenerationSettings, answers_file, key_of, write_answers
+from compress.generation.prompts import PromptCodec, before_stop
+from compress.generation.writing import (
+    PREFETCH_BATCHES,
+    GenerationSettings,
+    answer_key,
+    answers_file,
+    write_answers,
+)
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.models.io.checkpoints import save_model
-from compress.models.text.chat import UNWRITTEN
+from compress.models.text.chat import EMPTY_USER_TURN
 from compress.runtimes import decoding, runner
 from compress.runtimes.decoding import Sampling
 from compress.runtimes.torch_worker import TorchRuntime
@@ -103,7 +109,7 @@ def test_both_forms_write_what_the_model_says(model, onnx: Artifact, tmp_path: P
                 PROMPTS,
                 GenerationSettings(24),
                 tmp_path / f"{one.form.framework}{together}",
-                together=together,
+                batch_size=together,
             )
             for one in (onnx, plain)
         ]
@@ -118,7 +124,7 @@ def test_both_forms_write_what_the_model_says(model, onnx: Artifact, tmp_path: P
                     eos_token_id=259,
                     pad_token_id=259,
                 )[0, len(ids) :].tolist()
-            answer = both[0][key_of(prompt, 0)]
+            answer = both[0][answer_key(prompt, 0)]
             ends.add(answer.ended)
             assert (answer.prompt, answer.tokens) == (prompt, wanted)
             assert answer.text == byte_tokenizer().decode([one for one in wanted if one < 258])
@@ -130,13 +136,13 @@ def test_an_answer_does_not_hang_on_its_neighbours(onnx: Artifact, tmp_path: Pat
     alone: dict[str, Answer] = {}
     for number, prompt in enumerate(PROMPTS):
         alone |= written(onnx, [prompt], how, tmp_path / str(number))
-    together = written(onnx, PROMPTS, how, tmp_path / "all", together=3)
-    turned = written(onnx, PROMPTS[::-1], how, tmp_path / "turned", together=5)
+    together = written(onnx, PROMPTS, how, tmp_path / "all", batch_size=3)
+    turned = written(onnx, PROMPTS[::-1], how, tmp_path / "turned", batch_size=5)
     assert alone == together == turned
-    first, second = (together[key_of(PROMPTS[0], sample)].tokens for sample in (0, 1))
+    first, second = (together[answer_key(PROMPTS[0], sample)].tokens for sample in (0, 1))
     assert first != second
     other = GenerationSettings(30, DRAWN._replace(seed=6), samples=2)
-    assert written(onnx, PROMPTS[:1], other, tmp_path / "all")[key_of(PROMPTS[0], 0)].tokens != first
+    assert written(onnx, PROMPTS[:1], other, tmp_path / "all")[answer_key(PROMPTS[0], 0)].tokens != first
 
 
 def test_a_killed_run_goes_on_and_writes_nothing_twice(onnx: Artifact, tmp_path: Path):
@@ -151,14 +157,14 @@ def test_a_killed_run_goes_on_and_writes_nothing_twice(onnx: Artifact, tmp_path:
 
     folder = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
-        write_answers(onnx, prompts, how, folder, together=4, advance=killed)
+        write_answers(onnx, prompts, how, folder, batch_size=4, advance=killed)
     file = answers_file(folder, onnx, how)
     kept = list(read_answers(file))
     assert len(kept) == 17
     whole = file.read_bytes()
     # The last line half-written, as by a loss of power.
     file.write_bytes(whole[:-9])
-    assert written(onnx, prompts, how, folder, together=4) == undisturbed
+    assert written(onnx, prompts, how, folder, batch_size=4) == undisturbed
     assert file.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1) + 1])
     before = file.read_bytes()
     counted: list[int] = []
@@ -179,18 +185,18 @@ def test_few_prompts_are_held_at_once(onnx: Artifact, tmp_path: Path):
     def advance(steps: int = 1, note: str | None = None) -> None:
         done[0] += steps
 
-    write_answers(onnx, prompts(), GenerationSettings(2), tmp_path, together=2, advance=advance)
+    write_answers(onnx, prompts(), GenerationSettings(2), tmp_path, batch_size=2, advance=advance)
     assert done[0] == 120
-    assert most[0] <= 2 * AHEAD
+    assert most[0] <= 2 * PREFETCH_BATCHES
 
 
 def test_an_answer_ends_before_a_stop(onnx: Artifact, tmp_path: Path):
     free = written(onnx, PROMPTS, GenerationSettings(24, DRAWN), tmp_path)
-    stop = free[key_of(PROMPTS[1], 0)].text[7:9]
-    found = written(onnx, PROMPTS, GenerationSettings(24, DRAWN, (stop, "never")), tmp_path, together=2)
-    assert found[key_of(PROMPTS[1], 0)].ended == "stop"
+    stop = free[answer_key(PROMPTS[1], 0)].text[7:9]
+    found = written(onnx, PROMPTS, GenerationSettings(24, DRAWN, (stop, "never")), tmp_path, batch_size=2)
+    assert found[answer_key(PROMPTS[1], 0)].ended == "stop"
     for key, answer in found.items():
-        cut = cut_at(free[key].text, [stop])
+        cut = before_stop(free[key].text, [stop])
         assert answer.text == (free[key].text if cut is None else cut)
         assert free[key].tokens[: len(answer.tokens)] == answer.tokens
 
@@ -231,17 +237,17 @@ def test_what_stands_around_the_words_of_a_user(
     (tmp_path / "task.json").write_text(json.dumps(said))
     byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
     writer = PromptCodec(tmp_path)
-    assert (writer.render_prompt(UNWRITTEN), writer.turn_stops(UNWRITTEN)) == (before, ends)
-    assert writer.plain(UNWRITTEN) == before.removeprefix("<begin>")
-    assert writer.nothing == ""
-    with_system = [{"role": "system", "content": "be brief"}, *UNWRITTEN]
+    assert (writer.render_prompt(EMPTY_USER_TURN), writer.message_stops(EMPTY_USER_TURN)) == (before, ends)
+    assert writer.render_without_bos(EMPTY_USER_TURN) == before.removeprefix("<begin>")
+    assert writer.empty_prompt == ""
+    with_system = [{"role": "system", "content": "be brief"}, *EMPTY_USER_TURN]
     assert template != CHATML or writer.render_prompt(with_system).endswith(f"be brief<|im_end|>\n{before}")
 
 
 def test_a_template_without_the_words_of_a_user_is_told(model, onnx: Artifact, tmp_path: Path):
     mute = artifact_of(tmp_path / "mute", model, onnx=True, chat_template="hello")
     with pytest.raises(ModelError, match="leaves out the user's message"):
-        PromptCodec(mute.path).render_prompt(UNWRITTEN)
+        PromptCodec(mute.path).render_prompt(EMPTY_USER_TURN)
 
 
 def test_special_tokens_end_answers_too(model, onnx: Artifact, tmp_path: Path):
@@ -293,28 +299,28 @@ def test_a_job_writes_where_the_model_runs(model, onnx: Artifact, tmp_path: Path
 
 
 def test_texts_are_cut_before_the_first_stop():
-    assert cut_at("one two three", ["three", "two"]) == "one "
-    assert cut_at("one", ["two"]) is None
-    assert cut_at("one", []) is None
-    assert cut_at("stop", ["stop"]) == ""
+    assert before_stop("one two three", ["three", "two"]) == "one "
+    assert before_stop("one", ["two"]) is None
+    assert before_stop("one", []) is None
+    assert before_stop("stop", ["stop"]) == ""
 
 
 class Counting:
     """Rows that all go on together, and how many began at once."""
 
-    refills = False
+    supports_refill = False
 
     def __init__(self) -> None:
         self.begun: list[int] = []
 
     def start(self, prompts: Sequence[Sequence[int]], most: int = 0) -> NDArray[np.float32]:
         self.begun.append(len(prompts))
-        return self.read(prompts)
+        return self.append_tokens(prompts)
 
-    def read(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def append_tokens(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         return np.eye(8, dtype=np.float32)[[7] * len(tokens)]
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         """Nothing is held."""
 
 
@@ -326,7 +332,7 @@ def test_rows_that_end_one_by_one_are_followed_by_as_many_as_go_together():
     def stopped(row: int, token: int) -> bool:
         return written[row] == lengths[row]
 
-    for row, _ in decoding.stream(decoder, [[1]] * len(lengths), 9, together=4, stopped=stopped):
+    for row, _ in decoding.stream(decoder, [[1]] * len(lengths), 9, max_rows=4, should_stop=stopped):
         written[row] += 1
     assert [written[row] for row in range(len(lengths))] == lengths
     assert decoder.begun == [4, 4, 2]

@@ -16,13 +16,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.core.errors import ModelError, PassError
-from compress.core.pre_tokenization import RULES, WHOLE_WORDS, pre_tokenizer
+from compress.core.pre_tokenization import IGNORE_MERGES_RULES, RULES, pre_tokenizer
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.gguf.family import LLAMA_CPP, why_not_gguf
 from compress.lowering.gguf.file import write_gguf
-from compress.lowering.gguf.tensors import HEAD, WORDS, tensors_of
-from compress.lowering.gguf.vocabulary import vocabulary_of, why_no_vocabulary
-from compress.models.text.tokenization import ODD
+from compress.lowering.gguf.tensors import EMBEDDINGS_NAME, HEAD_NAME, tensors_of
+from compress.lowering.gguf.vocabulary import vocabulary_of, why_not_vocabulary
+from compress.models.text.tokenization import PROBE_TEXTS
 from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.profile.model_checks.gguf import end_token_ids, header_fields
 from compress.tasks.causal_lm.source import gguf_tokenizer
@@ -59,8 +59,8 @@ def test_the_numbers_are_the_models_own(name: str, stored: str, tmp_path: Path):
     read = {tensor.name: tensor for tensor in written(model, tmp_path / "it.gguf", stored).tensors}
     assert read.keys() == made.keys()
     for path, tensor in read.items():
-        wanted = made[path].make()
-        assert tensor.tensor_type == made[path].kind
+        wanted = made[path].compute()
+        assert tensor.tensor_type == made[path].ggml_type
         found = dequantize(tensor.data, tensor.tensor_type).reshape(wanted.shape)
         kind = tensor.tensor_type.name
         if kind == "F32":
@@ -76,7 +76,7 @@ def test_the_numbers_are_the_models_own(name: str, stored: str, tmp_path: Path):
             assert (np.abs(found.reshape(-1, 32) - blocks).max(axis=1) <= half * 1.01 + largest * 1e-3).all()
     stored_as = {tensor.name: tensor.tensor_type.name.lower() for tensor in read.values()}
     assert stored_as["blk.1.ffn_down.weight"] == stored
-    decides = WORDS if layout.tied and not family.head else HEAD
+    decides = EMBEDDINGS_NAME if layout.tied and not family.requires_head else HEAD_NAME
     assert stored_as[decides] == ("f16" if stored == "f16" else "q8_0")
 
 
@@ -164,10 +164,10 @@ def letters(*, prefix: bool) -> Tokenizer:
 def test_what_is_joined_first_has_the_largest_score(prefix: bool):
     found = vocabulary_of(json.loads(letters(prefix=prefix).to_str()), 263)
     scores = dict(zip(found.tokens, found.scores, strict=True))
-    assert (found.model, found.adds_space, found.merges) == ("llama", prefix, ())
+    assert (found.model, found.add_space_prefix, found.merges) == ("llama", prefix, ())
     assert scores["ab"] > scores["\u2581ab"] > scores["a"] == scores["b"]
-    assert found.kinds[:2] == (2, 6)
-    assert found.kinds[-1] == 5
+    assert found.token_types[:2] == (2, 6)
+    assert found.token_types[-1] == 5
     assert found.tokens[-1] == "[PAD262]"
 
 
@@ -188,19 +188,19 @@ def test_rules_are_known_by_what_the_tokenizer_says():
     for name, parts in cases.items():
         model = {**BYTES["model"], "ignore_merges": name == "llama-bpe"}
         tokenizer = changed(pre_tokenizer={"type": "Sequence", "pretokenizers": parts}, model=model)
-        assert why_no_vocabulary(tokenizer, "llama") is None
+        assert why_not_vocabulary(tokenizer, "llama") is None
         assert vocabulary_of(tokenizer, 266).pre == name
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_tokenizer_that_is_read_cuts_texts_by_the_rules_that_the_file_names(name: str, tmp_path: Path):
-    model = {**BYTES["model"], "ignore_merges": name == WHOLE_WORDS}
+    model = {**BYTES["model"], "ignore_merges": name == IGNORE_MERGES_RULES}
     body = changed(pre_tokenizer=pre_tokenizer(name), model=model)
     write_gguf(tiny_decoder("llama", vocab_size=266), body, TASK, "f16", tmp_path / "it.gguf", "tiny")
     read = gguf_tokenizer(tmp_path / "it.gguf").backend_tokenizer
     assert json.loads(read.to_str())["model"]["ignore_merges"] is model["ignore_merges"]
     ours = Tokenizer.from_str(json.dumps(body)).pre_tokenizer
-    for text in [*ODD, "12 123 1234 abc123", "It's 2026, they'LL", " x  y\n\n z"]:
+    for text in [*PROBE_TEXTS, "12 123 1234 abc123", "It's 2026, they'LL", " x  y\n\n z"]:
         assert read.pre_tokenizer.pre_tokenize_str(text) == ours.pre_tokenize_str(text), repr(text)
 
 
@@ -248,7 +248,7 @@ def test_letters_are_joined_and_spaces_written_as_the_file_says(prefix: bool, tm
     model = tiny_decoder("llama", vocab_size=ours.get_vocab_size())
     write_gguf(model, json.loads(ours.to_str()), TASK, "f16", tmp_path / "it.gguf", "tiny")
     read = gguf_tokenizer(tmp_path / "it.gguf").backend_tokenizer
-    for text in [*ODD, "abab ab  a b", " ab", "  ab "]:
+    for text in [*PROBE_TEXTS, "abab ab  a b", " ab", "  ab "]:
         # Where a file names no token that ends texts, transformers adds one.
         if "<" not in text:
             found = read.encode(text, add_special_tokens=False).ids
@@ -283,7 +283,7 @@ def test_scores_that_do_not_say_what_is_joined_first_are_refused(tmp_path: Path)
     ],
 )
 def test_other_tokenizers_are_refused(tokenizer: dict, words: str):
-    assert words in str(why_no_vocabulary(tokenizer, "llama"))
+    assert words in str(why_not_vocabulary(tokenizer, "llama"))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from tokenizers.processors import TemplateProcessing
 
 from compress.encoding.tokens import TokenInputs
 from compress.measuring.jobs import JobFolder
-from compress.measuring.scoring import model_answers, written_answers
-from compress.models.text.chat import Format
+from compress.measuring.scoring import generate_answers, model_answers
+from compress.models.text.chat import PromptFormat
 from compress.tasks.base import Answers
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
@@ -122,7 +122,9 @@ def test_figures_are_those_of_lm_evals_own_runner(begins: bool, tmp_path: Path):
         loaded.backend_tokenizer.post_processor = TemplateProcessing(
             single=f"{BEGIN} $A", special_tokens=[(BEGIN, 0)]
         )
-    form = Format(LONGEST, 1, 0 if begins else None, 1, None, {"bos_token": BEGIN, "eos_token": END}, (1, 72))
+    form = PromptFormat(
+        LONGEST, 1, 0 if begins else None, 1, None, {"bos_token": BEGIN, "eos_token": END}, (1, 72)
+    )
     model.generation_config.eos_token_id = [1, 72]
 
     path = lowered_decoder(model, tmp_path)
@@ -136,7 +138,7 @@ def test_figures_are_those_of_lm_evals_own_runner(begins: bool, tmp_path: Path):
 
     def write(prompts: TokenInputs, settings: Mapping[str, Any]) -> NDArray[np.int32]:
         jobs = JobFolder(tmp_path, "onnxruntime", "cpu", 1, "here")
-        return written_answers(jobs, str(path), prompts, settings)
+        return generate_answers(jobs, str(path), prompts, settings)
 
     ours = Harness(
         Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json")),
@@ -170,6 +172,6 @@ def test_figures_are_those_of_lm_evals_own_runner(begins: bool, tmp_path: Path):
     assert len(said) > 4
     assert "g" in said, "an end that only the model's settings name"
     tokens = ours.tok_encode(f"ab{BEGIN}cd", add_special_tokens=False)
-    assert [ours._said(tokens, stops) for stops in ([], [BEGIN])] == ["abcd", "ab"]
+    assert [ours._decode(tokens, stops) for stops in ([], [BEGIN])] == ["abcd", "ab"]
     assert not any(stop in text for text in said for stop in WORDS[:2])
     assert 0 < mine["tiny_choice"]["acc,none"] < 1

@@ -70,7 +70,10 @@ def test_own_tasks_need_leave_to_run_code(tmp_path: Path):
         asked(include="tasks").check(tmp_path, allow_code=False)
     with pytest.raises(DataError, match="this folder of tasks does not exist"):
         asked(include="elsewhere").check(tmp_path, allow_code=True)
-    assert [file.name for file in asked(include="tasks").judging(tmp_path)] == ["rows.jsonl", "tiny.yaml"]
+    assert [file.name for file in asked(include="tasks").scoring_files(tmp_path)] == [
+        "rows.jsonl",
+        "tiny.yaml",
+    ]
 
 
 @pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed")
@@ -90,7 +93,7 @@ def test_tasks_that_are_not_scored_here_are_refused_by_name(tmp_path: Path):
 
 
 def test_what_is_kept_is_held_against_the_baselines_score():
-    from compress.tasks.causal_lm.sections import share_kept
+    from compress.tasks.causal_lm.sections import score_retention
 
     def score(value: float) -> TaskScore:
         metric = Metric(name="acc", value=value, low=0, high=1, n=4)
@@ -98,9 +101,9 @@ def test_what_is_kept_is_held_against_the_baselines_score():
             task="t", version="1", harness="h", shots=0, documents="d", metrics=(metric,), right=(True,) * 4
         )
 
-    assert share_kept(score(0.6), score(0.8)) == pytest.approx(0.75)
-    assert share_kept(score(0.6), score(0.0)) is None
-    assert share_kept(score(0.6), None) is None
+    assert score_retention(score(0.6), score(0.8)) == pytest.approx(0.75)
+    assert score_retention(score(0.6), score(0.0)) is None
+    assert score_retention(score(0.6), None) is None
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from compress.core.errors import ModelError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.engine import running
 from compress.engine.resolve import resolve_job
 from compress.passes.quantize.int8.gain import probe
-from compress.passes.quantize.int8.gain.probe import Probe, Timing
+from compress.passes.quantize.int8.gain.probe import Probe, ShapeTiming
 from compress.passes.quantize.int8.gain.speed import integer_warnings
 from compress.profile.load import load_profile
 from compress.profile.pass_entries import PASS_ENTRIES
@@ -39,7 +39,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     def equal(shapes: Any, rows: int, target: ResolvedTarget) -> Probe:
         found.append((target.spec.device, target.spec.threads))
         flags = tuple(target.description["cpu"]["flags"])
-        return Probe(flags, rows, (Timing(*next(iter(shapes)), 1, 1.0, 1.0),))
+        return Probe(flags, rows, (ShapeTiming(*next(iter(shapes)), 1, 1.0, 1.0),))
 
     monkeypatch.setattr(probe, "probe", equal)
     return found
@@ -86,7 +86,7 @@ def test_it_is_said_before_the_first_step(
 ) -> None:
     events: list[str] = []
 
-    class Told(Silent):
+    class Told(SilentProgress):
         def say(self, message: str) -> None:
             events.append(message)
 

@@ -198,7 +198,7 @@ def test_a_run_notes_what_it_read_and_plan_goes_by_it(tmp_path: Path, monkeypatc
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
     loaded, cache = load_profile(file), Cache.default()
     job = resolve_job(loaded, allow_code=False)
-    assert job.read.by_content
+    assert job.key_fingerprints.by_content
     assert {row.name: row.key for row in explain_plan(loaded)} == job.keys
     job.prepare(cache)
     monkeypatch.setattr(contents, "load", lambda *_: pytest.fail("read again"))

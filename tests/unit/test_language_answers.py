@@ -10,19 +10,19 @@ import pytest
 from pydantic import ValidationError
 
 from compress.core.errors import DataError, ModelError, UsageError
-from compress.core.records import Metric, RunRecord, Sample, Written
+from compress.core.records import GeneratedAnswers, Metric, RunRecord, Sample
 from compress.data.sources import load
 from compress.data.splits import UNLABELLED, Examples, Splits
-from compress.engine.excerpts import with_texts
+from compress.engine.excerpts import redact_texts
 from compress.generation.validators import validator_of
 from compress.passes.distill.sections.written import written as what_was_written
 from compress.reporting.render.document import Table
 from compress.reporting.render.numbers import MISSING
 from compress.reporting.render.terminal import RunTable
 from compress.reporting.sections import result_sections
-from compress.tasks.causal_lm.asking import asked
+from compress.tasks.causal_lm.asking import generation_prompts
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.kind import RIGHT
+from compress.tasks.causal_lm.kind import RIGHT_ANSWERS
 from compress.tasks.causal_lm.sections import answers
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
@@ -46,10 +46,10 @@ def test_prompts_that_leave_room_are_asked(tmp_path: Path):
     task = task_of(answers={"validator": "exact", "most": 8, "stop": ["\n", "."], "examples": 3})
     test = examples(*(prompt_item(prompt, f"c{len(prompt)}") for prompt in ("a", "b" * 16, "c" * 17, "dd")))
     model = folder_of(tmp_path, begin_id=258)
-    found = asked(task, test, model, seed=0)
+    found = generation_prompts(task, test, model, seed=0)
     assert found is not None
     assert set(found.examples) < {0, 1, 3}
-    everything = asked(
+    everything = generation_prompts(
         task_of(answers={"validator": "exact", "most": 8}), test, folder_of(tmp_path, begin_id=None), seed=0
     )
     assert everything is not None
@@ -57,23 +57,27 @@ def test_prompts_that_leave_room_are_asked(tmp_path: Path):
     assert (everything.prompts[2], everything.expected[2]) == ("dd", "c2")
     assert everything.settings == {"most": 8, "ends": [259], "together": 16}
     with pytest.raises(DataError, match="at most 16 tokens"):
-        asked(
+        generation_prompts(
             task_of(answers={"validator": "exact", "most": 8}),
             examples(prompt_item("x" * 30, "y"), prompt_item("z" * 30, "y")),
             model,
             seed=0,
         )
-    assert asked(task_of(), test, model, seed=0) is None
+    assert generation_prompts(task_of(), test, model, seed=0) is None
 
 
 def test_an_answer_ends_at_each_end_of_the_model_and_at_special_stops(tmp_path: Path):
     model = folder_of(tmp_path, end_ids=[259, 7], special_tokens={})
     keys = {"answers": {"validator": "exact", "most": 8, "stop": ["<begin>", "."]}}
-    found = asked(task_of(**keys), examples(prompt_item("a", "b")), model, seed=0)
+    found = generation_prompts(task_of(**keys), examples(prompt_item("a", "b")), model, seed=0)
     assert found is not None
     assert found.settings["ends"] == [0, 7, 259]
     said = byte_tokenizer().encode("yes.no", add_special_tokens=False).ids
-    assert [found.text(said), found.text([*said[:2], 7]), found.text([*said[:2], 0])] == ["yes", "ye", "ye"]
+    assert [found.decode(said), found.decode([*said[:2], 7]), found.decode([*said[:2], 0])] == [
+        "yes",
+        "ye",
+        "ye",
+    ]
 
 
 def test_of_a_conversation_the_last_answer_is_asked_for(tmp_path: Path):
@@ -85,7 +89,7 @@ def test_of_a_conversation_the_last_answer_is_asked_for(tmp_path: Path):
     ]
     keys = {"path": "x", "messages_column": "m", "max_length": 200, "answers": {"validator": "contains"}}
     task = CausalLanguageModel(LanguageData.model_validate(keys))
-    found = asked(task, examples(messages_item(said)), folder_of(tmp_path, begin_id=258), seed=0)
+    found = generation_prompts(task, examples(messages_item(said)), folder_of(tmp_path, begin_id=258), seed=0)
     assert found is not None
     assert found.expected == ("3",)
     assert found.prompts[0].endswith("sum<|im_end|>\n<|im_start|>assistant\n")
@@ -166,14 +170,14 @@ def test_keys_that_make_no_sense_are_refused(keys: dict[str, object], message: s
 def test_what_is_asked_decides_what_is_measured_and_not_what_is_trained():
     said = {"validator": "exact", "most": 8}
     plain, asks = (task_of(**keys).data for keys in ({}, {"context": 3, "answers": said}))
-    assert plain.scored_by() == {}
-    assert asks.scored_by() == {"context": 3, "answers": said}
-    trained = [one.model_dump(mode="json", exclude=set(one.MEASURED)) for one in (plain, asks)]
+    assert plain.scoring_settings() == {}
+    assert asks.scoring_settings() == {"context": 3, "answers": said}
+    trained = [one.model_dump(mode="json", exclude=set(one.MEASUREMENT_KEYS)) for one in (plain, asks)]
     assert "answers" not in json.dumps(trained)
 
 
-def written(*right: bool, **changes: object) -> Written:
-    return Written(
+def written(*right: bool, **changes: object) -> GeneratedAnswers:
+    return GeneratedAnswers(
         validator="contains",
         examples=tuple(3 * place for place in range(len(right))),
         right=right,
@@ -183,7 +187,7 @@ def written(*right: bool, **changes: object) -> Written:
     ).model_copy(update=changes)
 
 
-def asked_run(before: Written, after: Written) -> RunRecord:
+def asked_run(before: GeneratedAnswers, after: GeneratedAnswers) -> RunRecord:
     run = bert_run()
     steps = []
     for step in run.steps:
@@ -211,8 +215,8 @@ def test_changed_answers_stand_side_by_side():
     assert texts(broken) == [("0", "prompt 0", "yes", "yes", "no 0")]
     assert texts(fixed) == [("3", "prompt 1", "yes", "no 1", "yes")]
     measured = run.steps[0].measurements[0]
-    assert with_texts(measured, shown=True) == measured
-    bare = with_texts(measured, shown=False).accuracy.written
+    assert redact_texts(measured, keep=True) == measured
+    bare = redact_texts(measured, keep=False).accuracy.written
     assert bare == written(True, False, True, prompts=(), expected=(), answers=())
     # Where the report shows no texts, the places are named.
     run = asked_run(bare, after.model_copy(update={"prompts": (), "expected": (), "answers": ()}))
@@ -225,7 +229,7 @@ def test_right_answers_stand_beside_the_score_and_those_of_a_control_beside_its_
     run = asked_run(written(*many), written(*many))
     for name, found in (("distill", written(*many)), ("distill (control)", written(*[False] * 40))):
         (measured,) = next(step for step in run.steps if step.step == name).measurements
-        share = Metric(name=RIGHT.name, value=sum(found.right) / 40, low=0.0, high=1.0, n=40)
+        share = Metric(name=RIGHT_ANSWERS.name, value=sum(found.right) / 40, low=0.0, high=1.0, n=40)
         metrics = (*measured.accuracy.metrics, share)
         accuracy = measured.accuracy.model_copy(update={"written": found, "metrics": metrics})
         run = change_step(run, name, measurements=(measured.model_copy(update={"accuracy": accuracy}),))

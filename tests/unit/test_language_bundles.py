@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from compress.bundles.layout import TEMPLATES
 from compress.bundles.manifest import numbers_text, write_manifest
 from compress.core.disk.files import copy_file, write_json
-from compress.core.forms import ONNX_FLOAT, Numbers
+from compress.core.forms import ONNX_FLOAT, NumberFormat
 from compress.lowering.step import lower
 from compress.passes.export.golden import golden_examples
 from compress.runtimes import runner
@@ -30,7 +30,7 @@ from tests.tiny_decoders import lowered_decoder, tiny_decoder
 from tests.tiny_language import BEGIN, END, byte_tokenizer
 
 POSITIONS = 48
-IN_BLOCKS = ONNX_FLOAT.with_(numbers=Numbers.WEIGHT_ONLY)
+IN_BLOCKS = ONNX_FLOAT.with_fields(numbers=NumberFormat.WEIGHT_ONLY)
 NODE = shutil.which("node")
 PAGE = TEMPLATES.parent / "web" / "page"
 PREDICT = Path(of_language.__file__).with_name("predict.py")

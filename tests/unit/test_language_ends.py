@@ -26,7 +26,7 @@ from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.source import write_model as write_source
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text.documents import messages_item, pieces_of
-from compress.tasks.causal_lm.text.ends import ends_of
+from compress.tasks.causal_lm.text.ends import answer_end_tokens
 from tests.steps import context
 from tests.tiny_decoders import lowered_decoder, tiny_decoder
 from tests.tiny_language import BEGIN, CHATML, END, byte_tokenizer
@@ -95,9 +95,9 @@ def test_every_end_that_a_model_names_ends_an_answer(
     model = tiny_decoder("llama", vocab_size=264)
     model.config.eos_token_id, model.generation_config.eos_token_id = ids(config), ids(generation)
     render = None if template is None else renderer(template, {}, "model")
-    assert ends_of(model, [], 1, render, tokenizer_of()) == ids(wanted)
+    assert answer_end_tokens(model, [], 1, render, tokenizer_of()) == ids(wanted)
     # Numbers that are no tokens of the model end nothing.
-    assert ends_of(model, [264, -1, 3], None, render, tokenizer_of())[-1] == 3
+    assert answer_end_tokens(model, [264, -1, 3], None, render, tokenizer_of())[-1] == 3
 
 
 def test_a_folder_says_what_ends_an_answer(tmp_path: Path):
@@ -106,10 +106,10 @@ def test_a_folder_says_what_ends_an_answer(tmp_path: Path):
     said = json.loads((out / "task.json").read_text())
     assert (said["end_id"], said["end_ids"]) == (1, [1, 258, 260])
     writer = PromptCodec(out)
-    assert writer.ends == (1, 258, 260)
+    assert writer.end_ids == (1, 258, 260)
     # What a turn is taught to end with is among them.
     learnt = pieces_of(messages_item(TALK), "messages", renderer(TEMPLATE, {}, "model"))[-1].text
-    assert set(writer.encoded(learnt, begins=False)) & set(writer.ends) == {258}
+    assert set(writer.encode(learnt, add_bos=False)) & set(writer.end_ids) == {258}
     assert said["chat"]["trim"] == ["assistant", "system", "user"]
 
 
@@ -125,7 +125,7 @@ def test_older_folders_name_one_end(tmp_path: Path):
     common = {"max_length": 16, "pad_id": 0, "begin_id": None, "chat_template": None, "special_tokens": {}}
     for end, ends in ((259, (259,)), (None, ())):
         (tmp_path / "task.json").write_text(json.dumps({**common, "end_id": end}))
-        assert PromptCodec(tmp_path).ends == ends
+        assert PromptCodec(tmp_path).end_ids == ends
 
 
 def test_a_bundle_ends_and_trims_as_the_model(tmp_path: Path):

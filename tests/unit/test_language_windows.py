@@ -20,7 +20,7 @@ from compress.core.forms import ONNX_FLOAT
 from compress.data.sources import load
 from compress.data.splits import UNLABELLED, Examples
 from compress.generation.prompts import PromptCodec
-from compress.measuring.variants import scored_sample
+from compress.measuring.variants import sample_for_scoring
 from compress.models.text.chat import renderer
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
@@ -31,15 +31,15 @@ from compress.tasks.causal_lm.record import language_record, log_perplexity_test
 from compress.tasks.causal_lm.scorer import answers, bucketed_divergence, log_softmax
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text import windows as windows_module
-from compress.tasks.causal_lm.text.chat_pieces import joined, pieces_of_template
+from compress.tasks.causal_lm.text.chat_pieces import pieces_of_template, render_pieces
 from compress.tasks.causal_lm.text.documents import Piece, messages_item, pieces_of, prompt_item
 from compress.tasks.causal_lm.text.windows import (
     BYTES,
     COMPARED,
     DOCUMENT,
     LOSS_MASK,
-    cut_windows,
     encode_documents,
+    split_windows,
 )
 from tests.steps import context
 from tests.tiny_language import BEGIN, CHATML, byte_tokenizer
@@ -88,7 +88,7 @@ def test_each_token_is_scored_once_with_what_stands_before_it(
     tokens = np.stack([np.arange(length), np.arange(length) >= begins, np.ones(length)], axis=1).astype(
         np.int64
     )
-    windows = list(cut_windows(tokens.reshape(-1, 3), longest, context))
+    windows = list(split_windows(tokens.reshape(-1, 3), longest, context))
     scored = [token for window in windows for token, learnt, _ in window.tolist() if learnt]
     # The first token of all stands behind nothing.
     assert scored == [token for token in range(1, length) if token >= begins]
@@ -242,7 +242,7 @@ def test_a_template_becomes_pieces_where_it_depends_on_roles_alone():
     pieces = pieces_of_template(CHATML, render)
     assert pieces is not None
     messages = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
-    assert joined(pieces, messages, True) == render(messages, True)
+    assert render_pieces(pieces, messages, True) == render(messages, True)
     # Another default, counted turns, contents that are changed: no fixed pieces.
     counted = "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}"
     changed = "{% for m in messages %}{{ m.content | trim | upper }}{% endfor %}"
@@ -266,7 +266,7 @@ def test_a_template_that_takes_no_system_message_becomes_pieces_without_one():
     assert pieces is not None
     assert "system" not in pieces["start"]
     messages = [{"role": role, "content": f" {role}"} for role in ("user", "assistant", "user")]
-    assert joined(pieces, messages, True) == render(messages, True)
+    assert render_pieces(pieces, messages, True) == render(messages, True)
     # One that leaves it out without a word must not seem to take it.
     deaf = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     assert pieces_of_template(deaf, renderer(deaf, {}, "model"))["start"].keys() == {"user"}
@@ -282,14 +282,14 @@ def test_pieces_trim_what_the_template_trims():
         assert pieces is not None
         assert pieces["trim"] == roles
         messages = [{"role": role, "content": rare} for role in ("system", "user", "assistant", "user")]
-        assert joined(pieces, messages, True) == render(messages, True)
+        assert render_pieces(pieces, messages, True) == render(messages, True)
 
 
 def test_the_tokens_of_pieces_are_those_of_each_by_itself():
-    assert pieces_of("a text", "texts", None) == [Piece("a text", learnt=True)]
+    assert pieces_of("a text", "texts", None) == [Piece("a text", is_target=True)]
     assert pieces_of(prompt_item("p", "c"), "prompts", None) == [
-        Piece("p", learnt=False),
-        Piece("c", learnt=True, ends=True),
+        Piece("p", is_target=False),
+        Piece("c", is_target=True, has_end_token=True),
     ]
 
 
@@ -371,7 +371,7 @@ def test_tokens_that_are_compared_are_spread_over_all_windows(tmp_path: Path, mo
     made = encode_documents(examples("x" * 40, "ab", "y" * 15), data(), folder_of(tmp_path))
     places = made.against(None).batch(range(len(made)))[COMPARED]
     assert places.shape[1] == 12 // len(made)
-    for row, kept, learnt in zip(places, (places >= 0).sum(axis=1), made.learnt, strict=True):
+    for row, kept, learnt in zip(places, (places >= 0).sum(axis=1), made.target_mask, strict=True):
         scored = np.flatnonzero(learnt)
         assert set(row[row >= 0]) <= set(scored)
         assert kept == min(places.shape[1], len(scored))
@@ -382,7 +382,7 @@ def test_variants_are_scored_on_windows_of_all_documents(tmp_path: Path):
     folder = folder_of(tmp_path)
     for texts in (["x" * 80] * 4, ["a", "b", "cd"]):
         made = encode_documents(examples(*texts), data(), folder)
-        chosen, truth = scored_sample(made, Truth.of(examples(*texts)), seed=0)
+        chosen, truth = sample_for_scoring(made, Truth.of(examples(*texts)), seed=0)
         assert chosen.tolist() == list(range(len(made)))
         assert len(truth.labels) == len(made)
     assert set(made.documents) == {2}
@@ -570,7 +570,7 @@ def test_a_conversation_is_learnt_in_the_ids_that_it_is_answered_by(kind: str, t
     ids, learnt = batch["input_ids"][0].tolist(), batch[LOSS_MASK][0]
     writer = PromptCodec(folder)
     for place in (1, 3, 5):
-        prompt = writer.tokens(TURNS[:place])
+        prompt = writer.encode_prompt(TURNS[:place])
         assert ids[: len(prompt)] == prompt
         assert learnt[len(prompt)] == 1
         assert not learnt[len(prompt) - 1]
@@ -609,7 +609,7 @@ def test_the_token_that_begins_texts_stands_there_once(before: str, tmp_path: Pa
         batch = encode_documents(examples(item), spec, folder).batch([0])
         assert batch["input_ids"][0].tolist() == wanted
         assert batch[LOSS_MASK][0].tolist() == [0, int(spec is not prompts), 1]
-    assert PromptCodec(folder).tokens(f"{before}ab") == wanted
+    assert PromptCodec(folder).encode_prompt(f"{before}ab") == wanted
 
 
 def test_a_template_that_reads_the_clock_sees_the_same_day_always():

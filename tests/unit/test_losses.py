@@ -73,7 +73,8 @@ from compress.training.signals.capture import Anatomy
 spec = RecoverySpec.model_validate({"losses": [{"reverse": {"temperature": 2, "weight": 3}}]})
 objective = build_objective([one.body for one in spec.losses], Anatomy(2), Anatomy(2), seed=0)
 student, teacher = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 1.0]])
-print(float(objective({"outputs.teacher": student}, {"outputs": teacher}, torch.zeros(1), None, {})), objective.parts)
+loss = objective({"outputs.teacher": student}, {"outputs": teacher}, torch.zeros(1), None, {})
+print(float(loss), objective.last_losses)
 """
 
 
@@ -135,12 +136,16 @@ def test_every_loss_of_a_section_is_found() -> None:
 
 def test_what_a_loss_says_of_itself() -> None:
     made = {name: kind.spec() for name, kind in LOSSES.items()}
-    assert {name for name, one in made.items() if not one.compares} == {"labels", "masked_lm", "next_token"}
+    assert {name for name, one in made.items() if not one.needs_teacher} == {
+        "labels",
+        "masked_lm",
+        "next_token",
+    }
     assert {name for name, one in made.items() if one.reaches_outputs} == {
         *("logits", "labels", "output", "next_token")
     }
     inside = {"hidden", "embedding", "attention", "relation", "similarity", "contrastive"}
-    assert {name for name, one in made.items() if one.looks_inside} == inside
-    assert {name for name, one in made.items() if one.learns_labels} == {"labels", "next_token"}
+    assert {name for name, one in made.items() if one.compares_internals} == inside
+    assert {name for name, one in made.items() if one.uses_labels} == {"labels", "next_token"}
     several = LossContext(task_kind("text-classification"), teachers=2)
     assert {name for name, one in made.items() if one.fault(several)} == inside | {"output", "next_token"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import UNLABELLED
 from compress.encoding.inputs import Inputs
 from compress.encoding.tokens import TokenInputs
@@ -95,7 +95,12 @@ def windows() -> WindowInputs:
     learnt = [np.arange(length) >= random.integers(1, length) for length in LENGTHS]
     nothing = np.zeros(COUNT, np.int64)
     return WindowInputs(
-        inner.ids, inner.input_names, 0, learnt=Ragged.of(learnt), documents=nothing, sizes=nothing
+        inner.ids,
+        inner.input_names,
+        0,
+        target_mask=Ragged.of(learnt),
+        documents=nothing,
+        target_bytes=nothing,
     )
 
 
@@ -159,7 +164,7 @@ def learnt(lesson: Lesson, accumulate: int, work: Path) -> tuple[float, dict[str
     )
     both = lesson.mutual is not None
     module = TrainingModule(student, objective, teacher=teacher if both else None)
-    answers = from_model(teacher, objective.teacher_needs | {"outputs"}, "cpu", learns=both)
+    answers = from_model(teacher, objective.teacher_needs | {"outputs"}, "cpu", trainable=both)
     found: dict[str, Tensor] = {}
 
     def take() -> None:
@@ -169,8 +174,8 @@ def learnt(lesson: Lesson, accumulate: int, work: Path) -> tuple[float, dict[str
 
     spec = TrainingSpec(epochs=1, batch_size=COUNT, accumulate=accumulate, dropout=0.0, max_grad_norm=1e9)
     result = train(
-        module, inputs, batch_loss(module, answers, LABELS, mutual=lesson.mutual), spec, lambda model: 0.0,
-        work=work, seed=0, precision="fp32", device="cpu", progress=Silent(), name="t", after_step=take,
+        module, inputs, batch_loss(module, answers, LABELS, mutual_weight=lesson.mutual), spec, lambda model: 0.0,
+        work=work, seed=0, precision="fp32", device="cpu", progress=SilentProgress(), name="t", after_step=take,
     )  # fmt: skip
     return result.curve.points[0].train_loss, found
 
@@ -219,7 +224,7 @@ def test_each_loss_alone_in_parts(
 
 def test_factors_make_the_means_of_parts_those_of_the_batch() -> None:
     """A mean over 4 and 1 things, one over 3 and 3, and one over nothing."""
-    first, second = World().factors(
+    first, second = World().mean_factors(
         [torch.tensor([4.0, 3.0, 0.0]).double(), torch.tensor([1.0, 3.0, 0.0]).double()]
     )
     assert first.tolist() == pytest.approx([0.8, 0.5, 0])
@@ -237,7 +242,7 @@ def test_a_moving_average_follows_once_a_step(tmp_path: Path) -> None:
     train(
         module, inputs, batch_loss(module, lambda indices, shown: {}, LABELS),
         TrainingSpec(epochs=1, batch_size=COUNT, accumulate=5, learning_rate=0.1), lambda model: 0.0,
-        work=tmp_path, seed=0, precision="fp32", device="cpu", progress=Silent(), name="t",
+        work=tmp_path, seed=0, precision="fp32", device="cpu", progress=SilentProgress(), name="t",
         after_step=module.after_step,
     )  # fmt: skip
     now = dict(student.named_parameters())

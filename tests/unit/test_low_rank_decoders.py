@@ -23,7 +23,7 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.models.students.decoder_cut import cut_decoder
 from compress.passes.low_rank import step as low_rank
 from compress.passes.low_rank.factoring import decompose
-from compress.passes.low_rank.places import factor, places_of, second_moments
+from compress.passes.low_rank.places import factor, factor_groups, second_moments
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import step as prune
 from compress.passes.prune.removing.decoders import DecoderPruner
@@ -32,7 +32,7 @@ from compress.passes.quantize.bitsandbytes import step as bitsandbytes
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.passes.quantize.weight_only import matmul_nbits, train
 from compress.passes.quantize.weight_only.rotation import rotate
-from compress.passes.quantize.weight_only.row_matching import rows_of
+from compress.passes.quantize.weight_only.row_matching import match_rows
 from compress.passes.quantize.weight_only.stored import multiply_scales, stored_blocks
 from compress.profile.specs.student import StudentSpec
 from compress.step import StepResult
@@ -58,9 +58,9 @@ UNSEEN_IDS = torch.from_numpy(UNSEEN["input_ids"])
 
 def factored(model: PreTrainedModel, share: float = 1.0) -> PreTrainedModel:
     """All its maps factored in place, with so much of their full rank."""
-    for place in places_of(model, ()):
+    for place in factor_groups(model, ()):
         found = decompose(place.weight)
-        factor(model, place, found, max(1, int(share * len(found.squares))))
+        factor(model, place, found, max(1, int(share * len(found.energies))))
     return model
 
 
@@ -115,7 +115,7 @@ def test_scales_of_both_factors_are_trained(name: str, tmp_path: Path) -> None:
     model = factored(tiny_decoder(name), 0.75)
     lowered = lowered_decoder(model, tmp_path)
     file = quantized(lowered, tmp_path, bits=4, method="rtn", block_size=16)
-    rows, graph = rows_of(model, ir.load(lowered).graph), ir.load(file)
+    rows, graph = match_rows(model, ir.load(lowered).graph), ir.load(file)
     student = train.scaled_model(model, rows, stored_blocks(graph.graph))
     factors = {
         id(part.weight) for one in model.modules() if isinstance(one, Factored) for part in one.children()
@@ -127,7 +127,7 @@ def test_scales_of_both_factors_are_trained(name: str, tmp_path: Path) -> None:
             change.uniform_(-0.2, 0.2, generator=torch.manual_seed(1))
         expected = student(input_ids=UNSEEN_IDS).logits[0].numpy()
         assert np.array_equal(student(input_ids=UNSEEN_IDS).logits[0].numpy(), expected)
-    multiply_scales(graph.graph, train.factors_of(student, rows))
+    multiply_scales(graph.graph, train.trained_factors(student, rows))
     ir.save(graph, file)
     near = 2e-4 * np.abs(expected).max()
     np.testing.assert_allclose(logits(dequantized(file)), expected, rtol=0, atol=near)
@@ -247,7 +247,7 @@ def test_moments_held_in_parts_give_the_same_factors(
     taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once, _ = made(tmp_path / "one", low_rank, spec(examples=8), taught)
-    monkeypatch.setattr(low_rank, "AT_ONCE", 3 * 64**2)
+    monkeypatch.setattr(low_rank, "MAX_MOMENT_VALUES", 3 * 64**2)
     in_parts, _ = made(tmp_path / "parts", low_rank, spec(examples=8), taught)
     first, second = (load_model(one.path).state_dict() for one in (at_once, in_parts))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -282,7 +282,7 @@ def test_a_loss_of_score_is_one_of_retention(taught: Taught, tmp_path: Path) -> 
 
 def test_padding_and_what_stands_behind_the_layers_are_left_out() -> None:
     model = tiny_decoder("gpt2")
-    place = places_of(model, ())[0]
+    place = factor_groups(model, ())[0]
     ids = torch.randint(3, WORDS, (2, 9), generator=torch.manual_seed(2))
     mask = torch.ones(2, 9, dtype=torch.int64)
     mask[1, 6:] = 0

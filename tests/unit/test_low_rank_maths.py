@@ -17,7 +17,7 @@ from compress.passes.low_rank.factoring import (
     rank_for_ratio,
     saves_multiplications,
 )
-from compress.passes.low_rank.ranks import LOSSES, choose_ranks
+from compress.passes.low_rank.ranks import LOST_FRACTIONS, choose_ranks
 from compress.passes.low_rank.spec import LowRankSpec
 
 SHAPES = [(6, 9), (9, 6), (8, 8)]
@@ -39,7 +39,7 @@ def test_the_error_of_rank_k_is_the_energy_of_the_tail(shape: tuple[int, int]):
         error = np.linalg.norm(weight - (second @ first).numpy()) ** 2
         tail = float((values[rank:] ** 2).sum())
         assert error == pytest.approx(tail, abs=1e-9)
-        assert found.lost(rank) == pytest.approx(tail / (values**2).sum(), abs=1e-9)
+        assert found.lost_energy(rank) == pytest.approx(tail / (values**2).sum(), abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -57,7 +57,7 @@ def test_weighted_factors_beat_every_other_on_the_examples(shape: tuple[int, int
         error = np.linalg.norm(outputs - inputs @ first.T @ second.T) ** 2
         left = np.linalg.svd(outputs.T)[0][:, :rank]
         assert error == pytest.approx(np.linalg.norm(outputs - outputs @ left @ left.T) ** 2, rel=1e-4)
-        assert found.lost(rank) == pytest.approx(error / np.linalg.norm(outputs) ** 2, rel=1e-3)
+        assert found.lost_energy(rank) == pytest.approx(error / np.linalg.norm(outputs) ** 2, rel=1e-3)
         other_first, other_second = (part.numpy() for part in plain.factors(rank))
         assert error <= np.linalg.norm(outputs - inputs @ other_first.T @ other_second.T) ** 2
         for _ in range(20):
@@ -101,9 +101,9 @@ def test_both_halves_of_a_direction_have_the_same_norm():
 def test_a_weight_of_zeros_is_factored_into_zeros():
     found = decompose(torch.zeros(4, 6))
     first, second = found.factors(2)
-    assert found.lost(1) == 0
+    assert found.lost_energy(1) == 0
     assert not (second @ first).any()
-    assert rank_for_energy(found.squares, 0.9, 1) == 1
+    assert rank_for_energy(found.energies, 0.9, 1) == 1
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_max_drop_takes_the_boldest_loss_that_is_allowed(limit: float):
         return (48 - kept) / 48
 
     allowed = []
-    for loss in LOSSES:
+    for loss in LOST_FRACTIONS:
         with suppress(PassError):
             ranks = choose_ranks(spectra(), LowRankSpec(energy=1 - loss, round_to=1), drop_of).ranks
             allowed += [ranks] if drop_of(ranks) <= limit else []

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from compress.core.records import Accuracy, RunRecord, StepRecord
-from compress.engine.budget import USELESS, judge, measured_values, outcome
+from compress.engine.budget import BASELINE_AT_CHANCE, judge, measured_values, run_status
 from compress.measuring.chance import (
     VALIDATION_FACT,
     PairedComparison,
-    against_most_frequent,
-    most_frequent,
+    compare_with_most_frequent,
+    most_frequent_label,
     no_better_than_chance,
 )
 from compress.profile.specs.budget import BudgetSpec
@@ -60,8 +60,8 @@ def test_the_test_is_the_exact_one(gained: int, lost: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
 def test_it_counts_what_only_one_of_the_two_gets_right(pairs: list[tuple[int, int]]) -> None:
     predictions, truth = zip(*pairs, strict=True)
-    found = against_most_frequent(predictions, truth)
-    answer = most_frequent(truth)
+    found = compare_with_most_frequent(predictions, truth)
+    answer = most_frequent_label(truth)
     right = sum(a == b for a, b in pairs)
     # The difference of the two is that of their hits.
     assert found.gained - found.lost == right - truth.count(answer)
@@ -133,10 +133,10 @@ def test_nothing_is_held_and_what_is_missed_is_missed() -> None:
         "peak_memory_mb": False,
     }
     assert {limit.name: limit.value for limit in limits}["retention"] is None
-    assert {limit.reason for limit in limits if limit.held is None} == {USELESS}
-    assert outcome([limit for limit in limits if limit.held is None]) == "not_judged"
-    assert measured_values(CONSTANT.steps[-1], useless=True)["retention"] is None
-    run = CONSTANT.model_copy(update={"limits": limits, "status": outcome(limits)})
+    assert {limit.reason for limit in limits if limit.held is None} == {BASELINE_AT_CHANCE}
+    assert run_status([limit for limit in limits if limit.held is None]) == "not_judged"
+    assert measured_values(CONSTANT.steps[-1], at_chance=True)["retention"] is None
+    run = CONSTANT.model_copy(update={"limits": limits, "status": run_status(limits)})
     said = "\n".join(line.plain for line in summary_lines(run))
     assert "not judged  export: retention withheld, the limit is at least 90.0 %" in said
     assert "MISSED  export: peak_memory_mb" in said

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from compress.core.records import Latency
 from compress.measuring.jobs import Job
-from compress.measuring.timing.disturbance import counted, disturbance, is_disturbed
+from compress.measuring.timing.disturbance import counted_rounds, disturbance, is_disturbed
 from compress.measuring.timing.feeds import Scenario
 from compress.measuring.timing.latency import latency_row, median_ms, run_with_retries
 from compress.runtimes import runner
@@ -87,7 +87,7 @@ def test_a_hypervisor_that_takes_the_cores_disturbs() -> None:
 def test_what_nobody_counts_is_unknown() -> None:
     unknown = result(None, [[10 * MS] * 4, [MS] * 4])
     assert not is_disturbed(unknown, 0)
-    assert counted(unknown, 0, (0, 1)).all()
+    assert counted_rounds(unknown, 0, (0, 1)).all()
     record = disturbance([unknown, result(QUIET)], 0)
     assert (record.disturbed, record.told_by, record.waited) == (None, "unknown", None)
     row = latency_row(ONE, [unknown], 0, 1.0, 0)
@@ -207,7 +207,7 @@ def test_a_run_has_patience_once_and_a_row_is_given_up_once() -> None:
         row()
     # The second process of the first row takes half of it, and nothing is left for the third.
     assert jobs.allowed == [30, 30, 0, 15, 15, 0]
-    assert jobs.patience.left == 15
+    assert jobs.patience.remaining == 15
 
 
 @given(st.lists(st.booleans(), max_size=40), st.floats(0, 1e4))
@@ -216,7 +216,7 @@ def test_a_run_never_waits_longer_than_it_may(busy: list[bool], seconds: float) 
     for _ in busy:
         list(run_with_retries(jobs, [Job({}, "timing")]))  # type: ignore[arg-type]
     assert sum(allowed for allowed, was in zip(jobs.allowed, busy, strict=True) if was) <= seconds + 1e-6
-    assert jobs.patience.left >= 0
+    assert jobs.patience.remaining >= 0
 
 
 # What the kernel counts.
@@ -245,7 +245,7 @@ def test_the_kernel_counts_what_a_thread_waits() -> None:
             while time.perf_counter_ns() - start < 300 * MS:
                 pass
             waited = waits.read() - waited
-        since = runner.counted_since(before)
+        since = runner.counters_since(before)
     finally:
         os.sched_setaffinity(0, cores)
         os.kill(child, 9)

@@ -13,7 +13,7 @@ from compress.core.records import Accuracy
 from compress.data.splits import UNLABELLED, Examples
 from compress.encoding.tokens import TokenInputs
 from compress.measuring.statistics import mean_interval
-from compress.measuring.variants import SCORED, scored_sample
+from compress.measuring.variants import MAX_SCORED_EXAMPLES, sample_for_scoring
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Scored, Truth, answers_of, task_of
 from compress.tasks.sentence_embedding.correlation import paired_correlations, spearman_interval
@@ -198,11 +198,11 @@ def test_two_thousand_texts_take_seconds() -> None:
 
 
 def test_variants_are_scored_on_whole_pairs() -> None:
-    pairs = 2 * SCORED
+    pairs = 2 * MAX_SCORED_EXAMPLES
     scores = np.arange(pairs, dtype=np.float32)
     inputs = TokenInputs([np.ones(1, np.int64)] * 2 * pairs, ("input_ids",), 0)
-    chosen, truth = scored_sample(inputs, Truth(np.full(2 * pairs, UNLABELLED), scores), seed=0)
-    assert len(chosen) == SCORED
+    chosen, truth = sample_for_scoring(inputs, Truth(np.full(2 * pairs, UNLABELLED), scores), seed=0)
+    assert len(chosen) == MAX_SCORED_EXAMPLES
     assert truth.scores is not None
     assert np.array_equal(chosen[0::2], 2 * truth.scores.astype(np.int64))
     assert np.array_equal(chosen[1::2], chosen[0::2] + 1)

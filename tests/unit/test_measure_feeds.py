@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compress.encoding.tokens import TokenInputs
-from compress.measuring.timing.feeds import fixed_batch, in_order, sample_indices, scenarios
+from compress.measuring.timing.feeds import fixed_batch, sample_indices, scenarios, sequential_batches
 
 INPUTS = TokenInputs(
     [np.array([5, 6]), np.array([7]), np.array([8, 9, 10])], ("input_ids", "attention_mask"), pad_id=0
@@ -54,6 +54,6 @@ def test_fixed_batches_repeat_or_cut_and_hold_no_padding() -> None:
 
 @pytest.mark.parametrize(("size", "rows"), [(1, [1, 1, 1]), (2, [2, 1]), (5, [3])])
 def test_scoring_takes_every_example_in_order(size: int, rows: list[int]) -> None:
-    batches = list(in_order(INPUTS, size))
+    batches = list(sequential_batches(INPUTS, size))
     assert [len(batch["input_ids"]) for batch in batches] == rows
     assert [row[0] for batch in batches for row in batch["input_ids"].tolist()] == [5, 7, 8]

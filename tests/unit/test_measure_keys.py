@@ -16,7 +16,7 @@ PARTS: dict[str, Any] = {
     "split": "s",
     "spec": MeasureSpec(),
     "seed": 0,
-    "by": {},
+    "task_parts": {},
 }
 
 
@@ -29,7 +29,7 @@ PARTS: dict[str, Any] = {
         ("split", "x"),
         ("spec", MeasureSpec(examples=7)),
         ("seed", 1),
-        ("by", {"distribution": ["d", "1"]}),
+        ("task_parts", {"distribution": ["d", "1"]}),
     ],
 )
 def test_every_part_changes_the_key(part: str, other: object) -> None:

@@ -9,7 +9,7 @@ from compress.core.records import Accuracy
 from compress.data.splits import Examples
 from compress.measuring.accuracy import accuracy_record
 from compress.measuring.artifact import memory_record
-from compress.measuring.protocol import RESOLUTION
+from compress.measuring.protocol import SPEED_RESOLUTION
 from compress.measuring.statistics import Interval
 from compress.measuring.timing.feeds import Scenario
 from compress.measuring.timing.latency import latency_jobs, latency_record, milliseconds, speed_verdict
@@ -89,10 +89,10 @@ def test_paired_verdicts(won: int, lost: int, verdict: str) -> None:
     ("low", "high", "verdict"),
     [
         (1.2, 1.3, "faster"),
-        (1 + RESOLUTION / 2, 1.3, "no difference"),
+        (1 + SPEED_RESOLUTION / 2, 1.3, "no difference"),
         (0.98, 1.01, "no difference"),
         (0.7, 0.8, "slower"),
-        (0.7, 1 - RESOLUTION / 2, "no difference"),
+        (0.7, 1 - SPEED_RESOLUTION / 2, "no difference"),
     ],
 )
 def test_speed_verdicts_keep_their_distance_from_one(low: float, high: float, verdict: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compress.profile.measure_request import request_of, sections
+from compress.profile.measure_request import build_request, measure_sections
 from compress.profile.schema import Profile
 
 JOB = {
@@ -31,6 +31,6 @@ JOB = {
 )
 def test_a_profile_gives_its_sections(tmp_path: Path, targets: dict[str, Any]) -> None:
     profile = Profile.model_validate({**JOB, **targets})
-    made = request_of({"name": "one", **sections(profile)}, (), (), tmp_path)
+    made = build_request({"name": "one", **measure_sections(profile)}, (), (), tmp_path)
     for section in ("task", "seed", "data", "targets", "measure"):
         assert getattr(made, section) == getattr(profile, section)

@@ -11,14 +11,14 @@ from sklearn.metrics import f1_score
 
 from compress.measuring.statistics import (
     bootstrap_medians,
+    bootstrap_p_value,
     bootstrap_ratios,
     macro_f1_interval,
     mcnemar_exact,
     mean_interval,
-    p_value_of_draws,
     percentile,
     percentile_interval,
-    wilson,
+    wilson_interval,
 )
 
 
@@ -27,7 +27,7 @@ from compress.measuring.statistics import (
     [(90, 100, 0.8256, 0.9448), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 2, 0.0945, 0.9055)],
 )
 def test_wilson_matches_published_values(successes: int, n: int, low: float, high: float) -> None:
-    interval = wilson(successes, n)
+    interval = wilson_interval(successes, n)
     assert interval.value == successes / n
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
@@ -35,16 +35,16 @@ def test_wilson_matches_published_values(successes: int, n: int, low: float, hig
 @given(st.integers(1, 5000), st.data())
 def test_wilson_holds_the_share_and_stays_a_share(n: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, n))
-    interval = wilson(successes, n)
+    interval = wilson_interval(successes, n)
     assert 0 <= interval.low <= interval.value <= interval.high <= 1
-    mirrored = wilson(n - successes, n)
+    mirrored = wilson_interval(n - successes, n)
     assert mirrored.low == pytest.approx(1 - interval.high, abs=1e-12)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
 def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="successes of"):
-        wilson(successes, n)
+        wilson_interval(successes, n)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_few_documents_seldom_tell_two_equally_good_models_apart(documents: int)
         tokens, one, two = _documents(trial, documents)
         (first, second), drawn_from = bootstrap_ratios([(one, tokens), (two, tokens)], trial)
         share = float(min((first <= second).mean(), (first >= second).mean()))
-        found += p_value_of_draws(share, len(first), drawn_from) < 0.05
+        found += bootstrap_p_value(share, len(first), drawn_from) < 0.05
     assert found <= 12
 
 
@@ -185,11 +185,11 @@ def test_the_interval_of_few_is_about_that_of_student() -> None:
 
 def test_a_p_value_of_draws() -> None:
     # Of many units twice the tail; of few more; never 0; and a single unit proves nothing.
-    assert p_value_of_draws(0.01, 20_000, 5000) == pytest.approx(0.02, rel=0.02)
-    assert p_value_of_draws(0.01, 20_000, 6) > 0.05
-    assert p_value_of_draws(0.0, 2000, 5000) == pytest.approx(0.001, rel=0.02)
-    assert p_value_of_draws(0.0, 2000, 1) == 1.0
-    assert p_value_of_draws(0.5, 2000, 10) == 1.0
+    assert bootstrap_p_value(0.01, 20_000, 5000) == pytest.approx(0.02, rel=0.02)
+    assert bootstrap_p_value(0.01, 20_000, 6) > 0.05
+    assert bootstrap_p_value(0.0, 2000, 5000) == pytest.approx(0.001, rel=0.02)
+    assert bootstrap_p_value(0.0, 2000, 1) == 1.0
+    assert bootstrap_p_value(0.5, 2000, 10) == 1.0
 
 
 def test_macro_f1_by_hand() -> None:
@@ -201,8 +201,8 @@ def test_macro_f1_by_hand() -> None:
 
 def test_perfect_predictions_of_few_examples_leave_a_doubt() -> None:
     truth = np.arange(20) % 2
-    assert macro_f1_interval(truth, truth, seed=0) == wilson(20, 20)
-    assert macro_f1_interval(1 - truth, truth, seed=0) == wilson(0, 20)
+    assert macro_f1_interval(truth, truth, seed=0) == wilson_interval(20, 20)
+    assert macro_f1_interval(1 - truth, truth, seed=0) == wilson_interval(0, 20)
     held = 0
     for trial in range(100):
         generator = np.random.default_rng(trial)

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from compress.measuring.results import examples_in, output_fault, result_fault
-from compress.measuring.transport import RemoteTransport, relocated
+from compress.measuring.results import count_examples, output_fault, result_fault
+from compress.measuring.transport import RemoteTransport, with_remote_paths
 from compress.models.io.onnx_files import copy_onnx, read_onnx
 from compress.runtimes import runner
 from compress.targets.ssh import agent
@@ -32,7 +32,7 @@ def test_every_path_of_a_job_is_moved_and_nothing_else() -> None:
         "tokenization": {"folder": "/e", "texts": ["/not a path"]},
         "seconds": 1,
     }
-    assert relocated(job, send, "out") == {
+    assert with_remote_paths(job, send, "out") == {
         "kind": "latency",
         "models": ["there/a", "there/b"],
         "scenarios": [{"feeds": ["there/c", "there/d"]}],
@@ -41,10 +41,10 @@ def test_every_path_of_a_job_is_moved_and_nothing_else() -> None:
     }
     assert sent == ["/a", "/b", "/c", "/d", "/e"]
     scored = {"kind": "score", "model": "/m", "feeds": "/f", "outputs": "/o"}
-    assert relocated(scored, send, "out") == {
+    assert with_remote_paths(scored, send, "out") == {
         "kind": "score", "model": "there/m", "feeds": "there/f", "outputs": "out",
     }  # fmt: skip
-    assert relocated({"kind": "latency", "tokenization": None}, send, "out")["tokenization"] is None
+    assert with_remote_paths({"kind": "latency", "tokenization": None}, send, "out")["tokenization"] is None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def scored(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_examples_are_counted(scored: dict[str, Any]) -> None:
-    assert examples_in(scored["feeds"]) == 3
+    assert count_examples(scored["feeds"]) == 3
 
 
 KEPT = {"shape": [2], "refused": None}

@@ -18,8 +18,8 @@ from compress.reporting.checking import Tolerances, check
 from compress.reporting.data.frame import contract
 from compress.reporting.data.paired import paired_test
 from compress.reporting.data.pareto import dominated_by
-from compress.reporting.data.row import ordered
-from compress.reporting.render.scores import reading
+from compress.reporting.data.row import ordered_steps
+from compress.reporting.render.scores import metric_format
 from compress.reporting.sections.headline import limit_words
 from compress.tasks import table
 from compress.tasks.base import Score
@@ -91,18 +91,18 @@ def test_retention_is_the_baseline_over_the_value():
 def test_passes_compare_minus_the_value():
     assert Score(PERPLEXITY, 12.0).rank < Score(PERPLEXITY, 11.0).rank
     assert Score(kinds.ACCURACY, 0.9).rank == 0.9
-    assert reading("perplexity").measured(-12.0) == 12.0
+    assert metric_format("perplexity").from_rank(-12.0) == 12.0
 
 
 def test_a_loss_is_a_share_of_what_has_no_bound():
     # As much as retention lacks; of shares and correlations a difference.
-    assert PERPLEXITY.lost(-20.0, -25.0) == pytest.approx(1 - PERPLEXITY.retention(25.0, 20.0))  # type: ignore[operator]
-    assert PERPLEXITY.lost(-25.0, -20.0) == pytest.approx(-0.2)
-    assert PERPLEXITY.lost(-20.0, -math.inf) == 1
-    assert PERPLEXITY.lost(0.0, 0.0) == 0
-    assert kinds.ACCURACY.lost(0.9, 0.8) == pytest.approx(0.1)
+    assert PERPLEXITY.degradation(-20.0, -25.0) == pytest.approx(1 - PERPLEXITY.retention(25.0, 20.0))  # type: ignore[operator]
+    assert PERPLEXITY.degradation(-25.0, -20.0) == pytest.approx(-0.2)
+    assert PERPLEXITY.degradation(-20.0, -math.inf) == 1
+    assert PERPLEXITY.degradation(0.0, 0.0) == 0
+    assert kinds.ACCURACY.degradation(0.9, 0.8) == pytest.approx(0.1)
     error = MetricKind("error", "error", smaller_is_better=True)
-    assert error.lost(error.rank(0.1), error.rank(0.2)) == pytest.approx(0.1)
+    assert error.degradation(error.rank(0.1), error.rank(0.2)) == pytest.approx(0.1)
     assert (PERPLEXITY.loss_unit, error.loss_unit) == ("%", "points")
 
 
@@ -119,7 +119,7 @@ def test_a_limit_of_the_score_is_a_ceiling(limit: float, held: bool):
 def test_the_front_holds_the_smaller_score(control: float, beaten: tuple[str, ...]):
     # The control is a little faster, and as large.
     run = run_of(10.0, 10.0, control)
-    by_name = dict(zip((step.step for step in ordered(run)), dominated_by(run), strict=True))
+    by_name = dict(zip((step.step for step in ordered_steps(run)), dominated_by(run), strict=True))
     assert by_name["distill"] == beaten
 
 

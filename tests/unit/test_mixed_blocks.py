@@ -12,11 +12,11 @@ import onnx_ir as ir
 import pytest
 
 from compress.core.errors import PassError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.encoding.inputs import Batch
 from compress.lowering import step as lower
 from compress.passes.quantize import step as quantize
-from compress.passes.quantize.layers import Layer, layers
+from compress.passes.quantize.layers import Layer, weighted_layers
 from compress.passes.quantize.weight_only import mixed
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.mixed import Sensitivity, sensitivities
@@ -41,8 +41,8 @@ def mean_square(reference: np.ndarray, outputs: np.ndarray) -> float:
 
 def measured(file: Path, folder: Path, spec: WeightOnlySpec = SPEC) -> dict[str, Sensitivity]:
     model = ir.load(file)
-    chosen: list[Layer] = list(layers(model.graph))
-    found = sensitivities(model, chosen, spec, few, mean_square, folder, Silent())
+    chosen: list[Layer] = list(weighted_layers(model.graph))
+    found = sensitivities(model, chosen, spec, few, mean_square, folder, SilentProgress())
     return {one.layers[0]: one for one in found}
 
 
@@ -61,7 +61,7 @@ def test_an_image_is_as_many_tokens_as_the_model_makes_of_it(tmp_path: Path, mon
         raise StopIteration
 
     monkeypatch.setattr(mixed, "calibration_batches", note)
-    monkeypatch.setattr(mixed, "typical_length", lambda *_: 16)
+    monkeypatch.setattr(mixed, "typical_rows", lambda *_: 16)
     ctx = SimpleNamespace(task=SimpleNamespace(kind=SimpleNamespace(items=items)), work=tmp_path)
     with pytest.raises(StopIteration):
         mixed.with_eight_bits(ctx, SimpleNamespace(path=tmp_path), SPEC)

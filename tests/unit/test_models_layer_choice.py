@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ModelError
-from compress.models.students.layer_choice import Choice, choose_layers
+from compress.models.students.layer_choice import LayerStrategy, choose_layers
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_layers_are_evenly_spread_or_as_given(
 @pytest.mark.parametrize(
     ("how", "expected"), [("first", (0, 1)), ("last", (4, 5)), ("uniform", (2, 5)), ("similarity", (1, 4))]
 )
-def test_a_number_of_layers_is_chosen_as_asked(how: Choice, expected: tuple[int, ...]) -> None:
+def test_a_number_of_layers_is_chosen_as_asked(how: LayerStrategy, expected: tuple[int, ...]) -> None:
     assert choose_layers(2, 6, how, (0.1, 0.5, 0.2, 0.2, 0.3, 0.2)) == expected
 
 

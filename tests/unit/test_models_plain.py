@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress.core.artifacts import Artifact, seal
 from compress.core.errors import ModelError, UsageError
 from compress.core.spec import Spec
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.io.plain import Origin, UserModule, make_module
@@ -310,7 +310,7 @@ def context(base: Path, name: str, spec: Spec, inputs: dict[str, Artifact], **ch
         "precision": "fp32",
         "device": "cpu",
         "timing_target": resolve(TargetSpec()),
-        "progress": Silent(),
+        "progress": SilentProgress(),
         "shared": base / "shared",
         "base": base,
         "allow_code": True,

@@ -21,7 +21,7 @@ from compress.core.errors import ModelError, UsageError
 from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
-from compress.models.teacher.code import call
+from compress.models.teacher.code import call_function
 from compress.models.teacher.code_files import code_files
 from compress.models.teacher.location import check_teacher, fingerprint, model_folder, tokenizer_path
 from compress.models.teacher.materialise import materialise
@@ -536,4 +536,4 @@ def test_what_code_imports_is_read_anew(tmp_path: Path):
     (tmp_path / "shop_two.py").write_text("from shop_one import NUMBER\ndef give():\n    return NUMBER\n")
     for number in (1, 2):
         (tmp_path / "shop_one.py").write_text(f"NUMBER = {number}\n")
-        assert call("python:shop_two:give", tmp_path, 0, allow_code=True) == number
+        assert call_function("python:shop_two:give", tmp_path, 0, allow_code=True) == number

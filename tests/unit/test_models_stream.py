@@ -12,7 +12,7 @@ from compress.core.errors import ModelError
 from compress.models.anatomy import stream
 from compress.models.anatomy.encoder import Encoder, encoder_of
 from compress.models.anatomy.observing import Batches
-from compress.models.anatomy.stream import embedding_stream, measure_stream
+from compress.models.anatomy.stream import estimate_stream, measure_stream
 from tests.tiny import tiny_classifier
 from tests.unit.test_models_families import CONFIGS, VISION, tiny_vision
 
@@ -61,7 +61,7 @@ def test_the_moments_behind_each_layer_are_those_of_its_hidden_states(kind: str)
         rows = hidden[MASK.bool()].double().numpy()
         # The normalised stream has a larger epsilon than some of these norms.
         assert np.allclose(found.mean, rows.mean(axis=0), atol=1e-3)
-        assert np.allclose(found.square, rows.T @ rows / len(rows), atol=1e-3)
+        assert np.allclose(found.second_moments, rows.T @ rows / len(rows), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", VISION)
@@ -80,7 +80,7 @@ def test_the_moments_before_each_layer_of_an_image_model_are_those_of_its_normal
         rows = hidden.flatten(0, 1).double().numpy()
         rows = (rows - rows.mean(axis=1, keepdims=True)) / rows.std(axis=1, keepdims=True)
         assert np.allclose(found.mean, rows.mean(axis=0), atol=1e-3)
-        assert np.allclose(found.square, rows.T @ rows / len(rows), atol=1e-3)
+        assert np.allclose(found.second_moments, rows.T @ rows / len(rows), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "vit"])
@@ -109,7 +109,7 @@ def test_padding_changes_nothing() -> None:
 
     one, other = measure_stream(encoder, texts), measure_stream(encoder, longer)
     for first, second in zip(one.output, other.output, strict=True):
-        assert torch.allclose(first.square, second.square, atol=1e-5)
+        assert torch.allclose(first.second_moments, second.second_moments, atol=1e-5)
     assert block_influence(encoder, texts) == pytest.approx(block_influence(encoder, longer), abs=1e-5)
 
 
@@ -133,12 +133,12 @@ def test_nothing_can_be_measured_on_no_examples(measure: object) -> None:
 @pytest.mark.parametrize("kind", [*CONFIGS, *VISION])
 def test_embeddings_give_one_guess_for_all_norms(kind: str) -> None:
     model = tiny_vision(kind) if kind in VISION else tiny_classifier(CONFIGS[kind])
-    stream = embedding_stream(encoder_of(model))
+    stream = estimate_stream(encoder_of(model))
     assert len(stream.attention) == len(stream.output) == 3
     for seen in (*stream.attention, *stream.output):
-        assert torch.equal(seen.square, stream.attention[0].square)
+        assert torch.equal(seen.second_moments, stream.attention[0].second_moments)
         assert not seen.mean.any()
-    values = torch.linalg.eigvalsh(stream.attention[0].square)
+    values = torch.linalg.eigvalsh(stream.attention[0].second_moments)
     assert values.min() > -1e-9
     assert values.max() > 0
 
@@ -154,4 +154,6 @@ def test_the_guess_for_texts_is_of_their_words_at_the_first_positions() -> None:
     )
     rows = words + positions[:32].mean(axis=0) + types[0]
     rows = (rows - rows.mean(axis=1, keepdims=True)) / np.sqrt(rows.var(axis=1, keepdims=True) + 1e-5)
-    assert np.allclose(embedding_stream(encoder).output[1].square, rows.T @ rows / len(rows), atol=1e-6)
+    assert np.allclose(
+        estimate_stream(encoder).output[1].second_moments, rows.T @ rows / len(rows), atol=1e-6
+    )

@@ -17,7 +17,7 @@ from compress.models.anatomy.stream import measure_stream
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.outputs import outputs_of
 from compress.models.students.cut import make_student, student_shape
-from compress.models.students.narrowing import cut, project
+from compress.models.students.narrowing import copy_layers, project_layers
 from compress.models.text.sentence import SentenceEncoder
 from compress.profile.specs.student import StudentSpec
 from tests.tiny import tiny_bert, tiny_classifier
@@ -164,7 +164,7 @@ def test_a_rotation_of_a_teacher_with_plain_norms_is_the_teacher(kind: str) -> N
     teacher, student = tiny(kind), tiny(kind, seed=1)
     old, new = encoder_of(teacher), encoder_of(student)
     with torch.no_grad():
-        project(old, new, range(3), measure_stream(old, texts))
+        project_layers(old, new, range(3), measure_stream(old, texts))
     assert old.words is not None
     assert new.words is not None
     assert not torch.allclose(new.words.weight, old.words.weight, atol=1e-2)
@@ -183,7 +183,7 @@ def test_a_rotation_of_an_image_teacher_with_any_norms_is_the_teacher(kind: str,
     teacher, student = tiny(kind, seed), tiny(kind, seed + 1)
     old, new = encoder_of(teacher), encoder_of(student)
     with torch.no_grad():
-        project(old, new, range(3), measure_stream(old, pixels))
+        project_layers(old, new, range(3), measure_stream(old, pixels))
     assert not torch.allclose(new.layers[0].query.weight, old.layers[0].query.weight, atol=1e-2)
     assert torch.allclose(outputs(student), outputs(teacher), atol=2e-4)
 
@@ -300,7 +300,7 @@ def test_heads_are_regrouped_at_the_same_width(heads: int) -> None:
 def test_more_layers_of_the_same_teacher_are_filled_in_place() -> None:
     old, new = encoder_of(tiny_bert(hidden=32, heads=2)), encoder_of(tiny_bert(hidden=32, heads=4, seed=1))
     with torch.no_grad():
-        cut(old, new, range(2))
+        copy_layers(old, new, range(2))
     assert new.layers[0].heads == 4
     assert torch.equal(new.layers[1].feed_in.weight, old.layers[1].feed_in.weight)
 

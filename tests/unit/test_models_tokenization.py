@@ -18,7 +18,7 @@ from compress.core.errors import ModelError
 from compress.encoding.tokens import encode_texts
 from compress.models.text.sentence_settings import read_sentence_settings
 from compress.models.text.text_format import TextFormat
-from compress.models.text.tokenization import ODD, Tokenization, of_transformers, read_tokenization
+from compress.models.text.tokenization import PROBE_TEXTS, Tokenization, from_transformers, read_tokenization
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
 from compress.profile.model_checks.tokenizers import SENTENCE_SETTING, TOKENIZER_MISSING, TOKENIZER_SETTING
 from compress.runtimes import runner
@@ -27,7 +27,7 @@ CORPUS = [
     "The garden has roses, Tulips and a hedge.",
     "Butter, flour and garlic simmer in the Saucepan",
     "the ferry leaves the quay at noon; sailors pull the rope",
-    *ODD[:40],
+    *PROBE_TEXTS[:40],
 ]
 BERT = {
     "unk_token": "[UNK]",
@@ -170,10 +170,12 @@ def test_the_ids_are_those_of_transformers(
 ) -> None:
     folder = write_folder(tmp_path / "model", kind, **settings)
     tokenization = read_tokenization(folder, sentences=False)
-    expected = AutoTokenizer.from_pretrained(folder)([*ODD, *CORPUS], truncation=True, max_length=max_length)
+    expected = AutoTokenizer.from_pretrained(folder)(
+        [*PROBE_TEXTS, *CORPUS], truncation=True, max_length=max_length
+    )
     out = carried(tokenization, tmp_path / "out", max_length)
-    assert ours(out, [*ODD, *CORPUS]) == expected["input_ids"]
-    assert tokenization.prove(CORPUS, max_length, "here") >= len(ODD) + len(CORPUS)
+    assert ours(out, [*PROBE_TEXTS, *CORPUS]) == expected["input_ids"]
+    assert tokenization.verify(CORPUS, max_length, "here") >= len(PROBE_TEXTS) + len(CORPUS)
 
 
 def test_a_setting_beside_the_file_changes_what_it_says(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_tokens_that_were_added_later(tmp_path: Path) -> None:
     loaded.add_tokens(["🌱", "quay sailor"])
     loaded.add_special_tokens({"additional_special_tokens": ["<topic>"]})
     loaded.save_pretrained(folder)
-    texts = ["a 🌱 b", "the quay sailor's rope", "<topic>garden", *ODD]
+    texts = ["a 🌱 b", "the quay sailor's rope", "<topic>garden", *PROBE_TEXTS]
     expected = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=32)["input_ids"]
     assert ours(carried(read_tokenization(folder, sentences=False), tmp_path / "out", 32), texts) == expected
 
@@ -201,15 +203,15 @@ def test_a_folder_of_old_files(tmp_path: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)), "utf-8")
     (folder / TOKENIZER).unlink()
     (folder / "added_tokens.json").write_text(json.dumps({"<new>": len(vocabulary)}))
-    texts = ["<new> one", "Tulips", *ODD]
+    texts = ["<new> one", "Tulips", *PROBE_TEXTS]
     expected = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=32)["input_ids"]
     assert ours(carried(read_tokenization(folder, sentences=False), tmp_path / "out", 32), texts) == expected
 
 
 def test_the_limit_that_the_maker_set(tmp_path: Path) -> None:
-    assert read_tokenization(write_folder(tmp_path / "a"), sentences=False).longest is None
+    assert read_tokenization(write_folder(tmp_path / "a"), sentences=False).max_length is None
     limited = write_folder(tmp_path / "b", model_max_length=24)
-    assert read_tokenization(limited, sentences=False).longest == 24
+    assert read_tokenization(limited, sentences=False).max_length == 24
 
 
 def test_special_tokens_that_are_read_as_text_are_refused(tmp_path: Path) -> None:
@@ -226,9 +228,9 @@ def test_what_the_file_cannot_say_fails_the_proof() -> None:
         def __call__(self, texts: Any, *args: Any, **names: Any) -> Any:
             return super().__call__([text.replace("a", "o") for text in texts], *args, **names)
 
-    tokenization = of_transformers(Shouting(tokenizer_object=word_pieces(), **BERT), "here")
+    tokenization = from_transformers(Shouting(tokenizer_object=word_pieces(), **BERT), "here")
     with pytest.raises(ModelError) as caught:
-        tokenization.prove(["a garden"], 32, "here")
+        tokenization.verify(["a garden"], 32, "here")
     assert (caught.value.code, caught.value.where) == (TOKENIZER_SETTING, "here")
 
 
@@ -240,7 +242,7 @@ def test_segments_of_a_single_text_are_refused() -> None:
     )
     names = ["input_ids", "token_type_ids", "attention_mask"]
     with pytest.raises(ModelError) as caught:
-        of_transformers(
+        from_transformers(
             PreTrainedTokenizerFast(tokenizer_object=made, model_input_names=names, **BERT), "here"
         )
     assert caught.value.code == TOKENIZER_SETTING
@@ -248,7 +250,7 @@ def test_segments_of_a_single_text_are_refused() -> None:
 
 def test_a_tokenizer_of_another_library_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
-        of_transformers(object(), "here")
+        from_transformers(object(), "here")
     assert caught.value.code == TOKENIZER_SETTING
 
 
@@ -262,14 +264,14 @@ def test_no_tokenizer(tmp_path: Path) -> None:
 def test_a_folder_of_ours_is_read_as_it_stands(tmp_path: Path) -> None:
     """Tokens that were trimmed away share an id; a file that was written anew would lose them."""
     folder = carried(
-        of_transformers(PreTrainedTokenizerFast(tokenizer_object=word_pieces(), **BERT), ""), tmp_path / "m"
+        from_transformers(PreTrainedTokenizerFast(tokenizer_object=word_pieces(), **BERT), ""), tmp_path / "m"
     )
     vocabulary = read_vocabulary(folder / TOKENIZER)
     trimmed = trim_tokenizer(folder / TOKENIZER, id_table(vocabulary, np.arange(40)))
     write_text(folder / TOKENIZER, trimmed)
     edit(folder / TASK, texts={"prefix": "query: ", "cut": "left"})
     found = read_tokenization(folder, sentences=False)
-    assert found.format == TextFormat("query: ", cut="left")
+    assert found.format == TextFormat("query: ", truncation_side="left")
     before = Tokenizer.from_file(str(folder / TOKENIZER))
     assert [found.tokenizer().encode(text).ids for text in CORPUS] == [
         before.encode(text).ids for text in CORPUS
@@ -302,14 +304,14 @@ def test_texts_are_prepared_as_sentence_transformers_does(
 ) -> None:
     folder = sentence_folder(tmp_path / "model", kind, prompts, do_lower_case=lowercase)
     prefix = "query: " if prompts == PROMPTS else ""
-    tried = [*ODD, *CORPUS]
+    tried = [*PROBE_TEXTS, *CORPUS]
     given = [(prefix + text).strip() for text in tried]
     given = [text.lower() for text in given] if lowercase else given
     expected = AutoTokenizer.from_pretrained(folder)(given, truncation="longest_first", max_length=64)
     tokenization = read_tokenization(folder, sentences=True)
     assert ours(carried(tokenization, tmp_path / "out"), tried) == expected["input_ids"]
-    assert tokenization.longest == 64
-    tokenization.prove(CORPUS, 64, "here")
+    assert tokenization.max_length == 64
+    tokenization.verify(CORPUS, 64, "here")
 
 
 def test_a_classifier_takes_no_prompt(tmp_path: Path) -> None:

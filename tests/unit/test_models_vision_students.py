@@ -17,7 +17,7 @@ LABELS = ("zero", "one", "two")
 
 def make(size: tuple[int, int] = (8, 8), channels: int = 1, seed: int = 0, **spec: object) -> PreTrainedModel:
     asked = StudentSpec(**{"architecture": "deit", **spec})  # type: ignore[arg-type]
-    return new_vision_transformer(asked, size=size, channels=channels, labels=LABELS, seed=seed)
+    return new_vision_transformer(asked, image_size=size, channels=channels, labels=LABELS, seed=seed)
 
 
 def test_what_the_spec_leaves_open_has_documented_defaults() -> None:

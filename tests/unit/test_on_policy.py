@@ -22,7 +22,7 @@ from compress.core.disk.files import write_json
 from compress.core.errors import ModelError, PassError
 from compress.core.records import Sample
 from compress.data.splits import Examples
-from compress.encoding.inputs import LOSS_MASK, WRITTEN
+from compress.encoding.inputs import LOSS_MASK, SELF_GENERATED
 from compress.encoding.tokens import TokenInputs
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
@@ -43,7 +43,7 @@ from compress.training.objective.weighted_losses import build_objective
 from compress.training.on_policy import Completions, OnPolicy, OnPolicySettings
 from compress.training.signals.answers import from_model, no_signals
 from compress.training.signals.capture import anatomy_of
-from compress.training.signals.segmentation import check_same_words
+from compress.training.signals.segmentation import check_same_vocabulary
 from tests.records import bert_run, change_step
 from tests.steps import context
 from tests.tiny_decoders import tiny_decoder
@@ -68,7 +68,7 @@ def policy(
         world=world or World(),
         precision="fp32",
         device="cpu",
-        said=lambda tokens: " ".join(map(str, tokens)),
+        decode=lambda tokens: " ".join(map(str, tokens)),
     )
 
 
@@ -103,14 +103,14 @@ def test_what_was_written_is_learnt_with_its_end_and_nothing_else() -> None:
         [np.array(row, np.int32) for row in ([9, END, 8, 7, 6, END], [9, 5, END], [9, 8, 4, 4, 4])],
         NAMES,
         END,
-        begun=np.array([3, 1, 2]),
-        written=np.array([3, 2, 3]),
+        starts=np.array([3, 1, 2]),
+        completion_lengths=np.array([3, 2, 3]),
     )
     batch = texts.batch([0, 1, 2])
     assert batch["input_ids"].tolist() == [[9, 2, 8, 7, 6, 2], [9, 5, 2, 2, 2, 2], [9, 8, 4, 4, 4, 2]]
     assert batch["attention_mask"].sum(1).tolist() == [6, 3, 5]
     assert batch[LOSS_MASK].tolist() == [[0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]]
-    assert WRITTEN in batch
+    assert SELF_GENERATED in batch
     assert texts.batch([1])[LOSS_MASK].tolist() == [[0, 1, 1]]
 
 
@@ -119,7 +119,9 @@ def test_it_writes_in_the_share_of_the_steps(
     student: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     one = policy(student, share=share)
-    nothing = Completions([[1]], NAMES, 0, begun=np.zeros(1, np.int64), written=np.zeros(1, np.int64))
+    nothing = Completions(
+        [[1]], NAMES, 0, starts=np.zeros(1, np.int64), completion_lengths=np.zeros(1, np.int64)
+    )
     batches: list[list[int]] = []
 
     def write(step: int, chosen: NDArray[np.int64]) -> tuple[Completions, int]:
@@ -129,7 +131,7 @@ def test_it_writes_in_the_share_of_the_steps(
     monkeypatch.setattr(one, "_write", write)
     wrote = [one.at(step) is not None for step in range(60)]
     assert [sum(wrote[:count]) for count in range(61)] == [math.floor(count * share) for count in range(61)]
-    assert one.told["steps"] == sum(wrote)
+    assert one.stats["steps"] == sum(wrote)
     # Of the prompts each comes once before any comes again.
     seen = [place for batch in batches for place in batch]
     rounds = [sorted(seen[start : start + 5]) for start in range(0, len(seen) - 4, 5)]
@@ -141,7 +143,7 @@ def test_it_writes_what_its_present_weights_say(student: PreTrainedModel) -> Non
     """The likeliest tokens, found one by one without a cache; and other weights write other ones."""
     one = policy(student, temperature=0.0, most=5)
     texts = written_at(one, 0)
-    for row, begun in zip(rows_of(texts), texts.begun, strict=True):
+    for row, begun in zip(rows_of(texts), texts.starts, strict=True):
         expected = row[:begun]
         while len(expected) < begun + 5 and (len(expected) == begun or expected[-1] != END):
             with torch.inference_mode():
@@ -159,7 +161,7 @@ def test_an_answer_hangs_on_seed_step_and_prompt_alone(student: PreTrainedModel)
     def answers(step: int, **changes: Any) -> dict[tuple[int, ...], list[int]]:
         texts = written_at(policy(student, **changes), step)
         return {
-            tuple(row[:begun]): row[begun:] for row, begun in zip(rows_of(texts), texts.begun, strict=True)
+            tuple(row[:begun]): row[begun:] for row, begun in zip(rows_of(texts), texts.starts, strict=True)
         }
 
     every = answers(0, batch_size=5)
@@ -186,16 +188,16 @@ def test_writing_leaves_the_student_and_the_random_numbers_of_the_training_alone
 def test_what_is_told(student: PreTrainedModel) -> None:
     one = policy(student, share=0.5, temperature=3.0)
     texts = [found for step in range(14) if (found := one.at(step)) is not None]
-    assert one.told["steps"] == len(texts) == 7
-    assert one.told["answers"] == sum(map(len, texts))
-    assert one.told["tokens"] == sum(int((row.lengths - row.begun).sum()) for row in texts)
-    assert one.told["ended"] == sum(row[-1] == END for found in texts for row in rows_of(found))
-    assert one.told["seconds"] > 0
-    assert [sample["step"] for sample in one.told["samples"]] == [2, 4, 6, 10, 12, 14]
+    assert one.stats["steps"] == len(texts) == 7
+    assert one.stats["answers"] == sum(map(len, texts))
+    assert one.stats["tokens"] == sum(int((row.lengths - row.starts).sum()) for row in texts)
+    assert one.stats["ended"] == sum(row[-1] == END for found in texts for row in rows_of(found))
+    assert one.stats["seconds"] > 0
+    assert [sample["step"] for sample in one.stats["samples"]] == [2, 4, 6, 10, 12, 14]
     first = rows_of(texts[0])[0]
-    cut = first[int(texts[0].begun[0]) :]
-    assert one.told["samples"][0]["answer"] == " ".join(map(str, cut[:-1] if cut[-1] == END else cut))
-    assert json.loads(json.dumps(one.told)) == one.told
+    cut = first[int(texts[0].starts[0]) :]
+    assert one.stats["samples"][0]["answer"] == " ".join(map(str, cut[:-1] if cut[-1] == END else cut))
+    assert json.loads(json.dumps(one.stats)) == one.stats
 
 
 class Half(World):
@@ -225,13 +227,13 @@ def test_each_process_writes_its_share_and_all_weigh_as_in_one(
         object.__setattr__(world, "others", told[1 - rank])
         one = policy(student, world, parts, batch_size=batch)
         texts = written_at(one, 0)
-        assert texts.written.tolist() == alone.written.tolist()
-        assert one.told["tokens"] == alone.written.sum()
+        assert texts.completion_lengths.tolist() == alone.completion_lengths.tolist()
+        assert one.stats["tokens"] == alone.completion_lengths.sum()
         places = np.arange(len(alone))
-        for indices, own in world.shares(places, parts):
+        for indices, own in world.local_parts(places, parts):
             assert [rows_of(texts)[row] for row in indices] == [rows_of(alone)[row] for row in indices]
             assert (texts.batch(indices)[LOSS_MASK].sum() > 0) or not own
-        mine = {row for indices, _ in world.shares(places, parts) for row in indices}
+        mine = {row for indices, _ in world.local_parts(places, parts) for row in indices}
         assert [bool(row) for row in rows_of(texts)] == [place in mine for place in places]
 
 
@@ -247,7 +249,7 @@ def taught_loss(
     objective = build_objective(specs, anatomy_of(student, batch), anatomy_of(teacher, batch), seed=0)
     module = TrainingModule(student, objective)
     module.train()
-    answers = policy(student).judged(from_model(teacher, objective.teacher_needs, "cpu"), no_signals)
+    answers = policy(student).with_teacher(from_model(teacher, objective.teacher_needs, "cpu"), no_signals)
     outputs = module(**batch).logits
     found = batch_loss(module, answers, np.zeros(2, np.int64))(outputs, batch, torch.arange(len(texts)))
     return found, module
@@ -262,7 +264,7 @@ def by_hand(
 ) -> float:
     """The divergence before each token that was written, text by text and word by word, times T^2; the mean."""
     values = []
-    for row, begun in zip(rows_of(texts), texts.begun.tolist(), strict=True):
+    for row, begun in zip(rows_of(texts), texts.starts.tolist(), strict=True):
         with torch.inference_mode():
             p, q = (
                 (model(input_ids=torch.tensor([row])).logits[0].double() / temperature).softmax(-1).numpy()
@@ -315,7 +317,11 @@ def test_a_mask_that_is_wrong_gives_another_loss(
     rows = [[5, 7, 11, 90, 91, 92], [17, 19, 93, END], [23, END, 29, 94, 95]]
     begun = np.array([3, 2, 3])
     texts = Completions(
-        [np.array(row, np.int32) for row in rows], NAMES, END, begun=begun, written=np.array([3, 2, 2])
+        [np.array(row, np.int32) for row in rows],
+        NAMES,
+        END,
+        starts=begun,
+        completion_lengths=np.array([3, 2, 2]),
     )
     right = Completions.batch
 
@@ -337,10 +343,10 @@ def test_of_its_own_texts_the_teacher_alone_teaches(
     alone, _ = taught_loss(student, teacher, texts, logits)
     both, module = taught_loss(student, teacher, texts, logits, ("next_token", {"weight": 0.1}))
     assert both.item() == alone.item()
-    assert set(module.objective.parts) == {"logits"}
+    assert set(module.objective.last_losses) == {"logits"}
     inside, module = taught_loss(student, teacher, texts, logits, ("hidden", {}))
-    assert set(module.objective.parts) == {"logits", "hidden"}
-    assert inside.item() == pytest.approx(alone.item() + module.objective.parts["hidden"], rel=1e-5)
+    assert set(module.objective.last_losses) == {"logits", "hidden"}
+    assert inside.item() == pytest.approx(alone.item() + module.objective.last_losses["hidden"], rel=1e-5)
 
 
 def test_a_teacher_with_other_words_is_refused(tmp_path: Path) -> None:
@@ -353,10 +359,10 @@ def test_a_teacher_with_other_words_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         vocab = {word: number for number, word in enumerate(words)}
         write_json(tmp_path / name / "tokenizer.json", {"model": {"type": "BPE", "vocab": vocab}})
-    check_same_words(tmp_path / "student", [("teacher", tmp_path / "same")])
+    check_same_vocabulary(tmp_path / "student", [("teacher", tmp_path / "same")])
     for name, other in {"other": "'c'", "few": "None"}.items():
         with pytest.raises(ModelError) as raised:
-            check_same_words(
+            check_same_vocabulary(
                 tmp_path / "student", [("first", tmp_path / "same"), ("teacher", tmp_path / name)]
             )
         assert raised.value.message == (
@@ -519,7 +525,9 @@ def test_what_can_be_kept_of_a_teacher_is_kept(
     assert there
     assert not cached("rare", on_policy={"lambda": 0.75, "most": 5})[0]
     assert not cached("all", losses=[{"logits": {"temperature": 1, "top_k": "all"}}])[0]
-    monkeypatch.setattr("compress.passes.distill.teaching._Distillation._runs_live", lambda *given: True)
+    monkeypatch.setattr(
+        "compress.passes.distill.teaching._Distillation._runs_teacher_live", lambda *given: True
+    )
     there, along = cached("along")
     assert not there
     for name, tensor in along.items():

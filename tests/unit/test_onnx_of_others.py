@@ -117,7 +117,7 @@ def scores_of(made: ImportedModel) -> NDArray[np.float32]:
 def test_axes_without_a_size_take_any(axes: tuple[Any, ...], tmp_path: Path) -> None:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [axes[0], 2])
     made = taken(model_of([*HEAD, GEMM], axes=axes, outputs=[y]), tmp_path)
-    assert made.fixed.batch is None
+    assert made.fixed_sizes.batch is None
     np.testing.assert_allclose(scores_of(made), SCORES, rtol=1e-5)
 
 
@@ -168,8 +168,8 @@ def test_weights_are_found_wherever_they_are_named(
     np.testing.assert_allclose(scores_of(made), SCORES, rtol=1e-5)
     own = [tmp_path / "mine" / name for name in ("model.onnx", location)]
     assert made.size.model_mb * 1e6 == pytest.approx(sum(file.stat().st_size for file in own))
-    assert len(made.weights) == 2
-    assert all(name.startswith("model.onnx") for name in made.weights)
+    assert len(made.model_files) == 2
+    assert all(name.startswith("model.onnx") for name in made.model_files)
 
 
 @pytest.mark.parametrize("model", [as_constant, in_a_branch, in_a_function])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.core.disk.ownership import MARKER, foreign_files, move_foreign, sign
+from compress.core.disk.ownership import MARKER, foreign_files, move_foreign, write_marker
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_was_signed_is_ours_as_long_as_it_is_as_it_was(folder: Path):
     assert foreign_files(folder, "page") == ["a", "b/c"]
-    sign(folder, "page")
+    write_marker(folder, "page")
     assert foreign_files(folder, "page") == []
     assert foreign_files(folder, "report") == ["a", "b/c"]
     (folder / "a").write_text("other")

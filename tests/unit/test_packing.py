@@ -30,9 +30,9 @@ def windows(lengths: list[int]) -> WindowInputs:
         [random.integers(3, WORDS, length) for length in lengths],
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of(learnt),
+        target_mask=Ragged.of(learnt),
         documents=np.arange(len(lengths)),
-        sizes=np.array(lengths, np.int64),
+        target_bytes=np.array(lengths, np.int64),
     )
 
 
@@ -48,7 +48,7 @@ def test_every_text_stands_in_one_block(lengths: list[int]):
     # No two blocks could be one.
     assert sum(blocks.lengths <= 8) <= 1
     batch = blocks.batch(range(len(blocks)))
-    assert batch[LOSS_MASK].sum() == sum(int(one.sum()) for one in inputs.learnt)
+    assert batch[LOSS_MASK].sum() == sum(int(one.sum()) for one in inputs.target_mask)
     assert BYTES not in batch
     assert blocks.digest() == pack_texts(windows(lengths), 16).digest()
 

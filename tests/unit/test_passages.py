@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from compress.generation.passages import passages
+from compress.generation.passages import split_passages
 
 
 def words(text: str) -> int:
@@ -32,12 +32,12 @@ def words(text: str) -> int:
     ],
 )
 def test_where_a_text_is_cut(text: str, fewest: int, most: int, expected: list[str]):
-    assert passages(text, words, fewest, most) == expected
+    assert split_passages(text, words, fewest, most) == expected
 
 
 def test_passages_hold_all_words_and_no_more_tokens_than_they_may():
     text = " ".join(f"w{number}{'.' * (number % 7 == 0)}" for number in range(500))
     for most in (1, 3, 10, 64):
-        found = passages(text, words, 1, most)
+        found = split_passages(text, words, 1, most)
         assert max(map(words, found)) <= most
         assert re.sub(r"\s", "", "".join(found)) == re.sub(r"\s", "", text)

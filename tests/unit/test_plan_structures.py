@@ -136,8 +136,8 @@ def test_images_have_no_vocabulary(tmp_path: Path):
 
 
 def test_specs_know_what_is_timed():
-    assert PruneTargetSpec(speedup=2).timed
-    assert not PruneTargetSpec(ratio=0.5).timed
+    assert PruneTargetSpec(speedup=2).depends_on_timing
+    assert not PruneTargetSpec(ratio=0.5).depends_on_timing
     assert PruneSpec(remove=RemoveSpec(vocabulary="unused")).remove is not None
     assert LowRankSpec(energy=0.9).weighted
 

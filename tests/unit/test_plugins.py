@@ -53,7 +53,7 @@ def test_a_table_holds_what_is_built_in_and_what_is_installed(site: Path) -> Non
     assert "halves" not in sys.modules
     assert found["half"] == Fraction(1, 2)
     assert found["zero"] is ZERO
-    assert found.added == {"half": Plugin(GROUP, "half", "halves:HALF", "halves", "1.2")}
+    assert found.plugins == {"half": Plugin(GROUP, "half", "halves:HALF", "halves", "1.2")}
     with pytest.raises(KeyError):
         found["third"]
 

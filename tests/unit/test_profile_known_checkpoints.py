@@ -192,7 +192,7 @@ def test_a_sentencepiece_model_alone_names_its_package(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "compress.profile.model_checks.tokenizers._installed", lambda package: package != "sentencepiece"
+        "compress.profile.model_checks.tokenizers._is_installed", lambda package: package != "sentencepiece"
     )
     folder = model(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
@@ -203,7 +203,7 @@ def test_a_sentencepiece_model_alone_names_its_package(
         ("teacher.model", "sentencepiece-missing")
     ]
     assert tokenizer_missing_problem({name, "tokenizer.json"}) is None
-    monkeypatch.setattr("compress.profile.model_checks.tokenizers._installed", lambda _: True)
+    monkeypatch.setattr("compress.profile.model_checks.tokenizers._is_installed", lambda _: True)
     assert tokenizer_missing_problem({name}) is None
 
 
@@ -233,7 +233,7 @@ def test_damaged_files_are_left_to_what_loads_them(tmp_path: Path) -> None:
     folder = model(tmp_path / "model")
     for name in ("model.safetensors", "tokenizer_config.json", "added_tokens.json"):
         (folder / name).write_bytes(b"\xff" * 40)
-    assert list(checkpoint_problems(folder, "text-classification", ModelFiles(folder), head=True)) == []
+    assert list(checkpoint_problems(folder, "text-classification", ModelFiles(folder), uses_head=True)) == []
 
 
 def test_an_adapter_alone_is_named_by_a_run_too(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from compress.engine.resolve import resolve_job
 from compress.models.anatomy.table.families import (
     FAMILIES,
     FAMILY_UNSUPPORTED,
-    families_that_can,
+    families_supporting,
     max_tokens_of,
     network_of_kind,
     why_not_lowered,
@@ -100,9 +100,9 @@ def test_a_config_without_a_family(tmp_path: Path) -> None:
     assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
 
 
-@pytest.mark.parametrize("kind", families_that_can("lower"))
+@pytest.mark.parametrize("kind", families_supporting("lower"))
 def test_families_that_are_lowered(tmp_path: Path, kind: str) -> None:
-    task = "image-classification" if FAMILIES[kind].takes == "images" else "text-classification"
+    task = "image-classification" if FAMILIES[kind].modality == "images" else "text-classification"
     load_profile(write(tmp_path, {"model_type": kind}, EXPORT, task=task))
     assert kind in CONFIG_MAPPING
 
@@ -187,11 +187,11 @@ def test_a_ready_student_decides_what_comes_after_it(tmp_path: Path) -> None:
 
 
 def test_the_table_and_the_code_know_the_same_families() -> None:
-    apart = families_that_can("take apart")
+    apart = families_supporting("take apart")
     assert set(apart) <= {kind for kind in FAMILIES if network_of_kind(kind) is not None}
     assert apart == [kind for kind in sorted(FAMILIES) if why_not_taken_apart(kind) is None]
     lowered = [kind for kind in sorted(FAMILIES) if why_not_lowered({"model_type": kind}) is None]
-    assert families_that_can("lower") == lowered
+    assert families_supporting("lower") == lowered
     # What can be taken apart can be lowered: students and pruned models are measured as ONNX files.
     assert set(apart) <= set(lowered)
 

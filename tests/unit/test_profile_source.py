@@ -147,10 +147,13 @@ def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
 def test_what_was_assigned_stands_above_the_text(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("name: a\nseed: 1\n")
     source = read_source(tmp_path / "p.yaml")
-    assert source.as_run == source.text
+    assert source.text_with_overrides == source.text
     changed = override(source, ("seed=2", "name=b", "seed=3", "data={path:\n  x}"))
     assert list(changed.overridden.values()) == ["--set name=b", "--set seed=3", "--set data={path:\n  x}"]
-    assert changed.as_run == "# --set name=b\n# --set seed=3\n# --set data={path:\n#   x}\nname: a\nseed: 1\n"
+    assert (
+        changed.text_with_overrides
+        == "# --set name=b\n# --set seed=3\n# --set data={path:\n#   x}\nname: a\nseed: 1\n"
+    )
 
 
 def test_the_order_of_assignments_stays(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from compress.core.errors import ProfileError
 from compress.losses.contract import LossSpec
 from compress.losses.masked_lm.spec import MaskedLmLoss
 from compress.losses.relation.spec import RelationLoss
-from compress.models.teacher.code import call
+from compress.models.teacher.code import call_function
 from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.planning.steps import build_plan
 from compress.profile.device import is_ssh
@@ -65,7 +65,9 @@ def distils(shows: Callable[[DistillSpec], object]) -> Callable[[Profile], objec
 
 
 def teaches_with(kind: type[LossSpec]) -> Callable[[Profile], object]:
-    return distils(lambda spec: any(isinstance(loss, kind) for one in spec.staged for loss in losses_of(one)))
+    return distils(
+        lambda spec: any(isinstance(loss, kind) for one in spec.effective_stages for loss in losses_of(one))
+    )
 
 
 WAYS: dict[str, Callable[[Profile], object]] = {
@@ -79,8 +81,8 @@ WAYS: dict[str, Callable[[Profile], object]] = {
     "assistants": distils(lambda spec: spec.assistants),
     "online": distils(lambda spec: spec.online),
     "moving average": distils(lambda spec: spec.ema),
-    "unlabelled examples": lambda profile: profile.data.further,
-    "texts that a model writes": lambda profile: profile.data.generated,
+    "unlabelled examples": lambda profile: profile.data.existing_unlabeled,
+    "texts that a model writes": lambda profile: profile.data.generate_spec,
     "augmented texts": lambda profile: (
         profile.task == "text-classification" and distils(lambda spec: spec.augment)(profile)
     ),
@@ -101,7 +103,7 @@ WAYS: dict[str, Callable[[Profile], object]] = {
     "a control without the teacher": distils(lambda spec: spec.control),
     "the teacher's texts": distils(lambda spec: spec.sequence),
     "the student's own texts": distils(
-        lambda spec: any(spec.stage_training(one).on_policy for one in spec.staged)
+        lambda spec: any(spec.stage_spec(one).on_policy for one in spec.effective_stages)
     ),
     "the right ones of them": distils(lambda spec: spec.rejection),
     "pairs of documents": distils(lambda spec: spec.synthetic),
@@ -116,7 +118,7 @@ def test_every_task_and_every_way_of_teaching_has_a_profile(way: str):
 
 @pytest.mark.parametrize(("function", "parameters"), [("build", 131_178), ("build_small", 8_610)])
 def test_the_networks_of_the_digits_take_pixels_and_give_logits(function: str, parameters: int):
-    network = call(f"python:digits_cnn:{function}", FOLDER, seed=0, allow_code=True).eval()
+    network = call_function(f"python:digits_cnn:{function}", FOLDER, seed=0, allow_code=True).eval()
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     logits = network(torch.zeros(2, 1, 8, 8))
     assert logits.shape == (2, 10)

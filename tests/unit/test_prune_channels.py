@@ -159,7 +159,7 @@ def test_the_parameter_count_is_what_was_predicted(fraction: float, round_to: in
         assert refused.code == "nothing-to-prune"
         assert round_to > 1
         return
-    before, predicted = count_parameters(model), surgeon.remaining(cuts)
+    before, predicted = count_parameters(model), surgeon.count_remaining(cuts)
     surgeon.remove(cuts)
     assert count_parameters(model) == predicted < before
     assert outputs(model, pixels).shape == shape
@@ -273,7 +273,7 @@ def test_a_step_that_rounding_leaves_nothing_to_cut_cuts_nothing(
         parameters = dict(model.named_parameters())
         widths.append(tuple(len(parameters[f"module.{name}.weight"]) for name in ("stem", "point")))
     assert widths == list(zip(stem, point, strict=True))
-    left = {each["name"]: (each["channels"], each["channels_removed"]) for each in pruner.described()}
+    left = {each["name"]: (each["channels"], each["channels_removed"]) for each in pruner.describe_layers()}
     assert left["module.point"] == (12, 12)
     assert sorted(left.values()) == [(8, 8), (8, 8), (8, 8), (12, 12)]
     assert outputs(model).shape == (3, 3)
@@ -286,13 +286,13 @@ def test_what_is_described_is_the_whole_against_the_present(tmp_path: Path) -> N
     inputs = image_task().encode(examples, folder)
     asked = spec(importance="magnitude", steps=5, recover={"epochs": 1})
     pruner = pruner_of(model, ImportanceData(inputs, torch.from_numpy(examples.labels), asked, 0, "cpu"))
-    assert pruner.described() == []
+    assert pruner.describe_layers() == []
     pruner.advance(0.4)
-    (only,) = pruner.described()
+    (only,) = pruner.describe_layers()
     assert (only["channels"], only["channels_removed"]) == (20, 4)
     # Nothing more goes on the way to the same widths, and what has gone is still told.
     pruner.advance(0.45)
-    assert pruner.described() == [only]
+    assert pruner.describe_layers() == [only]
 
 
 def test_pruning_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_target_is_reached_by_the_smallest_share_that_reaches_it(
 
     def parameters(widths: list[int]) -> int:
         zeros = [torch.zeros(group.width) for group in surgeon.groups]
-        return surgeon.remaining(choose_cuts(surgeon.groups, zeros, widths))
+        return surgeon.count_remaining(choose_cuts(surgeon.groups, zeros, widths))
 
     assert parameters(kept) <= limit
     # Every smaller share of the channels leaves too many parameters, or the same ones.

@@ -20,7 +20,7 @@ from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.choosing.prediction import kept_channels
 from compress.passes.prune.choosing.saliency import ImportanceData
-from compress.passes.prune.removing.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
+from compress.passes.prune.removing.channels import ChannelSurgeon, choose_cuts, copy_model, multiple_of
 from compress.passes.prune.removing.cut_check import check_cuts, safe_cuts
 from compress.passes.prune.removing.removal import ChannelPruner
 from compress.passes.prune.spec import PruneSpec
@@ -199,12 +199,12 @@ def cut_by_half(model: nn.Module, seed: int = 0) -> tuple[nn.Module, dict[str, s
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tried = safe_cuts(model, PIXELS, choose_cuts(surgeon.groups, scores, kept))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    narrow = duplicate(model)
+    narrow = copy_model(model)
     own = ChannelSurgeon(narrow, PIXELS)
-    own.remove(own.same(tried.cuts))
+    own.remove(own.map_cuts(tried.cuts))
     assert count_parameters(narrow) == tried.parameters
     assert outputs_of(narrow(**PIXELS)).shape == (2, 3)
-    left = {**surgeon.left_whole, **tried.left_whole}
+    left = {**surgeon.unprunable, **tried.unprunable}
     assert {cut.group.name for cut in tried.cuts}.isdisjoint(left)
     return narrow, left
 
@@ -253,9 +253,9 @@ def test_a_scramble_that_still_runs_is_found() -> None:
     model = network("shuffle")
     (group,) = [group for group in ChannelSurgeon(model, PIXELS).groups if group.name == "parts.0.2"]
     cuts = choose_cuts([group], [torch.arange(16.0)], [8])
-    narrow = duplicate(model)
+    narrow = copy_model(model)
     own = ChannelSurgeon(narrow, PIXELS)
-    own.remove(own.same(cuts))
+    own.remove(own.map_cuts(cuts))
     assert outputs_of(narrow(**PIXELS)).shape == (2, 3)
     assert check_cuts(model, PIXELS, cuts)[1] is not None
 
@@ -314,7 +314,7 @@ def test_no_cut_at_all_is_safe() -> None:
 def test_narrow_groups_are_named_too(tmp_path: Path) -> None:
     pruner = ChannelPruner(tiny_network(tmp_path / "n"), material(tmp_path, round_to=16))
     pruner.advance(1.0)
-    assert sorted(pruner.whole_groups()) == [
-        name for name in sorted(pruner.whole) if pruner.widths[name] == pruner.whole[name]
+    assert sorted(pruner.unpruned_groups()) == [
+        name for name in sorted(pruner.original_widths) if pruner.widths[name] == pruner.original_widths[name]
     ]
-    assert len(pruner.whole_groups()) == 3
+    assert len(pruner.unpruned_groups()) == 3

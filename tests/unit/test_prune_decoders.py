@@ -54,7 +54,7 @@ def test_what_is_left_is_a_regular_model(name: str, importance: str, tmp_path: P
     pruner.advance(1.0)
     assert pruner.parameters == count_parameters(model) < before
     assert pruner.width == parts_of(model).sizes["hidden"] == (48 if hidden else 64)
-    described = pruner.described()
+    described = pruner.describe_layers()
     assert len(described) == len(pruner.layers) == 2
     assert all(one["feed_forward_removed"] > 0 for one in described)
     model.save_pretrained(tmp_path)
@@ -70,9 +70,9 @@ def test_units_that_say_nothing_go_first_and_nothing_changes(name: str) -> None:
     decoder = parts_of(model)
     lost = list(range(1, 96, 3))
     for layer in range(decoder.sizes["layers"]):
-        weight = decoder.units(layer)[-1].map.weight
+        weight = decoder.units(layer)[-1].linear.weight
         with torch.no_grad():
-            (weight if decoder.network.in_out else weight.T)[lost] = 0
+            (weight if decoder.network.transposed else weight.T)[lost] = 0
     expected = logits_of(model, IDS)
     spec = material(remove={"feed_forward": 32 / decoder.sizes["feed_forward"]}, importance="taylor")
     DecoderPruner(model, spec).advance(1.0)
@@ -83,10 +83,10 @@ def test_units_that_say_nothing_go_first_and_nothing_changes(name: str) -> None:
 def test_activations_count_whichever_way_a_weight_lies(name: str) -> None:
     model, texts = tiny_decoder(name), Texts()
     share = parts_of(model).units(1)[-1]
-    weight = share.map.get_parameter("weight")
+    weight = share.linear.get_parameter("weight")
     saliency = weight_saliency(model, material(remove={"layers": 0.34}, importance="activation"))
     reads = []
-    with share.map.register_forward_hook(lambda _, given, __: reads.append(given[0].detach())):
+    with share.linear.register_forward_hook(lambda _, given, __: reads.append(given[0].detach())):
         logits_of(model, torch.from_numpy(texts.ids))
     size = reads[0].flatten(0, -2).square().mean(0).sqrt()
     expected = weight.detach().abs() * (size[:, None] if name == "gpt2" else size)
@@ -114,11 +114,11 @@ def test_groups_that_say_nothing_go_first_and_nothing_changes() -> None:
     for layer in range(decoder.sizes["layers"]):
         shares = decoder.groups(layer)
         with torch.no_grad():
-            shares[-1].map.weight[:, shares[-1].places[0]] = 0
+            shares[-1].linear.weight[:, shares[-1].indices[0]] = 0
     expected = logits_of(model, IDS)
     pruner = DecoderPruner(model, material(remove={"heads": 0.5}))
     pruner.advance(1.0)
-    assert pruner.described()[0]["heads_removed"] == [0, 1]
+    assert pruner.describe_layers()[0]["heads_removed"] == [0, 1]
     torch.testing.assert_close(logits_of(model, IDS), expected, rtol=1e-4, atol=1e-4)
 
 

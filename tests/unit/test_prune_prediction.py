@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from compress.core.errors import ModelError, PassError
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.pruned import block_sizes
-from compress.models.anatomy.table.families import FAMILIES, families_that_can
+from compress.models.anatomy.table.families import FAMILIES, families_supporting
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.passes.prune.choosing.importance import (
     LayerScores,
@@ -26,7 +26,7 @@ from compress.passes.prune.choosing.prediction import (
     ModelSizes,
     kept_count,
     kept_width,
-    layers_of,
+    layer_sizes,
     pruned_parameters,
     read_sizes,
 )
@@ -101,8 +101,8 @@ def test_layers_are_ordered_by_number():
         shapes[f"{name}.attention.output.dense.weight"] = (16, 8)
         shapes[f"{name}.intermediate.dense.weight"] = (number + 1, 16)
         shapes[f"{name}.output.dense.weight"] = (16, number + 1)
-    assert [layer.feed_forward for layer in layers_of(shapes, BERT)] == [1, 3, 11]
-    assert layers_of(shapes, BERT)[0] == LayerSizes(hidden=16, heads=2, head_size=4, feed_forward=1)
+    assert [layer.feed_forward for layer in layer_sizes(shapes, BERT)] == [1, 3, 11]
+    assert layer_sizes(shapes, BERT)[0] == LayerSizes(hidden=16, heads=2, head_size=4, feed_forward=1)
 
 
 def test_factors_that_lose_rows_and_columns_are_found():
@@ -116,7 +116,7 @@ def test_factors_that_lose_rows_and_columns_are_found():
         f"{name}.output.dense.first.weight": (4, 32),
         f"{name}.output.dense.second.weight": (16, 4),
     }
-    (layer,) = layers_of(shapes, BERT)
+    (layer,) = layer_sizes(shapes, BERT)
     assert (layer.heads, layer.feed_forward, layer.hidden) == (2, 32, 16)
     assert layer.head_parameters == 4 * (3 * (6 + 1) + 5)
     assert layer.unit_parameters == 16 + 1 + 4
@@ -132,12 +132,12 @@ def test_sizes_are_read_from_the_files(tmp_path: Path):
         read_sizes(tmp_path)
 
 
-@pytest.mark.parametrize("kind", families_that_can("take apart"))
+@pytest.mark.parametrize("kind", families_supporting("take apart"))
 @pytest.mark.parametrize("biased", [True, False])
 def test_heads_and_units_of_every_family_weigh_what_they_do_in_the_model(
     tmp_path: Path, kind: str, biased: bool
 ):
-    images = FAMILIES[kind].takes == "images"
+    images = FAMILIES[kind].modality == "images"
     model = tiny_model(kind, **({"qkv_bias": biased} if images else {}))
     save_model(model, tmp_path)
     found = read_sizes(tmp_path)

@@ -64,15 +64,19 @@ def test_units_take_over_from_their_doubles(name: str, monkeypatch: pytest.Monke
     with torch.no_grad():
         for layer in range(decoder.sizes["layers"]):
             for share in decoder.units(layer)[:-1]:
-                weight = share.map.weight if isinstance(share.map, torch.nn.Linear) else share.map.weight.T
+                weight = (
+                    share.linear.weight
+                    if isinstance(share.linear, torch.nn.Linear)
+                    else share.linear.weight.T
+                )
                 weight[half:] = weight[:half]
-                if share.map.bias is not None:
-                    share.map.bias[half:] = share.map.bias[:half]
+                if share.linear.bias is not None:
+                    share.linear.bias[half:] = share.linear.bias[:half]
     whole, expected = copy.deepcopy(model), logits_of(model, IDS)
     for layer in range(decoder.sizes["layers"]):
         for share in decoder.units(layer):
             share.keep(range(half))
-    decoder.note("feed_forward", half)
+    decoder.set_size("feed_forward", half)
     without = float((logits_of(model, IDS) - expected).square().mean())
     layers = range(decoder.sizes["layers"])
     gone = reconstruct(parts_of(model), parts_of(whole), layers, material({"feed_forward": 0.5}))

@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.core.errors import PassError
-from compress.core.knapsack import Option, cheapest, choose_options
-from compress.passes.prune.choosing.budget import Budget, choose_sizes, within
+from compress.core.knapsack import Option, choose_options, min_total_cost
+from compress.passes.prune.choosing.budget import Budget, choose_sizes, solve_budget
 from compress.passes.prune.choosing.importance import LayerScores
 from compress.passes.prune.choosing.latency_table import (
     LayerShape,
-    interpolated,
+    interpolate,
     isotonic,
     part_graph,
     timed_sizes,
 )
 from compress.passes.prune.choosing.selection import (
-    comparable,
+    comparable_scores,
     least_important_globally,
     losses_by_size,
     remaining_count,
@@ -79,10 +79,10 @@ def test_fractional_costs_never_exceed_the_budget(places: list[list[Option]], bu
 
 def test_a_budget_that_nothing_fits_says_what_is_needed():
     places = [[Option(1, 3, 0)], [Option(1, 4, 0), Option(2, 9, 0)]]
-    assert cheapest(places) == 7
+    assert min_total_cost(places) == 7
     message = "a latency of 5 ms cannot be reached: .* still cost 7 where 5 are left for them"
     with pytest.raises(PassError, match=message) as caught:
-        within(places, 5, "a latency of 5 ms", "prune.target.latency_ms")
+        solve_budget(places, 5, "a latency of 5 ms", "prune.target.latency_ms")
     assert caught.value.where == "prune.target.latency_ms"
 
 
@@ -137,9 +137,9 @@ def test_global_ranking_keeps_its_promises(widths: list[int], count: int, block:
 
 def test_comparable_scores():
     scores = [torch.tensor([1.0, 3.0]), torch.tensor([10.0, 30.0])]
-    assert comparable(scores, loss=True)[1].tolist() == [10, 30]
-    assert [each.tolist() for each in comparable(scores, loss=False)] == [[0.5, 1.5]] * 2
-    assert torch.isfinite(comparable([torch.zeros(2)], loss=False)[0]).all()
+    assert comparable_scores(scores, loss=True)[1].tolist() == [10, 30]
+    assert [each.tolist() for each in comparable_scores(scores, loss=False)] == [[0.5, 1.5]] * 2
+    assert torch.isfinite(comparable_scores([torch.zeros(2)], loss=False)[0]).all()
 
 
 def test_losses_are_sums_of_the_lowest_scores():
@@ -175,7 +175,7 @@ def test_rising_times_never_fall_and_keep_their_sum(times: list[float]):
 
 def test_the_table_is_interpolated():
     points = ((1, 1.0), (3, 2.0))
-    assert [interpolated(points, size) for size in (1, 2, 3, 4)] == [1, 1.5, 2, 2]
+    assert [interpolate(points, size) for size in (1, 2, 3, 4)] == [1, 1.5, 2, 2]
 
 
 @pytest.mark.parametrize(

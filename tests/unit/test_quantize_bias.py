@@ -16,8 +16,8 @@ from compress.passes.quantize.int8.affine import quantize_columns
 from compress.passes.quantize.int8.bias_correction import correct_biases, expected_shift
 from compress.passes.quantize.int8.coverage import count_products
 from compress.passes.quantize.int8.dynamic import quantize_dynamic
-from compress.passes.quantize.int8.static import quantize_static, ranged_values
-from compress.passes.quantize.layers import Linear, layers
+from compress.passes.quantize.int8.static import calibrated_value_names, quantize_static
+from compress.passes.quantize.layers import Linear, weighted_layers
 from compress.runtimes.runner import open_session
 from tests.unit.test_quantize_convolutions import conv, graph_of
 from tests.unit.test_quantize_graphs import model_of, normal
@@ -89,10 +89,10 @@ def test_the_mean_of_the_outputs_comes_back(tmp_path: Path, kind: str, scheme: s
         for name, value in graph_constants.setdefault(kind, dict(model.graph.initializers)).items():
             model.graph.initializers[name].const_value = value.const_value
         wanted = mean_of(model)
-        found = list(layers(model.graph))
+        found = list(weighted_layers(model.graph))
         ranges = {}
         if scheme == "static":
-            names = ranged_values(model.graph, found)
+            names = calibrated_value_names(model.graph, found)
             ranges = calibrate(tmp_path / "m.onnx", names, lambda: iter(batches), "minmax", tmp_path)
             if "x" in ranges:
                 ranges["x"] = (ranges["x"][0], 0.7 * ranges["x"][1])  # cuts, which shifts the mean
@@ -101,13 +101,13 @@ def test_the_mean_of_the_outputs_comes_back(tmp_path: Path, kind: str, scheme: s
                 model, found, ranges, tmp_path / "m.onnx", lambda: iter(batches), tmp_path, per_channel=False
             )
             assert count == 1
-            found = list(layers(model.graph))
+            found = list(weighted_layers(model.graph))
         if scheme == "static":
             quantize_static(model, found, ranges, per_channel=False, embeddings=True)
         else:
             quantize_dynamic(model, found, per_channel=False, embeddings=True)
         means[corrected] = np.abs(mean_of(model) - wanted).max()
-        assert count_products(tmp_path / "m.onnx").floating == ()
+        assert count_products(tmp_path / "m.onnx").float_names == ()
     assert means[True] < 0.3 * means[False]
 
 
@@ -118,11 +118,11 @@ def test_the_shift_goes_into_the_bias(tmp_path: Path):
     model = graph("gemm")
     ir.save(model, tmp_path / "m.onnx")
     batches = examples("gemm")
-    (layer,) = layers(model.graph)
+    (layer,) = weighted_layers(model.graph)
     assert isinstance(layer, Linear)
     before = np.asarray(constant(layer.bias))
     correct_biases(model, [layer], {}, tmp_path / "m.onnx", lambda: iter(batches), tmp_path, per_channel=True)
-    (after,) = layers(model.graph)
+    (after,) = weighted_layers(model.graph)
     assert isinstance(after, Linear)
     mean = np.concatenate([batch["x"] for batch in batches]).astype(np.float64).mean(axis=0)
     rounded = quantize_columns(layer.weight)

@@ -16,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.passes.quantize.calibration.activation_ranges import calibrate
 from compress.passes.quantize.int8.affine import activation_scale, quantize_bias, quantize_kernel
-from compress.passes.quantize.int8.convolutions import activated
+from compress.passes.quantize.int8.convolutions import fused_output
 from compress.passes.quantize.int8.coverage import count_products
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.int8.static import needed_values, quantize_static, ranged_values
-from compress.passes.quantize.layers import Convolution, layers, layers_to_quantize
+from compress.passes.quantize.int8.static import calibrated_value_names, quantize_static, required_value_names
+from compress.passes.quantize.layers import Convolution, layers_to_quantize, weighted_layers
 from compress.runtimes.runner import open_session
 from tests.draws import generator
 from tests.processor import WEIGHT_LIMIT
@@ -61,8 +61,8 @@ def quantized(
     ir.save(model, path)
     wanted = open_session(str(path)).run(None, {"x": X})[0]
     chosen = layers_to_quantize(model.graph, Int8Spec(exclude=tuple(exclude)))
-    names = ranged_values(model.graph, chosen)
-    optional = set(names) - needed_values(chosen)
+    names = calibrated_value_names(model.graph, chosen)
+    optional = set(names) - required_value_names(chosen)
     ranges = calibrate(
         path, names, lambda: iter({"x": row[None]} for row in X), "minmax", folder, optional=optional
     )
@@ -119,7 +119,7 @@ def test_a_residual_block_stays_in_integers_to_the_end(tmp_path: Path) -> None:
     ]
     assert error(got, wanted) < 0.05
     products = count_products(tmp_path / "integer.onnx")
-    assert (products.integer, products.floating) == (3, ())
+    assert (products.integer, products.float_names) == (3, ())
 
 
 def test_what_has_no_integer_kernel_reads_and_writes_floats(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_an_excluded_convolution_is_left_and_allowed(tmp_path: Path) -> None:
     found, got, wanted = quantized(model, tmp_path, exclude=["first"])
     assert found == ["Conv", "QuantizeLinear", "QLinearConv", "DequantizeLinear"]
     assert error(got, wanted) < 0.03
-    assert len(count_products(tmp_path / "integer.onnx").floating) == 1
-    assert count_products(tmp_path / "integer.onnx", ["w1"]).floating == ()
+    assert len(count_products(tmp_path / "integer.onnx").float_names) == 1
+    assert count_products(tmp_path / "integer.onnx", ["w1"]).float_names == ()
 
 
 def test_a_value_with_two_readers_keeps_its_negative_part(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_limits_that_leave_zero_out_are_no_limits_of_integers() -> None:
         nodes = [conv("x", "w", "h"), helper.make_node("Clip", ["h", "low", "high"], ["y"])]
         limits = {"low": np.float32(low).reshape(()), "high": np.float32(high).reshape(())}
         model = graph_of(nodes, w=normal(8, 8, 3, 3), **limits)
-        (layer,) = layers(model.graph)
+        (layer,) = weighted_layers(model.graph)
         assert isinstance(layer, Convolution)
-        return str(activated(layer.node.outputs[0]).name)
+        return str(fused_output(layer.node.outputs[0]).name)
 
     assert (following(0, 6), following(-1, 1), following(0.5, 6), following(-6, -1)) == ("y", "y", "h", "h")
 
@@ -199,8 +199,8 @@ def test_a_mean_that_is_tiny_beside_what_it_is_of_still_runs(tmp_path: Path) -> 
     model = graph_of(nodes, w=weight, signs=signs / np.float32(1))
     path = tmp_path / "float.onnx"
     ir.save(model, path)
-    chosen = list(layers(model.graph))
-    names = ranged_values(model.graph, chosen)
+    chosen = list(weighted_layers(model.graph))
+    names = calibrated_value_names(model.graph, chosen)
     ones = [{"x": np.ones((1, 8, 6, 6), np.float32)}]
     ranges = calibrate(path, names, lambda: iter(ones), "minmax", tmp_path)
     quantize_static(

@@ -11,13 +11,13 @@ import pytest
 from onnx import helper
 
 from compress.passes.quantize.int8.cross_layer_equalization import (
+    equalizable_pairs,
     equalize,
     equalizing_factors,
     input_ranges,
-    pairs,
     scale_inputs,
 )
-from compress.passes.quantize.layers import layers
+from compress.passes.quantize.layers import weighted_layers
 from compress.runtimes.runner import open_session
 from tests.unit.test_quantize_convolutions import X, conv, error, graph_of, normal, quantized
 
@@ -75,11 +75,11 @@ def outputs(model: ir.Model, folder: Path) -> np.ndarray:
 def test_the_float_model_stays_and_ranges_meet(tmp_path: Path, between: str, groups: int):
     model = chain(BETWEEN[between], groups)
     wanted = outputs(model, tmp_path)
-    assert equalize(list(layers(model.graph))) == 2
+    assert equalize(list(weighted_layers(model.graph))) == 2
     np.testing.assert_allclose(
         outputs(model, tmp_path), wanted, rtol=1e-4, atol=1e-5 * float(np.abs(wanted).max())
     )
-    first, second, third = (np.asarray(layer.weight) for layer in layers(model.graph))
+    first, second, third = (np.asarray(layer.weight) for layer in weighted_layers(model.graph))
     for one, other, count in ((first, second, groups), (second, third, 1)):
         made = np.abs(one.reshape(len(one), -1)).max(axis=1)
         np.testing.assert_allclose(made, input_ranges(other, count), rtol=0.01)
@@ -87,7 +87,7 @@ def test_the_float_model_stays_and_ranges_meet(tmp_path: Path, between: str, gro
 
 def test_relu6_and_values_with_two_readers_are_left_alone():
     clipped = chain([helper.make_node("Clip", ["a", "zero", "six"], ["m"])])
-    assert [pair.first.node.name for pair in pairs(list(layers(clipped.graph)))] == ["b"]
+    assert [pair.first.node.name for pair in equalizable_pairs(list(weighted_layers(clipped.graph)))] == ["b"]
     nodes = [
         conv("x", "w1", "a"),
         helper.make_node("Relu", ["a"], ["r"]),
@@ -95,7 +95,7 @@ def test_relu6_and_values_with_two_readers_are_left_alone():
         helper.make_node("Add", ["r", "b"], ["y"]),
     ]
     branching = graph_of(nodes, w1=uneven(8, 8, 3, 3), w2=normal(8, 8, 3, 3))
-    assert equalize(list(layers(branching.graph))) == 0
+    assert equalize(list(weighted_layers(branching.graph))) == 0
 
 
 def test_equalizing_restores_what_one_scale_a_weight_destroys(tmp_path: Path):
@@ -109,7 +109,7 @@ def test_equalizing_restores_what_one_scale_a_weight_destroys(tmp_path: Path):
     for equal in (False, True):
         model = graph_of(nodes, **constants)
         if equal:
-            equalize(list(layers(model.graph)))
+            equalize(list(weighted_layers(model.graph)))
         errors.append(error(*quantized(model, tmp_path, per_channel=False)[1:]))
     assert errors[0] > 0.2
     assert errors[1] < 0.05

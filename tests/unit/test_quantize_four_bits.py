@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from compress.encoding.inputs import Batch
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.layers import layers
-from compress.passes.quantize.scale_folding import groups, scale_channels
+from compress.passes.quantize.layers import weighted_layers
+from compress.passes.quantize.scale_folding import scale_channels, source_groups
 from compress.passes.quantize.weight_only.awq import search_scales
-from compress.passes.quantize.weight_only.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
+from compress.passes.quantize.weight_only.blocks import pack_nibbles, quantize_blocks, split_into_blocks
 from compress.passes.quantize.weight_only.clip import clipped_blocks
-from compress.passes.quantize.weight_only.gptq import feedback_blocks, output_error
+from compress.passes.quantize.weight_only.gptq import gptq_blocks, output_error
 from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of
 from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
 from compress.passes.quantize.weight_only.methods import quantize_weights
@@ -201,9 +201,9 @@ def test_the_quantized_model_stays_near_the_float_one(tmp_path, method):
 @given(WEIGHTS, st.sampled_from([16, 32]), st.booleans())
 @settings(max_examples=60)
 def test_a_fitted_grid_is_no_worse_than_rounding_in_any_block(rows, block_size, symmetric):
-    cut = cut_into_blocks(rows, block_size)
+    cut = split_into_blocks(rows, block_size)
     errors = [
-        block_errors(cut, found.values, found.scales, found.zeros, 4)
+        block_errors(cut, found.values, found.scales, found.zero_points, 4)
         for found in (
             fit_blocks(rows, block_size, 4, symmetric),
             quantize_blocks(rows, block_size, 4, symmetric),
@@ -224,7 +224,7 @@ def test_a_fitted_grid_gains_with_outliers_and_without(rows, symmetric):
 def test_the_error_of_blocks_by_hand():
     rows = np.array([[-8.0, 4.25, 2.0, 1.0]], np.float32)
     blocks = quantize_blocks(rows, 4, 4, symmetric=True)
-    found = block_errors(cut_into_blocks(rows, 4), blocks.values, blocks.scales, blocks.zeros, 4)
+    found = block_errors(split_into_blocks(rows, 4), blocks.values, blocks.scales, blocks.zero_points, 4)
     np.testing.assert_allclose(found, [[0.25**2]], rtol=1e-6)
 
 
@@ -233,7 +233,7 @@ def test_the_error_of_blocks_by_hand():
 @pytest.mark.parametrize("width", [40, 200])
 def test_feedback_costs_the_outputs_less_than_rounding(width, symmetric, activation_order):
     rows, seen = normal(24, width), moments(correlated(300, width)).second
-    found = feedback_blocks(rows, seen, 32, 4, symmetric, activation_order=activation_order)
+    found = gptq_blocks(rows, seen, 32, 4, symmetric, activation_order=activation_order)
     for other in (quantize_blocks(rows, 32, 4, symmetric), fit_blocks(rows, 32, 4, symmetric)):
         assert output_error(rows, found.dequantized(), seen) < 0.7 * output_error(
             rows, other.dequantized(), seen
@@ -242,7 +242,7 @@ def test_feedback_costs_the_outputs_less_than_rounding(width, symmetric, activat
 
 def test_without_correlation_there_is_nothing_to_feed_back():
     rows = normal(8, 64)
-    found = feedback_blocks(rows, np.eye(64), 32, 4, symmetric=False)
+    found = gptq_blocks(rows, np.eye(64), 32, 4, symmetric=False)
     wanted = clipped_blocks(rows, np.ones(64), 32, 4, symmetric=False)
     np.testing.assert_array_equal(found.dequantized(), wanted.dequantized())
 
@@ -252,7 +252,7 @@ def test_without_correlation_there_is_nothing_to_feed_back():
 def test_a_clipped_grid_is_no_worse_than_rounding_in_any_block(rows, block_size, symmetric, bits):
     counted = np.linspace(0.1, 3, rows.shape[1])
     errors = [
-        cut_into_blocks(((rows - found.dequantized()) ** 2 * counted).astype(np.float32), block_size).sum(
+        split_into_blocks(((rows - found.dequantized()) ** 2 * counted).astype(np.float32), block_size).sum(
             axis=2
         )
         for found in (
@@ -274,7 +274,7 @@ def test_a_clipped_grid_lets_go_what_hardly_counts():
 def test_feedback_stands_inputs_that_are_always_zero():
     x = correlated(300, 64)
     x[:, 5] = 0
-    found = feedback_blocks(normal(8, 64), moments(x).second, 32, 4, symmetric=True)
+    found = gptq_blocks(normal(8, 64), moments(x).second, 32, 4, symmetric=True)
     assert np.isfinite(found.dequantized()).all()
 
 
@@ -315,7 +315,7 @@ def test_moments_are_those_of_all_examples(tmp_path):
     path, x = saved(encoder_block(), tmp_path), correlated(30, 40)
     found = moments_of(path, ["x", "h2"], inputs_of(x), tmp_path)
     np.testing.assert_allclose(found["x"].second, x.T.astype(np.float64) @ x / 30, rtol=1e-4)
-    np.testing.assert_allclose(found["x"].size, np.abs(x).mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found["x"].mean_abs, np.abs(x).mean(axis=0), rtol=1e-4)
     assert found["h2"].second.shape == (48, 48)
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -323,7 +323,7 @@ def test_moments_are_those_of_all_examples(tmp_path):
 def test_scales_move_without_changing_the_model(tmp_path):
     model, x = encoder_block(), correlated(50, 40)
     wanted = open_session(str(saved(model, tmp_path))).run(None, {"x": x})[0]
-    found = groups(list(layers(model.graph)))
+    found = source_groups(list(weighted_layers(model.graph)))
     scales = [np.exp(normal(group.layers[0].weight.shape[0])) for group in found]
     # The norm and the linear layer before a Relu take the division in; a Gelu cannot.
     folded = [scale_channels(model.graph, *one) for one in zip(found, scales, strict=True)]
@@ -339,7 +339,7 @@ def test_an_input_that_others_read_is_divided_for_the_layer_alone(tmp_path):
     last = list(model.graph)[-1]
     last.replace_input_with(1, norm.outputs[0])  # the residual of a model that normalises after its sums
     wanted = open_session(str(saved(model, tmp_path))).run(None, {"x": x})[0]
-    group = groups(list(layers(model.graph)))[0]
+    group = source_groups(list(weighted_layers(model.graph)))[0]
     assert not scale_channels(model.graph, group, np.exp(normal(40)))
     got = open_session(str(saved(model, tmp_path))).run(None, {"x": x})[0]
     np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())

@@ -17,8 +17,14 @@ from compress.passes.quantize.calibration.activation_ranges import calibrate
 from compress.passes.quantize.int8.coverage import count_products
 from compress.passes.quantize.int8.dynamic import quantize_dynamic
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.int8.static import quantize_static, ranged_values
-from compress.passes.quantize.layers import Linear, Table, excluded_weights, layers, layers_to_quantize
+from compress.passes.quantize.int8.static import calibrated_value_names, quantize_static
+from compress.passes.quantize.layers import (
+    Linear,
+    Table,
+    excluded_weights,
+    layers_to_quantize,
+    weighted_layers,
+)
 from compress.passes.quantize.result import QuantizedModel, check_result
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import write_blocks
@@ -78,7 +84,7 @@ def run(model: ir.Model, folder: Path, **feeds) -> np.ndarray:
 
 
 def write_rounded(model: ir.Model, block_size: int, symmetric: bool) -> None:
-    for layer in list(layers(model.graph)):
+    for layer in list(weighted_layers(model.graph)):
         rows = layer.weight if isinstance(layer, Table) else layer.weight.T
         write_blocks(model.graph, [layer], quantize_blocks(rows, block_size, 4, symmetric))
     tidy(model)
@@ -96,7 +102,9 @@ def close(got: np.ndarray, wanted: np.ndarray, share: float) -> bool:
 def test_dynamic_products_take_their_bias_in(tmp_path, rank):
     model, x = mlp(rank), normal(*[5, 7][: rank - 1], 32)
     wanted = run(model, tmp_path, x=x)
-    quantize_dynamic(model, list(layers(model.graph)), per_channel=True, embeddings=True, limit=WEIGHT_LIMIT)
+    quantize_dynamic(
+        model, list(weighted_layers(model.graph)), per_channel=True, embeddings=True, limit=WEIGHT_LIMIT
+    )
     assert kinds(model) == ["DynamicQuantizeMatMul", "DynamicQuantizeMatMul", "Gelu"]
     assert close(run(model, tmp_path, x=x), wanted, 0.03)
     assert count_products(tmp_path / "run.onnx").integer == 2
@@ -107,15 +115,15 @@ def test_dynamic_products_take_their_bias_in(tmp_path, rank):
 def test_static_products_stay_integer_at_any_rank(tmp_path, rank, method):
     model, x = mlp(rank), normal(*[400, 7][: rank - 1], 32)
     wanted = run(model, tmp_path, x=x)
-    found = list(layers(model.graph))
-    assert ranged_values(model.graph, found) == ["x"]
+    found = list(weighted_layers(model.graph))
+    assert calibrated_value_names(model.graph, found) == ["x"]
     ranges = calibrate(tmp_path / "run.onnx", ["x"], lambda: iter([{"x": x}]), method, tmp_path)
     quantize_static(model, found, ranges, per_channel=True, embeddings=True, limit=WEIGHT_LIMIT)
     # What comes out of the activation function keeps a range found at run time.
     assert kinds(model) == ["DynamicQuantizeMatMul", "Gelu", "MatMulIntegerToFloat", "QuantizeLinear"]
     assert close(run(model, tmp_path, x=x), wanted, 0.05 if method == "minmax" else 0.3)
     products = count_products(tmp_path / "run.onnx")
-    assert (products.integer, products.floating) == (2, ())
+    assert (products.integer, products.float_names) == (2, ())
 
 
 def test_calibration_range_is_exact_over_batches(tmp_path):
@@ -140,7 +148,7 @@ def test_four_bit_products_match_their_blocks(tmp_path, symmetric, block_size):
     x = normal(3, 40)
     assert close(run(model, tmp_path, x=x), x @ restored, 0.02)
     products = count_products(tmp_path / "run.onnx")
-    assert (products.weight_only, products.floating) == (1, ())
+    assert (products.weight_only, products.float_names) == (1, ())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -164,7 +172,7 @@ def test_four_bit_rows_of_odd_width_are_refused():
 @pytest.mark.parametrize("width", [128, 40])
 def test_eight_bit_rows(tmp_path, per_channel, width):
     model, table = lookup(width=width)
-    quantize_dynamic(model, list(layers(model.graph)), per_channel=per_channel, embeddings=True)
+    quantize_dynamic(model, list(weighted_layers(model.graph)), per_channel=per_channel, embeddings=True)
     assert ("GatherBlockQuantized" in kinds(model)) == per_channel
     ids = np.array([[0, 299, 7]])
     assert close(run(model, tmp_path, ids=ids), table[ids], 0.01)
@@ -173,7 +181,7 @@ def test_eight_bit_rows(tmp_path, per_channel, width):
 @pytest.mark.parametrize("width", [128, 40])
 def test_four_bit_rows_beside_eight_bit_products(tmp_path, width):
     model, table = lookup(width=width)
-    found = list(layers(model.graph))
+    found = list(weighted_layers(model.graph))
     quantize_dynamic(model, found, per_channel=True, embeddings=True, table_bits=4)
     stored = next(value.const_value for name, value in model.graph.initializers.items() if "uint4" in name)
     assert stored.shape == (300, width // 2)
@@ -185,7 +193,7 @@ def test_four_bit_rows_beside_eight_bit_products(tmp_path, width):
 
 def test_small_tables_are_left_alone():
     model, _ = lookup(rows=2, width=128)
-    assert list(layers(model.graph)) == []
+    assert list(weighted_layers(model.graph)) == []
 
 
 def test_a_gemm_is_a_linear_layer(tmp_path):
@@ -194,7 +202,7 @@ def test_a_gemm_is_a_linear_layer(tmp_path):
     model = model_of(
         nodes, {"w": weight, "b": bias}, [("x", TensorProto.FLOAT, ["n", 32])], [("y", ["n", 24])]
     )
-    (layer,) = layers(model.graph)
+    (layer,) = weighted_layers(model.graph)
     assert isinstance(layer, Linear)
     assert layer.weight.shape == (32, 24)
     quantize_dynamic(model, [layer], per_channel=True, embeddings=True, limit=WEIGHT_LIMIT)
@@ -215,7 +223,7 @@ def test_only_a_vector_as_wide_as_the_product_is_its_bias(tmp_path, op, width):
     x, constants = normal(20, 32), {"a": normal(32, width), "b": added}
     model = model_of(nodes, constants, [("x", TensorProto.FLOAT, ["n", 32])], [("y", shape)])
     wanted = run(model, tmp_path, x=x)
-    quantize_dynamic(model, list(layers(model.graph)), per_channel=True, embeddings=True, limit=64)
+    quantize_dynamic(model, list(weighted_layers(model.graph)), per_channel=True, embeddings=True, limit=64)
     assert kinds(model) == ["Add", "DynamicQuantizeMatMul"]
     assert close(run(model, tmp_path, x=x), wanted, 0.03)
 
@@ -233,12 +241,12 @@ def other_products_graph() -> ir.Model:
 def test_products_that_are_no_layers_can_be_excluded(tmp_path):
     model = other_products_graph()
     ir.save(model, tmp_path / "model.onnx")
-    assert list(layers(model.graph)) == []
+    assert list(weighted_layers(model.graph)) == []
     allowed = excluded_weights(model.graph, Int8Spec(exclude=("turned", "with_*")))
     assert allowed == ["left", "a"]
     products = count_products(tmp_path / "model.onnx", allowed)
-    assert products.floating == ()
-    assert count_products(tmp_path / "model.onnx").floating
+    assert products.float_names == ()
+    assert count_products(tmp_path / "model.onnx").float_names
     with pytest.raises(ModelError, match="no layer of the model matches") as caught:
         excluded_weights(model.graph, Int8Spec(exclude=("other",)))
     assert "turned, with_number" in str(caught.value)
@@ -260,7 +268,7 @@ def test_a_shared_weight_is_stored_once():
         helper.make_node("MatMul", ["h", "w"], ["y"], name="two"),
     ]
     model = model_of(nodes, {"w": normal(32, 32)}, [("x", TensorProto.FLOAT, ["n", 32])], [("y", ["n", 32])])
-    quantize_dynamic(model, list(layers(model.graph)), per_channel=True, embeddings=True)
+    quantize_dynamic(model, list(weighted_layers(model.graph)), per_channel=True, embeddings=True)
     assert sorted(model.graph.initializers) == ["w.int8", "w.scale"]
 
 
@@ -271,8 +279,8 @@ def test_excluded_layers_are_left_and_allowed(tmp_path):
     quantize_dynamic(model, chosen, per_channel=True, embeddings=True)
     path = tmp_path / "m.onnx"
     ir.save(model, path)
-    assert len(count_products(path).floating) == 1
-    assert count_products(path, ["c"]).floating == ()
+    assert len(count_products(path).float_names) == 1
+    assert count_products(path, ["c"]).float_names == ()
 
 
 def test_a_pattern_that_fits_nothing_is_an_error():
@@ -292,7 +300,7 @@ def test_a_weight_dequantized_at_every_call_counts_as_floating(tmp_path):
     ir.save(model, tmp_path / "m.onnx")
     products = count_products(tmp_path / "m.onnx")
     assert products.integer == 0
-    assert len(products.floating) + products.weight_only == 1
+    assert len(products.float_names) + products.weight_only == 1
 
 
 def classifier_tail() -> ir.Model:
@@ -351,6 +359,6 @@ def test_a_value_that_others_read_whole_is_not_narrowed(tmp_path):
 
 def test_tables_are_found():
     model, table = lookup()
-    (layer,) = layers(model.graph)
+    (layer,) = weighted_layers(model.graph)
     assert isinstance(layer, Table)
     np.testing.assert_array_equal(layer.weight, table)

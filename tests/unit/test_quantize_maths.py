@@ -49,7 +49,7 @@ def test_columns_are_off_by_half_a_step_at_most(weight):
 @given(WEIGHTS)
 def test_tables_are_off_by_half_a_step_at_most(table):
     quantized = quantize_table(table)
-    restored = (quantized.values.astype(np.float32) - quantized.zero) * quantized.scales
+    restored = (quantized.values.astype(np.float32) - quantized.zero_point) * quantized.scales
     assert np.abs(restored - table).max() <= float(quantized.scales) * 0.5 + 1e-4
 
 
@@ -77,7 +77,7 @@ def test_symmetric_blocks_by_hand():
 def test_asymmetric_blocks_by_hand():
     rows = np.array([[0.0, 15.0, 7.0, 3.0]], np.float32)
     blocks = quantize_blocks(rows, block_size=4, bits=4, symmetric=False)
-    np.testing.assert_array_equal(blocks.zeros, [[0]])
+    np.testing.assert_array_equal(blocks.zero_points, [[0]])
     np.testing.assert_array_equal(blocks.values, [[[0, 15, 7, 3]]])
 
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from compress.passes.quantize.mixed.search import (
-    HELD,
-    NOTHING_LEFT,
+    LIMIT_MET,
     OUT_OF_TIME,
+    UNREACHABLE,
     predicted_layers,
-    requantize_until,
-    restore_until,
-    restore_within,
+    requantize_until_limit,
+    restore_until_limit,
+    restore_within_budget,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.profile.schema import DataSpec
@@ -35,47 +35,47 @@ def drop_of(given_back: frozenset[int]) -> float:
 
 
 def test_the_worst_are_given_back_until_the_loss_holds():
-    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: True)
-    assert (found.best.given_back, found.reason, found.held) == (frozenset({1, 3}), HELD, True)
+    found = restore_until_limit(WORST_FIRST, 0.05, drop_of, lambda: True)
+    assert (found.best.float_layers, found.reason, found.target_met) == (frozenset({1, 3}), LIMIT_MET, True)
     assert found.best.drop == pytest.approx(0.04)
     # All in integers, one, two; then whether the second alone would have been enough.
-    assert [sorted(trial.given_back) for trial in found.trials] == [[], [1], [1, 3], [3]]
+    assert [sorted(trial.float_layers) for trial in found.trials] == [[], [1], [1, 3], [3]]
 
 
 def test_what_was_given_back_in_vain_is_taken_back():
     # Only the layer that seemed the third worst matters.
-    found = restore_until(WORST_FIRST, 0.0, lambda given: 0.0 if 2 in given else 0.3, lambda: True)
-    assert found.best.given_back == {2}
-    assert found.held
+    found = restore_until_limit(WORST_FIRST, 0.0, lambda given: 0.0 if 2 in given else 0.3, lambda: True)
+    assert found.best.float_layers == {2}
+    assert found.target_met
 
 
 def test_nothing_is_given_back_where_the_loss_holds_at_once():
-    found = restore_until((), 0.5, drop_of, lambda: True)
-    assert (found.best.given_back, len(found.trials), found.held) == (frozenset(), 1, True)
+    found = restore_until_limit((), 0.5, drop_of, lambda: True)
+    assert (found.best.float_layers, len(found.trials), found.target_met) == (frozenset(), 1, True)
 
 
 def test_the_least_loss_is_kept_where_none_holds():
     losses = iter((0.3, 0.1, 0.2, 0.2, 0.2))
-    found = restore_until(WORST_FIRST, 0.05, lambda _: next(losses), lambda: True)
-    assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), NOTHING_LEFT, False)
+    found = restore_until_limit(WORST_FIRST, 0.05, lambda _: next(losses), lambda: True)
+    assert (found.best.float_layers, found.reason, found.target_met) == (frozenset({1}), UNREACHABLE, False)
 
 
 def test_the_time_ends_the_search_with_the_best_so_far():
     time = iter((True, False))
-    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: next(time))
-    assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), OUT_OF_TIME, False)
+    found = restore_until_limit(WORST_FIRST, 0.05, drop_of, lambda: next(time))
+    assert (found.best.float_layers, found.reason, found.target_met) == (frozenset({1}), OUT_OF_TIME, False)
     # Time that is up while layers are taken back leaves what holds.
     time = iter((True, True, False))
-    assert restore_until(WORST_FIRST, 0.05, drop_of, lambda: next(time)).held
+    assert restore_until_limit(WORST_FIRST, 0.05, drop_of, lambda: next(time)).target_met
 
 
 def test_without_time_one_model_is_tried_with_what_was_learnt():
     guess = predicted_layers(WORST_FIRST, LOSSES, drop_of(frozenset()), 0.05)
     assert guess == {1, 3}
-    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: False, guess)
-    assert (found.best.given_back, found.reason, len(found.trials)) == (guess, HELD, 2)
-    found = restore_until(WORST_FIRST, 0.05, drop_of, lambda: False)
-    assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), OUT_OF_TIME, False)
+    found = restore_until_limit(WORST_FIRST, 0.05, drop_of, lambda: False, guess)
+    assert (found.best.float_layers, found.reason, len(found.trials)) == (guess, LIMIT_MET, 2)
+    found = restore_until_limit(WORST_FIRST, 0.05, drop_of, lambda: False)
+    assert (found.best.float_layers, found.reason, found.target_met) == (frozenset({1}), OUT_OF_TIME, False)
 
 
 def test_what_is_predicted_shares_the_loss_out():
@@ -94,11 +94,11 @@ def test_what_the_whole_has_no_room_for_is_taken_back_the_cheapest_loss_first():
         tried.append(sorted(given))
         return whole[len(given)]
 
-    given = requantize_until(frozenset(range(4)), LOSSES, costs, 31.0, measure)
+    given = requantize_until_limit(frozenset(range(4)), LOSSES, costs, 31.0, measure)
     # Losses for a unit of cost: 0.001, 0.02, 0.03 and 0.01.
     assert given == (frozenset({1, 2}), 20.0)
     assert tried == [[0, 1, 2, 3], [1, 2, 3], [1, 2]]
-    assert requantize_until(frozenset({1}), LOSSES, costs, 1.0, measure, lambda: False) == (
+    assert requantize_until_limit(frozenset({1}), LOSSES, costs, 1.0, measure, lambda: False) == (
         frozenset({1}),
         15.0,
     )
@@ -111,7 +111,7 @@ def test_what_the_whole_has_no_room_for_is_taken_back_the_cheapest_loss_first():
 )
 def test_within_a_budget_the_choice_is_that_of_trying_all(layers: list[tuple[int, int]], budget: int):
     losses, costs = zip(*layers, strict=True)
-    chosen = restore_within(losses, costs, budget)
+    chosen = restore_within_budget(losses, costs, budget)
     every = itertools.chain.from_iterable(
         itertools.combinations(range(len(layers)), count) for count in range(len(layers) + 1)
     )

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from compress.passes.quantize.calibration.activation_ranges import calibrate
 from compress.passes.quantize.int8.coverage import count_products
-from compress.passes.quantize.int8.qdq import write_pairs
-from compress.passes.quantize.int8.static import quantize_static, ranged_values
-from compress.passes.quantize.layers import layers
+from compress.passes.quantize.int8.qdq import convert_to_qdq
+from compress.passes.quantize.int8.static import calibrated_value_names, quantize_static
+from compress.passes.quantize.layers import weighted_layers
 from tests.processor import WEIGHT_LIMIT
 from tests.unit.test_quantize_convolutions import X, conv, graph_of
 from tests.unit.test_quantize_convolutions import normal as kernel
@@ -24,12 +24,12 @@ from tests.unit.test_quantize_smoothing import block
 def both(model: ir.Model, folder: Path, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Outputs of the float model, of the operator form, and of the pairs, which are left in `run.onnx`."""
     wanted = run(model, folder, x=x)
-    found = list(layers(model.graph))
-    names = ranged_values(model.graph, found)
+    found = list(weighted_layers(model.graph))
+    names = calibrated_value_names(model.graph, found)
     ranges = calibrate(folder / "run.onnx", names, lambda: iter([{"x": x}]), "minmax", folder)
     quantize_static(model, found, ranges, per_channel=True, embeddings=True, limit=WEIGHT_LIMIT)
     operators = run(model, folder, x=x)
-    write_pairs(model)
+    convert_to_qdq(model)
     return wanted, operators, run(model, folder, x=x)
 
 
@@ -40,7 +40,7 @@ def test_products_fuse_at_any_rank(tmp_path: Path, rank: int):
     np.testing.assert_allclose(written, operators, atol=5e-3 * float(np.abs(operators).max()))
     assert {"MatMul", "QuantizeLinear", "DequantizeLinear"} < set(kinds(model))
     products = count_products(tmp_path / "run.onnx")
-    assert (products.integer, products.floating) == (2, ())
+    assert (products.integer, products.float_names) == (2, ())
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -57,7 +57,7 @@ def test_an_output_with_next_to_no_weights_keeps_its_bias(tmp_path: Path, rank: 
     wanted, _, written = both(model, tmp_path, normal(*[40, 7][: rank - 1], 32))
     np.testing.assert_allclose(written[..., 5], np.full_like(wanted[..., 5], constants["b"][5]), rtol=1e-4)
     products = count_products(tmp_path / "run.onnx")
-    assert (products.integer, products.floating) == (1, ())
+    assert (products.integer, products.float_names) == (1, ())
 
 
 def test_a_product_before_relu_stays_an_operator(tmp_path: Path):
@@ -70,7 +70,7 @@ def test_a_product_before_relu_stays_an_operator(tmp_path: Path):
     _, operators, written = both(model, tmp_path, normal(20, 32))
     np.testing.assert_array_equal(written, operators)
     assert kinds(model) == ["MatMulIntegerToFloat", "QuantizeLinear", "Relu"]
-    assert count_products(tmp_path / "run.onnx").floating == ()
+    assert count_products(tmp_path / "run.onnx").float_names == ()
 
 
 def test_attention_becomes_an_integer_product_and_its_heads(tmp_path: Path):
@@ -79,7 +79,7 @@ def test_attention_becomes_an_integer_product_and_its_heads(tmp_path: Path):
     np.testing.assert_allclose(written, operators, atol=2e-2 * float(np.abs(operators).max()))
     assert "MultiHeadAttention" in kinds(model)
     products = count_products(tmp_path / "run.onnx")
-    assert (products.integer, products.floating) == (4, ())
+    assert (products.integer, products.float_names) == (4, ())
 
 
 def test_convolutions_and_what_lies_between_them_fuse(tmp_path: Path):
@@ -104,4 +104,4 @@ def test_convolutions_and_what_lies_between_them_fuse(tmp_path: Path):
     assert np.abs(written - wanted).max() < 0.05 * np.abs(wanted).max()
     assert not any(name.startswith("QLinear") for name in kinds(model))
     products = count_products(tmp_path / "run.onnx")
-    assert (products.integer, products.floating) == (3, ())
+    assert (products.integer, products.float_names) == (3, ())

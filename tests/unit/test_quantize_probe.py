@@ -13,8 +13,15 @@ from compress.data.splits import Examples
 from compress.lowering.graph import tidy
 from compress.lowering.patches import patches_to_matmul
 from compress.passes.quantize.int8.affine import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
-from compress.passes.quantize.int8.gain.probe import Probe, Timing, probe, shapes_of, typical_length, warning
-from compress.passes.quantize.layers import layers
+from compress.passes.quantize.int8.gain.probe import (
+    Probe,
+    ShapeTiming,
+    probe,
+    shapes_of,
+    typical_rows,
+    warning,
+)
+from compress.passes.quantize.layers import weighted_layers
 from compress.profile.schema import TargetSpec
 from compress.targets.local import resolve
 from tests.unit.test_lowering_graphs import normal, patches
@@ -52,11 +59,11 @@ def test_two_products_of_a_reduced_weight_fit_into_16_bits():
 
 
 def found(flags: tuple[str, ...], *times: tuple[float, float]) -> Probe:
-    return Probe(flags, 11, tuple(Timing(384, 384, 6, *pair) for pair in times))
+    return Probe(flags, 11, tuple(ShapeTiming(384, 384, 6, *pair) for pair in times))
 
 
 def test_the_speedup_is_that_of_all_products():
-    one = Probe((), 1, (Timing(4, 4, 3, 1.0, 0.5), Timing(4, 8, 1, 3.0, 0.5)))
+    one = Probe((), 1, (ShapeTiming(4, 4, 3, 1.0, 0.5), ShapeTiming(4, 8, 1, 3.0, 0.5)))
     assert one.speedup == pytest.approx(6 / 2)
     assert Probe((), 1, ()).speedup is None
 
@@ -99,11 +106,11 @@ def test_an_image_has_as_many_rows_as_the_model_makes_of_it(tmp_path):
     task = SimpleNamespace(kind=SimpleNamespace(items="image"), encode=lambda *_: images)
     data = SimpleNamespace(train=Examples.unlabelled(["one", "two", "three"]))
     context = SimpleNamespace(task=task, data=data, work=tmp_path)
-    assert typical_length(context, SimpleNamespace(path=tmp_path)) == 16
+    assert typical_rows(context, SimpleNamespace(path=tmp_path)) == 16
 
 
 def test_every_shape_is_timed():
-    shapes = shapes_of(list(layers(mlp().graph)))
+    shapes = shapes_of(list(weighted_layers(mlp().graph)))
     assert shapes == {(32, 48): 1, (48, 32): 1}
     target = resolve(TargetSpec())
     timed = probe(shapes, 5, target)
@@ -116,6 +123,6 @@ def test_every_shape_is_timed():
 
 def test_the_most_expensive_shapes_come_first_and_no_shape_is_no_time():
     target = resolve(TargetSpec())
-    timed = probe({(16, 16): 1, (64, 64): 2, (32, 32): 3}, 5, target, most=2)
+    timed = probe({(16, 16): 1, (64, 64): 2, (32, 32): 3}, 5, target, max_shapes=2)
     assert [(one.inputs, one.layers) for one in timed.timings] == [(64, 2), (32, 3)]
     assert probe({}, 5, target).speedup is None

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.core.artifacts import ONNX_MODEL, TASK, Artifact, seal
 from compress.core.disk.files import write_json
 from compress.core.forms import ONNX_FLOAT
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.data.splits import Examples
 from compress.passes.quantize import step
-from compress.passes.quantize.int8.remedies import PLAIN, apply_remedies, remedies
+from compress.passes.quantize.int8.remedies import PLAIN, apply_remedies, candidate_specs
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.runtimes.runner import open_session
 from compress.tasks.base import TrainingData
@@ -105,7 +105,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Training
     return artifact, TrainingData(train, validation, LABELS)
 
 
-class Noted(Silent):
+class Noted(SilentProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -177,13 +177,13 @@ def test_what_is_lost_of_a_perplexity_is_its_share() -> None:
 def test_keys_that_are_set_stay_as_they_are(uneven: tuple[Artifact, TrainingData]) -> None:
     import onnx_ir as ir
 
-    from compress.passes.quantize.layers import layers
+    from compress.passes.quantize.layers import weighted_layers
 
-    found = list(layers(ir.load(uneven[0].path / ONNX_MODEL).graph))
-    assert list(remedies(Int8Spec(), found)) == [
+    found = list(weighted_layers(ir.load(uneven[0].path / ONNX_MODEL).graph))
+    assert list(candidate_specs(Int8Spec(), found)) == [
         "equalize", "bias_correction", "equalize and bias_correction",
     ]  # fmt: skip
-    assert list(remedies(Int8Spec(equalize=False), found)) == ["bias_correction"]
-    assert remedies(Int8Spec(equalize=True, bias_correction=False), found) == {}
-    assert list(remedies(Int8Spec(), [])) == ["bias_correction"]
-    assert remedies(quantize_spec({"train": {}}), found) == {}
+    assert list(candidate_specs(Int8Spec(equalize=False), found)) == ["bias_correction"]
+    assert candidate_specs(Int8Spec(equalize=True, bias_correction=False), found) == {}
+    assert list(candidate_specs(Int8Spec(), [])) == ["bias_correction"]
+    assert candidate_specs(quantize_spec({"train": {}}), found) == {}

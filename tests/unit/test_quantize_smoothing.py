@@ -23,7 +23,7 @@ from compress.passes.quantize.int8.smoothquant import (
     smoothing_factors,
 )
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.layers import layers
+from compress.passes.quantize.layers import weighted_layers
 from tests.unit.test_quantize_graphs import mlp, model_of, normal, run
 
 POSITIVE = arrays.arrays(np.float32, 5, elements=st.floats(0, 1e4, width=32))
@@ -89,12 +89,12 @@ def test_the_search_rounds_as_the_file_will(tmp_path: Path, monkeypatch, reduced
 def test_outliers_are_worth_smoothing_and_even_channels_are_not():
     weight = normal(16, 8)
     sample = sample_of(outliers(64, 16))
-    alpha = best_alpha(sample, [weight], share=0.8)
+    alpha = best_alpha(sample, [weight], max_error_share=0.8)
     assert alpha is not None
     before = output_error(sample, [weight], np.ones(16, np.float32))
     assert output_error(sample, [weight], factors_of(sample, [weight], alpha)) < 0.5 * before
     even = np.sign(normal(64, 16))
-    assert best_alpha(sample_of(even), [np.sign(normal(16, 8))], share=0.8) is None
+    assert best_alpha(sample_of(even), [np.sign(normal(16, 8))], max_error_share=0.8) is None
 
 
 def block(activation: str = "Relu", residual: bool = True) -> ir.Model:
@@ -137,7 +137,7 @@ def test_the_float_model_stays_what_it_was(tmp_path: Path, residual, activation,
     model, x = block(activation, residual), normal(3, 7, 16)
     wanted = run(model, tmp_path, x=x)
     batches = [{"x": row[None]} for row in normal(5, 7, 16)]
-    found = list(layers(model.graph))
+    found = list(weighted_layers(model.graph))
     used = smooth(
         model, found, tmp_path / "run.onnx", lambda: iter(batches), tmp_path, alpha=alpha, per_channel=True
     )
@@ -154,7 +154,7 @@ def multiplied(model: ir.Model, folder: Path) -> list[str]:
     ir.save(model, folder / "m.onnx")
     batches = [{"x": normal(1, 7, 16)}]
     smooth(
-        model, list(layers(model.graph)), folder / "m.onnx", lambda: iter(batches), folder,
+        model, list(weighted_layers(model.graph)), folder / "m.onnx", lambda: iter(batches), folder,
         alpha=0.5, per_channel=True,
     )  # fmt: skip
     return [node.name.removesuffix(".divided") for node in model.graph if node.op_type == "Mul"]

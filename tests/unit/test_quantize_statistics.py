@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from compress.core.errors import ModelError
-from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.calibration.activation_capture import capture_activations
 from compress.passes.quantize.calibration.activation_ranges import calibrate, collect, range_of
 from compress.passes.quantize.calibration.observers import (
     BINS,
@@ -45,7 +45,7 @@ def histogram_of(parts: list[np.ndarray]) -> Histogram:
 @settings(deadline=None, max_examples=40)
 @given(PARTS)
 def test_a_histogram_is_that_of_all_values_at_once(parts):
-    counts, edges = histogram_of(parts).between_extremes()
+    counts, edges = histogram_of(parts).trimmed_histogram()
     every = np.concatenate(parts).astype(np.float64)
     assert (edges[0], edges[-1]) == (every.min(), every.max())
     assert counts.sum() == len(every)
@@ -61,17 +61,17 @@ def test_a_histogram_is_that_of_all_values_at_once(parts):
 @given(PARTS)
 def test_the_order_of_the_values_does_not_matter(parts):
     one, other = histogram_of(parts), histogram_of(parts[::-1])
-    for found, wanted in zip(one.between_extremes(), other.between_extremes(), strict=True):
+    for found, wanted in zip(one.trimmed_histogram(), other.trimmed_histogram(), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
 def test_bins_are_fine_where_the_values_are():
-    counts, _ = histogram_of([np.linspace(0, 1.01, 1000, dtype=np.float32)]).between_extremes()
+    counts, _ = histogram_of([np.linspace(0, 1.01, 1000, dtype=np.float32)]).trimmed_histogram()
     assert len(counts) >= BINS // 4
 
 
 def test_zeros_alone_make_one_bin():
-    counts, edges = histogram_of([np.zeros(5, np.float32)]).between_extremes()
+    counts, edges = histogram_of([np.zeros(5, np.float32)]).trimmed_histogram()
     assert counts.tolist() == [5]
     assert edges.tolist() == [0, 0]
     assert mse_range(counts, edges) == (0, 0)
@@ -159,7 +159,7 @@ def test_mse_finds_the_best_cut(kind):
     least, most = float(values.min()), float(values.max())
     cuts = max(-least, most) * np.linspace(0.05, 1, 96)
     best = min(rounding_error(values, max(least, -cut), min(most, cut)) for cut in cuts.tolist())
-    found = mse_range(*histogram_of([values]).between_extremes())
+    found = mse_range(*histogram_of([values]).trimmed_histogram())
     assert rounding_error(values, *found) <= 1.03 * best
     assert best < rounding_error(values, least, most)
 
@@ -191,7 +191,7 @@ def test_inputs_and_inner_values_are_observed_and_nothing_is_left(tmp_path: Path
     model = mlp(2)
     ir.save(model, tmp_path / "m.onnx")
     x = normal(3, 32)
-    (seen,) = observe(tmp_path / "m.onnx", ["x", "h1", "y"], iter([{"x": x}]), tmp_path)
+    (seen,) = capture_activations(tmp_path / "m.onnx", ["x", "h1", "y"], iter([{"x": x}]), tmp_path)
     constants = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
     np.testing.assert_array_equal(seen["x"], x)
     np.testing.assert_allclose(seen["h1"], x @ constants["a"] + constants["b"], rtol=1e-4, atol=1e-4)

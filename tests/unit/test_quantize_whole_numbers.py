@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from compress.core.errors import ModelError
-from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.calibration.activation_capture import capture_activations
 from tests.draws import generator
 from tests.unit.test_quantize_convolutions import conv, error, graph_of, quantized
 
@@ -135,8 +135,10 @@ def test_only_what_may_be_no_float_is_left_out(tmp_path: Path) -> None:
     model = graph_of([NODE("Shape", ["x"], ["s"]), NODE("Relu", ["x"], ["y"])])
     ir.save(model, tmp_path / "model.onnx")
     batch = {"x": np.ones((1, 8, 6, 6), np.float32)}
-    (seen,) = observe(tmp_path / "model.onnx", ["x", "s", "y"], iter([batch]), tmp_path, optional={"s"})
+    (seen,) = capture_activations(
+        tmp_path / "model.onnx", ["x", "s", "y"], iter([batch]), tmp_path, optional={"s"}
+    )
     assert sorted(seen) == ["x", "y"]
     with pytest.raises(ModelError) as caught:
-        next(observe(tmp_path / "model.onnx", ["s"], iter([batch]), tmp_path))
+        next(capture_activations(tmp_path / "model.onnx", ["s"], iter([batch]), tmp_path))
     assert (caught.value.code, caught.value.where) == ("not-finite", "quantize")

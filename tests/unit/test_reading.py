@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.core.disk.reading import DEEPEST, parse_json, read_json, read_mapping, read_whole
+from compress.core.disk.reading import MAX_DEPTH, parse_json, read_json, read_limited, read_mapping
 from compress.core.errors import CompressError, ModelError, UsageError
 
 BAD = (
     b"", b"{", b"\xff", b"nul", b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b"9" * 5000, b"1" * 30, b"[" * 100_000,
-    b"[" * (DEEPEST + 2) + b"]" * (DEEPEST + 2), b'{"a":' * 150 + b"1" + b"}" * 150, b'"\\ud800"', b'{"\\udfff": 1}',
+    b"[" * (MAX_DEPTH + 2) + b"]" * (MAX_DEPTH + 2), b'{"a":' * 150 + b"1" + b"}" * 150, b'"\\ud800"',
+    b'{"\\udfff": 1}',
     b"0x_", b"010", b"1_0",
 )  # fmt: skip
 
@@ -31,7 +32,7 @@ def test_what_is_refused(raw: bytes):
 
 def test_what_is_read(tmp_path: Path):
     value = {"a": [1, -(2**63), 2**64 - 1, 0.5, 1e-300, None, True, "é😀"], "b": {}}
-    nested = json.loads("[" * DEEPEST + "]" * DEEPEST)
+    nested = json.loads("[" * MAX_DEPTH + "]" * MAX_DEPTH)
     for good in (value, nested):
         (tmp_path / "x.json").write_text(json.dumps(good), encoding="utf-8")
         assert read_json(tmp_path / "x.json") == good
@@ -51,7 +52,7 @@ def test_files_that_are_none(tmp_path: Path):
     with pytest.raises(ModelError):
         read_mapping(tmp_path / "list.json")
     with pytest.raises(ModelError) as raised:
-        read_whole(tmp_path / "large.json", largest=1000)
+        read_limited(tmp_path / "large.json", max_bytes=1000)
     assert raised.value.code == "unreadable"
 
 

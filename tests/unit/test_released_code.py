@@ -19,12 +19,12 @@ HINT = "run `python -m compress.bundles.released` and commit the list"
 
 @pytest.mark.parametrize("name", ["runner.py", "predict.py"])
 def test_what_bundles_get_now_stands_in_the_list(name: str) -> None:
-    missing = set(released.present()[name]) - set(released.listed()[name])
+    missing = set(released.current_digests()[name]) - set(released.released_digests()[name])
     assert not missing, f"{name} was changed: {HINT}"
 
 
 def test_other_code_and_another_name_are_not_ours() -> None:
-    (digest,) = released.present()["runner.py"]
+    (digest,) = released.current_digests()["runner.py"]
     assert released.is_released("runner.py", digest)
     assert not released.is_released("predict.py", digest)
     assert not released.is_released("runner.py", hashlib.sha256(b"print()").hexdigest())
@@ -39,7 +39,7 @@ def test_nothing_stands_in_the_list_that_was_never_ours() -> None:
         *(f"compress/tasks/causal_lm/{n}.py" for n in ("predict", "predictor")),
         "compress/runtimes/decoding.py",
     ]
-    ours = {digest for digests in released.present().values() for digest in digests}
+    ours = {digest for digests in released.current_digests().values() for digest in digests}
     for file in files:
         log = ["git", "log", "--format=%H", "HEAD", "--", file]
         for commit in subprocess.run(
@@ -49,4 +49,4 @@ def test_nothing_stands_in_the_list_that_was_never_ours() -> None:
                 ["git", "show", f"{commit}:{file}"], cwd=ROOT, capture_output=True, check=False
             )
             ours.add(hashlib.sha256(shown.stdout).hexdigest())
-    assert {digest for digests in released.listed().values() for digest in digests} <= ours
+    assert {digest for digests in released.released_digests().values() for digest in digests} <= ours

@@ -14,7 +14,7 @@ from compress.reporting.data.pareto import dominated_by, dominates, dominators, 
 from compress.reporting.plots.plots import draw
 from compress.reporting.render.markdown import table as in_markdown
 from compress.reporting.render.numbers import MISSING
-from compress.reporting.sections.answers import Answers, answers, calibration, changed_answers
+from compress.reporting.sections.answers import ChangedAnswers, answers, calibration, changed_answers
 from compress.reporting.sections.attribution import changes, table
 from compress.reporting.sections.calibration import calibration_error, error_of
 from compress.reporting.sections.result_sections import passes
@@ -217,7 +217,7 @@ def answered(predictions, **changes) -> Accuracy:
 
 def test_changed_answers_by_hand():
     before, after = answered((0, 1, 0, 0, 4, 1)), answered((1, 1, 2, 1, 0, 1))
-    assert changed_answers(before, after) == Answers(fixed=(2,), broken=(0, 4), other=(3,))
+    assert changed_answers(before, after) == ChangedAnswers(fixed=(2,), broken=(0, 4), other=(3,))
     assert changed_answers(before, None) is None
     assert changed_answers(before, after.model_copy(update={"truth": (0, 0, 0, 0, 0, 0)})) is None
 

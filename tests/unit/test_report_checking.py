@@ -14,7 +14,7 @@ from compress.core.records import RunRecord
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.compare import compare
 from compress.reporting.data.frame import contract, contract_text
-from compress.reporting.data.paired import packed, unpacked
+from compress.reporting.data.paired import decode_hits, encode_hits
 from compress.reporting.data.report_reader import read_report
 from compress.store.runs import RunStore
 from tests.records import (
@@ -310,10 +310,10 @@ def test_the_table_fits_words(tmp_path: Path):
 
 @given(st.lists(st.booleans(), max_size=70))
 def test_hits_survive_packing(hits):
-    assert unpacked(packed(hits), len(hits)) == tuple(hits)
+    assert decode_hits(encode_hits(hits), len(hits)) == tuple(hits)
 
 
 def test_packed_hits_by_hand():
-    assert packed([True, False, True, True, True]) == "b8"
+    assert encode_hits([True, False, True, True, True]) == "b8"
     with pytest.raises(ValueError, match="1 digits for 5 examples"):
-        unpacked("b", 5)
+        decode_hits("b", 5)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from compress.cli.root import main
 from compress.core.records import Limit, RunRecord
-from compress.engine.budget import judge, outcome
+from compress.engine.budget import judge, run_status
 from compress.profile.specs.budget import BudgetSpec
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.compare import compare
@@ -137,7 +137,7 @@ def test_where_every_workload_is_judged_the_worst_must_hold() -> None:
     found = found.model_copy(update={"latency": (first, slow)})
     step = step.model_copy(update={"measurements": (found,)})
     assert all(limit.held for limit in judge(step, budget))
-    judged = {limit.name: (limit.value, limit.held) for limit in judge(step, budget, every=True)}
+    judged = {limit.name: (limit.value, limit.held) for limit in judge(step, budget, all_timings=True)}
     assert judged == {"speedup": (1.5, False), "latency_p50_ms": (10.0, False)}
 
 
@@ -152,12 +152,12 @@ def test_where_every_workload_is_judged_the_worst_must_hold() -> None:
 )
 def test_how_a_run_ends(held: list[bool | None], status: str) -> None:
     limits = [Limit(step="export", name="size_mb", limit=1, value=1, held=one) for one in held]
-    assert outcome(limits) == status
+    assert run_status(limits) == status
 
 
 def unjudged_run() -> RunRecord:
     limits = judge(RUN.steps[-1], BudgetSpec(speedup=2, size_mb=6))
-    return RUN.model_copy(update={"limits": limits, "status": outcome(limits)})
+    return RUN.model_copy(update={"limits": limits, "status": run_status(limits)})
 
 
 def test_a_limit_that_is_not_judged_is_neither_held_nor_missed() -> None:

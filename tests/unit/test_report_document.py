@@ -132,8 +132,8 @@ def test_waterfalls_start_where_the_pass_before_left_off():
     assert score.changes[0].before == 0
     assert score.changes[-1].after == pytest.approx(100 * (429 - 435) / 445)
     assert size.changes[0].before == 90.95
-    assert not score.changes[-1].differs
-    assert size.changes[0].differs
+    assert not score.changes[-1].is_significant
+    assert size.changes[0].is_significant
 
 
 def test_classes_that_got_worse_with_their_confusions():

@@ -13,7 +13,7 @@ from compress.reporting.compare import compare, differences
 from compress.reporting.data.paired import PairedTest, paired_test, retention_interval
 from compress.reporting.render.document import Scatter, Waterfall
 from compress.reporting.render.markdown import markdown
-from compress.reporting.render.scores import reading
+from compress.reporting.render.scores import metric_format
 from compress.reporting.render.terminal import RunTable, budget_lines, summary_lines
 from compress.reporting.render.write import write_report
 from compress.reporting.sections import classes, headline, result_sections, run_sections
@@ -23,15 +23,15 @@ from tests.terminal import printed
 
 
 def test_a_metric_in_words_and_numbers() -> None:
-    accuracy, spearman = reading("accuracy"), reading("spearman")
+    accuracy, spearman = metric_format("accuracy"), metric_format("spearman")
     assert (accuracy.value(0.9412), spearman.value(0.9412), spearman.value(None)) == ("94.1 %", "0.941", "–")
     assert (accuracy.range(0.92, 0.95), spearman.range(0.92, 0.95)) == ("92.0–95.0 %", "0.920–0.950")
     assert (accuracy.change(-0.0123), spearman.change(-0.0123)) == ("−1.2", "−0.012")
-    assert (accuracy.axis, spearman.axis) == ("accuracy, %", "Spearman correlation")
-    assert (accuracy.change_axis, spearman.change_axis) == ("accuracy, points", "Spearman correlation")
+    assert (accuracy.axis_label, spearman.axis_label) == ("accuracy, %", "Spearman correlation")
+    assert (accuracy.change_label, spearman.change_label) == ("accuracy, points", "Spearman correlation")
     assert (accuracy.title, spearman.title) == ("Accuracy", "Spearman correlation")
-    assert reading("recall_at_10").value(0.6) == "60.0 %"
-    assert reading("recall_at_10").words == "recall@10"
+    assert metric_format("recall_at_10").value(0.6) == "60.0 %"
+    assert metric_format("recall_at_10").words == "recall@10"
 
 
 def test_the_table_of_steps_reads_correlations() -> None:
@@ -59,7 +59,7 @@ def test_passes_are_told_apart_by_their_intervals() -> None:
 
 
 def test_plots_are_in_correlations() -> None:
-    scatter, _ = (figure.plot for figure in result_sections.plane(embedding_run()).figures)
+    scatter, _ = (figure.plot for figure in result_sections.score_plots(embedding_run()).figures)
     assert isinstance(scatter, Scatter)
     assert scatter.y_label == "Spearman correlation"
     assert scatter.points[-1].y == pytest.approx((0.941, 0.937, 0.945))
@@ -67,7 +67,7 @@ def test_plots_are_in_correlations() -> None:
     assert isinstance(fall.plot, Waterfall)
     assert fall.plot.axis_label == "Spearman correlation, from the baseline"
     assert [change.text for change in fall.plot.changes] == ["−0.048", "−0.001", "−0.010", "0.000"]
-    assert [change.differs for change in fall.plot.changes] == [True, False, True, False]
+    assert [change.is_significant for change in fall.plot.changes] == [True, False, True, False]
 
 
 def test_there_are_no_classes_to_confuse() -> None:
@@ -142,7 +142,7 @@ def test_two_models_on_other_texts_are_not_told_apart() -> None:
     one, two = embedding_accuracy(0.95, 0.6), embedding_accuracy(0.9, 0.5)
     found = paired_test(one, two)
     assert found is not None
-    assert (found.verdict, found.differ, found.p_value) == ("worse", True, None)
+    assert (found.verdict, found.is_significant, found.p_value) == ("worse", True, None)
     assert paired_test(two, one).verdict == "better"  # type: ignore[union-attr]
     assert paired_test(one, two.model_copy(update={"examples": "f" * 64})) is None
     assert paired_test(one, embedding_accuracy(0.9, 0.5, "scores")) is None

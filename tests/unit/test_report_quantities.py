@@ -10,7 +10,7 @@ import yaml
 
 from compress.core.errors import ProfileError, UsageError
 from compress.core.records import Metric, RunRecord
-from compress.engine.budget import DISTURBED, judge, outcome
+from compress.engine.budget import DISTURBED, judge, run_status
 from compress.profile.json_schema import json_schema
 from compress.profile.load import load_profile
 from compress.profile.specs.budget import budget_spec
@@ -20,11 +20,11 @@ from compress.reporting.data.frame import contract, rows
 from compress.reporting.data.pareto import front
 from compress.reporting.render.document import row
 from compress.reporting.render.markdown import markdown
-from compress.reporting.render.scores import reading
+from compress.reporting.render.scores import metric_format
 from compress.reporting.render.terminal import RowLine, RunTable, budget_lines
 from compress.reporting.sections import result_sections, run_sections
 from compress.reporting.sections.content import document
-from compress.reporting.sections.facts import as_measured
+from compress.reporting.sections.facts import ranks_to_values
 from compress.reporting.sections.headline import tiles
 from compress.reporting.sections.quantities import quantities
 from compress.tasks.table import quantities_of
@@ -117,7 +117,9 @@ def test_direction_decides_what_a_limit_is():
     assert "the limit is at least 1000 tokens/s" in said
     assert "the limit is at most 0.100 ms" in said
     # Where all that was timed is judged, it is the worst of them.
-    (worst,) = judge(DEPLOYED, budget_spec(LM)(first_token_ms=1), every=True, quantities=quantities_of(LM))
+    (worst,) = judge(
+        DEPLOYED, budget_spec(LM)(first_token_ms=1), all_timings=True, quantities=quantities_of(LM)
+    )
     assert worst.value == timing(4, "read:128").p50_ms
 
 
@@ -125,7 +127,7 @@ def test_a_disturbed_timing_is_not_judged():
     run = disturbed_step(RUN, "export")
     (limit,) = judge(run.steps[-1], budget_spec(LM)(first_token_ms=9), quantities=quantities_of(LM))
     assert (limit.held, limit.reason) == (None, DISTURBED)
-    assert outcome([limit]) == "not_judged"
+    assert run_status([limit]) == "not_judged"
 
 
 def test_check_judges_each_of_them_once():
@@ -197,7 +199,7 @@ def test_the_terminal_shows_them_where_there_is_room():
 def test_the_pages_show_them_and_plots_set_scores_against_the_first():
     text = str(document(RUN))
     for quantity in quantities_of(LM):
-        assert f"{quantity.words}, {quantity.unit}" in text
+        assert f"{quantity.display_name}, {quantity.unit}" in text
     assert {"writing, tokens/s", "the first token, ms"} < {*result_sections.steps(RUN).tables[0].columns}
     assert (
         result_sections.steps(RUN).tables[0].rows[-1].cells[8].text
@@ -302,7 +304,7 @@ def test_scores_that_passes_note_are_read_as_the_metric():
         "on_validation": {"float": -12.0, "chosen": "bias_correction"},
         "variants": {"static": {"score": -12.5, "p50_ms": 3.0}},
     }
-    read = as_measured(facts, reading("perplexity"))
+    read = ranks_to_values(facts, metric_format("perplexity"))
     assert read == {
         "validation_score": 12.5,
         "parameters": 7,
@@ -312,7 +314,7 @@ def test_scores_that_passes_note_are_read_as_the_metric():
         "on_validation": {"float": 12.0, "chosen": "bias_correction"},
         "variants": {"static": {"score": 12.5, "p50_ms": 3.0}},
     }
-    assert as_measured({"validation_score": 0.5}, reading("accuracy")) == {"validation_score": 0.5}
+    assert ranks_to_values({"validation_score": 0.5}, metric_format("accuracy")) == {"validation_score": 0.5}
     run = change_step(RUN, "export", facts={"validation_score": -12.5})
     assert row("export", "validation_score", "12.5") in run_sections.findings(run).tables[0].rows
 

@@ -1,5 +1,5 @@
 from compress.passes.quantize.sections import blocks, sensitivity
-from compress.reporting.render.document import Bars
+from compress.reporting.render.document import BarPlot
 from compress.reporting.render.html import html
 from compress.reporting.sections.content import document
 from tests.records import bert_run, change_step
@@ -32,7 +32,7 @@ def mixed_run(**changes):
 def test_the_worst_layer_stands_first_and_what_was_given_back_is_told_apart():
     section = sensitivity(mixed_run())
     plot = section.figures[0].plot
-    assert isinstance(plot, Bars)
+    assert isinstance(plot, BarPlot)
     assert [(bar.label, bar.marked) for bar in plot.bars] == [
         ("second", True),
         ("third", False),

@@ -6,7 +6,7 @@ from typing import Any
 
 from compress.core.records import RunRecord
 from compress.reporting.plots.plots import draw
-from compress.reporting.render.document import Training
+from compress.reporting.render.document import TrainingPlot
 from compress.reporting.render.html import html
 from compress.reporting.sections.content import document
 from compress.reporting.sections.run_sections import findings
@@ -147,8 +147,8 @@ def test_stages_stand_behind_each_other_in_one_plot() -> None:
     run = change_step(bert_run(), "distill", curves=curves, facts={"stages": STAGES})
     section = training(run)
     figure = next(figure for figure in section.figures if figure.caption.startswith("distill:"))
-    assert isinstance(figure.plot, Training)
-    first, second = figure.plot.courses
+    assert isinstance(figure.plot, TrainingPlot)
+    first, second = figure.plot.curves
     assert (first.name, second.name) == ("layers", "answers")
     assert first.steps == (40, 80, 120, 160)
     assert second.steps == second.score_steps == (200, 240, 280)
@@ -167,8 +167,8 @@ def test_steps_that_go_on_are_not_moved() -> None:
     later = tuple(point.model_copy(update={"step": point.step + 160}) for point in two.points)
     run = change_step(bert_run(), "distill", curves=(one, two.model_copy(update={"points": later})))
     figure = next(figure for figure in training(run).figures if figure.caption.startswith("distill:"))
-    assert isinstance(figure.plot, Training)
-    assert figure.plot.courses[1].steps == (200, 240, 280)
+    assert isinstance(figure.plot, TrainingPlot)
+    assert figure.plot.curves[1].steps == (200, 240, 280)
 
 
 def test_losses_of_other_orders_share_a_plot() -> None:

@@ -349,8 +349,8 @@ def test_the_command_writes_its_result_whole(tmp_path: Path) -> None:
 def test_a_process_keeps_to_its_cores() -> None:
     core = sorted(os.sched_getaffinity(0))[-1]
     code = (
-        "import os, threading; from compress.runtimes.runner import keep_to\n"
-        f"keep_to([{core}])\n"
+        "import os, threading; from compress.runtimes.runner import pin_to_cores\n"
+        f"pin_to_cores([{core}])\n"
         "thread = threading.Thread(target=lambda: print(os.sched_getaffinity(0))); thread.start(); thread.join()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -359,14 +359,14 @@ def test_a_process_keeps_to_its_cores() -> None:
 
 def test_cores_that_are_not_there_are_an_error() -> None:
     with pytest.raises(runner.RunnerError, match=r"cannot keep to the cores \[9000\]"):
-        runner.keep_to([9000])
+        runner.pin_to_cores([9000])
 
 
 def test_outputs_of_other_lengths_are_joined_with_zeros_after_their_end():
     parts = [np.ones((2, 3, 4), np.float32), np.ones((1, 5, 4), np.float32)]
-    found = runner.joined(parts)
+    found = runner.concatenate_padded(parts)
     assert found.shape == (3, 5, 4)
     assert found[:2, :3].all()
     assert not found[:2, 3:].any()
-    assert np.array_equal(runner.joined([parts[0], parts[0]]), np.ones((4, 3, 4)))
-    assert runner.joined([np.ones(2), np.ones(3)]).tolist() == [1] * 5
+    assert np.array_equal(runner.concatenate_padded([parts[0], parts[0]]), np.ones((4, 3, 4)))
+    assert runner.concatenate_padded([np.ones(2), np.ones(3)]).tolist() == [1] * 5

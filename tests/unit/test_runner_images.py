@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress.data.images.framing import framed
-from compress.data.images.pixels import pixels_of
+from compress.data.images.framing import apply_framing
+from compress.data.images.pixels import load_pixels
 from compress.encoding.images import ImageFormat, ImageInputs
 from compress.measuring import outputs_scorer
 from compress.measuring.results import load_answers
@@ -33,10 +33,10 @@ def picture(mode: str, height: int, width: int, seed: int = 0) -> Image.Image:
 
 def check_alike(file: Path, size: tuple[int, int], channels: int) -> None:
     read = runner.read_image(file)
-    trained = pixels_of(file)
+    trained = load_pixels(file)
     np.testing.assert_array_equal(read, trained)
     ours = runner.frame_image(read, {"size": size, "channels": channels})
-    theirs = framed(trained, size, channels)
+    theirs = apply_framing(trained, size, channels)
     assert ours.dtype == theirs.dtype == np.uint8
     assert ours.shape == theirs.shape == (*size, channels)
     np.testing.assert_array_equal(ours, theirs)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.core.disk.safe_paths import inside, name_fault
+from compress.core.disk.safe_paths import name_fault, path_inside
 from compress.core.errors import DataError, ModelError
 
 OUTSIDE = (
@@ -21,14 +21,14 @@ OUTSIDE = (
 @pytest.mark.parametrize("name", OUTSIDE, ids=lambda name: ascii(name)[:20])
 def test_what_leads_out_is_refused(name: object, tmp_path: Path):
     with pytest.raises(ModelError) as raised:
-        inside(tmp_path, name, where="manifest.json")
+        path_inside(tmp_path, name, where="manifest.json")
     assert (raised.value.code, raised.value.where) == ("outside-folder", "manifest.json")
     assert str(raised.value).isprintable() or "\n" in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "./a", "a/./b", "a..b", "...", "a b", "ä/日本", "-x"])
 def test_a_name_inside_is_taken(name: str, tmp_path: Path):
-    assert inside(tmp_path, name, where="x") == tmp_path / name
+    assert path_inside(tmp_path, name, where="x") == tmp_path / name
 
 
 def test_links(tmp_path: Path):
@@ -42,10 +42,10 @@ def test_links(tmp_path: Path):
     (folder / "loop").symlink_to("loop")
     (folder / "dangling").symlink_to("../nothing")
     (folder / "within").symlink_to("real")
-    assert inside(folder, "within", where="x").read_text() == "r"
+    assert path_inside(folder, "within", where="x").read_text() == "r"
     for name in ("out", "outdir/secret", "outdir/new", "dangling"):
         with pytest.raises(DataError) as raised:
-            inside(folder, name, where="x", error=DataError)
+            path_inside(folder, name, where="x", error=DataError)
         assert raised.value.code == "outside-folder"
 
 
@@ -53,7 +53,7 @@ def test_the_folder_itself_may_be_reached_by_a_link(tmp_path: Path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "a").write_text("a")
-    assert inside(tmp_path / "link", "a", where="x").read_text() == "a"
+    assert path_inside(tmp_path / "link", "a", where="x").read_text() == "a"
 
 
 def test_snapshots_of_the_hub_link_to_their_blobs_and_no_further(tmp_path: Path):
@@ -65,18 +65,18 @@ def test_snapshots_of_the_hub_link_to_their_blobs_and_no_further(tmp_path: Path)
     (tmp_path / "models--a--b" / "refs").write_text("r")
     (snapshot / "model.safetensors").symlink_to("../../blobs/1")
     (snapshot / "refs").symlink_to("../../refs")
-    assert inside(snapshot, "model.safetensors", where="x").read_text() == "1"
+    assert path_inside(snapshot, "model.safetensors", where="x").read_text() == "1"
     with pytest.raises(ModelError):
-        inside(snapshot, "refs", where="x")
+        path_inside(snapshot, "refs", where="x")
 
 
 @given(st.text(alphabet="./\\:aC\0\udc80\ud800é ", max_size=12))
 def test_whatever_is_taken_lies_below_the_folder(name: str):
     folder = Path("/nowhere/folder")
     if name_fault(name) is None:
-        path = Path(os.path.normpath(inside(folder, name, where="x")))
+        path = Path(os.path.normpath(path_inside(folder, name, where="x")))
         assert path != folder
         assert path.is_relative_to(folder)
     else:
         with pytest.raises(ModelError):
-            inside(folder, name, where="x")
+            path_inside(folder, name, where="x")

@@ -11,7 +11,7 @@ import pytest
 
 from compress.encoding.tokens import TokenInputs
 from compress.measuring.jobs import Job, JobFolder
-from compress.measuring.scoring import model_answers, written_answers
+from compress.measuring.scoring import generate_answers, model_answers
 from compress.profile.schema import TargetSpec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task
@@ -62,7 +62,7 @@ def test_answers_are_written_on_all_cores_and_more_threads_than_cores_stay(tmp_p
     for cores, threads in ((6, 6), (1, 2)):
         recording = Recording()
         jobs = JobFolder(tmp_path, "onnxruntime", "cpu", 2, "here", recording, cores=cores)
-        written_answers(jobs, "m", prompts, {"most": 3})
+        generate_answers(jobs, "m", prompts, {"most": 3})
         assert [body["threads"] for body in recording.bodies] == [threads]
 
 

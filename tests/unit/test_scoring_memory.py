@@ -18,7 +18,7 @@ from compress.measuring.scoring import LOGITS_BYTES
 from compress.models.anatomy.observing import removing_hooks
 from compress.runtimes import runner
 from compress.runtimes.torch_decoder import TorchDecoder
-from compress.runtimes.torch_worker import Torch
+from compress.runtimes.torch_worker import TorchModel
 from compress.store.flat import Ragged
 from compress.tasks.causal_lm import scorer
 from compress.tasks.causal_lm.keys import LanguageData
@@ -64,9 +64,9 @@ def peak_of(
         ids,
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of([learnt] * windows),
+        target_mask=Ragged.of([learnt] * windows),
         documents=np.arange(windows),
-        sizes=np.full(windows, length),
+        target_bytes=np.full(windows, length),
     ).against(None)
     every = np.arange(windows)
     batches = [inputs.batch(every[start : start + together]) for start in range(0, windows, together)]
@@ -124,7 +124,7 @@ def test_a_window_in_pieces_scores_as_it_does_whole(
 ):
     model = tiny_decoder(family)
     if runtime == "torch":
-        predict: Any = Torch(model, "cpu", TorchDecoder(model))
+        predict: Any = TorchModel(model, "cpu", TorchDecoder(model))
     else:
         predict = runner.CachedSession(runner.open_session(str(lowered_decoder(model, tmp_path))))
     length = 101
@@ -133,9 +133,9 @@ def test_a_window_in_pieces_scores_as_it_does_whole(
         [random.integers(3, 200, size).astype(np.int32) for size in (length, 40)],
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of([random.integers(0, 2, size).astype(np.int32) for size in (length, 40)]),
+        target_mask=Ragged.of([random.integers(0, 2, size).astype(np.int32) for size in (length, 40)]),
         documents=np.arange(2),
-        sizes=np.full(2, length),
+        target_bytes=np.full(2, length),
     )
     settings = {"length": length, "words": 200}
 
@@ -143,14 +143,14 @@ def test_a_window_in_pieces_scores_as_it_does_whole(
         return scorer.answers(scorer.outputs(predict, batch, settings), batch, settings)
 
     baseline = [found(inputs.against(None).batch([place])) for place in range(2)]
-    reference = {name: runner.joined([one[name] for one in baseline]) for name in baseline[0]}
+    reference = {name: runner.concatenate_padded([one[name] for one in baseline]) for name in baseline[0]}
     # As a model's that says something else.
     reference["top_logs"] = reference["top_logs"] - np.float32(0.1)
     sides = [inputs.against(None), inputs.against(reference)]
     whole = [found(side.batch([place])) for side in sides for place in range(2)]
     monkeypatch.setattr(scorer, "WHOLE", 200 * 20)
     monkeypatch.setattr(scorer, "PIECE", 200 * 17)
-    assert isinstance(scorer.outputs(predict, inputs.batch([0]), settings), scorer.Pieces)
+    assert isinstance(scorer.outputs(predict, inputs.batch([0]), settings), scorer.ChunkedLogits)
     pieces = [found(side.batch([place])) for side in sides for place in range(2)]
     assert "divergence" in pieces[-1]
     for one, other in zip(pieces, whole, strict=True):
@@ -171,21 +171,21 @@ def test_validation_holds_few_logits_and_finds_the_same(precision: Any, monkeypa
         [random.integers(3, 200, size).astype(np.int32) for size in lengths],
         ("input_ids", "attention_mask"),
         0,
-        learnt=Ragged.of([random.integers(0, 2, size).astype(np.int32) for size in lengths]),
+        target_mask=Ragged.of([random.integers(0, 2, size).astype(np.int32) for size in lengths]),
         documents=np.arange(len(lengths)),
-        sizes=np.array(lengths),
+        target_bytes=np.array(lengths),
     )
     task = CausalLanguageModel(LanguageData.model_validate({"path": "x", "max_length": 101}))
     held: list[int] = []
     with removing_hooks(
         [model.register_forward_hook(lambda module, given, gives: held.append(gives.logits.numel()))]
     ):
-        whole = prediction.answers(model, inputs, task, precision=precision, device="cpu")
+        whole = prediction.predict_answers(model, inputs, task, precision=precision, device="cpu")
         assert max(held) == 200 * 4 * 101
         for place, name in ((prediction, "LOGITS"), (scorer, "WHOLE"), (scorer, "PIECE")):
             monkeypatch.setattr(place, name, 200 * 20)
         held.clear()
-        pieces = prediction.answers(model, inputs, task, precision=precision, device="cpu")
+        pieces = prediction.predict_answers(model, inputs, task, precision=precision, device="cpu")
     assert max(held) == 200 * 20
     assert len(held) == 1 + 6 + 2 * 3 + 2
     close = {"rtol": 1e-5} if precision == "fp32" else {"rtol": 0.02}

@@ -26,8 +26,8 @@ from pydantic import ValidationError
 from compress.core.errors import CompressError, DataError, ModelError, ResourceError
 from compress.generation import server as asking
 from compress.generation.answers import Answer, read_answers
-from compress.generation.writing import GenerationSettings, answers_file, key_of, write_answers
-from compress.models.text.chat import UNWRITTEN
+from compress.generation.writing import GenerationSettings, answer_key, answers_file, write_answers
+from compress.models.text.chat import EMPTY_USER_TURN
 from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import Sampling
 from tests.speaking_server import FAULTS, Proxy, Scripted, Speaker, listening, text_of
@@ -39,9 +39,9 @@ PROMPTS = [f"cat {number}" for number in range(20)]
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(asking, "LONGEST_WAIT_S", 0.05)
-    monkeypatch.setattr(asking, "_LOOKED_AT_S", 0.05)
+    monkeypatch.setattr(asking, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(asking, "MAX_BACKOFF_S", 0.05)
+    monkeypatch.setattr(asking, "_POLL_INTERVAL_S", 0.05)
     monkeypatch.setenv("A_KEY", SECRET)
 
 
@@ -389,7 +389,7 @@ def test_what_is_asked_stands_in_the_request(tmp_path: Path):
         with pytest.raises(DataError, match="this is a conversation"):
             write_answers(spec(there.url, api="completions"), [talk], GenerationSettings(5), tmp_path)
         with pytest.raises(DataError, match="answers prompts but cannot write them"):
-            write_answers(spec(there.url), [UNWRITTEN], GenerationSettings(5), tmp_path)
+            write_answers(spec(there.url), [EMPTY_USER_TURN], GenerationSettings(5), tmp_path)
     with pytest.raises(ModelError, match="has no `top_k`"):
         write_answers(spec(there.url), ["hi"], GenerationSettings(5, Sampling(1.0, top_k=3)), tmp_path)
 
@@ -428,7 +428,7 @@ def test_who_has_another_name_for_the_limit_is_asked_by_that(tmp_path: Path, mon
 def test_what_a_server_says_is_an_answer(body: object, text: str, ended: str, tmp_path: Path):
     answer = one_answer(tmp_path, body, ("END",), key_env="A_KEY")
     assert (answer.text, answer.ended, answer.used) == (text, ended, None)
-    assert (answer.key, answer.prompt, answer.tokens) == (key_of("hi", 0), "hi", [])
+    assert (answer.key, answer.prompt, answer.tokens) == (answer_key("hi", 0), "hi", [])
 
 
 @pytest.mark.parametrize(

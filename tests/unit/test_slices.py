@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.passes.table import OF_EVERY_PLAN, PASSES
+from compress.passes.table import COMMON_STEPS, PASSES
 from compress.tasks.table import TASKS
 
 PACKAGE = Path(__file__).parents[2] / "compress"
@@ -74,7 +74,7 @@ def names_in(node: ast.AST) -> Iterator[str]:
         sides = [node.left, *node.comparators]
         if any(isinstance(side, ast.Attribute) and side.attr == "kind" for side in sides):
             told = {side.value for side in sides if isinstance(side, ast.Constant)}
-            yield from sorted(told & OF_EVERY_PLAN.keys())
+            yield from sorted(told & COMMON_STEPS.keys())
 
 
 def test_nobody_outside_a_slice_imports_from_it_or_names_it():

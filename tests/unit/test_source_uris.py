@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.core.disk.source_uris import is_hub_id, local_path, locate_package, missing_source
+from compress.core.disk.source_uris import is_hub_id, local_path, locate_package, source_fault
 from compress.core.errors import DataError, ModelError
 
 
@@ -50,7 +50,7 @@ def test_packages_that_are_not_there(uri: str, message: str, package: Path):
     assert caught.value.where == uri
     with pytest.raises(DataError, match=message):
         locate_package(uri, DataError)
-    assert message in str(missing_source(uri, Path()))
+    assert message in str(source_fault(uri, Path()))
 
 
 def test_a_path_stands_at_the_profiles_folder(tmp_path: Path):
@@ -100,12 +100,12 @@ def test_is_hub_id(text: str, is_id: bool):
     ],
 )
 def test_missing_source(text: str, fine: bool, tmp_path: Path):
-    assert (missing_source(text, tmp_path) is None) is fine
+    assert (source_fault(text, tmp_path) is None) is fine
 
 
 @pytest.mark.parametrize("source", ["~nobody-of-this-name/model", "~0", "~\0"])
 def test_the_home_of_nobody_is_a_name_like_any_other(source: str, tmp_path: Path):
-    assert missing_source(source, tmp_path) is not None
+    assert source_fault(source, tmp_path) is not None
     with pytest.raises(ModelError) as caught:
         local_path(source, tmp_path)
     assert caught.value.where == source

@@ -10,7 +10,7 @@ import pytest
 
 from compress.profile.device import SshAddress
 from compress.targets.ssh.command import hint_for, remote_command, ssh_command
-from compress.targets.ssh.connection import plain
+from compress.targets.ssh.connection import printable_line
 
 
 def test_host_keys_are_checked_and_nothing_asks() -> None:
@@ -72,4 +72,4 @@ def test_what_to_do_about_it(words: str, hint: str) -> None:
 
 
 def test_what_a_terminal_would_obey_is_not_shown() -> None:
-    assert plain("bad\x1b[2J\x07\r\nworse\u202e") == "bad [2J   worse"
+    assert printable_line("bad\x1b[2J\x07\r\nworse\u202e") == "bad [2J   worse"

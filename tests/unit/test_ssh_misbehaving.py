@@ -23,7 +23,7 @@ from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.ssh import agent, connection
 from compress.targets.ssh.device import SshDevice
-from compress.targets.ssh.target import described
+from compress.targets.ssh.target import target_from_facts
 
 SILENT = 1.5
 HELLO = 6.0
@@ -55,9 +55,9 @@ GREETING = f'say({{"agent": {agent.PROTOCOL}}})\n'
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program called `ssh` that runs the last word of its command here; the script beside it replaces the agent."""
-    monkeypatch.setattr(connection, "SILENT_SECONDS", SILENT)
-    monkeypatch.setattr(connection, "HELLO_SECONDS", HELLO)
-    for name in ("LAST_WORDS_SECONDS", "CLOSE_SECONDS"):
+    monkeypatch.setattr(connection, "INACTIVITY_SECONDS", SILENT)
+    monkeypatch.setattr(connection, "GREETING_SECONDS", HELLO)
+    for name in ("EXIT_SECONDS", "CLOSE_SECONDS"):
         monkeypatch.setattr(connection, name, 0.5)
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -190,7 +190,7 @@ def test_the_real_agent_ends_a_job_that_takes_too_long(
 )
 def test_no_work_folder(hello: bool, code: str, client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not hello:
-        monkeypatch.setattr(connection, "HELLO_SECONDS", HELLO / 3)
+        monkeypatch.setattr(connection, "GREETING_SECONDS", HELLO / 3)
     error = failed(behaves(client, code, hello).begin, HELLO)
     assert "\x1b" not in str(error)
 
@@ -205,7 +205,7 @@ def test_an_account_without_a_shell_is_not_called_slow(client: Path) -> None:
 def test_what_is_said_before_a_silence_is_not_its_reason(
     client: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "HELLO_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "GREETING_SECONDS", 1.0)
     banner = 'sys.stderr.write("Authorized users only.\\n"); sys.stderr.flush(); time.sleep(60)'
     error = failed(behaves(client, banner, False).begin, 1.0)
     assert "no answer within 1.0 s" in str(error)
@@ -238,7 +238,7 @@ def test_facts(change: dict[str, Any], client: Path) -> None:
     one = behaves(client, f"for _ in requests(): say({answer.encode()!r})")
 
     def look() -> None:
-        described(TargetSpec(device="ssh://me@nowhere"), one.facts(), one)
+        target_from_facts(TargetSpec(device="ssh://me@nowhere"), one.facts(), one)
 
     failed(look, SILENT)
 
@@ -310,13 +310,13 @@ def test_sizes_of_files(size: str, client: Path, accuracy: dict[str, Any]) -> No
 
 
 def test_the_real_agent_says_that_it_is_there(client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Path(agent.__file__).read_text().replace("ALIVE_SECONDS = 10", "ALIVE_SECONDS = 0.05")
+    source = Path(agent.__file__).read_text().replace("HEARTBEAT_SECONDS = 10", "HEARTBEAT_SECONDS = 0.05")
     copy = client.with_name("copied_agent.py")
     copy.write_text(source)
     monkeypatch.setattr(agent, "__file__", str(copy))
     one = device()
     one.begin()
     pipes = one._session._pipes
-    assert pipes.line(100) == b'{"alive": true}\n'
+    assert pipes.read_line(100) == b'{"alive": true}\n'
     for _ in range(3):
         assert one.facts().cores

@@ -17,12 +17,12 @@ from compress.cli.root import main
 from compress.core.errors import UsageError
 from compress.data.checks import is_imbalanced
 from compress.starter.choices import (
-    Student,
-    choose_labelling,
-    choose_length,
+    StudentShape,
+    choose_labels,
+    choose_max_length,
     choose_student,
 )
-from compress.starter.columns import Chosen, ToWrite, choose_columns, choose_to_write
+from compress.starter.columns import LanguageColumns, TextColumns, choose_columns, choose_language_columns
 from compress.starter.models import inspect_model
 from compress.starter.writing import starter_profile
 from tests.model_folders import write_model_folder
@@ -36,48 +36,48 @@ NUMBERS = list(range(20))
 @pytest.mark.parametrize(
     ("table", "chosen"),
     [
-        ({"text": LONG, "label": FEW}, Chosen("text", "label")),
-        ({"id": NUMBERS, "review": LONG, "sentiment": [0, 1] * 10}, Chosen("review", "sentiment")),
-        ({"x": LONG, "y": FEW}, Chosen("x", "y")),
-        ({"Kategorie": FEW, "Titel": SHORT, "Kommentar": LONG}, Chosen("Kommentar", "Kategorie")),
-        ({"TEXT": LONG, "LABEL": FEW}, Chosen("TEXT", "LABEL")),
-        ({"text": SHORT, "other": [one * 9 for one in LONG], "label": FEW}, Chosen("other", "label")),
-        ({"lang": FEW, "body": LONG, "n": ["1.0", "2.0"] * 10}, Chosen("body", "n")),
-        ({"body": LONG, "price": [f"{i}.5" for i in range(20)]}, Chosen("body", None)),
-        ({"body": LONG, "split": FEW}, Chosen("body", None)),
-        ({"label_text": FEW, "label": [0, 1] * 10, "text": LONG}, Chosen("text", "label")),
-        ({"sentence": LONG}, Chosen("sentence", None)),
-        ({"score": [0.5] * 20, "one": LONG, "two": SHORT}, Chosen(pair=("one", "two"), score="score")),
-        ({"id": NUMBERS}, Chosen(None, None)),
-        ({"text": [None, ""], "label": [None, ""]}, Chosen(None, "label")),
-        ({}, Chosen()),
+        ({"text": LONG, "label": FEW}, TextColumns("text", "label")),
+        ({"id": NUMBERS, "review": LONG, "sentiment": [0, 1] * 10}, TextColumns("review", "sentiment")),
+        ({"x": LONG, "y": FEW}, TextColumns("x", "y")),
+        ({"Kategorie": FEW, "Titel": SHORT, "Kommentar": LONG}, TextColumns("Kommentar", "Kategorie")),
+        ({"TEXT": LONG, "LABEL": FEW}, TextColumns("TEXT", "LABEL")),
+        ({"text": SHORT, "other": [one * 9 for one in LONG], "label": FEW}, TextColumns("other", "label")),
+        ({"lang": FEW, "body": LONG, "n": ["1.0", "2.0"] * 10}, TextColumns("body", "n")),
+        ({"body": LONG, "price": [f"{i}.5" for i in range(20)]}, TextColumns("body", None)),
+        ({"body": LONG, "split": FEW}, TextColumns("body", None)),
+        ({"label_text": FEW, "label": [0, 1] * 10, "text": LONG}, TextColumns("text", "label")),
+        ({"sentence": LONG}, TextColumns("sentence", None)),
+        ({"score": [0.5] * 20, "one": LONG, "two": SHORT}, TextColumns(pair=("one", "two"), score="score")),
+        ({"id": NUMBERS}, TextColumns(None, None)),
+        ({"text": [None, ""], "label": [None, ""]}, TextColumns(None, "label")),
+        ({}, TextColumns()),
     ],
 )
-def test_columns_are_told_by_names_and_contents(table: dict[str, list[Any]], chosen: Chosen):
+def test_columns_are_told_by_names_and_contents(table: dict[str, list[Any]], chosen: TextColumns):
     assert choose_columns(table) == chosen
 
 
 @pytest.mark.parametrize(
     ("layers", "hidden", "usual", "student"),
     [
-        (12, 768, Student(2, 128), Student(2, 128)),
-        (2, 768, Student(2, 128), Student(1, 128)),
-        (1, 128, Student(2, 128), Student(1, None)),
-        (6, 64, Student(2, 128), Student(2, None)),
-        (6, 384, Student(2, 192), Student(2, 192)),
-        (12, 192, Student(4, None), Student(4, None)),
-        (3, 192, Student(4, None), Student(2, None)),
+        (12, 768, StudentShape(2, 128), StudentShape(2, 128)),
+        (2, 768, StudentShape(2, 128), StudentShape(1, 128)),
+        (1, 128, StudentShape(2, 128), StudentShape(1, None)),
+        (6, 64, StudentShape(2, 128), StudentShape(2, None)),
+        (6, 384, StudentShape(2, 192), StudentShape(2, 192)),
+        (12, 192, StudentShape(4, None), StudentShape(4, None)),
+        (3, 192, StudentShape(4, None), StudentShape(2, None)),
     ],
 )
 def test_a_student_is_no_wider_and_shallower(
-    layers: int, hidden: int, usual: Student, student: Student, tmp_path: Path
+    layers: int, hidden: int, usual: StudentShape, student: StudentShape, tmp_path: Path
 ):
     write_model_folder(tmp_path / "m", num_hidden_layers=layers, hidden_size=hidden)
     assert choose_student(inspect_model(str(tmp_path / "m")), usual) == student
 
 
 def test_a_model_that_is_not_here_gets_the_usual_student():
-    assert choose_student(inspect_model("owner/model"), Student(2, 128)) == Student(2, 128)
+    assert choose_student(inspect_model("owner/model"), StudentShape(2, 128)) == StudentShape(2, 128)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_texts_keep_what_19_of_20_of_them_have(words: int, positions: int, lengt
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
     texts = [" ".join("a" * words)] * 99 + [" ".join("a" * 5000)]
-    assert choose_length(texts, inspect_model(str(folder)))[0] == length
+    assert choose_max_length(texts, inspect_model(str(folder)))[0] == length
 
 
 def test_without_texts_the_positions_bound_the_usual_length(tmp_path: Path):
     write_model_folder(tmp_path / "m", "roberta", max_position_embeddings=66, pad_token_id=1)
-    assert choose_length((), inspect_model(str(tmp_path / "m")))[0] == 64
-    assert choose_length((), inspect_model("owner/model"))[0] == 128
+    assert choose_max_length((), inspect_model(str(tmp_path / "m")))[0] == 64
+    assert choose_max_length((), inspect_model("owner/model"))[0] == 128
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_head_is_kept_where_it_is_one_for_the_labels(head, labels, names, fine
     folder = write_model_folder(
         tmp_path / "m", architectures=[architecture], id2label=dict(enumerate(head or ()))
     )
-    found = choose_labelling(inspect_model(str(folder)), labels)
+    found = choose_labels(inspect_model(str(folder)), labels)
     assert (found.names, found.finetune) == (names, finetune)
 
 
@@ -145,7 +145,7 @@ def test_the_kind_of_an_old_tokenizer_is_told_by_its_files(
     folder = write_model_folder(tmp_path / "m", tokenizer=None)
     for name in files:
         (folder / name).write_text("{}")
-    assert inspect_model(str(folder)).cuts == kind
+    assert inspect_model(str(folder)).tokenizer == kind
 
 
 @pytest.mark.parametrize(
@@ -271,13 +271,22 @@ def test_a_place_that_cannot_be_written_is_named(where: str, told: str, tmp_path
 @pytest.mark.parametrize(
     ("table", "chosen"),
     [
-        ({"id": NUMBERS, "talk": [[{"role": "user", "content": "x"}]] * 20}, ToWrite(messages="talk")),
-        ({"conversations": ['[{"from": "human", "value": "x"}]'] * 20}, ToWrite(messages="conversations")),
-        ({"instruction": SHORT, "Output": LONG, "topic": FEW}, ToWrite(asked=("instruction", "Output"))),
-        ({"question": LONG, "topic": FEW}, ToWrite(text="question")),
-        ({"messages": ["hello", "[not json"] * 10}, ToWrite(text="messages")),
-        ({}, ToWrite()),
+        (
+            {"id": NUMBERS, "talk": [[{"role": "user", "content": "x"}]] * 20},
+            LanguageColumns(messages="talk"),
+        ),
+        (
+            {"conversations": ['[{"from": "human", "value": "x"}]'] * 20},
+            LanguageColumns(messages="conversations"),
+        ),
+        (
+            {"instruction": SHORT, "Output": LONG, "topic": FEW},
+            LanguageColumns(prompted=("instruction", "Output")),
+        ),
+        ({"question": LONG, "topic": FEW}, LanguageColumns(text="question")),
+        ({"messages": ["hello", "[not json"] * 10}, LanguageColumns(text="messages")),
+        ({}, LanguageColumns()),
     ],
 )
 def test_what_is_to_be_written_is_told_by_names_and_contents(table, chosen):
-    assert choose_to_write(table) == chosen
+    assert choose_language_columns(table) == chosen

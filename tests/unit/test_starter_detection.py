@@ -79,7 +79,7 @@ def test_a_column_of_images_does(tmp_path: Path, bert: str):
 )
 def test_a_model_of_images_calls_for_their_classification(config, beside, layered: bool, tmp_path: Path):
     found = detect(write_model(tmp_path / "m", beside, **config), "hub/data")
-    assert (found.task, found.model.convolutional) == ("image-classification", not layered)
+    assert (found.task, found.model.may_be_convolutional) == ("image-classification", not layered)
 
 
 @pytest.mark.parametrize(

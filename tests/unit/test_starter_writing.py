@@ -96,7 +96,7 @@ def test_a_decoder_gets_the_task_and_the_columns_of_its_texts(
     profile = Profile.model_validate(yaml.safe_load(starter_profile("m", "rows.jsonl")))
     assert profile.task == "causal-lm"
     assert isinstance(profile.data, LanguageData)
-    assert (profile.data.written, profile.data.max_length) == (written, 64)
+    assert (profile.data.example_format, profile.data.max_length) == (written, 64)
     assert columns in (profile.data.messages_column, profile.data.prompt_column, profile.data.text_column)
     # Of a model that does not lie here, conversations and prompts tell as much.
     if written != "texts":

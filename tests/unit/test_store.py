@@ -12,11 +12,11 @@ import pytest
 from filelock import FileLock
 
 from compress.core.artifacts import Artifact, open_artifact, seal
-from compress.core.disk.files import entry_of, write_sealed
+from compress.core.disk.files import file_entry, write_sealed
 from compress.core.errors import CompressError, UsageError
 from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT
 from compress.core.records import Curve, CurvePoint, RunRecord, StepRecord
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.store.cache import Cache
 from compress.store.runs import RunStore, find_run
 
@@ -34,7 +34,7 @@ def publish(cache: Cache, key: str = KEY, text: str = "weights", step: str = "pr
     curve = Curve(
         name="recover", points=(CurvePoint(step=1, epoch=0.5, train_loss=0.1, validation_score=None),)
     )
-    with cache.making(key) as folder:
+    with cache.staging(key) as folder:
         (folder / "model.safetensors").write_text(text)
         seal(folder, TORCH_FLOAT, {"parameters": 3})
         cache.publish(
@@ -69,7 +69,7 @@ def test_using_a_step_removes_the_checkpoints_of_one_killed_after_it_was_publish
     publish(cache)
     (cache.work(KEY) / "checkpoint.safetensors").write_text("half")
     (cache.work("b" * 64) / "checkpoint.safetensors").write_text("half")
-    cache.use(KEY)
+    cache.mark_used(KEY)
     assert [folder.name for folder in (cache.root / "work").iterdir()] == ["b" * 64]
     assert cache.find(KEY) is not None
 
@@ -91,9 +91,9 @@ def test_an_artifact_whose_bytes_were_changed_in_place_is_found_out(cache: Cache
     publish(cache)
     (cache.root / "artifacts" / KEY / "model.safetensors").write_text("Weights")
     assert cache.find(KEY) is not None
-    assert cache.find(KEY, hashed=True) is None
+    assert cache.find(KEY, verify_hashes=True) is None
     publish(cache)
-    assert cache.find(KEY, hashed=True) is not None
+    assert cache.find(KEY, verify_hashes=True) is not None
 
 
 @pytest.mark.parametrize("text", ["", '{"seconds": 1', "[]", "{}"])
@@ -108,7 +108,7 @@ def test_damaged_notes_are_no_notes(cache: Cache, text: str):
 
 
 def test_what_is_not_published_goes(cache: Cache):
-    with cache.making(KEY) as folder:
+    with cache.staging(KEY) as folder:
         (folder / "model.safetensors").write_text("half")
     assert list((cache.root / "making").iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_the_digest_depends_on_content_only_and_the_runtime_digest_on_what_is_lo
 
 
 def _hold(root: Path, key: str, held: str) -> None:
-    with Cache(root).lock(key, Silent(), "step"):
+    with Cache(root).lock(key, SilentProgress(), "step"):
         Path(held).touch()
         time.sleep(60)
 
@@ -148,7 +148,7 @@ def test_a_lock_is_free_again_when_its_process_is_killed(cache: Cache, tmp_path:
         os.kill(process.pid, signal.SIGKILL)
     finally:
         process.join()
-    with cache.lock(KEY, Silent(), "step"):
+    with cache.lock(KEY, SilentProgress(), "step"):
         pass
     assert cache.remove(KEY) is True
 
@@ -170,7 +170,7 @@ def say(cache: Cache, key: str) -> Path:
     folder.mkdir()
     write_sealed(folder / "teacher.json", {"title": "teacher on 3 examples"})
     (folder / "outputs.bin").write_bytes(bytes(100))
-    write_sealed(folder / "outputs.layout", {"files": {"outputs.bin": entry_of(folder / "outputs.bin")}})
+    write_sealed(folder / "outputs.layout", {"files": {"outputs.bin": file_entry(folder / "outputs.bin")}})
     write_sealed(folder / "feature.a%2Fb.layout", {"files": {}})
     return folder
 
@@ -292,9 +292,9 @@ def test_what_others_put_into_a_bundle_stays(tmp_path: Path):
     store = RunStore(tmp_path / "run")
     store.path.mkdir()
     for _ in range(2):
-        store.place_bundle(artifact)
+        store.copy_bundle(artifact)
     assert [entry.name for entry in store.path.iterdir()] == ["bundle"]
     (store.path / "bundle" / "notes.txt").write_text("mine")
-    store.place_bundle(artifact)
+    store.copy_bundle(artifact)
     assert (store.path / "bundle.kept-1" / "notes.txt").read_text() == "mine"
     assert sorted(file.name for file in (store.path / "bundle").iterdir()) == ["manifest.json", "model.onnx"]

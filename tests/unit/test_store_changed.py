@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from compress.cli.root import main
 from compress.core.disk.files import write_sealed
 from compress.core.errors import DataError, UsageError
-from compress.measuring.scoring import _keep, _kept
+from compress.measuring.scoring import _load_reference, _store_reference
 from compress.store.cache import Cache
-from compress.store.checking import check, places
+from compress.store.checking import check, entry_paths
 from compress.store.runs import RunStore
 from tests.records import bert_run
 from tests.unit.test_store import KEY, a_run, a_step, publish, say
@@ -39,7 +39,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 def a_measurement(cache: Cache) -> Path:
     measurement = bert_run().steps[0].measurements[0].model_copy(update={"key": "9" * 64})
-    cache.keep_measurement(measurement)
+    cache.store_measurement(measurement)
     assert cache.measurement(measurement.key) == measurement
     return cache.root / "measurements" / f"{measurement.key}.json"
 
@@ -67,20 +67,20 @@ def test_the_artifact_of_another_step_is_not_taken(cache: Cache):
     artifacts = cache.root / "artifacts"
     shutil.rmtree(artifacts / ("b" * 64))
     shutil.copytree(artifacts / ("c" * 64), artifacts / ("b" * 64))
-    assert cache.find("b" * 64, hashed=True) is None
+    assert cache.find("b" * 64, verify_hashes=True) is None
 
 
 def test_outputs_of_a_baseline_that_were_changed_are_computed_again(tmp_path: Path):
     file = tmp_path / "references" / "a.npz"
     outputs = np.arange(12, dtype=np.float32).reshape(3, 4)
-    _keep({"vector": outputs}, file)
-    kept = _kept(file)
+    _store_reference({"vector": outputs}, file)
+    kept = _load_reference(file)
     assert kept is not None
     assert np.array_equal(kept["vector"], outputs)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert _kept(file) is None
+    assert _load_reference(file) is None
 
 
 def written(folder: Path) -> RunStore:
@@ -162,7 +162,7 @@ def everything(folder: Path, cache: Cache) -> None:
 
     publish(cache)
     a_measurement(cache)
-    _keep({"vector": np.zeros((3, 4), np.float32)}, cache.references / f"{KEY}.npz")
+    _store_reference({"vector": np.zeros((3, 4), np.float32)}, cache.references / f"{KEY}.npz")
     weights = {"w": torch.arange(9.0)}
     save_checkpoint(cache.work("f" * 64) / "distill", {"step": 3, "plan": {}}, weights, weights, 2)
     say(cache, "e" * 64)
@@ -197,14 +197,16 @@ def flip(file: Path) -> None:
 def test_one_flipped_bit_anywhere_is_found(tmp_path: Path, cache: Cache, pattern: str):
     everything(tmp_path, cache)
     runs = tmp_path / "runs"
-    assert [check(kind, path) for kind, path in places(cache.root, runs)] == [None] * 9
+    assert [check(kind, path) for kind, path in entry_paths(cache.root, runs)] == [None] * 9
     (file,) = cache.root.glob(pattern) if not pattern.startswith("..") else tmp_path.glob(pattern[3:])
     flip(file)
-    (finding,) = [one for kind, path in places(cache.root, runs) if (one := check(kind, path)) is not None]
+    (finding,) = [
+        one for kind, path in entry_paths(cache.root, runs) if (one := check(kind, path)) is not None
+    ]
     assert file.resolve().is_relative_to(finding.path.resolve())
     finding.remove()
-    assert [check(kind, path) for kind, path in places(cache.root, runs)].count(None) >= 7
-    assert not any(check(kind, path) for kind, path in places(cache.root, runs))
+    assert [check(kind, path) for kind, path in entry_paths(cache.root, runs)].count(None) >= 7
+    assert not any(check(kind, path) for kind, path in entry_paths(cache.root, runs))
 
 
 def test_the_command_says_what_is_damaged(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ EXAMPLES = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), max_size=12
 @settings(max_examples=60, deadline=None)
 @given(EXAMPLES, st.booleans())
 def test_examples_come_out_as_they_went_in(examples: list[list[int]], on_disk: bool) -> None:
-    writer = RaggedWriter(np.int32, in_memory=0 if on_disk else 10**6)
+    writer = RaggedWriter(np.int32, max_memory_bytes=0 if on_disk else 10**6)
     for start in range(0, len(examples), 5):
         writer.add(examples[start : start + 5])
     ragged = writer.finish()
@@ -60,7 +60,7 @@ def test_what_is_put_into_a_file_is_in_the_file(tmp_path: Path) -> None:
     array = FileArray(path, np.float32, (2000, 2), writable=True)
     rows = np.arange(4000, dtype=np.float32).reshape(2000, 2)
     places = np.random.default_rng(0).permutation(2000)
-    array.put(places, rows[places])
+    array.write_rows(places, rows[places])
     array.flush()
     np.testing.assert_array_equal(np.fromfile(path, np.float32).reshape(2000, 2), rows)
     np.testing.assert_array_equal(FileArray(path, np.float32, (2000, 2)).rows(places), rows[places])

@@ -17,10 +17,10 @@ import torch
 from compress.core.disk import files
 from compress.core.disk.exhaustion import resource_errors
 from compress.core.errors import ResourceError
-from compress.core.terminal.progress import Silent
-from compress.measuring.scoring import _keep, _kept
+from compress.core.terminal.progress import SilentProgress
+from compress.measuring.scoring import _load_reference, _store_reference
 from compress.store.cache import Cache
-from compress.store.checking import check, places
+from compress.store.checking import check, entry_paths
 from compress.store.runs import RunStore
 from compress.training.checkpointing import load_checkpoint, save_checkpoint
 from tests.injection import ERRNOS, Failing
@@ -43,12 +43,12 @@ def base() -> Iterator[Path]:
 def work(base: Path) -> None:
     """What a run writes, without what it computes; what is there already is found."""
     cache, store = Cache(base / "cache"), RunStore(base / "runs" / "job-1")
-    with resource_errors(lambda: (base,)), store.lock(Silent()):
+    with resource_errors(lambda: (base,)), store.lock(SilentProgress()):
         cache.prepare()
-        with cache.in_use.hold([KEY]):
+        with cache.in_use.protect([KEY]):
             store.begin(RUN.model_copy(update={"status": "running"}))
-            with cache.lock(KEY, Silent(), "step"):
-                made = cache.find(KEY, hashed=True)
+            with cache.lock(KEY, SilentProgress(), "step"):
+                made = cache.find(KEY, verify_hashes=True)
                 if made is None:
                     step = cache.work(KEY) / "distill"
                     if load_checkpoint(step) is None:
@@ -58,14 +58,14 @@ def work(base: Path) -> None:
                     made = cache.find(KEY)
             assert made is not None
             references = cache.references / f"{KEY}.npz"
-            if _kept(references) is None:
-                _keep({"vector": OUTPUTS}, references)
+            if _load_reference(references) is None:
+                _store_reference({"vector": OUTPUTS}, references)
             for position, step_ in enumerate(RUN.steps):
                 for measurement in step_.measurements:
                     if cache.measurement(measurement.key) is None:
-                        cache.keep_measurement(measurement)
+                        cache.store_measurement(measurement)
                 store.add(position, step_)
-            store.place_bundle(made.artifact)
+            store.copy_bundle(made.artifact)
             store.write(RUN)
 
 
@@ -74,17 +74,17 @@ def assert_whole(base: Path) -> None:
     cache, store = Cache(base / "cache"), RunStore(base / "runs" / "job-1")
     run = store.load()
     assert (run.status, run.steps) == (RUN.status, RUN.steps)
-    made = cache.find(KEY, hashed=True)
+    made = cache.find(KEY, verify_hashes=True)
     assert made is not None
     assert (store.path / "bundle" / "model.safetensors").read_text() == "weights"
-    kept = _kept(cache.references / f"{KEY}.npz")
+    kept = _load_reference(cache.references / f"{KEY}.npz")
     assert kept is not None
     assert np.array_equal(kept["vector"], OUTPUTS)
     assert not list((cache.root / "making").glob("[!.]*"))
 
 
 def damaged(base: Path) -> list[object]:
-    return [one for kind, path in places(base / "cache", base / "runs") if (one := check(kind, path))]
+    return [one for kind, path in entry_paths(base / "cache", base / "runs") if (one := check(kind, path))]
 
 
 def test_every_call_may_fail_in_one_way(base: Path, monkeypatch: pytest.MonkeyPatch):

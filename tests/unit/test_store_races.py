@@ -17,7 +17,7 @@ import pytest
 from compress.core.artifacts import open_artifact
 from compress.core.disk.files import first_damaged
 from compress.core.errors import UsageError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.store.cache import Cache
 from compress.store.runs import RunStore
 from tests.unit.test_store import KEY, a_run, a_step, publish
@@ -55,7 +55,7 @@ def _place(root: Path, run: Path, times: int) -> None:
     made = Cache(root).find(KEY)
     assert made is not None
     for _ in range(times):
-        RunStore(run).place_bundle(made.artifact)
+        RunStore(run).copy_bundle(made.artifact)
 
 
 def test_two_runs_place_one_bundle(cache: Cache, tmp_path: Path):
@@ -77,7 +77,7 @@ def test_two_runs_place_one_bundle(cache: Cache, tmp_path: Path):
 def _publish(root: Path, times: int) -> None:
     store = Cache(root)
     for _ in range(times):
-        with store.in_use.hold([]), store.lock(KEY, Silent(), "step"):
+        with store.in_use.protect([]), store.lock(KEY, SilentProgress(), "step"):
             publish(store)
 
 
@@ -97,11 +97,11 @@ def test_pruning_while_steps_are_made_and_listed(cache: Cache):
             assert made is None or made.artifact.facts == {"parameters": 3}
         assert [process.exitcode for process in processes] == [0] * 4
     publish(cache)
-    assert open_artifact(cache.root / "artifacts" / KEY, hashed=True)
+    assert open_artifact(cache.root / "artifacts" / KEY, verify_hashes=True)
 
 
 def _hold(root: Path, keys: list[str], held: Path) -> None:
-    with Cache(root).in_use.hold(keys):
+    with Cache(root).in_use.protect(keys):
         held.touch()
         time.sleep(60)
 
@@ -126,7 +126,7 @@ def test_what_a_run_uses_is_not_pruned_until_it_ends_or_dies(cache: Cache, tmp_p
 
 def _write_rows(path: Path, began: Path) -> None:
     store = RunStore(path)
-    with store.lock(Silent()):
+    with store.lock(SilentProgress()):
         store.begin(a_run())
         began.touch()
         for position, name in enumerate(("baseline", "distill", "prune", "export")):
@@ -137,7 +137,7 @@ def _write_rows(path: Path, began: Path) -> None:
 
 def _begin_and_die(path: Path) -> None:
     store = RunStore(path)
-    with store.lock(Silent()):
+    with store.lock(SilentProgress()):
         store.begin(a_run())
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -146,7 +146,7 @@ def test_a_second_run_waits_for_the_first_and_loses_none_of_its_rows(tmp_path: P
     path, began = tmp_path / "job-1", tmp_path / "began"
     with others([(_write_rows, path, began)]) as (first,):
         wait_for(began)
-        with pytest.raises(UsageError) as caught, RunStore(path).lock(Silent(), wait=False):
+        with pytest.raises(UsageError) as caught, RunStore(path).lock(SilentProgress(), wait=False):
             pass
         assert caught.value.code == "run-locked"
         with others([(_begin_and_die, path)]) as (second,):
@@ -182,7 +182,7 @@ def test_a_run_is_read_whole_while_another_process_writes_it_anew(tmp_path: Path
 def test_a_killed_run_leaves_no_lock_and_what_it_was_writing_is_pruned(cache: Cache, tmp_path: Path):
     with others([(_begin_and_die, tmp_path / "job-1")]) as (process,):
         process.join()
-    with RunStore(tmp_path / "job-1").lock(Silent(), wait=False):
+    with RunStore(tmp_path / "job-1").lock(SilentProgress(), wait=False):
         pass
     half = cache.root / "measurements" / ".x.json.0123abcd.tmp"
     half.write_text("12345")

@@ -92,11 +92,11 @@ def test_units_and_groups_that_say_nothing_go_first(name: str) -> None:
                 (decoder.units(layer)[-1], range(layer, width, 3)),
                 (decoder.groups(layer)[-1], [layer % groups]),
             ):
-                if share.places.shape[1] > 1 and not grouped:
+                if share.indices.shape[1] > 1 and not grouped:
                     continue
-                weight = share.map.get_parameter("weight")
-                places = share.places[list(lost)].flatten()
-                (weight if decoder.network.in_out else weight.T)[places] = 0
+                weight = share.linear.get_parameter("weight")
+                places = share.indices[list(lost)].flatten()
+                (weight if decoder.network.transposed else weight.T)[places] = 0
     asked = {"intermediate_size": width - len(range(0, width, 3))}
     if grouped:
         asked["heads"] = heads - heads // groups
@@ -111,15 +111,15 @@ def test_dimensions_that_say_nothing_go_first(name: str) -> None:
     # Where the config does not say how large a head is, one group of heads goes with its dimensions.
     every = 4 if "head_size" in decoder.network.keys else 2
     with torch.no_grad():
-        for share in decoder.stream():
+        for share in decoder.stream_slices():
             if share.side == "out":
-                table = isinstance(share.map, torch.nn.Embedding)
-                for parameter in share.map.parameters():
+                table = isinstance(share.linear, torch.nn.Embedding)
+                for parameter in share.linear.parameters():
                     (parameter.T if table else parameter)[1::every] = 0
         if every == 2:
             for layer in range(3):
                 share = decoder.groups(layer)[-1]
-                share.map.get_parameter("weight")[:, share.places[layer % len(share.places)]] = 0
+                share.linear.get_parameter("weight")[:, share.indices[layer % len(share.indices)]] = 0
     made = student(teacher, hidden_size=64 - 64 // every, intermediate_size=96)
     torch.testing.assert_close(logits_of(made, IDS), logits_of(teacher, IDS), rtol=1e-3, atol=1e-3)
 
@@ -127,7 +127,7 @@ def test_dimensions_that_say_nothing_go_first(name: str) -> None:
 def test_a_head_of_a_map_that_lies_head_by_head_is_three_parts_in_a_row() -> None:
     decoder = parts_of(tiny_decoder("gpt_neox"))
     fused = decoder.groups(0)[0]
-    assert fused.places.tolist() == [list(range(96)), list(range(96, 192))]
+    assert fused.indices.tolist() == [list(range(96)), list(range(96, 192))]
 
 
 def test_a_student_from_scratch_has_the_shape_alone() -> None:

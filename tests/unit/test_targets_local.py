@@ -31,14 +31,14 @@ CPU part	: 0xd40
 
 
 def test_x86_processors() -> None:
-    assert local.described_processor(first_processor(X86)) == {
+    assert local.describe_processor(first_processor(X86)) == {
         "model": "Intel(R) Xeon(R) Platinum 8481C (6/143/8)",
         "flags": ["avx2", "avx512f", "avx512_vnni", "amx_int8"],
     }
 
 
 def test_arm_processors() -> None:
-    assert local.described_processor(first_processor(ARM)) == {
+    assert local.describe_processor(first_processor(ARM)) == {
         "model": "0x41 0xd40",
         "flags": ["asimddp", "i8mm"],
     }
@@ -193,10 +193,10 @@ def test_a_machine_is_the_same_at_other_batch_sizes_and_limits() -> None:
     first = local.resolve(TargetSpec())
     setting = local.resolve(TargetSpec(batch_sizes=(1, 8), sequence_lengths=(64,), memory_limit_mb=512))
     assert first.fingerprint != setting.fingerprint
-    assert first.machine == setting.machine
+    assert first.machine_digest == setting.machine_digest
     core = local.usable_cores()[0]
     others = [local.resolve(TargetSpec(threads=2)), local.resolve(TargetSpec(cores=(core,)))]
-    assert len({first.machine, *(one.machine for one in others)}) == 3
+    assert len({first.machine_digest, *(one.machine_digest for one in others)}) == 3
 
 
 def test_the_gpu_is_the_one_that_programs_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

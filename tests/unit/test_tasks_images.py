@@ -80,13 +80,13 @@ def test_a_digest_tells_content_and_normalisation_apart(tmp_path: Path) -> None:
 
 def test_what_a_model_does_not_say_comes_from_the_training_images() -> None:
     images = [np.full((3, 5), level, np.uint8) for level in (0, 255)]
-    found = DeclaredImages().complete(images, 1)
+    found = DeclaredImages().to_format(images, 1)
     assert found == ImageFormat((3, 5), 1, (0.5,), (0.5,))
-    assert DeclaredImages((2, 2)).complete(images, 3) == ImageFormat((2, 2), 3, (0.5,) * 3, (0.5,) * 3)
-    declared = DeclaredImages(normalisation=((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))).complete(images, 1)
+    assert DeclaredImages((2, 2)).to_format(images, 3) == ImageFormat((2, 2), 3, (0.5,) * 3, (0.5,) * 3)
+    declared = DeclaredImages(normalisation=((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))).to_format(images, 1)
     assert declared.mean == pytest.approx((0.5,))
     assert declared.std == pytest.approx((0.2,))
-    spread = DeclaredImages(normalisation=((0.4,), (0.1,))).complete(images, 3)
+    spread = DeclaredImages(normalisation=((0.4,), (0.1,))).to_format(images, 3)
     assert (spread.mean, spread.std) == ((0.4,) * 3, (0.1,) * 3)
 
 

@@ -12,7 +12,7 @@ import transformers
 from PIL import Image, ImageOps
 
 from compress.core.errors import ModelError
-from compress.data.images.pixels import pixels_of
+from compress.data.images.pixels import load_pixels
 from compress.encoding.preprocessing import (
     DeclaredImages,
     declared_images,
@@ -99,16 +99,16 @@ def test_pixel_values_are_those_of_the_processor(
 ):
     processor, said = saved(name, settings, tmp_path)
     found = declared_images({"num_channels": 3}, said)
-    assert found.refusal is None
-    form = found.complete((), 3)
+    assert found.unsupported is None
+    form = found.to_format((), 3)
     task = {"input_names": ["pixel_values"], "image": json.loads(json.dumps(form.as_dict()))}
-    assert declared_in_task(task["image"]).complete((), 3) == form
+    assert declared_in_task(task["image"]).to_format((), 3) == form
     for file in photographs:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
         shown = image if processor.do_convert_rgb else image.convert("RGB")
         (expected,) = processor(images=shown, return_tensors="np")["pixel_values"]
-        trained = form.values(pixels_of(file, transparency=form.framing.transparency))
+        trained = form.pixel_values(load_pixels(file, transparency=form.framing.transparency))
         assert trained.shape == expected.shape
         assert np.abs(trained - expected).max() <= 1 / 255, file.name
         (bundled,) = runner.encode_images([str(file)], task)["pixel_values"]
@@ -137,7 +137,7 @@ def test_what_the_file_leaves_open_is_what_the_class_says():
 def test_a_model_of_grey_images_has_its_processor_tried_on_such(tmp_path: Path):
     _, said = saved("ViTImageProcessor", {"size": 12, "image_mean": [0.2], "image_std": [0.4]}, tmp_path)
     found = declared_images({"num_channels": 1}, said)
-    assert (found.refusal, found.channels, found.normalisation) == (None, 1, ((0.2,), (0.4,)))
+    assert (found.unsupported, found.channels, found.normalisation) == (None, 1, ((0.2,), (0.4,)))
 
 
 @pytest.mark.parametrize(
@@ -168,15 +168,15 @@ def test_a_model_of_grey_images_has_its_processor_tried_on_such(tmp_path: Path):
 )
 def test_what_cannot_be_carried_over_is_refused_by_name(said: dict[str, Any], what: str):
     found = declared_images({"num_channels": 3}, said, where="here")
-    assert isinstance(found.refusal, ModelError)
-    assert (found.refusal.code, found.refusal.where) == ("image-processor", "here")
-    assert what in found.refusal.message
+    assert isinstance(found.unsupported, ModelError)
+    assert (found.unsupported.code, found.unsupported.where) == ("image-processor", "here")
+    assert what in found.unsupported.message
     assert found.normalisation is None
 
 
 def test_foreign_code_that_a_processor_names_is_not_looked_for():
     said = {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "stranger/repo--code.Own"}}
-    refusal = declared_images({}, said).refusal
+    refusal = declared_images({}, said).unsupported
     assert refusal is not None
     assert "transformers has no Own" in refusal.message
 
@@ -199,13 +199,13 @@ def test_a_profile_declares_the_values_that_its_words_give():
     found = declared_in_profile(PreprocessSpec(**spec, mean=(1, 2, 3), std=2, scale=255, channels="bgr"))
     expected = (middle[..., ::-1].astype(np.float64) - [1, 2, 3]) / 2
     np.testing.assert_allclose(
-        found.complete((), 3).values(pixels), expected.transpose(2, 0, 1), rtol=1e-4, atol=1e-4
+        found.to_format((), 3).pixel_values(pixels), expected.transpose(2, 0, 1), rtol=1e-4, atol=1e-4
     )
-    plain = declared_in_profile(PreprocessSpec(size=(9, 8))).complete((), 3)
+    plain = declared_in_profile(PreprocessSpec(size=(9, 8))).to_format((), 3)
     squashed = np.asarray(Image.fromarray(pixels).resize((8, 9), Image.Resampling.BILINEAR)) / 255
-    np.testing.assert_allclose(plain.values(pixels), squashed.transpose(2, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(plain.pixel_values(pixels), squashed.transpose(2, 0, 1), atol=1e-6)
     assert plain.as_dict() == {"size": [9, 8], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
-    deit = declared_in_profile(PreprocessSpec(size=10, crop=8)).complete((), 3)
+    deit = declared_in_profile(PreprocessSpec(size=10, crop=8)).to_format((), 3)
     assert deit.as_dict()["resize_to"] == [10, 10]
 
 
@@ -228,7 +228,7 @@ def test_a_declaration_that_makes_no_sense_is_a_fault(changes: dict[str, Any]):
 
 
 def test_another_size_keeps_the_share_that_is_cropped():
-    framing = declared_images({}, {"image_processor_type": "DeiTImageProcessor"}).sized((112, 112))
+    framing = declared_images({}, {"image_processor_type": "DeiTImageProcessor"}).with_size((112, 112))
     assert (framing.size, framing.framing.resize_to) == ((112, 112), (128, 128))
-    clip = declared_images({}, {"image_processor_type": "MobileNetV2ImageProcessor"}).sized((56, 112))
+    clip = declared_images({}, {"image_processor_type": "MobileNetV2ImageProcessor"}).with_size((56, 112))
     assert clip.framing.resize_to == (64,)

@@ -79,10 +79,10 @@ def test_all_pairs_of_few_texts_are_compared_once(n: int) -> None:
 
 
 def test_of_many_texts_evenly_chosen_pairs_are_compared() -> None:
-    first, second = compared_pairs(1000, most=5000)
+    first, second = compared_pairs(1000, max_pairs=5000)
     assert len({frozenset(pair) for pair in zip(first.tolist(), second.tolist(), strict=True)}) == 5000
     assert set(np.bincount(np.concatenate([first, second])).tolist()) == {10}
-    assert np.array_equal(first, compared_pairs(1000, most=5000)[0])
+    assert np.array_equal(first, compared_pairs(1000, max_pairs=5000)[0])
 
 
 @pytest.mark.parametrize(("n", "most"), [(7, 1000), (8, 1000), (40, 100)])

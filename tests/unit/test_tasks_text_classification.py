@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 
 from compress.core.errors import ModelError
 from compress.data.splits import Examples
-from compress.encoding.tokens import TokenInputs, encode_texts, unknown_share
+from compress.encoding.tokens import TokenInputs, encode_texts, unknown_token_ratio
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Task, Truth, answers_of, score_of, task_of
 from tests.tiny import write_torch_artifact
@@ -76,8 +76,8 @@ def test_only_the_inputs_that_the_model_has_in_its_order(tmp_path: Path) -> None
 
 def test_share_of_unknown_tokens_leaves_special_tokens_out(tmp_path: Path) -> None:
     inputs = encode(write_artifact(tmp_path), "one four", "five", "two")
-    assert unknown_share(inputs, unk_id=1) == pytest.approx(2 / 4)
-    assert unknown_share(encode(tmp_path, ""), unk_id=1) == 0.0
+    assert unknown_token_ratio(inputs, unk_id=1) == pytest.approx(2 / 4)
+    assert unknown_token_ratio(encode(tmp_path, ""), unk_id=1) == 0.0
 
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=7), min_size=1, max_size=9), st.data())

@@ -14,12 +14,12 @@ from torch import nn
 from compress.core.artifacts import Artifact, seal
 from compress.core.errors import ModelError, PassError
 from compress.core.forms import TORCH_FLOAT
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.encoding.inputs import LOSS_MASK, model_inputs
 from compress.losses.contract import LossContext
 from compress.losses.hidden.spec import HiddenLoss
 from compress.losses.logits.spec import LogitsLoss
-from compress.losses.logits.term import compare_kept, compare_logits
+from compress.losses.logits.term import compare_logits, compare_top_k
 from compress.models.io.checkpoints import load_model, save_model
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
@@ -27,7 +27,7 @@ from compress.step import StepContext
 from compress.tasks.table import task_kind
 from compress.training.batches import to_tensors
 from compress.training.signals.averaging import MeanOfTeachers, mean_outputs
-from compress.training.signals.teachers import cached_signals, signals_of_mean
+from compress.training.signals.teachers import cached_signals, mean_signals
 from compress.training.signals.top_k import TopK
 from tests.steps import context
 from tests.tiny_language import Taught, taught
@@ -92,10 +92,10 @@ def test_what_is_kept_of_a_mean_is_the_mean_within_what_rounding_costs(
     inputs = task.encode(data.train, first.path)
     top = TopK(64, 1.0, WORDS)
     entries = [(first, 2.0), (second, 1.0)]
-    found = signals_of_mean(ctx, entries, combine, inputs, {top.name})
+    found = mean_signals(ctx, entries, combine, inputs, {top.name})
     assert {file.name for file in ctx.shared.rglob("*.bin")} == {f"{top.name}.bin"}
     (file,) = ctx.shared.rglob("*.bin")
-    assert file.stat().st_size == int(inputs.lengths.sum()) * top.bytes
+    assert file.stat().st_size == int(inputs.lengths.sum()) * top.row_bytes
 
     places = np.arange(8)
     batch = to_tensors(inputs.batch(places), "cpu")
@@ -112,8 +112,8 @@ def test_what_is_kept_of_a_mean_is_the_mean_within_what_rounding_costs(
         ids, logs = top.unpack(rows)
         likely = mean.log_softmax(-1).gather(-1, ids)
         spec = LogitsLoss(temperature=1.0, divergence=divergence)
-        kept = compare_kept(spec, top, student, rows)
-        live = compare_kept(spec, top, student, top.pack(mean))
+        kept = compare_top_k(spec, top, student, rows)
+        live = compare_top_k(spec, top, student, top.pack(mean))
         # What the words outside of the 64 tell apart is what is lost on purpose, and little.
         whole = compare_logits(spec, student, mean)
     step = (likely[:, :1] - likely[:, -1:]) / 255
@@ -144,7 +144,7 @@ def test_the_mean_is_found_again_under_equal_shares_alone(
     def asked(*entries: tuple[Artifact, float], combine: Any = "probabilities") -> bool:
         """Whether the teachers ran for it."""
         runs.clear()
-        signals_of_mean(ctx, entries, combine, inputs, names)
+        mean_signals(ctx, entries, combine, inputs, names)
         return bool(runs)
 
     assert asked((first, 2.0), (second, 1.0))
@@ -161,7 +161,7 @@ def test_a_mean_that_was_killed_goes_on_from_its_last_chunk(
     (first, task, data), second = both
     inputs = task.encode(data.train, first.path)
     top, entries = TopK(4, 1.0, WORDS), [(first, 1.0), (second, 1.0)]
-    whole = signals_of_mean(prepared(tmp_path / "whole", both), entries, "logits", inputs, {top.name})
+    whole = mean_signals(prepared(tmp_path / "whole", both), entries, "logits", inputs, {top.name})
     monkeypatch.setitem(cached_signals.__kwdefaults__, "chunk", 8)
     forward, rows = MeanOfTeachers.forward, list[int]()
 
@@ -174,11 +174,11 @@ def test_a_mean_that_was_killed_goes_on_from_its_last_chunk(
     ctx, finished = prepared(tmp_path / "killed", both), []
     monkeypatch.setattr(MeanOfTeachers, "forward", dying)
     with pytest.raises(KeyboardInterrupt):
-        signals_of_mean(ctx, entries, "logits", inputs, {top.name})
+        mean_signals(ctx, entries, "logits", inputs, {top.name})
     assert not list(ctx.shared.rglob("*.bin"))
     finished.append(1)
     rows.clear()
-    again = signals_of_mean(ctx, entries, "logits", inputs, {top.name})
+    again = mean_signals(ctx, entries, "logits", inputs, {top.name})
     assert sum(rows) < len(inputs)
     every = np.arange(len(inputs))
     torch.testing.assert_close(again.take(every)[top.name], whole.take(every)[top.name], rtol=0, atol=0)
@@ -205,7 +205,9 @@ def test_a_student_learns_the_same_of_what_is_kept_and_of_teachers_that_run_alon
     found = weights(kept)
     assert any(kept.shared.rglob("*.bin"))
     along = prepared(tmp_path / "along", both, **way)
-    monkeypatch.setattr("compress.passes.distill.teaching._Distillation._runs_live", lambda *given: True)
+    monkeypatch.setattr(
+        "compress.passes.distill.teaching._Distillation._runs_teacher_live", lambda *given: True
+    )
     live = weights(along)
     assert not any(along.shared.rglob("*.bin"))
     begun = weights(prepared(tmp_path / "begun", both, **{**way, "epochs": 0.01, "learning_rate": 1e-12}))
@@ -257,7 +259,7 @@ def test_a_mean_of_many_rows_is_made_a_few_at_a_time(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(whole.softmax(-1), expected)
 
 
-class Said(Silent):
+class Said(SilentProgress):
     """Remembers what was said."""
 
     def __init__(self) -> None:
@@ -277,7 +279,7 @@ def test_it_is_told_how_many_tokens_are_learnt(
     keys = {"teachers": [], "select": {"confidence": 0.3}, "epochs": epochs}
     ctx = replace(prepared(tmp_path, both, **keys), progress=said)
     # Worse from the first step on: the best weights are those of the first score.
-    fast = ctx.asked(DistillSpec).model_copy(update={"learning_rate": 0.5, "evaluations_per_epoch": 2})
+    fast = ctx.spec_as(DistillSpec).model_copy(update={"learning_rate": 0.5, "evaluations_per_epoch": 2})
     result = distill.run(replace(ctx, spec=fast))
     inputs = task.encode(data.train, first.path)
     batch = to_tensors(inputs.batch(np.arange(len(inputs))), "cpu")

@@ -16,9 +16,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from compress.core.telemetry import OFF
+from compress.core.telemetry import TELEMETRY_OFF
 from compress.runtimes import runner
-from compress.runtimes.launching import clean_environment, runtime_command, set_variables
+from compress.runtimes.launching import child_variables, clean_environment, runtime_command
 from compress.targets.ssh import agent
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def model(tmp_path: Path) -> Path:
 def willing(home: Path) -> dict[str, str]:
     """The environment of a user who has said nothing; a library may take `CI` for a no."""
     home.mkdir()
-    said = {*OFF, "CI", "GITHUB_ACTIONS", "TF_BUILD", "XDG_CACHE_HOME"}
+    said = {*TELEMETRY_OFF, "CI", "GITHUB_ACTIONS", "TF_BUILD", "XDG_CACHE_HOME"}
     return {**{name: value for name, value in os.environ.items() if name not in said}, "HOME": str(home)}
 
 
@@ -91,15 +91,15 @@ def test_children_that_measure_leave_nothing(model: Path, tmp_path: Path) -> Non
 
 
 def test_children_and_devices_are_told_whatever_the_user_said() -> None:
-    said = {**dict.fromkeys(OFF, "0"), "HF_UPDATE_DOWNLOAD_COUNTS": "1"}
-    assert OFF.items() <= clean_environment(1, said).items()
-    assert OFF.items() <= set_variables(1).items()
+    said = {**dict.fromkeys(TELEMETRY_OFF, "0"), "HF_UPDATE_DOWNLOAD_COUNTS": "1"}
+    assert TELEMETRY_OFF.items() <= clean_environment(1, said).items()
+    assert TELEMETRY_OFF.items() <= child_variables(1).items()
 
 
 @pytest.mark.parametrize("file", [runner.__file__, agent.__file__])
 def test_files_that_run_without_this_package_say_the_same(file: str) -> None:
     said = re.findall(r'os\.environ\["(\w+)"\] = "(\w+)"', Path(file).read_text(encoding="utf-8"))
-    assert said == [("ORT_DISABLE_TELEMETRY", OFF["ORT_DISABLE_TELEMETRY"])]
+    assert said == [("ORT_DISABLE_TELEMETRY", TELEMETRY_OFF["ORT_DISABLE_TELEMETRY"])]
 
 
 def test_the_agent_starts_its_probe_with_it(tmp_path: Path) -> None:

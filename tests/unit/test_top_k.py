@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.training.signals.top_k import TopK, taken_from, with_top_k
+from compress.training.signals.top_k import TopK, source_signals, with_top_k
 
 
 @pytest.mark.parametrize(("words", "most"), [(49_152, 200), (50_257, 200), (151_936, 216), (262_144, 216)])
 def test_a_token_takes_few_bytes(words: int, most: int) -> None:
-    assert TopK(64, 1.0, words).bytes <= most
+    assert TopK(64, 1.0, words).row_bytes <= most
 
 
 @given(st.integers(2, 300), st.integers(1, 40), st.integers(0, 10**6))
@@ -40,7 +40,7 @@ def test_probabilities_come_back_and_add_up(temperature: float) -> None:
     logits = 4 * torch.randn(2, 5, 3000, generator=torch.manual_seed(0))
     top = TopK(64, temperature, 3000)
     rows = top.pack(logits)
-    assert rows.shape == (2, 5, top.bytes)
+    assert rows.shape == (2, 5, top.row_bytes)
     ids, found = top.unpack(rows.flatten(0, 1))
     said = torch.log_softmax(logits / temperature, -1).flatten(0, 1)
     kept = said.gather(-1, ids)
@@ -63,7 +63,7 @@ def test_what_is_packed_is_off_by_little() -> None:
     )
     top = TopK(64, 1.0, 49_152)
     ids, found = top.unpack(top.pack(logits))
-    exact = top.kept_of(logits, ids)
+    exact = top.log_probabilities_of(logits, ids)
     error = (exact.exp() * (exact - found)).sum(-1).mean().item()
     assert 0 <= error < 1.2e-3
 
@@ -75,12 +75,12 @@ def test_a_word_that_is_all_but_certain_leaves_no_rest() -> None:
     _, found = top.unpack(top.pack(logits))
     assert torch.isfinite(found).all()
     assert found[0, 0].item() == pytest.approx(0, abs=1e-3)
-    assert torch.isfinite(top.kept_of(logits, torch.tensor([[7, 0, 1, 2]]))).all()
+    assert torch.isfinite(top.log_probabilities_of(logits, torch.tensor([[7, 0, 1, 2]]))).all()
 
 
 def test_a_students_log_probabilities_of_the_kept_words_and_of_all_others() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.2, 0.2, 0.1]]))
-    found = TopK(2, 1.0, 4).kept_of(logits, torch.tensor([[3, 0]]))
+    found = TopK(2, 1.0, 4).log_probabilities_of(logits, torch.tensor([[3, 0]]))
     torch.testing.assert_close(found.exp(), torch.tensor([[0.1, 0.5, 0.4]]))
 
 
@@ -93,7 +93,7 @@ def test_the_gradient_of_what_is_kept_is_that_of_its_formula(temperature: float)
         logits = (3 * torch.randn(2, 6, generator=torch.manual_seed(0))).requires_grad_()
         said = torch.log_softmax(logits / temperature, -1)
         others = said.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
-        kept = top.kept_of(logits, ids) if own else torch.cat([said.gather(-1, ids), others], -1)
+        kept = top.log_probabilities_of(logits, ids) if own else torch.cat([said.gather(-1, ids), others], -1)
         (weights * kept).sum().backward()
         found.append((kept.detach(), logits.grad))
     torch.testing.assert_close(found[0], found[1])
@@ -104,8 +104,8 @@ def test_names_say_what_is_kept() -> None:
     assert TopK.of(top.name) == top
     assert TopK.of("outputs") is None
     names = frozenset({top.name, "hidden.1"})
-    assert taken_from(names) == {"outputs", "hidden.1"}
+    assert source_signals(names) == {"outputs", "hidden.1"}
     signals = {"outputs": torch.randn(1, 2, 49_152), "hidden.1": torch.zeros(1, 2, 3)}
     found = with_top_k(signals, names)
     assert found.keys() == names
-    assert found[top.name].shape == (1, 2, top.bytes)
+    assert found[top.name].shape == (1, 2, top.row_bytes)

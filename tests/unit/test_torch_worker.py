@@ -15,7 +15,7 @@ from compress.measuring.jobs import JobFolder
 from compress.measuring.results import load_answers
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.plain import Origin, UserModule
-from compress.models.teacher.code import call
+from compress.models.teacher.code import call_function
 from compress.models.text.sentence import SentenceEncoder
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime
@@ -68,7 +68,7 @@ def test_a_process_of_its_own_does_a_job(artifact: Path, tmp_path: Path) -> None
 def network_of_the_digits() -> torch.nn.Module:
     profiles = Path(__file__).parents[2] / "profiles"
     source = "python:digits_cnn:build_small"
-    return UserModule(call(source, profiles, 0, allow_code=True), Origin.of(source, profiles)).eval()
+    return UserModule(call_function(source, profiles, 0, allow_code=True), Origin.of(source, profiles)).eval()
 
 
 def sentence_encoder() -> torch.nn.Module:

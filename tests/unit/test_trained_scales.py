@@ -16,11 +16,11 @@ from compress.core.artifacts import ONNX_MODEL, TASK, Artifact
 from compress.core.errors import ModelError
 from compress.lowering import step as lower
 from compress.lowering.files import save_onnx
-from compress.lowering.parity import outputs_of
+from compress.lowering.parity import onnx_predictor
 from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.weight_only import train
-from compress.passes.quantize.weight_only.row_matching import rows_of
+from compress.passes.quantize.weight_only.row_matching import match_rows
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.passes.quantize.weight_only.stored import multiply_scales, stored_blocks
 from compress.step import StepContext
@@ -49,7 +49,7 @@ def test_the_trained_model_is_the_file(tmp_path: Path, name: str):
     model = tiny_decoder(name)
     lowered = lowered_decoder(model, tmp_path)
     file = quantized(lowered, tmp_path, **{"bits": 4, "method": "rtn", "block_size": 32, **WAYS[name]})
-    rows, graph = rows_of(model, ir.load(lowered).graph), ir.load(file)
+    rows, graph = match_rows(model, ir.load(lowered).graph), ir.load(file)
     student = train.scaled_model(model, rows, stored_blocks(graph.graph))
     layers = model.config.num_hidden_layers
     assert len(student.weights) >= 4 * layers
@@ -57,7 +57,7 @@ def test_the_trained_model_is_the_file(tmp_path: Path, name: str):
     for change in student.changes:
         nn.init.uniform_(change, -0.2, 0.2)
     before = stored_blocks(graph.graph)
-    multiply_scales(graph.graph, train.factors_of(student, rows))
+    multiply_scales(graph.graph, train.trained_factors(student, rows))
     for node, stored in stored_blocks(graph.graph).items():
         np.testing.assert_array_equal(stored.blocks.values, before[node].blocks.values)
     ir.save(graph, file)
@@ -77,7 +77,7 @@ def test_the_patches_of_images_are_those_of_the_file(tmp_path: Path):
     lowered, _ = lower.lower(model, artifact.read_json(TASK))
     ir.save(lowered, tmp_path / ONNX_MODEL)
     file = quantized(tmp_path / ONNX_MODEL, tmp_path, method="rtn", block_size=16)
-    rows, stored = rows_of(model, ir.load(tmp_path / ONNX_MODEL).graph), stored_blocks(ir.load(file).graph)
+    rows, stored = match_rows(model, ir.load(tmp_path / ONNX_MODEL).graph), stored_blocks(ir.load(file).graph)
     student = train.scaled_model(model, rows, stored)
     name = next(name for name in stored if name.endswith("patch_embeddings.projection"))
     kernel = model.get_parameter(f"{name}.weight").detach().numpy()
@@ -87,11 +87,11 @@ def test_the_patches_of_images_are_those_of_the_file(tmp_path: Path):
         for owner, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     }
-    assert name not in train.factors_of(student, rows)
+    assert name not in train.trained_factors(student, rows)
     pixels = {"pixel_values": np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)}
     with torch.no_grad():
         expected = student(pixel_values=torch.from_numpy(pixels["pixel_values"])).logits.numpy()
-    given = outputs_of(dequantized(file))(pixels)
+    given = onnx_predictor(dequantized(file))(pixels)
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
@@ -104,17 +104,17 @@ def test_scales_that_layers_share_are_trained_once(tmp_path: Path):
     lowered = lower.lower(model, task)[0]
     path = save_onnx(lowered, tmp_path)
     file = quantized(path, tmp_path, method="rtn", block_size=16)
-    rows, graph = rows_of(model, ir.load(path).graph), ir.load(file)
+    rows, graph = match_rows(model, ir.load(path).graph), ir.load(file)
     student = train.scaled_model(model, rows, stored_blocks(graph.graph))
     torch.manual_seed(1)
     for change in student.changes:
         nn.init.uniform_(change, -0.2, 0.2)
-    multiply_scales(graph.graph, train.factors_of(student, rows))
+    multiply_scales(graph.graph, train.trained_factors(student, rows))
     ir.save(graph, file)
     batch = text_batch("albert", 1, 12, names)
     with torch.no_grad():
         expected = student(**batch).logits.numpy()
-    given = outputs_of(dequantized(file))({name: values.numpy() for name, values in batch.items()})
+    given = onnx_predictor(dequantized(file))({name: values.numpy() for name, values in batch.items()})
     np.testing.assert_allclose(given, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
 
 
@@ -126,7 +126,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path):
     with pytest.raises(
         ModelError, match=r"layers\.1\.gate_feed_in in the file does not match the torch model's"
     ):
-        rows_of(model, ir.load(lowered).graph)
+        match_rows(model, ir.load(lowered).graph)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_training_makes_up_for_rounding(tmp_path: Path, taught: Taught):
     spoilt, folder = ir.load(blocks.path / ONNX_MODEL), tmp_path / "spoilt"
     drawn = np.random.default_rng(0)
     for node, stored in stored_blocks(spoilt.graph).items():
-        if not stored.is_read:
+        if not stored.is_lookup:
             factors = drawn.uniform(0.6, 1.4, stored.blocks.scales.shape)
             multiply_scales(spoilt.graph, {node: factors.astype(np.float32)})
     shutil.copytree(blocks.path, folder)
@@ -173,13 +173,13 @@ def test_training_makes_up_for_rounding(tmp_path: Path, taught: Taught):
     for node, stored in after.items():
         np.testing.assert_array_equal(stored.blocks.values, before[node].blocks.values)
         moved = np.abs(stored.blocks.scales / before[node].blocks.scales - 1).max()
-        assert moved == 0 if stored.is_read else 1e-2 < moved < 0.5
+        assert moved == 0 if stored.is_lookup else 1e-2 < moved < 0.5
     ids = {"input_ids": torch.from_numpy(task.encode(data.validation, source.path).batch([0])["input_ids"])}
     with torch.no_grad():
         wanted = load_model(source.path)(**ids).logits[0].log_softmax(-1).numpy()
 
     def distance(folder: Path) -> float:
-        given = outputs_of(folder / ONNX_MODEL)(
+        given = onnx_predictor(folder / ONNX_MODEL)(
             {"input_ids": ids["input_ids"].numpy(), "attention_mask": np.ones((1, 32), np.int64)}
         )
         return task.divergence(wanted[None], given)

@@ -100,7 +100,7 @@ def learnt(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "batch_loss", stopping)
         patch.setitem(loop.train.__kwdefaults__, "checkpoint_seconds", 0.0)
-        losses = recovery_losses(spec, task.kind, taught=True)
+        losses = recovery_losses(spec, task.kind, has_teacher=True)
         recovery.train_with(ctx, student, losses, (artifact.path, inputs), spec, validation, "t", artifact)
     return {name: tensor.clone() for name, tensor in weights_of(student).items()}
 
@@ -231,7 +231,7 @@ def test_recovery_of_a_language_model_softens_nothing_unless_asked() -> None:
     texts, sorts = task_kind("causal-lm"), task_kind("text-classification")
 
     def softened(kind: TaskKind, **keys: Any) -> float:
-        (loss,) = recovery_losses(RecoverySpec.model_validate(keys), kind, taught=True)
+        (loss,) = recovery_losses(RecoverySpec.model_validate(keys), kind, has_teacher=True)
         assert isinstance(loss, LogitsLoss)
         return loss.temperature
 

@@ -17,8 +17,8 @@ from compress.training.augmentation.images import (
     cut_box,
     cutmix,
     flip,
+    flip_and_shift,
     mixup,
-    move_images,
     shift,
 )
 
@@ -97,7 +97,7 @@ def test_equal_seeds_move_and_blend_alike_and_others_do_not() -> None:
     spec = AugmentSpec(flip=0.5, crop=0.4, mixup=0.5, cutmix=0.5)
     pixels = batch(16)
     before = pixels.clone()
-    first, again, other = (move_images(pixels, spec, seeded(seed)) for seed in (1, 1, 2))
+    first, again, other = (flip_and_shift(pixels, spec, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     first, again = (blend_images(pixels, spec, seeded(1)) for _ in range(2))
@@ -110,7 +110,7 @@ def test_equal_seeds_move_and_blend_alike_and_others_do_not() -> None:
 def test_a_spec_that_asks_for_nothing_changes_nothing() -> None:
     pixels = batch()
     spec = AugmentSpec(flip=0, crop=0)
-    assert move_images(pixels, spec, seeded(0)) is pixels
+    assert flip_and_shift(pixels, spec, seeded(0)) is pixels
     assert blend_images(pixels, spec, seeded(0)) is None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compress.core.errors import PassError
 from compress.core.task_kind import MetricKind
-from compress.core.terminal.progress import Advance, Silent
+from compress.core.terminal.progress import Advance, SilentProgress
 from compress.encoding.tokens import TokenInputs
 from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
@@ -69,7 +69,7 @@ class Setup:
                 }
                 return float((model(**batch).logits.argmax(1) == self.labels).float().mean())
 
-        settings = {"precision": "fp32", "checkpoint_seconds": 0.0, "progress": Silent(), **options}
+        settings = {"precision": "fp32", "checkpoint_seconds": 0.0, "progress": SilentProgress(), **options}
         return train(
             self.model,
             self.inputs,
@@ -227,7 +227,7 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     assert same(copy_weights(setup.model), copy_weights(stopped.model))
 
 
-class Notes(Silent):
+class Notes(SilentProgress):
     """Keeps what is written behind a bar."""
 
     def __init__(self) -> None:

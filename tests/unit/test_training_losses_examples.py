@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.training.loss_functions.contrastive import differ, info_nce
+from compress.training.loss_functions.contrastive import different_examples, info_nce
 from compress.training.loss_functions.logits import hard_label_cross_entropy
 from compress.training.loss_functions.masked_lm import mask_tokens, masked_lm_cross_entropy
 from compress.training.loss_functions.similarity import (
@@ -131,7 +131,7 @@ def test_info_nce_without_negatives_is_zero_and_falls_with_a_better_match() -> N
 def test_differ_tells_equal_representations_whatever_their_length() -> None:
     rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     others = torch.tensor([[3.0, 0.0], [1.0, 1.0], [0.0, 0.5]])
-    assert differ(rows, others).tolist() == [[False, True, True], [True, True, False]]
+    assert different_examples(rows, others).tolist() == [[False, True, True], [True, True, False]]
 
 
 def test_hard_labels_are_the_teachers_classes() -> None:

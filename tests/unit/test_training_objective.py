@@ -150,7 +150,7 @@ def test_every_loss_at_once_is_the_weighted_sum_and_teaches_the_student_alone() 
     losses = [spec.model_copy(update={"weight": 0.5 + place}) for place, spec in enumerate(EVERY)]
     objective = between(student, teacher, losses, batch)
     value = loss_of(objective, student, teacher, batch)
-    parts = objective.parts
+    parts = objective.last_losses
     assert value.item() == pytest.approx(
         sum(spec.weight * part for spec, part in zip(losses, parts.values(), strict=True)), rel=1e-5
     )
@@ -257,11 +257,11 @@ def test_a_few_steps_bring_every_loss_down() -> None:
     first: dict[str, float] = {}
     for _ in range(60):
         value = loss_of(objective, student, teacher, batch)
-        first = first or objective.parts
+        first = first or objective.last_losses
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    last = objective.parts
+    last = objective.last_losses
     assert {name for name in first if last[name] >= first[name]} == set()
 
 
@@ -269,7 +269,7 @@ def test_a_second_loss_of_a_kind_has_a_name_of_its_own() -> None:
     student, teacher, batch = student_bert(), teacher_bert(), text_batch()
     objective = between(student, teacher, [HiddenLoss(), HiddenLoss(distance="cosine"), HiddenLoss()], batch)
     loss_of(objective, student, teacher, batch)
-    assert list(objective.parts) == ["hidden", "hidden-2", "hidden-3"]
+    assert list(objective.last_losses) == ["hidden", "hidden-2", "hidden-3"]
 
 
 def test_only_the_labels_leave_unlabelled_examples_out() -> None:
@@ -277,9 +277,9 @@ def test_only_the_labels_leave_unlabelled_examples_out() -> None:
     nobody = torch.full_like(LABELS, UNLABELLED)
     objective = between(student, teacher, [LogitsLoss(), LabelsLoss(), HiddenLoss()], batch)
     loss_of(objective, student, teacher, batch)
-    labelled = objective.parts
+    labelled = objective.last_losses
     loss_of(objective, student, teacher, batch, nobody)
-    assert objective.parts == {**labelled, "labels": 0.0}
+    assert objective.last_losses == {**labelled, "labels": 0.0}
     assert labelled["labels"] > 0
 
 
@@ -296,7 +296,7 @@ class TestImages:
                 signals[name] = torch.cat([signals[name][:, :extra] + 1e3, signals[name][:, extra:]], 1)
         assert objective(mine, theirs, LABELS, None, IMAGES).item() == before
         expected = (mine["hidden.1"][:, 2:] - theirs["hidden.1"][:, 1:]).square().mean()
-        assert objective.parts["hidden"] == pytest.approx(expected.item(), rel=1e-5)
+        assert objective.last_losses["hidden"] == pytest.approx(expected.item(), rel=1e-5)
 
     def test_the_distillation_head_learns_from_the_teacher_and_the_class_head_from_the_labels(self) -> None:
         student, teacher = image_model("deit"), image_model("cnn")
@@ -464,17 +464,29 @@ class TestMaskedLm:
             between(image_model("vit"), None, [MaskedLmLoss()], IMAGES)
 
 
-WIDE = Anatomy(outputs=3, layers=4, hidden=32, heads=(4, 4, 2, 4), head_size=8, embedding=32)
-NARROW = Anatomy(outputs=3, layers=2, hidden=20, heads=(2, 2), head_size=10, embedding=20)
-FUSED = Anatomy(outputs=3, layers=2, hidden=20, embedding=20)
-PLAIN = Anatomy(outputs=3)
-PATCHES = Anatomy(outputs=3, layers=2, hidden=8, heads=(2, 2), head_size=4, embedding=8, patches=16)
+WIDE = Anatomy(
+    num_outputs=3, num_layers=4, hidden_size=32, head_counts=(4, 4, 2, 4), head_size=8, embedding_size=32
+)
+NARROW = Anatomy(
+    num_outputs=3, num_layers=2, hidden_size=20, head_counts=(2, 2), head_size=10, embedding_size=20
+)
+FUSED = Anatomy(num_outputs=3, num_layers=2, hidden_size=20, embedding_size=20)
+PLAIN = Anatomy(num_outputs=3)
+PATCHES = Anatomy(
+    num_outputs=3,
+    num_layers=2,
+    hidden_size=8,
+    head_counts=(2, 2),
+    head_size=4,
+    embedding_size=8,
+    num_patches=16,
+)
 
 
 @pytest.mark.parametrize(
     ("spec", "student", "teacher", "reason"),
     [
-        (LogitsLoss(), PLAIN, Anatomy(outputs=4), "logits: the student has 3 outputs, the teacher 4"),
+        (LogitsLoss(), PLAIN, Anatomy(num_outputs=4), "logits: the student has 3 outputs, the teacher 4"),
         (LogitsLoss(), PLAIN, None, "logits: this loss compares with a teacher, and there is none"),
         (HiddenLoss(), PLAIN, WIDE, "hidden: the student has no transformer layers"),
         (HiddenLoss(), PATCHES, WIDE, "student and teacher see 16 patches and words"),

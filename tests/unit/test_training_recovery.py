@@ -226,5 +226,5 @@ def test_both_factors_of_a_map_can_be_looked_into(teacher: Artifact, tmp_path: P
         nn.init.normal_(parameter, std=0.1)
     batch = {"input_ids": torch.tensor([[2, 6, 7, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
     found = anatomy_of(model, batch)
-    assert (found.layers, found.hidden, found.heads) == (2, 32, (4, 4))
+    assert (found.num_layers, found.hidden_size, found.head_counts) == (2, 32, (4, 4))
     assert capture(model, batch, {"query.0"})["query.0"].shape == (1, 4, 32)

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from compress.training.checkpointing import weights_of
-from compress.training.rounding.integers import round_weights
+from compress.training.rounding.integers import fake_quantize_weights
 from compress.training.rounding.operations import Operation
 from compress.training.rounding.rounded_model import (
+    FakeQuantizedActivation,
     FakeQuantizedModel,
-    RoundedValue,
-    RoundedWeight,
+    FakeQuantizedWeight,
     folding_factors,
 )
-from compress.training.rounding.substitution import run_on
+from compress.training.rounding.substitution import run_with_weights
 
-EIGHT = partial(round_weights, per_channel=True, limit=127)
+EIGHT = partial(fake_quantize_weights, per_channel=True, limit=127)
 
 
 class Small(nn.Module):
@@ -48,7 +48,9 @@ def ranges(rounded: FakeQuantizedModel) -> list[float]:
 def test_weights_and_inputs_are_rounded_and_learn() -> None:
     model = linear([[1.27, -0.634]])
     rounded = FakeQuantizedModel(
-        model, [RoundedWeight(("inner.weight",), EIGHT)], [RoundedValue("inner", running=False)]
+        model,
+        [FakeQuantizedWeight(("inner.weight",), EIGHT)],
+        [FakeQuantizedActivation("inner", running_range=False)],
     )
     given = rounded(x=torch.tensor([[2.55, 1.004]]))
     assert given.item() == pytest.approx(1.27 * 2.55 - 0.63 * 1.0, rel=1e-6)
@@ -77,13 +79,15 @@ def test_what_stands_under_several_names_is_replaced_in_all_and_put_back() -> No
     weight = model.one.weight
     for name in ("one.weight", "same.weight", "tied.weight"):
         for _ in range(2):
-            assert run_on(model, {name: other}, {"x": torch.tensor([[1.0, 3.0]])}).tolist() == [[12.0, 2.0]]
+            assert run_with_weights(model, {name: other}, {"x": torch.tensor([[1.0, 3.0]])}).tolist() == [
+                [12.0, 2.0]
+            ]
     assert all(part.weight is weight for part in (model.one, model.same, model.tied))
 
 
 def test_a_running_range_is_observed_then_follows_the_batches_of_training() -> None:
-    rounded = FakeQuantizedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True)])
-    rounded.observe({"x": torch.tensor([[value]])} for value in (0.5, -1.0, 2.0))
+    rounded = FakeQuantizedModel(linear([[1.0]]), [], [FakeQuantizedActivation("inner", running_range=True)])
+    rounded.calibrate({"x": torch.tensor([[value]])} for value in (0.5, -1.0, 2.0))
     assert ranges(rounded) == [-1, 2]
     rounded.eval()
     rounded(x=torch.tensor([[9.0]]))
@@ -91,12 +95,12 @@ def test_a_running_range_is_observed_then_follows_the_batches_of_training() -> N
     rounded.train()
     rounded(x=torch.tensor([[3.0], [0.0]]))
     assert ranges(rounded) == pytest.approx([-0.9, 2.1])
-    rounded.observe([{"x": torch.tensor([[0.25]])}])
+    rounded.calibrate([{"x": torch.tensor([[0.25]])}])
     assert ranges(rounded) == [0, 0.25]
 
 
 def test_ranges_are_kept_with_the_weights() -> None:
-    rounded = FakeQuantizedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True)])
+    rounded = FakeQuantizedModel(linear([[1.0]]), [], [FakeQuantizedActivation("inner", running_range=True)])
     assert set(weights_of(rounded)) == {"model.inner.weight", "ranges.0.low", "ranges.0.high"}
 
 
@@ -110,9 +114,9 @@ def test_ranges_are_kept_with_the_weights() -> None:
 )
 def test_symmetric_ranges_hold_both_signs_alike(symmetric: bool, seen: list[float], expected: float) -> None:
     rounded = FakeQuantizedModel(
-        linear([[1.0]]), [], [RoundedValue("inner", running=True, symmetric=symmetric)]
+        linear([[1.0]]), [], [FakeQuantizedActivation("inner", running_range=True, symmetric=symmetric)]
     )
-    rounded.observe([{"x": torch.tensor(seen)[:, None]}])
+    rounded.calibrate([{"x": torch.tensor(seen)[:, None]}])
     # Half a step is the furthest that a value can lie from its integer.
     values = torch.linspace(*seen, 1000)[:, None]
     furthest = float((rounded.eval()(x=values) - values).detach().abs().max())
@@ -120,8 +124,10 @@ def test_symmetric_ranges_hold_both_signs_alike(symmetric: bool, seen: list[floa
 
 
 def test_only_the_tokens_that_the_file_computes_count_for_a_range() -> None:
-    rounded = FakeQuantizedModel(linear([[1.0]]), [], [RoundedValue("inner", running=True, tokens=(0,))])
-    rounded.observe([{"x": torch.tensor([[[1.0], [50.0]], [[-2.0], [70.0]]])}])
+    rounded = FakeQuantizedModel(
+        linear([[1.0]]), [], [FakeQuantizedActivation("inner", running_range=True, tokens=(0,))]
+    )
+    rounded.calibrate([{"x": torch.tensor([[[1.0], [50.0]], [[-2.0], [70.0]]])}])
     assert ranges(rounded) == [-2, 1]
 
 
@@ -136,10 +142,10 @@ def test_a_norm_is_folded_in_before_rounding_and_keeps_its_statistics() -> None:
     with torch.no_grad():
         norm.weight[2] = 0  # an output that the norm leaves out
     model = Small(nn.Sequential(convolution, norm)).train()
-    rounded = FakeQuantizedModel(model, [RoundedWeight(("inner.0.weight",), EIGHT, norm)], []).train()
+    rounded = FakeQuantizedModel(model, [FakeQuantizedWeight(("inner.0.weight",), EIGHT, norm)], []).train()
     factors = folding_factors(norm).view(-1, 1, 1, 1)
-    (kernel,) = round_weights([convolution.weight * factors], per_channel=True, limit=127)
-    mine = rounded.rounded_weights()["inner.0.weight"] * factors
+    (kernel,) = fake_quantize_weights([convolution.weight * factors], per_channel=True, limit=127)
+    mine = rounded.quantized_weights()["inner.0.weight"] * factors
     assert torch.allclose(mine, kernel, rtol=1e-6, atol=0)
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
     given = rounded(x=images)
@@ -154,8 +160,11 @@ def test_nothing_is_left_of_it() -> None:
     model = linear([[1.27, -0.634]])
     rounded = FakeQuantizedModel(
         model,
-        [RoundedWeight(("inner.weight",), EIGHT)],
-        [RoundedValue("inner", running=False), RoundedValue(Operation("linear", 0), running=True)],
+        [FakeQuantizedWeight(("inner.weight",), EIGHT)],
+        [
+            FakeQuantizedActivation("inner", running_range=False),
+            FakeQuantizedActivation(Operation("linear", 0), running_range=True),
+        ],
     )
     assert rounded.release() is model
     given = model(x=torch.tensor([[2.55, 1.004]]))
@@ -171,8 +180,10 @@ class Sums(nn.Module):
 
 
 def test_what_an_operation_makes_is_rounded_where_it_is_made() -> None:
-    rounded = FakeQuantizedModel(Sums(), [], [RoundedValue(Operation("add", 0), running=True)])
-    rounded.observe([{"x": torch.tensor([[-0.5, 0.775]])}])
+    rounded = FakeQuantizedModel(
+        Sums(), [], [FakeQuantizedActivation(Operation("add", 0), running_range=True)]
+    )
+    rounded.calibrate([{"x": torch.tensor([[-0.5, 0.775]])}])
     assert ranges(rounded) == pytest.approx([-1, 1.55])
     # 2.55 / 255 = 0.01
     given = rounded.eval()(x=torch.tensor([[0.1234, 7.0]]))

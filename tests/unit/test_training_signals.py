@@ -105,14 +105,14 @@ def test_the_anatomy_of_every_family(kind: str) -> None:
     model, batch = model_and_batch(kind)
     extra = {"vit": 1, "deit": 2}.get(kind, 0)
     assert anatomy_of(model, batch) == Anatomy(
-        outputs=2,
-        layers=3,
-        hidden=24,
-        heads=(3, 3, 3),
+        num_outputs=2,
+        num_layers=3,
+        hidden_size=24,
+        head_counts=(3, 3, 3),
         head_size=8,
-        embedding=24,
+        embedding_size=24,
         extra_tokens=extra,
-        patches=16 if extra else None,
+        num_patches=16 if extra else None,
     )
 
 
@@ -139,7 +139,7 @@ def test_a_sentence_encoder_gives_its_embeddings_and_layers() -> None:
     encoder = SentenceEncoder(tiny_bert().bert, "mean", True).eval()
     batch = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     found = anatomy_of(encoder, batch)
-    assert (found.outputs, found.layers, found.hidden) == (32, 2, 32)
+    assert (found.num_outputs, found.num_layers, found.hidden_size) == (32, 2, 32)
     signals = capture(encoder, batch, {"outputs", "hidden.1"})
     expected = nn.functional.normalize(signals["hidden.1"].mean(1), dim=-1)
     torch.testing.assert_close(signals["outputs"], expected)
@@ -165,7 +165,7 @@ class Convolutions(nn.Module):
 def test_the_features_of_convolutions_are_the_last_map_at_each_resolution() -> None:
     model, batch = Convolutions().eval(), {"pixel_values": torch.randn(2, 1, 8, 8)}
     found = anatomy_of(model, batch)
-    assert found == Anatomy(outputs=3, features=(Feature("first", 4, 8, 8), Feature("third", 8, 4, 4)))
+    assert found == Anatomy(num_outputs=3, features=(Feature("first", 4, 8, 8), Feature("third", 8, 4, 4)))
     signals = capture(model, batch, {"feature.first", "feature.third"})
     torch.testing.assert_close(signals["feature.first"], model.first(batch["pixel_values"]))
     assert signals["feature.third"].shape == (2, 8, 4, 4)
@@ -192,7 +192,7 @@ def test_stages_of_falling_resolution_are_no_layers() -> None:
         window_size=4,
     )
     model = AutoModelForImageClassification.from_config(config)
-    assert anatomy_of(model, {"pixel_values": torch.randn(1, 1, 32, 32)}) == Anatomy(outputs=2)
+    assert anatomy_of(model, {"pixel_values": torch.randn(1, 1, 32, 32)}) == Anatomy(num_outputs=2)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -208,7 +208,7 @@ def test_an_ensemble_has_outputs_alone(layers: int) -> None:
             return torch.stack([member(**batch) for member in self.members]).mean(0)
 
     ids = torch.tensor([[2, 5, 6, 3]])
-    assert anatomy_of(Members(), {"input_ids": ids, "attention_mask": ids.sign()}) == Anatomy(outputs=32)
+    assert anatomy_of(Members(), {"input_ids": ids, "attention_mask": ids.sign()}) == Anatomy(num_outputs=32)
 
 
 def test_an_anatomy_changes_neither_statistics_nor_training_flags() -> None:
@@ -235,7 +235,7 @@ def test_fused_attention_gives_hidden_states_but_no_queries() -> None:
             return self.head(self.encoder(self.words(input_ids)).mean(1))
 
     model, batch = Fused().eval(), {"input_ids": torch.randint(9, (2, 5))}
-    assert anatomy_of(model, batch) == Anatomy(outputs=3, layers=2, hidden=8, embedding=8)
+    assert anatomy_of(model, batch) == Anatomy(num_outputs=3, num_layers=2, hidden_size=8, embedding_size=8)
     torch.testing.assert_close(
         capture(model, batch, {"hidden.1"})["hidden.1"], model.encoder(model.words(batch["input_ids"]))
     )

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from compress.core.errors import PassError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.tasks.base import Truth
 from compress.training.prediction import predict, score
 from compress.training.signals.capture import capture
 from compress.training.signals.teachers import (
     LiveSignals,
     TeacherSignals,
-    averaged,
     cached_signals,
+    combine_teachers,
 )
 from tests.processes import start
 from tests.tiny import text_task, tiny_bert
@@ -154,7 +154,7 @@ def cached(
         "teacher_digest": "t",
         "device": "cpu",
         "precision": "fp32",
-        "progress": Silent(),
+        "progress": SilentProgress(),
         "chunk": 16,
     }
     return cached_signals(load, inputs, names, folder, **{**settings, **changes})  # type: ignore[arg-type]
@@ -299,7 +299,7 @@ class Fixed:
 def test_several_teachers_are_averaged(combine: str) -> None:
     random = np.random.default_rng(0)
     one, two = (random.normal(size=(5, 4)).astype(np.float32) for _ in range(2))
-    mean = averaged([(Fixed(one), 1.0), (Fixed(two), 3.0)], combine)  # type: ignore[arg-type]
+    mean = combine_teachers([(Fixed(one), 1.0), (Fixed(two), 3.0)], combine)  # type: ignore[arg-type]
 
     def softmax(z: np.ndarray) -> np.ndarray:
         return np.exp(z) / np.exp(z).sum(-1, keepdims=True)

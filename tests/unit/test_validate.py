@@ -21,7 +21,7 @@ from compress.cli.root import main
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import Fault, ProfileError
 from compress.data.reading import sampling
-from compress.engine.examining import Examined, check_models, examine
+from compress.engine.examining import Examination, check_models, examine
 from compress.profile.load import load_profile
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.fit import fit_problems
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(file: Path) -> Examined:
+def found(file: Path) -> Examination:
     return examine(file)
 
 
@@ -83,7 +83,8 @@ def test_repeated_texts_are_counted(folder: Path):
         rows = [f"text {i} of {split},{'ab'[i % 2]}" for i in (0, 1, 2, 3, 3, 3)]
         (folder / "data" / f"{split}.csv").write_text("\n".join(("text,label", *rows)))
     assert (
-        "6 of these texts occur more than once" in found(write_profile(folder, data={"path": "./data"})).seen
+        "6 of these texts occur more than once"
+        in found(write_profile(folder, data={"path": "./data"})).checked
     )
 
 
@@ -110,7 +111,7 @@ def test_further_data_of_the_hub_are_not_asked_for(folder: Path, monkeypatch: py
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     file = write_profile(folder, data={"unlabeled": {"path": "someone/texts"}})
     assert not found(file).faults
-    assert [name.split(",")[0] for name in found(file).unseen] == ["someone/texts"]
+    assert [name.split(",")[0] for name in found(file).unchecked] == ["someone/texts"]
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path):
@@ -355,12 +356,12 @@ def write_text_files(folder: Path) -> None:
 
 
 def test_a_few_of_many_text_files_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sampling, "MOST_TEXTS", 10)
+    monkeypatch.setattr(sampling, "MAX_TEXTS_READ", 10)
     monkeypatch.setattr(sampling, "SAMPLE_SIZE", 6)
     write_text_files(folder)
     file = write_profile(folder, data={"path": "./texts"})
     assert "6 of 18 text files were opened" in found(file).notes
-    assert "labels: a 9, b 9" in found(file).seen
+    assert "labels: a 9, b 9" in found(file).checked
     for name in ("a/1.txt", "a/3.txt"):
         (folder / "texts" / name).write_bytes(b"PK\0\0x")
     # Every third is opened.

@@ -12,7 +12,7 @@ import pytest
 from compress.core.disk.files import sha256_file
 from compress.core.disk.watched import FileDigests
 from compress.core.errors import DataError
-from compress.core.terminal.progress import Silent
+from compress.core.terminal.progress import SilentProgress
 from compress.engine.making import make_step
 from compress.engine.resolve import Job, resolve_job
 from compress.profile.load import load_profile
@@ -108,7 +108,7 @@ def test_a_source_that_changes_while_a_step_is_made_is_not_published(
     monkeypatch.setattr(making, "run_pass", changed_first)
     (cache.work(key) / "checkpoint").write_text("of what was read")
     with pytest.raises(DataError) as caught:
-        make_step(step, job, {}, cache, Silent())
+        make_step(step, job, {}, cache, SilentProgress())
     assert caught.value.code == "source-changed"
     assert caught.value.where == (str(where[0]) if where[0] else None)
     assert cache.find(key) is None

@@ -70,7 +70,7 @@ def test_a_page_sees_what_python_sees(channels: int, tmp_path: Path) -> None:
     command = [NODE, str(script), (PAGE / "images.mjs").as_uri()]
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
     for (form, pixels), answer in zip(cases, json.loads(done.stdout), strict=True):
-        expected = form.values(pixels)
+        expected = form.pixel_values(pixels)
         assert answer["dims"] == [1, *expected.shape]
         found = np.array(answer["values"], np.float32).reshape(expected.shape)
         np.testing.assert_array_equal(found, expected, err_msg=f"{form.framing} of {pixels.shape}")

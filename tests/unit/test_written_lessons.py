@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from compress.generation.answers import Answer, Ended
+from compress.generation.answers import Answer, FinishReason
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written.kept import judged
+from compress.passes.distill.written.kept import judge_answers
 from compress.passes.distill.written.lessons import fill_ask
-from compress.profile.specs.license import forbidding
+from compress.profile.specs.license import forbidding_terms
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text.documents import Piece, answered_item, pieces_of
@@ -20,7 +20,7 @@ from compress.tasks.causal_lm.text.documents import Piece, answered_item, pieces
 PATTERN = re.compile(r"#(\d*)")
 
 
-def answer(text: str, ended: Ended = "end", sample: int = 0) -> Answer:
+def answer(text: str, ended: FinishReason = "end", sample: int = 0) -> Answer:
     return Answer("0", "p", sample, text, [1] * len(text), ended)
 
 
@@ -49,15 +49,15 @@ def answer(text: str, ended: Ended = "end", sample: int = 0) -> Answer:
         ),
     ],
 )
-def test_what_is_kept(written: list[tuple[str, Ended]], ways: dict[str, Any], expected: list[str]):
-    assert [one.reason for one in judged((answer(*each) for each in written), **ways)] == expected
+def test_what_is_kept(written: list[tuple[str, FinishReason]], ways: dict[str, Any], expected: list[str]):
+    assert [one.reason for one in judge_answers((answer(*each) for each in written), **ways)] == expected
 
 
 def test_a_trace_ends_with_its_answer():
-    (found,) = judged([answer("one and one #2, so", "length")], pattern=PATTERN)
-    assert (found.lesson, found.alone, found.ends) == ("one and one #2", "#2", True)
-    (found,) = judged([answer("on and on", "length")], unended=True)
-    assert (found.lesson, found.ends) == ("on and on", False)
+    (found,) = judge_answers([answer("one and one #2, so", "length")], pattern=PATTERN)
+    assert (found.text, found.final_answer, found.is_complete) == ("one and one #2", "#2", True)
+    (found,) = judge_answers([answer("on and on", "length")], unended=True)
+    assert (found.text, found.is_complete) == ("on and on", False)
 
 
 def render(messages: Sequence[Mapping[str, str]], asks: bool) -> str:
@@ -73,22 +73,22 @@ def test_the_answer_alone_is_learnt():
     ]
     item = answered_item(asked, "yes", ends=True)
     assert pieces_of(item, "messages", render) == [
-        Piece("u:hi;a:ho;u:so;a:", learnt=False),
-        Piece("yes;", learnt=True),
+        Piece("u:hi;a:ho;u:so;a:", is_target=False),
+        Piece("yes;", is_target=True),
     ]
     for ends in (True, False):
         found = pieces_of(answered_item("two", "three", ends=ends), "prompts", None)
-        assert found == [Piece("two", learnt=False), Piece("three", learnt=True, ends=ends)]
+        assert found == [Piece("two", is_target=False), Piece("three", is_target=True, has_end_token=ends)]
 
 
 def test_a_question_is_what_stands_before_the_answer():
     plain = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl"}))
-    assert plain.question("one two", lambda text: text[:3]) == ("one", " two")
-    assert plain.answered.data.written == "prompts"
+    assert plain.split_prompt("one two", lambda text: text[:3]) == ("one", " two")
+    assert plain.answered_task.data.example_format == "prompts"
     keys = {"path": "x.jsonl", "prompt_column": "p", "completion_column": "c"}
     prompts = CausalLanguageModel(LanguageData.model_validate(keys))
-    assert prompts.question('{"prompt": "one", "completion": "two"}', str.upper) == ("one", "two")
-    assert prompts.answered is prompts
+    assert prompts.split_prompt('{"prompt": "one", "completion": "two"}', str.upper) == ("one", "two")
+    assert prompts.answered_task is prompts
 
 
 def test_the_teacher_may_be_asked_otherwise():
@@ -122,8 +122,8 @@ def test_the_teacher_may_be_asked_otherwise():
     ],
 )
 def test_terms_that_forbid_it_are_known(license_name: str, model: str, who: str | None):
-    found = forbidding(license_name, model)
-    assert (None if found is None else found.who) == who
+    found = forbidding_terms(license_name, model)
+    assert (None if found is None else found.vendor) == who
 
 
 def test_the_next_token_is_learnt_unless_losses_say_otherwise():

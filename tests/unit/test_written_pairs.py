@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from compress.generation.answers import Answer, Ended
-from compress.generation.grounded import supported
+from compress.generation.answers import Answer, FinishReason
+from compress.generation.grounded import is_supported
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written.documents import drawn
-from compress.passes.distill.written.pairs import asked_of, pair_of, prompt_of
+from compress.passes.distill.written.documents import draw_passages
+from compress.passes.distill.written.pairs import parse_pair, render_student_prompt, render_teacher_prompt
 from compress.profile.specs.writing import SyntheticSpec
 
 PASSAGE = (
@@ -43,29 +43,31 @@ ONE = {"passage": "The cat sleeps.", "question": "Who is asleep?", "answer": "Th
     ],
 )
 def test_what_a_passage_supports(said: str, holds: bool):
-    assert supported(said, PASSAGE, 0.8) is holds
+    assert is_supported(said, PASSAGE, 0.8) is holds
 
 
 def test_what_a_passage_denies_may_be_denied():
-    assert supported("Nobody was hurt.", "The road was closed. Nobody was hurt.", 0.8)
-    assert not supported("The road was never closed.", "The road was closed.", 0.8)
+    assert is_supported("Nobody was hurt.", "The road was closed. Nobody was hurt.", 0.8)
+    assert not is_supported("The road was never closed.", "The road was closed.", 0.8)
 
 
 def test_what_is_asked_is_no_support():
     said = 'The result was a turning point, Reed said, and "unexpected".'
-    assert supported(said, PASSAGE, 0.6)
-    assert not supported(said, PASSAGE, 0.6, "Was the result a turning point?")
+    assert is_supported(said, PASSAGE, 0.6)
+    assert not is_supported(said, PASSAGE, 0.6, "Was the result a turning point?")
 
 
 def test_how_much_must_stand_there():
     said = "The result made investors happy."
-    assert [supported(said, PASSAGE, least) for least in (0.0, 0.25, 0.5)] == [True, True, False]
+    assert [is_supported(said, PASSAGE, least) for least in (0.0, 0.25, 0.5)] == [True, True, False]
 
 
-def written(text: str, ended: Ended = "end", passage: str = PASSAGE, **keys: Any) -> tuple[str, str, str]:
+def written(
+    text: str, ended: FinishReason = "end", passage: str = PASSAGE, **keys: Any
+) -> tuple[str, str, str]:
     answer = Answer("0", "p", 0, text, [1], ended)
     spec = SyntheticSpec.model_validate(keys)
-    pair = pair_of(answer, passage, spec, lambda question, passage, said: "units" not in said)
+    pair = parse_pair(answer, passage, spec, lambda question, passage, said: "units" not in said)
     return pair.reason, pair.question, pair.answer
 
 
@@ -114,7 +116,7 @@ def test_a_pair_is_read_in_either_order():
         ),
     ],
 )
-def test_what_does_not_serve(text: str, ended: Ended, reason: str):
+def test_what_does_not_serve(text: str, ended: FinishReason, reason: str):
     assert written(text, ended)[0] == reason
 
 
@@ -126,13 +128,16 @@ def test_nothing_must_stand_in_the_passage_where_the_profile_says_so():
 def test_what_the_teacher_and_the_student_are_asked():
     spec = SyntheticSpec.model_validate({"ask": "{passage} Ask!", "examples": [ONE]})
     said = "Question: Who is asleep?\nAnswer: The cat sleeps."
-    assert asked_of(spec, "It rains.", converses=True) == [
+    assert render_teacher_prompt(spec, "It rains.", uses_chat=True) == [
         {"role": "user", "content": "The cat sleeps. Ask!"},
         {"role": "assistant", "content": said},
         {"role": "user", "content": "It rains. Ask!"},
     ]
-    assert asked_of(spec, "It rains.", converses=False) == f"The cat sleeps. Ask!\n{said}\n\nIt rains. Ask!\n"
-    assert prompt_of(spec, "A {question}?", "Why {passage}?") == "A {question}?\n\nWhy {passage}?"
+    assert (
+        render_teacher_prompt(spec, "It rains.", uses_chat=False)
+        == f"The cat sleeps. Ask!\n{said}\n\nIt rains. Ask!\n"
+    )
+    assert render_student_prompt(spec, "A {question}?", "Why {passage}?") == "A {question}?\n\nWhy {passage}?"
 
 
 def test_every_document_gives_a_passage_before_any_gives_a_second():
@@ -141,17 +146,17 @@ def test_every_document_gives_a_passage_before_any_gives_a_second():
     def cut(text: str) -> list[str]:
         return text.split()
 
-    found = [(one.document, one.text) for one in drawn(documents, cut, 9, seed=1)]
+    found = [(one.document, one.text) for one in draw_passages(documents, cut, 9, seed=1)]
     assert sorted(found[:3])[0][0] == 0
     assert {place for place, _ in found[:3]} == {0, 1, 3}
     assert {place for place, _ in found[3:5]} == {0, 3}
     assert sorted(text for _, text in found) == list("abcdef")
-    assert [(one.document, one.text) for one in drawn(documents, cut, 2, seed=1)] == found[:2]
+    assert [(one.document, one.text) for one in draw_passages(documents, cut, 2, seed=1)] == found[:2]
     assert spread(documents, cut) > 1
 
 
 def spread(documents: Sequence[str], cut: Any) -> int:
-    return len({drawn(documents, cut, 1, seed)[0].text for seed in range(8)})
+    return len({draw_passages(documents, cut, 1, seed)[0].text for seed in range(8)})
 
 
 def test_a_function_that_judges_pairs_is_code_of_the_profile():
@@ -159,7 +164,7 @@ def test_a_function_that_judges_pairs_is_code_of_the_profile():
     for validator, code in (("python:mine:right", ("python:mine:right",)), ("regex:x", ())):
         spec = DistillSpec.model_validate({"sequence": licensed, "synthetic": {"validator": validator}})
         assert spec.code() == code
-        assert spec.makes_up_texts
+        assert spec.generates_texts
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ def confine() -> None:
     _write("/proc/self/uid_map", f"{user or _NOBODY} {user} 1")
     _write("/proc/self/gid_map", f"{group or _NOBODY} {group} 1")
     _check(libc.mount(None, b"/", None, ctypes.c_ulong(_PRIVATE_TREE), None))
-    wanted = _Attributes(set=_READ_ONLY)
-    size = ctypes.c_size_t(ctypes.sizeof(wanted))
-    _check(libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, ctypes.byref(wanted), size))
+    attributes = _Attributes(set=_READ_ONLY)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    _check(libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, ctypes.byref(attributes), size))
     _check(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
     _check(libc.prctl(_DIE_WITH_PARENT, 9, 0, 0, 0))
 

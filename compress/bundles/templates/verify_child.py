@@ -15,7 +15,7 @@ import numpy as np
 FORBIDDEN = ("torch", "transformers", "compress", "onnx")
 
 
-class Refuse:
+class ImportBlocker:
     """An import hook: the bundle must do without these packages."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
@@ -29,30 +29,32 @@ def problem_of(output: Any, example: dict[str, Any], labels: list[str], toleranc
     from runner import cosine, softmax  # type: ignore[import-not-found]
 
     if "outputs" in example:
-        wanted = np.array(example["outputs"], np.float32).reshape(example["shape"])
-        if output.shape != wanted.shape:
-            return f"outputs of the shape {output.shape} instead of {wanted.shape}"
-        share = float(abs(output - wanted).max() / abs(wanted).max())
+        expected_outputs = np.array(example["outputs"], np.float32).reshape(example["shape"])
+        if output.shape != expected_outputs.shape:
+            return f"outputs of the shape {output.shape} instead of {expected_outputs.shape}"
+        relative_error = float(abs(output - expected_outputs).max() / abs(expected_outputs).max())
         # Written so that what is not a number is wrong too.
         return (
             None
-            if share <= tolerance
-            else f"outputs differ by {share:.3g} of the largest, allowed are {tolerance:.3g}"
+            if relative_error <= tolerance
+            else f"outputs differ by {relative_error:.3g} of the largest, allowed are {tolerance:.3g}"
         )
     embeds = "embedding" in example
     expected = np.array(example["embedding" if embeds else "probabilities"], np.float32)
     if output.shape != expected.shape:
         return f"{len(output)} outputs instead of {len(expected)}"
     if embeds:
-        apart = 1 - cosine(output, expected)
+        distance = 1 - cosine(output, expected)
         # Written so that what is not a number is wrong too.
         return (
-            None if apart <= tolerance else f"the cosine is {apart:.3g} below 1, allowed are {tolerance:.3g}"
+            None
+            if distance <= tolerance
+            else f"the cosine is {distance:.3g} below 1, allowed are {tolerance:.3g}"
         )
     probabilities = softmax(output)
-    furthest = float(abs(probabilities - expected).max())
-    if not furthest <= tolerance:
-        return f"probabilities differ by {furthest:.3g}, allowed are {tolerance:.3g}"
+    max_difference = float(abs(probabilities - expected).max())
+    if not max_difference <= tolerance:
+        return f"probabilities differ by {max_difference:.3g}, allowed are {tolerance:.3g}"
     best = int(probabilities.argmax())
     if labels[best] != example["label"] and expected.max() - expected[best] > tolerance:
         return f"label {labels[best]!r}"
@@ -61,7 +63,7 @@ def problem_of(output: Any, example: dict[str, Any], labels: list[str], toleranc
 
 def main(bundle: str, model: str) -> None:
     """Compare every golden example."""
-    sys.meta_path.insert(0, Refuse())
+    sys.meta_path.insert(0, ImportBlocker())
     sys.path.insert(0, bundle)
     from runner import open_predictor
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.bundles.layout import GOLDEN
-from compress.bundles.web.tokenizing import AWKWARD
+from compress.bundles.web.tokenizing import HARD_TEXTS
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.files import copy_file, make_folder, write_json
 from compress.core.disk.reading import read_mapping
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.safe_paths import path_inside
 from compress.runtimes.runner import Predictor, encode, load_tokenizer, open_predictor, read_image
 
 CHECK = "check.json"
@@ -44,13 +44,13 @@ def write_prompts(bundle: Path, out: Path) -> PageExamples:
     prompts = [predictor.prompt_of(item)[-predictor.task["max_length"] :] for item in items]
     examples = [{"ids": ids, "output": output} for ids, output in zip(prompts, outputs, strict=True)]
     write_json(out / CHECK, {"tolerance": golden["tolerance"], "examples": examples})
-    cut = [
+    tokenized_texts = [
         {"text": text, "begins": begins, "ids": ids, "decoded": predictor.tokenizer.decode(ids)}
-        for text in (*items, *AWKWARD)
+        for text in (*items, *HARD_TEXTS)
         for begins in (True, False)
         for ids in [predictor.tokens(text, begins)]
     ]
-    return PageExamples(cut, [], outputs, golden["tolerance"], prompts)
+    return PageExamples(tokenized_texts, [], outputs, golden["tolerance"], prompts)
 
 
 def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
@@ -58,41 +58,41 @@ def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
     golden = read_mapping(golden_file)
     predictor = open_predictor(str(bundle))
     texts: list[str] = []
-    written: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     outputs: list[list[float]] = []
     for number, example in enumerate(golden["examples"]):
         if "image" in example:
             name = f"{CHECK_IMAGES}/{number:03d}.png"
             make_folder(out / CHECK_IMAGES)
-            image = inside(bundle, example["image"], where=str(golden_file))
+            image = path_inside(bundle, example["image"], where=str(golden_file))
             copy_file(image, out / name)
-            images.append(_with_values(read_image(image), predictor))
-            shown, item = {"image": name}, str(image)
+            images.append(_image_reference(read_image(image), predictor))
+            entry, item = {"image": name}, str(image)
         else:
-            shown, item = {"text": example["text"]}, example["text"]
+            entry, item = {"text": example["text"]}, example["text"]
             texts.append(item)
         outputs.append([float(value) for value in predictor.outputs([item])[0]])
-        written.append({**shown, "output": outputs[-1]})
-    write_json(out / CHECK, {"tolerance": golden["tolerance"], "examples": written})
-    return PageExamples(_with_ids(bundle, texts), images, outputs, golden["tolerance"])
+        entries.append({**entry, "output": outputs[-1]})
+    write_json(out / CHECK, {"tolerance": golden["tolerance"], "examples": entries})
+    return PageExamples(_text_references(bundle, texts), images, outputs, golden["tolerance"])
 
 
-def _with_values(pixels: NDArray[np.uint8], predictor: Predictor) -> dict[str, Any]:
+def _image_reference(pixels: NDArray[np.uint8], predictor: Predictor) -> dict[str, Any]:
     """Return an image's RGB values, and the tensor that Python makes of them."""
     (values,) = predictor.encode([pixels]).values()
     height, width = pixels.shape[:2]
-    coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    rgb = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     return {
-        "pixels": coloured.ravel().tolist(),
+        "pixels": rgb.ravel().tolist(),
         "height": height,
         "width": width,
         "values": values.ravel().tolist(),
     }
 
 
-def _with_ids(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
-    """Return the texts, followed by `AWKWARD` ones, with their token ids in Python."""
+def _text_references(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
+    """Return the texts, followed by `HARD_TEXTS` ones, with their token ids in Python."""
     if not (bundle / TOKENIZER).is_file():
         return []
     task = read_mapping(bundle / TASK)
@@ -102,5 +102,5 @@ def _with_ids(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
             "text": text,
             "ids": encode(tokenizer, [text], {**task, "input_names": ["input_ids"]})["input_ids"][0].tolist(),
         }
-        for text in (*texts, *AWKWARD)
+        for text in (*texts, *HARD_TEXTS)
     ]

@@ -18,28 +18,28 @@ from compress.bundles.manifest import numbers_text
 from compress.bundles.verify import foreign_code, hash_problems, listed_files, read_manifest
 from compress.bundles.web.examples import write_examples, write_prompts
 from compress.bundles.web.node_check import Trial, try_page
-from compress.bundles.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
+from compress.bundles.web.packages import RUNTIME, TOKENIZERS, install_packages, pinned_package
 from compress.bundles.web.tokenizing import check_tokenizer, tokenizer_facts
 from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
 from compress.core.disk.files import (
     copy_file,
     discard,
-    empty_folder,
+    make_empty_folder,
     make_folder,
     publish,
     write_json,
     write_text,
 )
-from compress.core.disk.ownership import foreign_files, sign
-from compress.core.disk.reading import read_mapping, understood
+from compress.core.disk.ownership import foreign_files, write_marker
+from compress.core.disk.reading import content_errors, read_mapping
 from compress.core.errors import ModelError, UsageError
 from compress.core.units import megabytes
 from compress.models.text.chat import end_ids
-from compress.runtimes.runner import PAST
+from compress.runtimes.runner import PAST_PREFIX
 
 PAGE = "page.json"
 """File that describes the model to the page."""
-KIND = "web-page"
+MARKER_KIND = "web-page"
 """Kind of folder recorded in its marker file."""
 POLICY = "; ".join(
     (
@@ -56,7 +56,7 @@ POLICY = "; ".join(
 
 _SOURCES = Path(__file__).with_name("page")
 _SHARED = ("page.css", "start.js", "shell.mjs", "model.mjs")
-_OF_KIND = {
+_SCRIPTS = {
     "texts": {"page.mjs": "page.mjs", "texts.mjs": "texts.mjs", "bert.mjs": "bert.mjs"},
     "images": {"page.mjs": "page.mjs", "images.mjs": "images.mjs"},
     "writing": {"page.mjs": "chat.mjs", "writing.mjs": "writing.mjs"},
@@ -89,12 +89,12 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
         ModelError: the bundle was changed, or a browser cannot run it; a missing operator is named.
     """
     _check_free(out)
-    with understood("this bundle", str(bundle)):
+    with content_errors("this bundle", str(bundle)):
         # `.` has no name to be given at the end.
-        return _written_page(bundle, out.resolve(), runtime_folder)
+        return _build_page(bundle, out.resolve(), runtime_folder)
 
 
-def _written_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPage:
+def _build_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPage:
     manifest = read_manifest(bundle)
     files = listed_files(bundle, manifest)
     problems = hash_problems(bundle, files) or golden_problems(bundle / GOLDEN, manifest)
@@ -104,7 +104,7 @@ def _written_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPa
         )
     if f"{ONNX_MODEL}.data" in files:
         raise ModelError("its weights are in a separate file: too large for a browser", where=str(bundle))
-    kind = _kind_of(manifest)
+    kind = _page_kind(manifest)
     if kind != "images":
         check_tokenizer(bundle / TOKENIZER)
     if PREDICTOR in files and (foreign := foreign_code(files)):
@@ -116,14 +116,14 @@ def _written_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPa
         )
     make_folder(out.parent)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    empty_folder(temporary)
+    make_empty_folder(temporary)
     try:
-        place_packages([RUNTIME] if kind == "images" else [RUNTIME, TOKENIZERS], temporary, runtime_folder)
-        for name, source in {**{name: name for name in _SHARED}, **_OF_KIND[kind]}.items():
+        install_packages([RUNTIME] if kind == "images" else [RUNTIME, TOKENIZERS], temporary, runtime_folder)
+        for name, source in {**{name: name for name in _SHARED}, **_SCRIPTS[kind]}.items():
             copy_file(_SOURCES / source, temporary / name)
         for name in (ONNX_MODEL,) if kind == "images" else (ONNX_MODEL, TOKENIZER):
             copy_file(bundle / name, temporary / name)
-        page = _describe(bundle, manifest, kind)
+        page = _page_description(bundle, manifest, kind)
         write_json(temporary / PAGE, page)
         write_text(temporary / "index.html", _html(page))
         examples = (
@@ -132,7 +132,7 @@ def _written_page(bundle: Path, out: Path, runtime_folder: Path | None) -> WebPa
             else write_examples(bundle, temporary, bundle / GOLDEN)
         )
         trial = try_page(temporary, examples)
-        sign(temporary, KIND)
+        write_marker(temporary, MARKER_KIND)
         _check_free(out)
         publish(temporary, out)
     finally:
@@ -148,25 +148,25 @@ def _check_free(out: Path) -> None:
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError("not a folder", where=str(out), hint="Choose another `--out`.", code="not-ours")
-    others = foreign_files(out, KIND) if out.exists() else []
-    if others:
+    foreign = foreign_files(out, MARKER_KIND) if out.exists() else []
+    if foreign:
         raise UsageError(
-            f"this folder holds more than an unmodified page: {others[0]}"
-            + (f" and {len(others) - 1} more" if len(others) > 1 else ""),
+            f"this folder holds more than an unmodified page: {foreign[0]}"
+            + (f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""),
             where=str(out),
             hint="Choose another `--out`, or remove the folder yourself.",
             code="not-ours",
         )
 
 
-def _kind_of(manifest: Mapping[str, Any]) -> str:
+def _page_kind(manifest: Mapping[str, Any]) -> str:
     """Return the kind of a model: it reads `images` or `texts`, or generates text (`writing`)."""
-    if any(str(value["name"]).startswith(PAST) for value in manifest["inputs"]):
+    if any(str(value["name"]).startswith(PAST_PREFIX) for value in manifest["inputs"]):
         return "writing"
     return "images" if "image" in manifest else "texts"
 
 
-def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _page_description(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return the content of `page.json`."""
     page = {
         "name": manifest["name"],
@@ -178,7 +178,7 @@ def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str,
         "writes": kind == "writing",
         "numbers": numbers_text(manifest),
         "size_mb": megabytes((bundle / ONNX_MODEL).stat().st_size),
-        "runtime": locked(RUNTIME).version,
+        "runtime": pinned_package(RUNTIME).version,
     }
     if kind == "writing":
         task = read_mapping(bundle / TASK)
@@ -194,9 +194,9 @@ def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str,
 def columns_first() -> bool:
     """Whether this Pillow resizes columns before rows if that is cheaper; version 13 does, earlier ones do not."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 5), np.uint8))
-    filtered = Image.Resampling.BICUBIC
-    both = np.asarray(noise.resize((13, 14), filtered))
-    return np.array_equal(both, np.asarray(noise.resize((5, 14), filtered).resize((13, 14), filtered)))
+    resampling = Image.Resampling.BICUBIC
+    resized = np.asarray(noise.resize((13, 14), resampling))
+    return np.array_equal(resized, np.asarray(noise.resize((5, 14), resampling).resize((13, 14), resampling)))
 
 
 def _html(page: Mapping[str, Any]) -> str:

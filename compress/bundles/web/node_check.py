@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.bundles.web.examples import PageExamples
-from compress.bundles.web.packages import RUNTIME, locked
+from compress.bundles.web.packages import RUNTIME, pinned_package
 from compress.core.disk.files import discard, write_json
 from compress.core.errors import ModelError
 
 _SCRIPT = Path(__file__).with_name("page") / "trial.mjs"
 _TIMEOUT_S = 600
-_MISSING = (
+_MISSING_OPERATOR = (
     re.compile(r"([\w.]+(?::\w+)?)\(-?\d+\) is not a registered function/op"),
     re.compile(r"Could not find an implementation for (\w+)\(\d+\)"),
 )
@@ -33,7 +33,7 @@ class Trial:
     """
 
     examples: int
-    furthest: float
+    max_difference: float
 
 
 def try_page(folder: Path, examples: PageExamples) -> Trial | None:
@@ -45,25 +45,25 @@ def try_page(folder: Path, examples: PageExamples) -> Trial | None:
     node = shutil.which("node")
     if node is None:
         return None
-    asked = folder / ".trial.json"
-    write_json(asked, asdict(examples))
+    request_file = folder / ".trial.json"
+    write_json(request_file, asdict(examples))
     try:
-        command = [node, str(_SCRIPT), str(folder), str(asked)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        command = [node, str(_SCRIPT), str(folder), str(request_file)]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise ModelError(f"the model did not answer within {_TIMEOUT_S} s", where=_runtime()) from error
+        raise ModelError(f"the model did not answer within {_TIMEOUT_S} s", where=_runtime_name()) from error
     finally:
-        discard(asked)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        discard(request_file)
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"the page could not be tried: {last}", where="node")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    result = json.loads(process.stdout.strip().splitlines()[-1])
     if result["problems"]:
-        raise ModelError(sentence(result["problems"][0], examples.tolerance), where=_runtime())
+        raise ModelError(problem_text(result["problems"][0], examples.tolerance), where=_runtime_name())
     return Trial(len(examples.outputs), result["furthest"])
 
 
-def sentence(problem: Mapping[str, Any], tolerance: float) -> str:
+def problem_text(problem: Mapping[str, Any], tolerance: float) -> str:
     """Describe a problem for the user."""
     if problem["kind"] == "tokens":
         return (
@@ -82,11 +82,11 @@ def sentence(problem: Mapping[str, Any], tolerance: float) -> str:
         )
     if problem["kind"] == "outputs":
         return f"example {problem['place']} differs by {problem['apart']:.3g} from Python's; limit: {tolerance:.3g}"
-    for pattern in _MISSING:
-        if found := pattern.search(problem["message"]):
-            return f"it lacks the operator {found[1]}, which the model uses"
+    for pattern in _MISSING_OPERATOR:
+        if match := pattern.search(problem["message"]):
+            return f"it lacks the operator {match[1]}, which the model uses"
     return f"it rejects the model: {problem['message']}"
 
 
-def _runtime() -> str:
-    return f"{RUNTIME} {locked(RUNTIME).version}"
+def _runtime_name() -> str:
+    return f"{RUNTIME} {pinned_package(RUNTIME).version}"

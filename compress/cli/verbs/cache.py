@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from compress.cli.options import JSON, Amount
+from compress.cli.options import JSON, NonNegative
 from compress.core.terminal.printing import echo, echo_json
 
 
@@ -27,14 +27,14 @@ def cache_list(as_json: bool) -> None:
     if as_json:
         echo_json([vars(entry) for entry in (*entries, *signals)])
         return
-    shown: list[tuple[CacheEntry | SignalsEntry, str]] = [
+    described: list[tuple[CacheEntry | SignalsEntry, str]] = [
         (entry, f"{entry.profile} / {entry.step} ({entry.form})") for entry in entries
     ]
-    shown += [(said, f"{said.title} ({', '.join(said.signals)})") for said in signals]
-    for one, words in shown:
-        used = datetime.fromtimestamp(one.used).isoformat(" ", timespec="minutes")
-        echo(f"{one.key[:12]}  {megabytes(one.bytes):8.1f} MB  {used}  {words}")
-    total = megabytes(sum(one.bytes for one, _ in shown))
+    described += [(outputs, f"{outputs.title} ({', '.join(outputs.signals)})") for outputs in signals]
+    for listed, description in described:
+        used = datetime.fromtimestamp(listed.used).isoformat(" ", timespec="minutes")
+        echo(f"{listed.key[:12]}  {megabytes(listed.bytes):8.1f} MB  {used}  {description}")
+    total = megabytes(sum(listed.bytes for listed, _ in described))
     echo(
         f"{len(entries)} artifacts, teachers' signals on {len(signals)} sets of inputs, {total:.1f} MB in {store.root}"
     )
@@ -43,7 +43,7 @@ def cache_list(as_json: bool) -> None:
 @cache.command("prune")
 @click.option(
     "--older-than",
-    type=Amount(),
+    type=NonNegative(),
     metavar="DAYS",
     help="Remove what no run has used for this many days.",
 )
@@ -70,15 +70,15 @@ def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> 
         for entry in store.entries()
         if (everything or (older_than is not None and entry.used < limit)) and store.remove(entry.key)
     ]
-    said = [
+    removed_signals = [
         entry
         for entry in store.signals_entries()
         if (everything or (older_than is not None and entry.used < limit)) and store.remove_signals(entry.key)
     ]
-    freed = sum(entry.bytes for entry in removed) + sum(entry.bytes for entry in said)
+    freed = sum(entry.bytes for entry in removed) + sum(entry.bytes for entry in removed_signals)
     freed += store.remove_leftovers() if leftovers or everything else 0
     echo(
-        f"removed {len(removed)} artifacts and teachers' signals on {len(said)} sets of inputs, "
+        f"removed {len(removed)} artifacts and teachers' signals on {len(removed_signals)} sets of inputs, "
         f"{megabytes(freed):.1f} MB"
     )
 
@@ -96,13 +96,13 @@ def cache_check(remove: bool) -> None:
 
     from compress.core.errors import DataError
     from compress.store.cache import Cache
-    from compress.store.checking import check, places
+    from compress.store.checking import check, entry_paths
     from compress.store.runs import RUNS
 
     store = Cache.default()
-    found = places(store.root, Path.cwd() / RUNS)
+    entries = entry_paths(store.root, Path.cwd() / RUNS)
     damaged = 0
-    for kind, path in found:
+    for kind, path in entries:
         finding = check(kind, path)
         if finding is None:
             continue
@@ -111,7 +111,7 @@ def cache_check(remove: bool) -> None:
         if remove:
             finding.remove()
     echo(
-        f"{len(found)} entries read in {store.root}, {damaged} damaged{' and removed' if remove and damaged else ''}"
+        f"{len(entries)} entries read in {store.root}, {damaged} damaged{' and removed' if remove and damaged else ''}"
     )
     if damaged and not remove:
         raise DataError(

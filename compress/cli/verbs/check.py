@@ -7,13 +7,17 @@ from pathlib import Path
 
 import click
 
-from compress.cli.options import JSON, Amount
+from compress.cli.options import JSON, NonNegative
 from compress.core.terminal.printing import echo
 
 
-def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _tolerance(
+    quantity: str, default: float, help_text: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option for the tolerance of a quantity."""
-    return click.option(f"--tolerance-{of}", type=Amount(), default=default, show_default=True, help=says)
+    return click.option(
+        f"--tolerance-{quantity}", type=NonNegative(), default=default, show_default=True, help=help_text
+    )
 
 
 @click.command()
@@ -53,7 +57,7 @@ def check(
     that could not be judged."""
     import json
 
-    from compress.core.disk.reading import understood
+    from compress.core.disk.reading import content_errors
     from compress.core.errors import BudgetMissed, NotJudged, UsageError
     from compress.core.terminal.console import Terminal
     from compress.reporting.checking import Tolerances
@@ -63,17 +67,19 @@ def check(
 
     results = [find_report(word, Path.cwd() / RUNS) for word in (run_name, against)]
     tolerances = Tolerances(tolerance_score, tolerance_latency, tolerance_size, tolerance_memory)
-    with understood("one of these reports", f"{run_name} {against}", UsageError):
-        now, then = map(as_report, results)
-        found = judge(now, then, tolerances, deployed_only=deployed)
+    with content_errors("one of these reports", f"{run_name} {against}", UsageError):
+        current, reference = map(as_report, results)
+        comparison = judge(current, reference, tolerances, deployed_only=deployed)
         if as_json:
-            said = {"run": now["run"], "against": then["run"], **found.as_dict()}
-            echo(json.dumps(said, indent=2, ensure_ascii=False))
+            result = {"run": current["run"], "against": reference["run"], **comparison.as_dict()}
+            echo(json.dumps(result, indent=2, ensure_ascii=False))
         else:
-            Terminal().print(found.table())
-    if found.worse:
-        what = ", ".join(f"{line.quantity} of {line.step}" for line in found.worse)
-        raise BudgetMissed(f"worse than {then['run']} beyond the tolerance: {what}", where=str(now["run"]))
-    if found.unjudged and not allow_unjudged:
-        what = ", ".join(f"{line.quantity} of {line.step}" for line in found.unjudged)
-        raise NotJudged(f"not judged against {then['run']}: {what}", where=str(now["run"]))
+            Terminal().print(comparison.table())
+    if comparison.worse:
+        quantities = ", ".join(f"{line.quantity} of {line.step}" for line in comparison.worse)
+        raise BudgetMissed(
+            f"worse than {reference['run']} beyond the tolerance: {quantities}", where=str(current["run"])
+        )
+    if comparison.unjudged and not allow_unjudged:
+        quantities = ", ".join(f"{line.quantity} of {line.step}" for line in comparison.unjudged)
+        raise NotJudged(f"not judged against {reference['run']}: {quantities}", where=str(current["run"]))

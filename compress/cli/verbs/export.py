@@ -36,7 +36,7 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
     if page.trial is None:
         echo("not tried: node is not installed here; `Check` on the page compares it with Python")
     else:
-        echo(f"{page.trial.examples} examples correct in node, at most {page.trial.furthest:.1e} apart")
+        echo(f"{page.trial.examples} examples correct in node, at most {page.trial.max_difference:.1e} apart")
     echo(f"to see it: python3 -m http.server --directory {page.path}, then open http://localhost:8000")
 
 

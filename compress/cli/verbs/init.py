@@ -24,7 +24,7 @@ from compress.core.terminal.printing import echo
 def init(model: str, data: str, out: Path, force: bool, task: str | None) -> None:
     """Write a commented profile for MODEL and DATA, derived from their files; fail if no profile would run."""
     from compress.core.disk.files import write_text
-    from compress.core.disk.reading import understood
+    from compress.core.disk.reading import content_errors
     from compress.starter.profile_check import faults_of_starter
     from compress.starter.writing import starter_profile
 
@@ -34,7 +34,7 @@ def init(model: str, data: str, out: Path, force: bool, task: str | None) -> Non
         raise UsageError("the profile cannot be written: this is a folder", where=str(out))
     if out.exists() and not force:
         raise UsageError("a file of this name already exists", where=str(out), hint="`--force` replaces it.")
-    with understood("this model or its data", f"{model} {data}", UsageError):
+    with content_errors("this model or its data", f"{model} {data}", UsageError):
         text = starter_profile(model, data, out.parent, task)
         faults = faults_of_starter(text, out.parent, model, data)
     if faults:

@@ -75,12 +75,12 @@ def measure(
         data,
         profile=profile,
         task=task,
-        targets=[_target(word) for word in targets],
+        targets=[_parse_target(word) for word in targets],
         baseline=baseline,
         tokenizer=tokenizer,
         task_json=task_json,
-        labels=None if labels is None else _labels(labels),
-        inputs=_inputs(inputs),
+        labels=None if labels is None else _parse_labels(labels),
+        inputs=_parse_inputs(inputs),
         output=output,
         name=name,
         assignments=assignments,
@@ -99,43 +99,43 @@ def measure(
     out.print(f"run     {record.run}\nreport  {finished.report.html}", soft_wrap=True)
 
 
-def _inputs(words: tuple[str, ...]) -> dict[str, str]:
+def _parse_inputs(options: tuple[str, ...]) -> dict[str, str]:
     from compress.core.errors import UsageError
 
     mapped = {}
-    for word in words:
-        role, separator, name = word.partition("=")
+    for option in options:
+        role, separator, name = option.partition("=")
         if not separator or not name:
             raise UsageError(
-                f"--input {word}: expected an input of texts and the model's name for it, as in input_ids=NAME"
+                f"--input {option}: expected an input of texts and the model's name for it, as in input_ids=NAME"
             )
         mapped[role] = name
     return mapped
 
 
-def _labels(word: str) -> tuple[str, ...]:
+def _parse_labels(value: str) -> tuple[str, ...]:
     from compress.core.disk.reading import read_json
     from compress.core.errors import UsageError
 
-    if not word.endswith(".json"):
-        return tuple(part.strip() for part in word.split(","))
+    if not value.endswith(".json"):
+        return tuple(part.strip() for part in value.split(","))
     try:
-        names = read_json(Path(word), error=UsageError)
+        names = read_json(Path(value), error=UsageError)
     except FileNotFoundError as error:
-        raise UsageError("there is no such file", where=f"--labels {word}") from error
+        raise UsageError("there is no such file", where=f"--labels {value}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError("expected a list of names", where=f"--labels {word}")
+        raise UsageError("expected a list of names", where=f"--labels {value}")
     return tuple(names)
 
 
-def _target(word: str) -> Any:
+def _parse_target(text: str) -> Any:
     """Parse a target: `cpu` becomes a mapping with that device, `{threads: 2}` is read as YAML."""
     import yaml
 
     from compress.core.errors import UsageError
 
     try:
-        value = yaml.safe_load(word)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError("expected a device, or `{threads: 2}`", where=f"--target {word}") from error
+        raise UsageError("expected a device, or `{threads: 2}`", where=f"--target {text}") from error
     return {"device": value} if isinstance(value, str) else value

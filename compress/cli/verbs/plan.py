@@ -27,14 +27,14 @@ def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     from compress.core.terminal.console import Terminal
     from compress.core.units import format_count
 
-    shown = Table("step", "from", "leaves", "parameters", "state", box=None, header_style="bold")
+    table = Table("step", "from", "leaves", "parameters", "state", box=None, header_style="bold")
     for row in rows:
         state = f"{row.state}: {row.reason}" if row.reason else row.state
-        shown.add_row(
+        table.add_row(
             row.name,
             ", ".join(row.inputs),
             row.form,
             format_count(row.parameters) if row.parameters else "",
             state,
         )
-    Terminal().print(shown)
+    Terminal().print(table)

@@ -18,19 +18,19 @@ def plugins(as_json: bool) -> None:
     """List the tasks, passes and losses that installed distributions add, without importing them."""
     from compress.core.plugins import plugins as added
 
-    found = [plugin for group in GROUPS for plugin in added(group)]
+    installed = [plugin for group in GROUPS for plugin in added(group)]
     if as_json:
-        echo_json([asdict(plugin) for plugin in found])
+        echo_json([asdict(plugin) for plugin in installed])
         return
-    if not found:
+    if not installed:
         echo("no installed distribution adds a task, a pass or a loss")
         return
     from rich.table import Table
 
     from compress.core.terminal.console import Terminal
 
-    shown = Table("kind", "name", "distribution", "version", "what", box=None, header_style="bold")
-    for plugin in found:
+    table = Table("kind", "name", "distribution", "version", "what", box=None, header_style="bold")
+    for plugin in installed:
         kind = plugin.group.removeprefix("compress.")
-        shown.add_row(kind, plugin.name, plugin.distribution, plugin.version, plugin.target)
-    Terminal().print(shown)
+        table.add_row(kind, plugin.name, plugin.distribution, plugin.version, plugin.target)
+    Terminal().print(table)

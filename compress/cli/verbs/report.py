@@ -17,13 +17,13 @@ from compress.core.terminal.printing import echo
 def report(run_name: str, as_json: bool, out: Path | None) -> None:
     """Write the report of a run again (RUN: its id, its folder, or a profile's name)."""
     from compress import api
-    from compress.core.disk.reading import understood
+    from compress.core.disk.reading import content_errors
     from compress.core.errors import UsageError
 
     if as_json and out is not None:
         raise UsageError("--json prints the report and --out writes it: give one of them")
     run = api.load_run(run_name)
-    with understood("the records of this run", str(run.path), UsageError):
+    with content_errors("the records of this run", str(run.path), UsageError):
         if as_json:
             from compress.reporting.data.frame import contract_text
 

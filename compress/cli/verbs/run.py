@@ -40,7 +40,7 @@ def run(
         allow_code=allow_code,
         quiet=quiet,
         on_row=lambda record, row: out.print(RowLine(record, row)),
-        was_interrupted=lambda: interruption.asked,
+        was_interrupted=lambda: interruption.requested,
     )
     assert finished.report is not None
     print_run(out, finished.record, finished.report)
@@ -50,8 +50,8 @@ def run(
         raise BudgetMissed(f"the budget is missed: {missed}", where=str(finished.path))
     if finished.status == "not_judged" and not allow_unjudged:
         unjudged = [limit for limit in limits if limit.held is None]
-        words = ", ".join(f"{limit.name} of {limit.step} ({limit.reason})" for limit in unjudged)
-        raise NotJudged(f"the budget is not judged: {words}", where=str(finished.path))
+        reasons = ", ".join(f"{limit.name} of {limit.step} ({limit.reason})" for limit in unjudged)
+        raise NotJudged(f"the budget is not judged: {reasons}", where=str(finished.path))
 
 
 class _Stop(KeyboardInterrupt):
@@ -62,14 +62,14 @@ class Interruption:
     """Records that the user asked to stop, by Ctrl-C, SIGTERM or closing the terminal."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def listen(self) -> None:
         """Install the signal handlers; a signal that the parent process ignored (`nohup`) stays ignored."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._stop)
+        for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signal_number) is not signal.SIG_IGN:
+                signal.signal(signal_number, self._stop)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _stop(self, signal_number: int, frame: FrameType | None) -> None:
+        self.requested = True
         raise _Stop

@@ -19,21 +19,21 @@ def validate(profile: Path, assignments: tuple[str, ...]) -> None:
     from compress import api
     from compress.core.errors import ProfileError
 
-    found = api.validate(profile, assignments)
-    checked = found.profile
-    if found.faults or checked is None:
-        raise ProfileError(found.faults)
-    of = ", as far as this machine can check" if found.unseen else ""
+    result = api.validate(profile, assignments)
+    parsed = result.profile
+    if result.faults or parsed is None:
+        raise ProfileError(result.faults)
+    scope = ", as far as this machine can check" if result.unchecked else ""
     passes, targets = (
-        _counted(checked.passes, "pass", "passes"),
-        _counted(checked.targets, "target", "targets"),
+        _pluralize(parsed.passes, "pass", "passes"),
+        _pluralize(parsed.targets, "target", "targets"),
     )
-    echo(f"{profile}: valid{of}; {passes}, {targets}")
-    for line in (*found.seen, *found.notes):
+    echo(f"{profile}: valid{scope}; {passes}, {targets}")
+    for line in (*result.checked, *result.notes):
         echo(line)
-    for name in dict.fromkeys(found.unseen):
+    for name in dict.fromkeys(result.unchecked):
         echo(f"not checked: {name}")
 
 
-def _counted(things: Sequence[object], one: str, several: str) -> str:
-    return f"{len(things)} {one if len(things) == 1 else several}"
+def _pluralize(items: Sequence[object], singular: str, plural: str) -> str:
+    return f"{len(items)} {singular if len(items) == 1 else plural}"

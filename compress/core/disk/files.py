@@ -25,13 +25,13 @@ from compress.core.units import MIB
 
 _CHECKSUM = "sha256"
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
-_FULL = (errno.ENOTEMPTY, errno.EEXIST)
-_OTHER_KIND = (errno.ENOTDIR, errno.EISDIR)
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
+_TYPE_MISMATCH = (errno.ENOTDIR, errno.EISDIR)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """Errors of file systems that cannot fsync a folder; these order renames themselves."""
 
 
-class Damaged(ValueError):
+class DamagedFileError(ValueError):
     """The content of a file is not what was written."""
 
 
@@ -42,15 +42,15 @@ def write_text(path: Path, text: str) -> None:
 
 def write_texts(texts: Mapping[Path, str]) -> None:
     """Write text files that belong together; all are on the disk under temporary names before the first is renamed."""
-    temporary = {path: _temporary(path) for path in texts}
+    temporary = {path: _temporary_path(path) for path in texts}
     try:
         for path, text in texts.items():
-            _fill(temporary[path], text.encode("utf-8", "backslashreplace"))
-        for path, made in temporary.items():
-            move(made, path)
+            _write_file(temporary[path], text.encode("utf-8", "backslashreplace"))
+        for path, written_path in temporary.items():
+            move(written_path, path)
     finally:
-        for made in temporary.values():
-            discard(made)
+        for written_path in temporary.values():
+            discard(written_path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -68,12 +68,12 @@ def write_sealed(path: Path, body: Mapping[str, object]) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     with replacing(path) as temporary:
-        _fill(temporary, content)
+        _write_file(temporary, content)
 
 
 def allocate(path: Path, size: int) -> None:
     """Create a file of `size` zero bytes, to be filled in place; an existing file is overwritten."""
-    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+    with _open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         os.ftruncate(descriptor, size)
 
 
@@ -83,11 +83,11 @@ def appending(path: Path, size: int) -> Iterator[Callable[[bytes], None]]:
 
     Unlike all other writes this is not atomic: readers must recognize a truncated last piece.
     """
-    with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
+    with _open_descriptor(path, os.O_WRONLY | os.O_CREAT) as descriptor:
         os.ftruncate(descriptor, size)
         os.lseek(descriptor, 0, os.SEEK_END)
         os.fsync(descriptor)
-        _force(path.parent)
+        _fsync(path.parent)
 
         def add(content: bytes) -> None:
             _write(descriptor, content, path)
@@ -102,7 +102,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
-        _force(temporary)
+        _fsync(temporary)
         move(temporary, path)
     finally:
         discard(temporary)
@@ -114,14 +114,14 @@ def copy_file(source: Path, target: Path) -> None:
         _copy(source, temporary)
 
 
-def copy_tree(source: Path, target: Path, *, without: Collection[str] = ()) -> None:
-    """Copy a folder atomically, except files and folders with the names `without`, replacing `target`.
+def copy_tree(source: Path, target: Path, *, exclude: Collection[str] = ()) -> None:
+    """Copy a folder atomically, except files and folders with the names `exclude`, replacing `target`.
 
     If two processes do this at the same time, both copies are complete and the last one stays.
     """
-    temporary = _temporary(target)
+    temporary = _temporary_path(target)
     try:
-        _copy_into(source, temporary, without)
+        _copy_tree(source, temporary, exclude)
         publish(temporary, target)
     finally:
         discard(temporary)
@@ -133,7 +133,7 @@ def publish(source: Path, target: Path) -> None:
     Raises:
         OSError: the move failed; the source stays.
     """
-    _force_all(source)
+    _fsync_tree(source)
     while True:
         try:
             move(source, target)
@@ -141,7 +141,9 @@ def publish(source: Path, target: Path) -> None:
         except OSError as error:
             # A folder cannot replace a non-empty folder, nor a file a folder. Each further iteration means that
             # another process has published here in the meantime.
-            if error.errno not in _FULL and not (error.errno in _OTHER_KIND and os.path.lexists(target)):
+            if error.errno not in _NOT_EMPTY and not (
+                error.errno in _TYPE_MISMATCH and os.path.lexists(target)
+            ):
                 raise
         remove(target)
 
@@ -149,7 +151,7 @@ def publish(source: Path, target: Path) -> None:
 def move(source: Path, target: Path) -> None:
     """Rename a file or folder on the same disk, replacing a file of that name."""
     os.replace(source, target)
-    _force(target.parent)
+    _fsync(target.parent)
 
 
 def make_folder(path: Path) -> None:
@@ -168,10 +170,10 @@ def make_folder(path: Path) -> None:
         if not path.is_dir():
             raise
         return
-    _force(path.parent)
+    _fsync(path.parent)
 
 
-def empty_folder(path: Path) -> None:
+def make_empty_folder(path: Path) -> None:
     """Create an empty folder, removing what exists at `path`."""
     remove(path)
     make_folder(path)
@@ -188,14 +190,14 @@ def remove(path: Path) -> None:
     doomed = path
     if not is_temporary(path):
         # No other process uses the random name, so the type cannot change between the check and the removal.
-        doomed = _temporary(path)
-        if not _without(FileNotFoundError, os.rename, path, doomed):
+        doomed = _temporary_path(path)
+        if not _call_tolerating(FileNotFoundError, os.rename, path, doomed):
             return
-        _force(path.parent)
+        _fsync(path.parent)
     if doomed.is_dir() and not doomed.is_symlink():
         _remove_tree(doomed)
     else:
-        _without(FileNotFoundError, os.unlink, doomed)
+        _call_tolerating(FileNotFoundError, os.unlink, doomed)
 
 
 def discard(path: Path) -> None:
@@ -213,7 +215,7 @@ def is_temporary(path: Path) -> bool:
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file."""
-    return b"".join(_chunks(path))
+    return b"".join(_read_chunks(path))
 
 
 def read_json(path: Path) -> Any:
@@ -226,7 +228,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_bytes(path))
     except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
+        raise DamagedFileError(f"{path} is damaged: {error}") from error
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -238,42 +240,42 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     body = read_json(path)
     try:
-        whole = isinstance(body, dict) and body.pop(_CHECKSUM, None) == checksum_of(body)
+        intact = isinstance(body, dict) and body.pop(_CHECKSUM, None) == checksum_of(body)
     except RecursionError:
-        whole = False
-    if not whole:
-        raise Damaged(f"{path} is damaged: its content does not match its checksum")
-    found: dict[str, Any] = body
-    return found
+        intact = False
+    if not intact:
+        raise DamagedFileError(f"{path} is damaged: its content does not match its checksum")
+    content: dict[str, Any] = body
+    return content
 
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's content, in hex."""
     digest = hashlib.sha256()
-    for chunk in _chunks(path):
+    for chunk in _read_chunks(path):
         digest.update(chunk)
     return digest.hexdigest()
 
 
-def entry_of(path: Path) -> dict[str, Any]:
+def file_entry(path: Path) -> dict[str, Any]:
     """Return the entry of a file for `first_damaged`: its sha256 and size in bytes."""
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
 
 
 def first_damaged(
-    folder: Path, entries: Mapping[str, Mapping[str, Any]], *, hashed: bool = True
+    folder: Path, entries: Mapping[str, Mapping[str, Any]], *, verify_hashes: bool = True
 ) -> Path | None:
     """Return the first listed file that is missing or changed; None if all are intact.
 
     Args:
-        entries: results of `entry_of` by file name in the folder.
-        hashed: read every file and compare hashes; else only sizes are compared.
+        entries: results of `file_entry` by file name in the folder.
+        verify_hashes: read every file and compare hashes; else only sizes are compared.
     """
     for name, entry in entries.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             return file
-        if hashed and sha256_file(file) != entry["sha256"]:
+        if verify_hashes and sha256_file(file) != entry["sha256"]:
             return file
     return None
 
@@ -289,55 +291,55 @@ def checksum_of(body: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _temporary(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _fill(path: Path, content: bytes) -> None:
-    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+def _write_file(path: Path, content: bytes) -> None:
+    with _open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         _write(descriptor, content, path)
         os.fsync(descriptor)
 
 
 def _copy(source: Path, target: Path) -> None:
-    with _opened(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
-        for chunk in _chunks(source):
+    with _open_descriptor(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+        for chunk in _read_chunks(source):
             _write(descriptor, chunk, target)
         os.fsync(descriptor)
 
 
-def _copy_into(source: Path, target: Path, without: Collection[str]) -> None:
+def _copy_tree(source: Path, target: Path, exclude: Collection[str]) -> None:
     os.mkdir(target)
     with os.scandir(source) as entries:
         for entry in sorted(entries, key=lambda one: one.name):
-            if entry.name in without:
+            if entry.name in exclude:
                 continue
             if entry.is_dir():
-                _copy_into(Path(entry), target / entry.name, without)
+                _copy_tree(Path(entry), target / entry.name, exclude)
             else:
                 _copy(Path(entry), target / entry.name)
 
 
 def _write(descriptor: int, content: bytes, path: Path) -> None:
-    left = memoryview(content)
+    remaining = memoryview(content)
     try:
-        while left:
-            left = left[os.write(descriptor, left) :]
+        while remaining:
+            remaining = remaining[os.write(descriptor, remaining) :]
     except OSError as error:
         # A failed write does not name its file, which is needed to report which disk is full.
         error.filename = error.filename or str(path)
         raise
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _read_chunks(path: Path) -> Iterator[bytes]:
     # Opening a named pipe without a writer would block forever.
-    with _opened(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)) as descriptor:
+    with _open_descriptor(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)) as descriptor:
         while chunk := os.read(descriptor, MIB):
             yield chunk
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
+def _open_descriptor(path: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
         yield descriptor
@@ -345,9 +347,9 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _force(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Fsync a file or a folder."""
-    with _opened(path, os.O_RDONLY) as descriptor:
+    with _open_descriptor(path, os.O_RDONLY) as descriptor:
         try:
             os.fsync(descriptor)
         except OSError as error:
@@ -356,12 +358,12 @@ def _force(path: Path) -> None:
                 raise
 
 
-def _force_all(path: Path) -> None:
+def _fsync_tree(path: Path) -> None:
     if path.is_dir():
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
-                _force_all(Path(entry))
-    _force(path)
+                _fsync_tree(Path(entry))
+    _fsync(path)
 
 
 def _remove_tree(path: Path) -> None:
@@ -370,11 +372,11 @@ def _remove_tree(path: Path) -> None:
             if entry.is_dir(follow_symlinks=False):
                 _remove_tree(Path(entry))
             else:
-                _without(FileNotFoundError, os.unlink, entry.path)
-    _without(FileNotFoundError, os.rmdir, path)
+                _call_tolerating(FileNotFoundError, os.unlink, entry.path)
+    _call_tolerating(FileNotFoundError, os.rmdir, path)
 
 
-def _without(expected: type[OSError], call: Callable[..., object], *arguments: object) -> bool:
+def _call_tolerating(expected: type[OSError], call: Callable[..., object], *arguments: object) -> bool:
     """Call a function and return False if it raised `expected`, because another process was faster."""
     try:
         call(*arguments)

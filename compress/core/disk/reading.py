@@ -15,13 +15,13 @@ from typing import Any
 from compress.core.errors import CompressError, ModelError
 from compress.core.units import MIB
 
-LARGEST = 256 * MIB
+MAX_BYTES = 256 * MIB
 """Maximum bytes of a file that is read as a whole; vocabularies with merges are the largest."""
-DEEPEST = 100
+MAX_DEPTH = 100
 """Maximum nesting depth of mappings and lists."""
-_LONGEST_NUMBER = 40
+_MAX_DIGITS = 40
 """Maximum characters of a number; floats and 64-bit integers need 25."""
-_CONTRADICTIONS = (
+_CONTENT_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -45,7 +45,7 @@ def read_json(
         FileNotFoundError: there is no such file.
         error: it cannot be read (`unreadable`), or is not JSON within the limits (`not-json`).
     """
-    return parse_json(read_whole(path, error=error), str(path), error=error, finite=finite)
+    return parse_json(read_limited(path, error=error), str(path), error=error, finite=finite)
 
 
 def read_mapping(
@@ -59,10 +59,10 @@ def read_mapping(
         FileNotFoundError: there is no such file.
         error: as `read_json`, or the value is not a mapping (`not-json`).
     """
-    found = read_json(path, error=error)
-    if not isinstance(found, dict):
+    value = read_json(path, error=error)
+    if not isinstance(value, dict):
         raise error("expected a mapping", where=str(path), code="not-json")
-    return found
+    return value
 
 
 def parse_json(
@@ -81,42 +81,42 @@ def parse_json(
     """
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
-        constant = _no_number if finite else float
-        value = json.loads(text, parse_int=_whole, parse_float=_fraction, parse_constant=constant)
+        constant = _reject_constant if finite else float
+        value = json.loads(text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=constant)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise _not_json("nested too deeply", where, error) from None
+        raise _not_json_error("nested too deeply", where, error) from None
     except UnicodeError:
-        raise _not_json("not valid Unicode", where, error) from None
+        raise _not_json_error("not valid Unicode", where, error) from None
     except ValueError as fault:
-        raise _not_json(str(fault), where, error) from fault
+        raise _not_json_error(str(fault), where, error) from fault
     if _is_too_deep(value):
-        raise _not_json(f"nested more than {DEEPEST} levels deep", where, error)
+        raise _not_json_error(f"nested more than {MAX_DEPTH} levels deep", where, error)
     return value
 
 
-def read_whole(path: Path, *, error: type[CompressError] = ModelError, largest: int = LARGEST) -> bytes:
+def read_limited(path: Path, *, error: type[CompressError] = ModelError, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of a regular file; pipes, which may never end, and devices are rejected.
 
     Raises:
         FileNotFoundError: there is no such file.
-        error: with the code `unreadable`: it cannot be read, is not a regular file or is larger than `largest` bytes.
+        error: with the code `unreadable`: it cannot be read, is not a regular file or is larger than `max_bytes` bytes.
     """
     try:
         # Opening a named pipe without a writer would block forever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as stream:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise error("not a regular file", where=str(path), code="unreadable")
-            if found.st_size > largest:
+            if status.st_size > max_bytes:
                 raise error(
-                    f"larger than {largest // MIB} MiB, the limit for such a file",
+                    f"larger than {max_bytes // MIB} MiB, the limit for such a file",
                     where=str(path),
                     code="unreadable",
                 )
-            return stream.read(largest)
+            return stream.read(max_bytes)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as fault:
@@ -126,47 +126,47 @@ def read_whole(path: Path, *, error: type[CompressError] = ModelError, largest: 
 
 def _is_too_deep(value: object) -> bool:
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         if not level:
             return False
         level = [
             child
-            for one in level
-            for child in (one.values() if isinstance(one, dict) else one)
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
             if isinstance(child, dict | list)
         ]
     return bool(level)
 
 
-def _whole(digits: str) -> int:
-    if len(digits) > _LONGEST_NUMBER or not -(2**63) <= (value := int(digits)) < 2**64:
+def _parse_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS or not -(2**63) <= (value := int(digits)) < 2**64:
         raise ValueError("it has a number of more than 64 bits")
     return value
 
 
-def _fraction(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
         raise ValueError("it has a number that is too large")
     return value
 
 
-def _no_number(word: str) -> float:
-    raise ValueError(f"it has {word}, which JSON does not allow")
+def _reject_constant(constant: str) -> float:
+    raise ValueError(f"it has {constant}, which JSON does not allow")
 
 
-def _not_json(reason: str, where: str, error: type[CompressError]) -> CompressError:
+def _not_json_error(reason: str, where: str, error: type[CompressError]) -> CompressError:
     return error(f"this file is damaged: not JSON that can be read: {reason}", where=where, code="not-json")
 
 
 @contextmanager
-def understood(what: str, where: str, error: type[CompressError] = ModelError) -> Iterator[None]:
+def content_errors(subject: str, where: str, error: type[CompressError] = ModelError) -> Iterator[None]:
     """Convert unforeseen exceptions caused by inconsistent untrusted values into an error for the user.
 
     This includes panics of libraries written in Rust, which are not subclasses of `Exception`.
 
     Args:
-        what: the source of the values, for the message.
+        subject: the source of the values, for the message.
         where: its location, for the error.
 
     Raises:
@@ -176,21 +176,23 @@ def understood(what: str, where: str, error: type[CompressError] = ModelError) -
         yield
     except (CompressError, OSError, MemoryError):
         raise
-    except _CONTRADICTIONS as fault:
-        words = (str(fault).strip() or "no message").splitlines()[0][:300]
+    except _CONTENT_ERRORS as fault:
+        message = (str(fault).strip() or "no message").splitlines()[0][:300]
         raise error(
-            f"{what} cannot be understood: {type(fault).__name__}: {words}",
+            f"{subject} cannot be understood: {type(fault).__name__}: {message}",
             where=where,
             hint="`--debug` shows the traceback.",
             code="not-understood",
         ) from fault
     except BaseException as fault:
         # The tokenizers library raises bare `Exception`s; onnxruntime's error classes derive directly from it.
-        of_library = type(fault) is Exception or type(fault).__module__.startswith("onnxruntime.")
-        if not is_panic(fault) and not of_library:
+        from_library = type(fault) is Exception or type(fault).__module__.startswith("onnxruntime.")
+        if not is_panic(fault) and not from_library:
             raise
-        words = " ".join(str(fault).split())[:300]
-        raise error(f"{what} cannot be understood: {words}", where=where, code="not-understood") from fault
+        message = " ".join(str(fault).split())[:300]
+        raise error(
+            f"{subject} cannot be understood: {message}", where=where, code="not-understood"
+        ) from fault
 
 
 def is_panic(error: BaseException) -> bool:

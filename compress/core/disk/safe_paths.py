@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from compress.core.errors import CompressError, ModelError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
-_LONGEST_NAME = 255
+_MAX_NAME_BYTES = 255
 """Maximum bytes of one path component on common file systems."""
-_LONGEST_PATH = 2048
+_MAX_PATH_BYTES = 2048
 
 
-def inside(
+def path_inside(
     folder: Path,
     name: object,
     *,
@@ -39,7 +39,7 @@ def inside(
         fault = _link_fault(folder, path)
         if fault is None:
             return path
-    raise error(f"{_shown(name)} {fault}", where=where, code="outside-folder")
+    raise error(f"{_quoted(name)} {fault}", where=where, code="outside-folder")
 
 
 def name_fault(name: object) -> str | None:
@@ -58,7 +58,7 @@ def name_fault(name: object) -> str | None:
         lengths = [len(os.fsencode(part)) for part in _parts(name)]
     except UnicodeEncodeError:
         return "is not valid Unicode"
-    if max(lengths) > _LONGEST_NAME or sum(lengths) + len(lengths) > _LONGEST_PATH:
+    if max(lengths) > _MAX_NAME_BYTES or sum(lengths) + len(lengths) > _MAX_PATH_BYTES:
         return "is too long for a file name"
     return None
 
@@ -72,7 +72,7 @@ def _link_fault(folder: Path, path: Path) -> str | None:
     """Return why the resolved path is not inside the folder; None if it is inside or does not exist."""
     try:
         real = Path(os.path.realpath(path))
-        if not any(real.is_relative_to(root) for root in _roots(folder)):
+        if not any(real.is_relative_to(root) for root in _allowed_roots(folder)):
             return "is a link that leads out of the folder"
     except FileNotFoundError:
         return None
@@ -81,13 +81,13 @@ def _link_fault(folder: Path, path: Path) -> str | None:
     return None
 
 
-def _roots(folder: Path) -> tuple[Path, ...]:
+def _allowed_roots(folder: Path) -> tuple[Path, ...]:
     """Return where links of a folder may point: into itself and, for a snapshot in the hub cache, into its blobs."""
     real = Path(os.path.realpath(folder))
     snapshots = next((parent for parent in (real, *real.parents) if parent.parent.name == "snapshots"), None)
     return (real,) if snapshots is None else (real, snapshots.parent.parent / "blobs")
 
 
-def _shown(name: object) -> str:
+def _quoted(name: object) -> str:
     text = ascii(name)
     return text if len(text) <= 80 else f"{text[:77]}..."

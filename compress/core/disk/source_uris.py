@@ -8,13 +8,13 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from compress.core.disk.safe_paths import inside, name_fault
+from compress.core.disk.safe_paths import name_fault, path_inside
 from compress.core.errors import CompressError, ModelError
 
-PACKAGE = "package://"
-CODE = "python:"
-SKLEARN = "sklearn://"
-CONFIG = "config:"
+PACKAGE_PREFIX = "package://"
+CODE_PREFIX = "python:"
+SKLEARN_PREFIX = "sklearn://"
+CONFIG_PREFIX = "config:"
 """Prefix of the JSON of a model that a profile describes by its configuration instead of naming one."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -29,8 +29,8 @@ def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
     Raises:
         error: the package is not installed, has no such path, or the path leads out of it (`outside-folder`).
     """
-    name, _, below = uri.removeprefix(PACKAGE).partition("/")
-    fault = name_fault(below) if below else None
+    name, _, subpath = uri.removeprefix(PACKAGE_PREFIX).partition("/")
+    fault = name_fault(subpath) if subpath else None
     if not name or fault is not None:
         raise error(
             "expected `package://name/folder`, with a folder inside the package",
@@ -45,10 +45,10 @@ def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
             hint=f"Install it here: `pip install {name.replace('_', '-')}`.",
         )
     for root in roots:
-        found = inside(root, below, where=uri, error=error) if below else root
-        if found.exists():
-            return found
-    raise error(f"the package {name!r} has no {below!r}", where=uri, hint=f"It is in {roots[0]}.")
+        path = path_inside(root, subpath, where=uri, error=error) if subpath else root
+        if path.exists():
+            return path
+    raise error(f"the package {name!r} has no {subpath!r}", where=uri, hint=f"It is in {roots[0]}.")
 
 
 def local_path(source: str, base: Path, error: type[CompressError] = ModelError) -> Path | None:
@@ -60,9 +60,9 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
     Raises:
         error: a `package://` source or a path does not exist.
     """
-    if source.startswith(PACKAGE):
+    if source.startswith(PACKAGE_PREFIX):
         return locate_package(source, error)
-    if source.startswith((CODE, CONFIG)):
+    if source.startswith((CODE_PREFIX, CONFIG_PREFIX)):
         return None
     path = base / expand_home(source)
     # Unlike Path.exists, this does not raise for texts that are too long for a path.
@@ -86,14 +86,14 @@ def is_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None and not source.lower().endswith(_FILE_SUFFIXES)
 
 
-def missing_source(source: str, base: Path) -> str | None:
+def source_fault(source: str, base: Path) -> str | None:
     """Return what is wrong with a source, checking only the local disk; None if nothing was found."""
-    if source.startswith(CODE):
+    if source.startswith(CODE_PREFIX):
         well_formed = re.fullmatch(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source)
         return None if well_formed else "expected `python:module:function`"
-    if source.startswith(CONFIG):
+    if source.startswith(CONFIG_PREFIX):
         return "expected the name of a model"
-    if source.startswith(SKLEARN):
+    if source.startswith(SKLEARN_PREFIX):
         return None
     try:
         local_path(source, base)

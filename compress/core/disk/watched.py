@@ -16,7 +16,7 @@ _Stat = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _Read:
+class _CachedDigest:
     """State of a file when it was read; `settled`: whether a later change would be visible in its stat."""
 
     sha256: str
@@ -28,7 +28,7 @@ class FileDigests:
     """Cache of file digests; a file is read again only if its size, times or inode changed."""
 
     def __init__(self) -> None:
-        self._read: dict[Path, _Read] = {}
+        self._cached: dict[Path, _CachedDigest] = {}
 
     def sha256(self, path: Path) -> str:
         """Return the sha256 of a file's current content.
@@ -36,19 +36,23 @@ class FileDigests:
         Raises:
             OSError: it cannot be read.
         """
-        before = self._read.get(path)
+        cached = self._cached.get(path)
         stat = _stat(path)
-        if before is None or not before.settled or before.stat != stat:
-            found = sha256_file(path)
+        if cached is None or not cached.settled or cached.stat != stat:
+            digest = sha256_file(path)
             settled = time.time() - max(stat[2:4]) / 1e9 > _SETTLED_S and _stat(path) == stat
-            self._read[path] = before = _Read(found, stat, settled)
-        return before.sha256
+            self._cached[path] = cached = _CachedDigest(digest, stat, settled)
+        return cached.sha256
 
     def changed(self) -> list[Path]:
         """Return the files that changed or vanished since they were last read, and update their digests."""
-        return [path for path, before in sorted(self._read.items()) if self._now(path) != before.sha256]
+        return [
+            path
+            for path, cached in sorted(self._cached.items())
+            if self._current_sha256(path) != cached.sha256
+        ]
 
-    def _now(self, path: Path) -> str | None:
+    def _current_sha256(self, path: Path) -> str | None:
         try:
             return self.sha256(path)
         except OSError:
@@ -56,5 +60,5 @@ class FileDigests:
 
 
 def _stat(path: Path) -> _Stat:
-    found = os.stat(path)
-    return (found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+    status = os.stat(path)
+    return (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)

@@ -81,16 +81,18 @@ class TerminalProgress:
 
     def _plain_bar(self, title: str, total: int) -> Advance:
         started = time.monotonic()
-        done, said = 0, started
+        done, last_printed = 0, started
 
         def advance(steps: int = 1, note: str | None = None) -> None:
-            nonlocal done, said
+            nonlocal done, last_printed
             done += steps
             now = time.monotonic()
-            if now - said < _SECONDS_BETWEEN_LINES or done >= total:
+            if now - last_printed < _SECONDS_BETWEEN_LINES or done >= total:
                 return
-            said = now
-            left = (now - started) / max(done, 1) * (total - done)
-            self.say(f"{title}: {done}/{total}, {format_seconds(left)} left{f', {note}' if note else ''}")
+            last_printed = now
+            remaining = (now - started) / max(done, 1) * (total - done)
+            self.say(
+                f"{title}: {done}/{total}, {format_seconds(remaining)} left{f', {note}' if note else ''}"
+            )
 
         return advance

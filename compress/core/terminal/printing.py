@@ -11,19 +11,19 @@ from typing import IO, Any
 
 from compress.core.errors import ResourceError
 
-_STEERING = re.compile(
+_CONTROL_CHARACTERS = re.compile(
     # Control characters except tab and line feed; bidirectional marks, embeddings, overrides and isolates; line and
     # paragraph separators; lone surrogates, which cannot be encoded.
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
-_NOBODY_READS = (errno.EPIPE, errno.EIO)
+_CLOSED_ERRNOS = (errno.EPIPE, errno.EIO)
 """Errors of writing to a closed pipe (EPIPE) or to a terminal that hung up (EIO)."""
 
 
 def printable(text: object) -> str:
     """Escape the characters that control a terminal (escape sequences, other controls, text direction), as in
     `\\u001b[31m`. Tabs and line feeds stay."""
-    return _STEERING.sub(_spelled, str(text))
+    return _CONTROL_CHARACTERS.sub(_escape_match, str(text))
 
 
 def echo(text: object = "", *, err: bool = False, newline: bool = True) -> None:
@@ -67,7 +67,7 @@ class Stream:
                 encoding = getattr(stream, "encoding", None) or "ascii"
                 stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             except (OSError, ValueError) as error:
-                self._failed(stream, error)
+                self._handle_failure(stream, error)
         return len(text)
 
     def flush(self) -> None:
@@ -81,15 +81,15 @@ class Stream:
             try:
                 stream.flush()
             except (OSError, ValueError) as error:
-                self._failed(stream, error)
+                self._handle_failure(stream, error)
 
-    def _failed(self, stream: IO[str], error: OSError | ValueError) -> None:
+    def _handle_failure(self, stream: IO[str], error: OSError | ValueError) -> None:
         # Redirect the dead stream to the null device, because Python flushes it once more at exit.
         with suppress(OSError, ValueError):
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, stream.fileno())
-            os.close(nothing)
-        if not self._err and isinstance(error, OSError) and error.errno not in _NOBODY_READS:
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null_device, stream.fileno())
+            os.close(null_device)
+        if not self._err and isinstance(error, OSError) and error.errno not in _CLOSED_ERRNOS:
             raise ResourceError(
                 f"the output cannot be written: {error.strerror}", where="standard output"
             ) from error
@@ -101,6 +101,6 @@ class Stream:
         return getattr(self._stream(), name)
 
 
-def _spelled(found: re.Match[str]) -> str:
+def _escape_match(match: re.Match[str]) -> str:
     # JSON's escape syntax, so that JSON output stays valid and unchanged in meaning.
-    return f"\\u{ord(found.group()):04x}"
+    return f"\\u{ord(match.group()):04x}"

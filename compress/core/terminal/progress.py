@@ -24,7 +24,7 @@ class Progress(Protocol):
         """Show one line."""
 
 
-class Silent:
+class SilentProgress:
     """Progress that shows nothing, for tests and quiet commands."""
 
     @contextmanager

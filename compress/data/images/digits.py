@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from compress.core.disk.source_uris import SKLEARN
+from compress.core.disk.source_uris import SKLEARN_PREFIX
 from compress.core.errors import DataError
 from compress.data.rows import Columns, Rows, Source
 
-_DIGITS = f"{SKLEARN}digits"
-_BRIGHTEST = 16
+_DIGITS = f"{SKLEARN_PREFIX}digits"
+_MAX_GREY = 16
 
 
 def open_digits(path: str, columns: Columns) -> Source:
@@ -28,9 +28,9 @@ def open_digits(path: str, columns: Columns) -> Source:
 
     def read() -> Rows:
         digits = _load()
-        pixels = np.rint(digits.images * (255 / _BRIGHTEST)).astype(np.uint8)
+        pixels = np.rint(digits.images * (255 / _MAX_GREY)).astype(np.uint8)
         labels = [None if columns.label is None else str(label) for label in digits.target.tolist()]
-        return Rows(path, list(pixels), labels, place=lambda i: f"{path}, image {i}")
+        return Rows(path, list(pixels), labels, location=lambda i: f"{path}, image {i}")
 
     return Source(path, {"train": read}, {})
 

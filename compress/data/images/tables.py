@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import DataError
 from compress.data.reading.files import is_table
 from compress.data.reading.hub import split_rows
@@ -33,7 +33,7 @@ def read_image_table(path: Path, columns: Columns) -> Rows:
     import datasets
     import pyarrow as pa
 
-    bars = datasets.utils.logging.is_progress_bar_enabled()
+    bars_enabled = datasets.utils.logging.is_progress_bar_enabled()
     datasets.utils.logging.disable_progress_bar()
     try:
         table = datasets.Dataset.from_parquet(str(path))
@@ -41,7 +41,7 @@ def read_image_table(path: Path, columns: Columns) -> Rows:
     except (pa.ArrowException, OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
     finally:
-        if bars:
+        if bars_enabled:
             datasets.utils.logging.enable_progress_bar()
     return read_image_split(table, str(path), columns, path.parent)
 
@@ -57,13 +57,13 @@ def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | 
     """
     import datasets
 
-    place = Path(datasets.config.HF_CACHE_HOME).expanduser() if folder is None else folder
+    root = Path(datasets.config.HF_CACHE_HOME).expanduser() if folder is None else folder
 
     def images(column: str) -> list[Item | object]:
         table = dataset.select_columns([column])
         if isinstance(dataset.features[column], datasets.Image):
             table = table.cast_column(column, datasets.Image(decode=False))
-        return [_item(table, row, column, place, where) for row in range(len(table))]
+        return [_item(table, row, column, root, where) for row in range(len(table))]
 
     return split_rows(dataset, where, columns, images)
 
@@ -73,13 +73,15 @@ def _item(table: Any, row: int, column: str, folder: Path, where: str) -> Item |
     value = table[row][column]
     if isinstance(value, dict):
         if value.get("bytes") is None:
-            return _named(folder, value["path"], f"{where}, row {row}") if value.get("path") else None
+            return (
+                _referenced_file(folder, value["path"], f"{where}, row {row}") if value.get("path") else None
+            )
         return StoredImage(table, row, column)
     return StoredImage(table, row, column) if isinstance(value, bytes) else value
 
 
-def _named(folder: Path, name: object, where: str) -> Path:
+def _referenced_file(folder: Path, name: object, where: str) -> Path:
     """Return the file that a row refers to, by a path relative to `folder` or an absolute path inside it."""
     if isinstance(name, str) and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
         name = str(Path(name).relative_to(folder.absolute()))
-    return inside(folder, name, where=where, error=DataError)
+    return path_inside(folder, name, where=where, error=DataError)

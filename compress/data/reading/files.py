@@ -17,10 +17,10 @@ from typing import Any
 from compress.core.errors import DataError
 from compress.core.spelling import nearest
 from compress.data.faults import Faults
-from compress.data.names import column_named, shown
+from compress.data.names import find_column, printable
 from compress.data.reading.encodings import UTF_8, decode
 from compress.data.reading.large import read_large
-from compress.data.reading.separators import long_fields, separated_by, separator_notes
+from compress.data.reading.separators import long_fields, resolve_separator, separator_notes
 from compress.data.rows import Columns, Rows
 
 
@@ -39,7 +39,7 @@ def read_table(path: Path, columns: Columns) -> Rows:
     if reader is None:
         raise DataError(
             f"files ending in {path.suffix!r} are not supported; known endings: {', '.join(_READERS)}",
-            where=shown(path),
+            where=printable(path),
         )
     return read_large(path, columns) or reader(path, columns)
 
@@ -50,20 +50,20 @@ def read_head(path: Path, rows: int = 2000) -> dict[str, list[object]]:
     Raises:
         DataError: as `read_table`, except for missing columns.
     """
-    ending = path.suffix.lower()
-    if ending == ".parquet":
+    extension = path.suffix.lower()
+    if extension == ".parquet":
         return _parquet_head(path, rows)
     text, _ = decode(read_bytes(path), path)
-    if ending in (".csv", ".tsv"):
-        usual = "\t" if ending == ".tsv" else ","
+    if extension in (".csv", ".tsv"):
+        default_separator = "\t" if extension == ".tsv" else ","
         with long_fields():
-            text, mark = separated_by(text, usual)
-            header, values, _ = _parse_separated(text, path, mark)
-        return {name: [row[at] for row in values[:rows]] for at, name in enumerate(header)}
-    array = text.lstrip().startswith("[")
-    objects = (_json_array(text, path) if array else _json_lines(text, path)[0])[:rows]
-    known = dict.fromkeys(key for item in objects if isinstance(item, dict) for key in item)
-    return {name: [item.get(name) for item in objects if isinstance(item, dict)] for name in known}
+            text, separator = resolve_separator(text, default_separator)
+            header, values, _ = _parse_separated(text, path, separator)
+        return {name: [row[index] for row in values[:rows]] for index, name in enumerate(header)}
+    is_array = text.lstrip().startswith("[")
+    objects = (_json_array(text, path) if is_array else _json_lines(text, path)[0])[:rows]
+    keys = dict.fromkeys(key for item in objects if isinstance(item, dict) for key in item)
+    return {name: [item.get(name) for item in objects if isinstance(item, dict)] for name in keys}
 
 
 def _parquet_head(path: Path, rows: int) -> dict[str, list[object]]:
@@ -77,7 +77,7 @@ def _parquet_head(path: Path, rows: int) -> dict[str, list[object]]:
             if batch is not None:
                 batch.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
+        raise DataError(f"not a readable parquet file: {error}", where=printable(path)) from error
     return {name: [] if batch is None else batch.column(name).to_pylist() for name in names}
 
 
@@ -90,32 +90,36 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=shown(path), code="unreadable") from error
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=printable(path), code="unreadable"
+        ) from error
 
 
-def read_notes(path: Path, encoding: str) -> tuple[str, ...]:
+def encoding_notes(path: Path, encoding: str) -> tuple[str, ...]:
     """Return a note if a file was not read as UTF-8."""
     if encoding == UTF_8:
         return ()
-    return (f"{shown(path.name)} is not UTF-8 and was read as {encoding}; `data.encoding` overrides this",)
+    return (
+        f"{printable(path.name)} is not UTF-8 and was read as {encoding}; `data.encoding` overrides this",
+    )
 
 
-def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
+def _read_separated(path: Path, columns: Columns, default_separator: str) -> Rows:
     """Read csv and tsv. The first line contains the column names; empty lines are skipped."""
-    text, encoding = decode(read_bytes(path), path, columns.written.encoding)
-    notes = () if columns.written.encoding else read_notes(path, encoding)
+    text, encoding = decode(read_bytes(path), path, columns.file_format.encoding)
+    notes = () if columns.file_format.encoding else encoding_notes(path, encoding)
     with long_fields():
-        text, mark = separated_by(text, usual, columns.written.separator)
-        header, rows, lines = _parse_separated(text, path, mark)
-    notes += separator_notes(mark, usual, columns.written.separator, path.name)
-    found = _check_columns(header, columns, path)
-    text_at = header.index(found[0])
-    label_at = None if columns.label is None else header.index(found[1])
+        text, separator = resolve_separator(text, default_separator, columns.file_format.separator)
+        header, rows, lines = _parse_separated(text, path, separator)
+    notes += separator_notes(separator, default_separator, columns.file_format.separator, path.name)
+    names = _find_unique_columns(header, columns, path)
+    text_index = header.index(names[0])
+    label_index = None if columns.label is None else header.index(names[1])
     return Rows(
-        where=shown(path),
-        texts=[row[text_at] for row in rows],
-        labels=[None if label_at is None else row[label_at] for row in rows],
-        place=lambda i: f"{shown(path)}:{lines[i]}",
+        where=printable(path),
+        items=[row[text_index] for row in rows],
+        labels=[None if label_index is None else row[label_index] for row in rows],
+        location=lambda i: f"{printable(path)}:{lines[i]}",
         notes=notes,
     )
 
@@ -126,11 +130,11 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
     lines: list[int] = []
     faults = Faults()
     header: list[str] | None = None
-    begin = 1
+    start_line = 1
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
-            line, begin = begin, reader.line_num + 1
+            line, start_line = start_line, reader.line_num + 1
             if not row:
                 continue
             if header is None:
@@ -140,7 +144,7 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
                 faults.add(
                     DataError(
                         f"{len(row)} fields where the header has {len(header)}",
-                        where=f"{shown(path)}:{line}",
+                        where=f"{printable(path)}:{line}",
                         hint="A text that contains the separator or a line break must be in double quotes.",
                         code="row-fields",
                     )
@@ -149,45 +153,45 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
             rows.append(row)
             lines.append(line)
     except csv.Error as error:
-        opened = "unexpected end of data" in str(error)
-        message = "a double quote is opened and never closed" if opened else f"malformed: {error}"
+        unclosed = "unexpected end of data" in str(error)
+        message = "a double quote is opened and never closed" if unclosed else f"malformed: {error}"
         hint = 'A double quote inside a quoted text is written twice: "".'
-        faults.add(DataError(message, where=f"{shown(path)}:{begin}", hint=hint, code="row-quotes"))
+        faults.add(DataError(message, where=f"{printable(path)}:{start_line}", hint=hint, code="row-quotes"))
     faults.raise_all()
     if header is None:
-        raise DataError("the file is empty", where=shown(path))
+        raise DataError("the file is empty", where=printable(path))
     return header, rows, lines
 
 
 def _read_json(path: Path, columns: Columns) -> Rows:
     """Read one JSON array of objects, or one object per line."""
     _refuse_separator(path, columns)
-    text, encoding = decode(read_bytes(path), path, columns.written.encoding)
+    text, encoding = decode(read_bytes(path), path, columns.file_format.encoding)
     if not text.strip():
-        raise DataError("the file is empty", where=shown(path), code="data-empty")
-    array = text.lstrip().startswith("[")
-    objects, lines = (_json_array(text, path), None) if array else _json_lines(text, path)
+        raise DataError("the file is empty", where=printable(path), code="data-empty")
+    is_array = text.lstrip().startswith("[")
+    objects, lines = (_json_array(text, path), None) if is_array else _json_lines(text, path)
 
-    def place(i: int) -> str:
-        return f"{shown(path)}: entry {i}" if lines is None else f"{shown(path)}:{lines[i]}"
+    def locate(i: int) -> str:
+        return f"{printable(path)}: entry {i}" if lines is None else f"{printable(path)}:{lines[i]}"
 
     for i, item in enumerate(objects):
         if not isinstance(item, dict):
-            raise DataError("expected an object with the columns as keys", where=place(i))
-    known = dict.fromkeys(key for item in objects for key in item)
-    text_name, *label_name = _check_columns(list(known), columns, path)
+            raise DataError("expected an object with the columns as keys", where=locate(i))
+    keys = dict.fromkeys(key for item in objects for key in item)
+    text_name, *label_name = _find_unique_columns(list(keys), columns, path)
     # A missing key counts as null; the validation of the values reports its location.
     return Rows(
-        where=shown(path),
-        texts=[item.get(text_name) for item in objects],
+        where=printable(path),
+        items=[item.get(text_name) for item in objects],
         labels=[item.get(label_name[0]) if label_name else None for item in objects],
-        place=place,
-        notes=() if columns.written.encoding else read_notes(path, encoding),
+        location=locate,
+        notes=() if columns.file_format.encoding else encoding_notes(path, encoding),
     )
 
 
 def _refuse_separator(path: Path, columns: Columns) -> None:
-    if columns.written.separator is not None:
+    if columns.file_format.separator is not None:
         raise DataError(
             f"a {path.suffix} file has no separator", where="data.separator", code="separator-unused"
         )
@@ -199,7 +203,7 @@ def _json_array(text: str, path: Path) -> list[Any]:
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise DataError(
-            f"malformed JSON: {getattr(error, 'msg', error)}", where=f"{shown(path)}:{line}"
+            f"malformed JSON: {getattr(error, 'msg', error)}", where=f"{printable(path)}:{line}"
         ) from error
     return parsed
 
@@ -216,7 +220,7 @@ def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
         except (ValueError, RecursionError) as error:
             message = f"malformed JSON: {getattr(error, 'msg', error)}"
             hint = "Expected one JSON object per line, or one array of objects."
-            raise DataError(message, where=f"{shown(path)}:{number}", hint=hint) from error
+            raise DataError(message, where=f"{printable(path)}:{number}", hint=hint) from error
         lines.append(number)
     return objects, lines
 
@@ -227,23 +231,23 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
     import pyarrow.parquet as pq
 
     _refuse_separator(path, columns)
-    if columns.written.encoding is not None:
+    if columns.file_format.encoding is not None:
         raise DataError("a parquet file has its own encoding", where="data.encoding", code="encoding-unused")
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            found = _check_columns(schema.names, columns, path)
-            table = file.read(columns=found)
+            names = _find_unique_columns(schema.names, columns, path)
+            table = file.read(columns=names)
             # Otherwise invalid UTF-8 is found only when the value is converted to a string.
             table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
+        raise DataError(f"not a readable parquet file: {error}", where=printable(path)) from error
     return Rows(
-        where=shown(path),
-        texts=table.column(found[0]).to_pylist(),
-        labels=[None] * table.num_rows if columns.label is None else table.column(found[1]).to_pylist(),
-        place=lambda i: f"{shown(path)}: row {i}",
-        label_names=None if columns.label is None else _class_names(schema.metadata, found[1]),
+        where=printable(path),
+        items=table.column(names[0]).to_pylist(),
+        labels=[None] * table.num_rows if columns.label is None else table.column(names[1]).to_pylist(),
+        location=lambda i: f"{printable(path)}: row {i}",
+        label_names=None if columns.label is None else _class_names(schema.metadata, names[1]),
     )
 
 
@@ -256,25 +260,25 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
         return None
 
 
-def _check_columns(known: list[str], columns: Columns, path: Path) -> list[str]:
+def _find_unique_columns(known: list[str], columns: Columns, path: Path) -> list[str]:
     """Return the declared columns by their names in the file; each must exist once."""
-    found = check_columns(known, columns, shown(path))
-    for name in found:
+    names = find_columns(known, columns, printable(path))
+    for name in names:
         if known.count(name) > 1:
-            raise DataError(f"two columns are called {name!r}", where=shown(path), code="column-twice")
-    return found
+            raise DataError(f"two columns are called {name!r}", where=printable(path), code="column-twice")
+    return names
 
 
-def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[str]:
+def find_columns(known: Sequence[str], columns: Columns, where: str) -> list[str]:
     """Return the declared columns, by their names in the data.
 
     Raises:
         DataError: a column is missing; names the closest existing one and the key that declares it.
     """
-    found: list[str] = []
+    matches: list[str] = []
     faults = Faults()
-    for key, name in columns.keyed:
-        column = column_named(name, known)
+    for key, name in columns.named_keys:
+        column = find_column(name, known)
         if column is None:
             hint = f"Set `data.{key}`; the columns are: {', '.join(map(repr, known))}."
             if len(known) == 1:
@@ -282,14 +286,14 @@ def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[st
             message = f"no column {name!r}{nearest(name, known)}"
             faults.add(DataError(message, where=where, hint=hint, code="column-missing"))
         else:
-            found.append(column)
+            matches.append(column)
     faults.raise_all()
-    return found
+    return matches
 
 
 _READERS: Mapping[str, Callable[[Path, Columns], Rows]] = {
-    ".csv": partial(_read_separated, usual=","),
-    ".tsv": partial(_read_separated, usual="\t"),
+    ".csv": partial(_read_separated, default_separator=","),
+    ".tsv": partial(_read_separated, default_separator="\t"),
     ".json": _read_json,
     ".jsonl": _read_json,
     ".parquet": _read_parquet,

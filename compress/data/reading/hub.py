@@ -11,7 +11,7 @@ from typing import Any
 
 from compress.core.disk.safe_paths import name_fault
 from compress.core.errors import DataError
-from compress.data.reading.files import check_columns
+from compress.data.reading.files import find_columns
 from compress.data.rows import Columns, Rows, Source
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -23,23 +23,23 @@ def open_hub(
     name: str | None,
     revision: str | None,
     columns: Columns,
-    read: Callable[[Any, str, Columns], Rows],
+    read_rows: Callable[[Any, str, Columns], Rows],
 ) -> Source:
     """Return the splits of a hub data set. The network is used only for what is not in the local cache.
 
     Args:
-        read: returns the rows of a split, as `read_split` does for texts.
+        read_rows: returns the rows of a split, as `read_split` does for texts.
 
     Raises:
         DataError: the data set cannot be reached, does not exist, or requires a configuration name.
     """
     commit = cached_commit(path, revision)
-    loaded = _load_cached(path, name, commit) if commit else None
-    if loaded is None:
-        loaded = _download(path, name, commit or revision)
+    datasets = _load_cached(path, name, commit) if commit else None
+    if datasets is None:
+        datasets = _download(path, name, commit or revision)
     readers = {
-        str(split): partial(read, dataset, f"{path}, split {split}", columns)
-        for split, dataset in loaded.items()
+        str(split): partial(read_rows, dataset, f"{path}, split {split}", columns)
+        for split, dataset in datasets.items()
     }
     return Source(path, readers, {})
 
@@ -49,19 +49,21 @@ def read_split(dataset: Any, where: str, columns: Columns) -> Rows:
     return split_rows(dataset, where, columns, lambda text: list(dataset[text]))
 
 
-def split_rows(dataset: Any, where: str, columns: Columns, items: Callable[[str], Sequence[object]]) -> Rows:
+def split_rows(
+    dataset: Any, where: str, columns: Columns, read_items: Callable[[str], Sequence[object]]
+) -> Rows:
     """Return the rows of one split; a `ClassLabel` column provides the label names.
 
     Args:
-        items: returns the examples of a column.
+        read_items: returns the examples of a column.
     """
-    text, *label = check_columns(dataset.column_names, columns, where)
+    text, *label = find_columns(dataset.column_names, columns, where)
     names = getattr(dataset.features[label[0]], "names", None) if label else None
     return Rows(
         where=where,
-        texts=items(text),
+        items=read_items(text),
         labels=list(dataset[label[0]]) if label else [None] * len(dataset),
-        place=lambda i: f"{where}, row {i}",
+        location=lambda i: f"{where}, row {i}",
         label_names=tuple(names) if names else None,
     )
 
@@ -74,9 +76,9 @@ def cached_commit(path: str, revision: str | None) -> str | None:
 
     if name_fault(path) is not None or (revision and name_fault(revision) is not None):
         return None
-    reference = Path(HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}", "refs", revision or "main")
+    ref_file = Path(HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}", "refs", revision or "main")
     try:
-        commit = reference.read_text(encoding="utf-8").strip()
+        commit = ref_file.read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return commit if _COMMIT.fullmatch(commit) else None
@@ -95,12 +97,12 @@ def _load_cached(path: str, name: str | None, commit: str) -> Any:
         return None
     *owner, own_name = path.split("/")
     folder = Path(HF_DATASETS_CACHE, "___".join((*owner, camelcase_to_snakecase(own_name))))
-    found = [
+    folders = [
         info.parent for info in folder.glob(f"{escape(name) if name else '*'}/*/{commit}/dataset_info.json")
     ]
-    if len(found) != 1:
+    if len(folders) != 1:
         return None
-    config, version, _ = found[0].parts[-3:]
+    config, version, _ = folders[0].parts[-3:]
     cached = Cache(repo_id=path, dataset_name=own_name, config_name=config, version=version, hash=commit)
     return cached.as_dataset()
 

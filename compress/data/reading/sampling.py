@@ -13,46 +13,46 @@ from compress.data.splits import Item
 
 SAMPLE_SIZE = 200
 """Approximate number of files opened in a split, if not all are."""
-MOST_TEXTS = 10_000
+MAX_TEXTS_READ = 10_000
 """Number of text files in a split up to which all are opened."""
 
 
-def sampled(kind: ItemKind) -> ItemKind:
+def with_sampling(kind: ItemKind) -> ItemKind:
     """Return the kind with only some files opened, evenly spaced; the other files are represented by their names."""
-    if kind.of_images:
-        return replace(kind, check=partial(_check_some, kind))
-    return replace(kind, read_files=partial(_read_some, kind))
+    if kind.is_image:
+        return replace(kind, check=partial(_check_sample, kind))
+    return replace(kind, read_files=partial(_read_sample, kind))
 
 
-def evenly_spaced(count: int) -> list[int]:
+def sample_indices(count: int) -> list[int]:
     """Return the indices of the files to open, out of `count`."""
     step = max(1, -(-count // SAMPLE_SIZE))
     return list(range(0, count, step))
 
 
-def _check_some(kind: ItemKind, rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
-    places = evenly_spaced(len(rows))
-    some = replace(
+def _check_sample(kind: ItemKind, rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
+    indices = sample_indices(len(rows))
+    sample = replace(
         rows,
-        texts=[rows.texts[place] for place in places],
-        labels=[rows.labels[place] for place in places],
-        place=lambda i: rows.place(places[i]),
+        items=[rows.items[index] for index in indices],
+        labels=[rows.labels[index] for index in indices],
+        location=lambda i: rows.location(indices[i]),
     )
-    _, keys = kind.check(some)
-    every = [str(place).encode() for place in range(len(rows))]
-    for place, key in zip(places, keys, strict=True):
-        every[place] = key
-    return tuple(rows.texts), every  # type: ignore[arg-type]
+    _, keys = kind.check(sample)
+    all_keys = [str(index).encode() for index in range(len(rows))]
+    for index, key in zip(indices, keys, strict=True):
+        all_keys[index] = key
+    return tuple(rows.items), all_keys  # type: ignore[arg-type]
 
 
-def _read_some(
-    kind: ItemKind, folder: Path, paths: Sequence[Path], written: FileFormat
+def _read_sample(
+    kind: ItemKind, folder: Path, paths: Sequence[Path], file_format: FileFormat
 ) -> tuple[Sequence[object], tuple[str, ...]]:
-    if len(paths) <= MOST_TEXTS:
-        return kind.read_files(folder, paths, written)
-    places = evenly_spaced(len(paths))
-    read, notes = kind.read_files(folder, [paths[place] for place in places], written)
+    if len(paths) <= MAX_TEXTS_READ:
+        return kind.read_files(folder, paths, file_format)
+    indices = sample_indices(len(paths))
+    contents, notes = kind.read_files(folder, [paths[index] for index in indices], file_format)
     values: list[object] = [str(path) for path in paths]
-    for place, value in zip(places, read, strict=True):
-        values[place] = value
-    return values, (*notes, f"{len(places)} of {len(paths)} text files were opened")
+    for index, value in zip(indices, contents, strict=True):
+        values[index] = value
+    return values, (*notes, f"{len(indices)} of {len(paths)} text files were opened")

@@ -25,7 +25,7 @@ from compress.data.sources import load as load_data
 from compress.data.splits import Splits
 from compress.engine.contents import examples_digest
 from compress.engine.environment import describe_environment
-from compress.engine.foreign.interfaces import check_fixed, check_positions
+from compress.engine.foreign.interfaces import check_fixed_sizes, check_positions
 from compress.engine.foreign.onnx_file import ImportedModel, ModelSettings, for_baseline, import_model
 from compress.engine.resolve import check_judge_code, scoring_key_parts
 from compress.measuring.artifact import measure
@@ -58,7 +58,7 @@ class _Session:
     allow_code: bool
 
     @cached_property
-    def scored_with(self) -> dict[str, object]:
+    def scoring_parts(self) -> dict[str, object]:
         """Parts of the measurement key that determine scoring, besides the test split."""
         return scoring_key_parts(self.request.task, self.request.data, self.base, FileDigests())
 
@@ -66,7 +66,7 @@ class _Session:
 def measure_files(
     model: Path,
     baseline: Path | None,
-    given: ModelSettings,
+    settings: ModelSettings,
     request: MeasureRequest,
     base: Path,
     folder: Path,
@@ -83,7 +83,7 @@ def measure_files(
     Args:
         model: an ONNX file, or the folder of a bundle or an artifact.
         baseline: the model to compare with, in the same forms.
-        given: what the user specifies beyond the files.
+        settings: what the user specifies beyond the files.
         request: task, data, targets and settings of the measurement.
         base: the folder that relative paths of the data are resolved against.
         folder: the working folder; the run's directory is `runs/<id>/` in it.
@@ -98,25 +98,30 @@ def measure_files(
     """
     if any(target.runtime != "onnxruntime" for target in request.targets):
         raise UsageError("an ONNX file runs on onnxruntime, not on torch", where="--target")
-    began = time.monotonic()
+    started = time.monotonic()
     check_judge_code(request.data, base, allow_code=allow_code)
     targets = resolve_all(request.targets, request.measure.patience_s)
     splits = load_data(request.data, base, request.seed, request.task)
     session = _Session(request, base, splits, targets, progress, allow_code)
     with ExitStack() as stack:
-        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-measured-"))
-        taken = [_take_in(model, given, session, Path(name) / MODEL)]
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-measured-"))
+        models = [_import_checked(model, settings, session, Path(scratch) / MODEL)]
         if baseline is not None:
-            taken.insert(0, _take_in(baseline, for_baseline(given, baseline), session, Path(name) / BASELINE))
-        run = _new_run(session, taken)
+            models.insert(
+                0,
+                _import_checked(
+                    baseline, for_baseline(settings, baseline), session, Path(scratch) / BASELINE
+                ),
+            )
+        run = _new_run(session, models)
         store = RunStore(folder / RUNS / run.run)
         stack.enter_context(store.lock(progress))
         store.begin(run)
         try:
             with resource_errors(lambda: (store.path, Path(tempfile.gettempdir()))):
-                for position, one in enumerate(taken):
-                    record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
-                    if one is taken[-1]:
+                for position, imported in enumerate(models):
+                    record = _measure_row(imported, models[0], run.steps[0] if run.steps else None, session)
+                    if imported is models[-1]:
                         check_memory_limit(record.measurements)
                     store.add(position, record)
                     run = run.model_copy(update={"steps": (*run.steps, record)})
@@ -135,35 +140,37 @@ def measure_files(
             raise
         finally:
             close_all(targets, progress)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         run = run.model_copy(update={"status": "ok", "seconds": seconds, "wall_seconds": seconds})
         store.write(run)
     return run, store
 
 
-def _take_in(model: Path, given: ModelSettings, session: _Session, folder: Path) -> ImportedModel:
+def _import_checked(model: Path, settings: ModelSettings, session: _Session, folder: Path) -> ImportedModel:
     request = session.request
-    taken = import_model(model, given, request.task, session.splits.labels, request.data.max_length, folder)
-    check_fixed(taken.file, taken.fixed, request.targets)
-    check_positions(taken.file, taken.positions, request.targets, request.task)
-    return taken
+    imported = import_model(
+        model, settings, request.task, session.splits.labels, request.data.max_length, folder
+    )
+    check_fixed_sizes(imported.file, imported.fixed_sizes, request.targets)
+    check_positions(imported.file, imported.positions, request.targets, request.task)
+    return imported
 
 
-def _new_run(session: _Session, taken: list[ImportedModel]) -> RunRecord:
+def _new_run(session: _Session, models: list[ImportedModel]) -> RunRecord:
     request, splits = session.request, session.splits
-    said = {
-        "measured": str(taken[-1].file.absolute()),
-        "baseline": str(taken[0].file.absolute()) if len(taken) > 1 else None,
+    description = {
+        "measured": str(models[-1].file.absolute()),
+        "baseline": str(models[0].file.absolute()) if len(models) > 1 else None,
         **request.model_dump(mode="json", exclude_defaults=True),
     }
-    body = [
-        [one.artifact.digest for one in taken],
+    run_key_parts = [
+        [model.artifact.digest for model in models],
         [target.fingerprint for target in session.targets],
         examples_digest(splits.test),
         {**request.model_dump(mode="json"), "measure": request.measure.identity()},
-        *filter(None, (session.scored_with,)),
+        *filter(None, (session.scoring_parts,)),
     ]
-    digest = digest_of(body)
+    digest = digest_of(run_key_parts)
     return RunRecord(
         run=f"{request.name}-{digest[:12]}",
         profile=request.name,
@@ -175,61 +182,67 @@ def _new_run(session: _Session, taken: list[ImportedModel]) -> RunRecord:
         labels=splits.labels,
         splits={"test": len(splits.test)},
         seed=request.seed,
-        profile_text=yaml.safe_dump(said, sort_keys=False, allow_unicode=True),
+        profile_text=yaml.safe_dump(description, sort_keys=False, allow_unicode=True),
         environment=describe_environment(local_numerics(), session.targets),
         targets=tuple(target.label for target in session.targets),
         steps=(),
-        notes=(*splits.notes, *_fixed_notes(taken), *_label_notes(taken, splits)),
+        notes=(*splits.notes, *_fixed_notes(models), *_label_notes(models, splits)),
     )
 
 
-def _fixed_notes(taken: list[ImportedModel]) -> list[str]:
+def _fixed_notes(models: list[ImportedModel]) -> list[str]:
     """Return notes on the fixed input sizes of the models."""
-    return [f"{one.file.name} {words}." for one in taken if (words := one.fixed.words()) is not None]
-
-
-def _label_notes(taken: list[ImportedModel], splits: Splits) -> list[str]:
-    """Return notes on models with more labels than the data, whose predictions are restricted to those of the data."""
     return [
-        f"{one.file.name} has {one.labels} labels, the data has {len(splits.labels)} of them: answers are "
-        "compared among those."
-        for one in taken
-        if one.labels is not None
+        f"{model.file.name} {description}."
+        for model in models
+        if (description := model.fixed_sizes.describe()) is not None
     ]
 
 
-def _row(
-    taken: ImportedModel, baseline: ImportedModel, first: StepRecord | None, session: _Session
+def _label_notes(models: list[ImportedModel], splits: Splits) -> list[str]:
+    """Return notes on models with more labels than the data, whose predictions are restricted to those of the data."""
+    return [
+        f"{model.file.name} has {model.labels} labels, the data has {len(splits.labels)} of them: answers are "
+        "compared among those."
+        for model in models
+        if model.labels is not None
+    ]
+
+
+def _measure_row(
+    model: ImportedModel, baseline: ImportedModel, baseline_record: StepRecord | None, session: _Session
 ) -> StepRecord:
-    """Measure a file on each target; `first` is the record of the baseline, None if this is the baseline."""
-    found = []
-    for number, target in enumerate(session.targets):
-        against = None if first is None else first.measurements[number]
-        found.append(_measure(taken.artifact, baseline.artifact, against, target, session))
-    role: Role = "baseline" if first is None else "step"
+    """Measure a file on each target; `baseline_record` is the record of the baseline, None if this is the baseline."""
+    measurements = []
+    for index, target in enumerate(session.targets):
+        baseline_measurement = None if baseline_record is None else baseline_record.measurements[index]
+        measurements.append(
+            _measure(model.artifact, baseline.artifact, baseline_measurement, target, session)
+        )
+    role: Role = "baseline" if baseline_record is None else "step"
     return StepRecord(
-        step=BASELINE if first is None else MODEL,
+        step=BASELINE if baseline_record is None else MODEL,
         kind="measure",
         role=role,
         status="ok",
-        key=taken.artifact.digest,
-        form="onnx" if taken.form is None else str(taken.form),
-        artifact=str(taken.file.absolute()),
-        measured=str(taken.file.absolute()),
-        model_digest=model_digest(taken.artifact, taken.weights),
-        facts={**taken.facts, **({"fixed": fixed} if (fixed := taken.fixed.facts()) else {})},
-        size=taken.size,
-        parameters=taken.facts.get("parameters"),
-        macs=taken.facts.get("macs"),
-        measure_seconds=sum(one.seconds for one in found),
-        measurements=tuple(found),
+        key=model.artifact.digest,
+        form="onnx" if model.form is None else str(model.form),
+        artifact=str(model.file.absolute()),
+        measured=str(model.file.absolute()),
+        model_digest=model_digest(model.artifact, model.model_files),
+        facts={**model.facts, **({"fixed": fixed} if (fixed := model.fixed_sizes.facts()) else {})},
+        size=model.size,
+        parameters=model.facts.get("parameters"),
+        macs=model.facts.get("macs"),
+        measure_seconds=sum(one.seconds for one in measurements),
+        measurements=tuple(measurements),
     )
 
 
 def _measure(
     artifact: Artifact,
     baseline: Artifact,
-    against: TargetMeasurement | None,
+    baseline_measurement: TargetMeasurement | None,
     target: ResolvedTarget,
     session: _Session,
 ) -> TargetMeasurement:
@@ -242,12 +255,12 @@ def _measure(
         split=examples_digest(test),
         spec=request.measure,
         seed=request.seed,
-        by=session.scored_with,
+        task_parts=session.scoring_parts,
     )
     return measure(
         artifact,
         baseline,
-        against,
+        baseline_measurement,
         target,
         task_of(request.task, request.data),
         test,

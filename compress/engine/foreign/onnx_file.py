@@ -10,8 +10,8 @@ from typing import Any
 from compress.bundles.layout import MANIFEST
 from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
 from compress.core.disk.files import copy_file, make_folder, sha256_file, write_json, write_text
-from compress.core.disk.reading import read_mapping, understood
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.reading import content_errors, read_mapping
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import ModelError, UsageError
 from compress.core.forms import ONNX_FLOAT, Form
 from compress.core.records import Size
@@ -19,7 +19,7 @@ from compress.core.units import megabytes
 from compress.encoding.interface import SECTION, Interface
 from compress.encoding.preprocessing import declared_images
 from compress.engine.foreign.interfaces import (
-    Fixed,
+    FixedSizes,
     channels_last,
     check_output,
     check_unused_options,
@@ -41,12 +41,12 @@ from compress.tasks.table import task_kind, task_names
 class ModelSettings:
     """Settings that the user gives for a model.
 
-    `beside` are folders that are searched before the model's own for `tokenizer.json`, `task.json` and the files of
-    transformers. `labels` names the outputs in order; `inputs` maps the standard names of inputs to the model's;
-    `output` is the output to read.
+    `search_folders` are folders that are searched before the model's own for `tokenizer.json`, `task.json` and the
+    files of transformers. `labels` names the outputs in order; `inputs` maps the standard names of inputs to the
+    model's; `output` is the output to read.
     """
 
-    beside: tuple[Path, ...] = ()
+    search_folders: tuple[Path, ...] = ()
     labels: tuple[str, ...] | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     output: str | None = None
@@ -79,43 +79,44 @@ def model_settings(
 class ImportedModel:
     """An imported model that can be measured: the artifact, the original file, and its size.
 
-    `weights` names its files in the artifact: the graph and its external data. `form` and `facts` are those of bundles
-    and artifacts of this package; None and empty for other files. `fixed` contains the fixed sizes of its inputs.
+    `model_files` names its files in the artifact: the graph and its external data. `form` and `facts` are those of
+    bundles and artifacts of this package; None and empty for other files. `fixed_sizes` contains the fixed sizes of its
+    inputs.
     """
 
     artifact: Artifact
     file: Path
-    weights: tuple[str, ...]
+    model_files: tuple[str, ...]
     size: Size
     form: Form | None
     facts: Mapping[str, Any]
-    fixed: Fixed
+    fixed_sizes: FixedSizes
     positions: int | None = None
     """Maximum number of tokens, if the model has a table of positions."""
     labels: int | None = None
     """Number of labels of the model, if the data has only some of them."""
 
 
-def task_of_file(model: Path, given: ModelSettings) -> str | None:
+def task_of_file(model: Path, settings: ModelSettings) -> str | None:
     """Return the task in the `task.json` of a model; None without one.
 
     Raises:
         ModelError: there is no such model, or no such task.
     """
-    task = _described(_folders(onnx_file(model), given)).get("task")
+    task = _task_config(_search_folders(onnx_file(model), settings)).get("task")
     if task is not None and task not in task_names():
         raise ModelError(f"its {TASK} names the task {ascii(task)[:80]}, which is unknown", where=str(model))
     return task
 
 
 def import_model(
-    model: Path, given: ModelSettings, task: str, labels: Sequence[str], max_length: int, folder: Path
+    model: Path, settings: ModelSettings, task: str, labels: Sequence[str], max_length: int, folder: Path
 ) -> ImportedModel:
     """Make an artifact of an ONNX file in `folder`, which must not exist; the weights and the graph are not changed.
 
     Args:
         model: an ONNX file, or the folder of a bundle or an artifact.
-        given: settings of the user for the model.
+        settings: settings of the user for the model.
         task: the task.
         labels: labels of the data, with which those of the model are matched by name.
         max_length: maximum number of tokens of a text, if the model has no `task.json` that sets it.
@@ -124,47 +125,58 @@ def import_model(
     Raises:
         ModelError: the file is damaged, or its inputs, outputs or labels do not fit the task and the data.
     """
-    with understood("this model", str(model)):
-        return _taken_in(onnx_file(model), given, task, labels, max_length, folder)
+    with content_errors("this model", str(model)):
+        return _build_artifact(onnx_file(model), settings, task, labels, max_length, folder)
 
 
-def _taken_in(
-    file: Path, given: ModelSettings, task: str, labels: Sequence[str], max_length: int, folder: Path
+def _build_artifact(
+    file: Path, settings: ModelSettings, task: str, labels: Sequence[str], max_length: int, folder: Path
 ) -> ImportedModel:
-    form, facts = _made_by_us(file)
-    found = read_onnx(file)
-    folders = _folders(found.path, given)
-    described, kind = _described(folders), task_kind(task)
-    if described.get("task", task) != task:
-        raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
-    ours = kind.writes and "task" in described and any(port.name == LOGIT_POSITIONS for port in found.inputs)
+    form, facts = _own_form_and_facts(file)
+    model = read_onnx(file)
+    folders = _search_folders(model.path, settings)
+    task_config, kind = _task_config(folders), task_kind(task)
+    if task_config.get("task", task) != task:
+        raise ModelError(f"this model is for {task_config['task']}, not {task}", where=str(model.path))
+    own_decoder = (
+        kind.generates
+        and "task" in task_config
+        and any(port.name == LOGIT_POSITIONS for port in model.inputs)
+    )
     check_unused_options(
-        found, given.inputs, given.output, given.labels if not labels else None, task, ours=ours
+        model,
+        settings.inputs,
+        settings.output,
+        settings.labels if not labels else None,
+        task,
+        own_decoder=own_decoder,
     )
-    if ours:
+    if own_decoder:
         make_folder(folder)
-        copy_file(_required(folders, TOKENIZER, found.path), folder / TOKENIZER)
-        return _sealed(found, folder, described, Fixed(), None, form, facts)
-    roles = image_input(found) if kind.items == "image" else text_inputs(found, given.inputs)
-    order, width = _label_order(found, folders, described, given, labels) if labels else (None, None)
-    fixed = fixed_sizes(found, texts=kind.items == "text")
-    output = select_output(found, given.output)
-    interface = Interface(
-        roles, None if output is found.outputs[0] else output.name, order, fixed.length, width
+        copy_file(_required_file(folders, TOKENIZER, model.path), folder / TOKENIZER)
+        return _seal_model(model, folder, task_config, FixedSizes(), None, form, facts)
+    roles = image_input(model) if kind.items == "image" else text_inputs(model, settings.inputs)
+    label_order, label_count = (
+        _label_order(model, folders, task_config, settings, labels) if labels else (None, None)
     )
-    own = kind.head == "own"
-    if own and "task" not in described:
+    fixed = fixed_sizes(model, texts=kind.items == "text")
+    output = select_output(model, settings.output)
+    interface = Interface(
+        roles, None if output is model.outputs[0] else output.name, label_order, fixed.length, label_count
+    )
+    own_head = kind.head == "own"
+    if own_head and "task" not in task_config:
         raise ModelError(
             f"it is unknown how this model takes examples of {task}: there is no {TASK} beside it",
-            where=str(found.path),
+            where=str(model.path),
             hint="Name its folder with --task-json.",
         )
-    if not own:
+    if not own_head:
         # For other heads the scorer checks the outputs.
-        check_output(found, interface, output)
+        check_output(model, interface, output)
     make_folder(folder)
     body: dict[str, Any] = {
-        **(described if own else {}),
+        **(task_config if own_head else {}),
         "task": task,
         "labels": list(labels),
         "input_names": list(roles),
@@ -172,63 +184,67 @@ def _taken_in(
         SECTION: interface.as_dict(),
     }
     if kind.items == "image":
-        body["image"] = described.get("image") or _image_format(found, folders)
-    elif not own or any((each / TOKENIZER).is_file() for each in folders):
-        tokenizer = _required(folders, TOKENIZER, found.path)
-        body |= _text_format(tokenizer, folders, described, max_length)
+        body["image"] = task_config.get("image") or _image_format(model, folders)
+    elif not own_head or any((each / TOKENIZER).is_file() for each in folders):
+        tokenizer = _required_file(folders, TOKENIZER, model.path)
+        body |= _text_format(tokenizer, folders, task_config, max_length)
         if fixed.length is not None:
             # Truncated by the tokenizer, which keeps special tokens at the end.
             body["max_length"] = min(body["max_length"], fixed.length)
-        _place_tokenizer(tokenizer, body, folder, ours="max_length" in described)
-    return _sealed(found, folder, body, fixed, width, form, facts)
+        _write_tokenizer(tokenizer, body, folder, complete="max_length" in task_config)
+    return _seal_model(model, folder, body, fixed, label_count, form, facts)
 
 
-def _sealed(
-    found: OnnxFile,
+def _seal_model(
+    model: OnnxFile,
     folder: Path,
     body: Mapping[str, Any],
-    fixed: Fixed,
-    width: int | None,
+    fixed: FixedSizes,
+    label_count: int | None,
     form: Form | None,
     facts: Mapping[str, Any],
 ) -> ImportedModel:
     """Write `task.json` and the model to `folder`, which contains the tokenizer already, and seal it."""
     write_json(folder / TASK, body)
-    external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
+    external = copy_onnx(model, folder / ONNX_MODEL, reserved=(TASK, TOKENIZER, SEAL))
     artifact = seal(folder, form or ONNX_FLOAT, facts)
-    names = (ONNX_MODEL, *external)
+    model_files = (ONNX_MODEL, *external)
     # Size of the original files: in the copy, external data may have other names of another length in the graph.
-    weights = sum(
-        file.stat().st_size for file in (found.path, *(found.path.parent / one for one in found.external))
+    model_bytes = sum(
+        file.stat().st_size for file in (model.path, *(model.path.parent / one for one in model.external))
     )
-    tokens = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
+    tokenizer_bytes = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
     size = Size(
-        model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
+        model_mb=megabytes(model_bytes),
+        tokenizer_mb=megabytes(tokenizer_bytes),
+        total_mb=megabytes(model_bytes + tokenizer_bytes),
     )
-    return ImportedModel(artifact, found.path, names, size, form, facts, fixed, found.positions, width)
+    return ImportedModel(
+        artifact, model.path, model_files, size, form, facts, fixed, model.positions, label_count
+    )
 
 
-def for_baseline(given: ModelSettings, baseline: Path) -> ModelSettings:
+def for_baseline(settings: ModelSettings, baseline: Path) -> ModelSettings:
     """Adapt the user's settings for the model to the baseline, whose own files take precedence."""
-    found = read_onnx(onnx_file(baseline))
-    names = {port.name for port in found.inputs}
-    outputs = {port.name for port in found.outputs if port.is_numbers}
-    own = _folders(found.path, ModelSettings())
-    says = bool(_described(own).get("labels")) or _config_labels(own) is not None
+    model = read_onnx(onnx_file(baseline))
+    names = {port.name for port in model.inputs}
+    outputs = {port.name for port in model.outputs if port.is_numeric}
+    folders = _search_folders(model.path, ModelSettings())
+    has_labels = bool(_task_config(folders).get("labels")) or _config_labels(folders) is not None
     return replace(
-        given,
-        beside=(found.path.parent, *given.beside),
-        labels=None if says else given.labels,
-        inputs={role: name for role, name in given.inputs.items() if name in names},
-        output=given.output if given.output in outputs else None,
+        settings,
+        search_folders=(model.path.parent, *settings.search_folders),
+        labels=None if has_labels else settings.labels,
+        inputs={role: name for role, name in settings.inputs.items() if name in names},
+        output=settings.output if settings.output in outputs else None,
     )
 
 
-def _folders(file: Path, given: ModelSettings) -> tuple[Path, ...]:
-    return (*given.beside, file.parent)
+def _search_folders(file: Path, settings: ModelSettings) -> tuple[Path, ...]:
+    return (*settings.search_folders, file.parent)
 
 
-def _described(folders: Sequence[Path]) -> Mapping[str, Any]:
+def _task_config(folders: Sequence[Path]) -> Mapping[str, Any]:
     """Return the first `task.json` that is found; empty without one."""
     return _first_json(folders, TASK) or {}
 
@@ -242,7 +258,7 @@ def _first_json(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
     return None if file is None else read_mapping(file)
 
 
-def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
+def _required_file(folders: Sequence[Path], name: str, model: Path) -> Path:
     file = _first_file(folders, name)
     if file is None:
         raise ModelError(
@@ -254,10 +270,10 @@ def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
 
 
 def _label_order(
-    found: OnnxFile,
+    model: OnnxFile,
     folders: Sequence[Path],
-    described: Mapping[str, Any],
-    given: ModelSettings,
+    task_config: Mapping[str, Any],
+    settings: ModelSettings,
     labels: Sequence[str],
 ) -> tuple[tuple[int, ...], int | None]:
     """Return the output index for each label of the data, matched by name, and the number of the model's labels if it
@@ -266,22 +282,22 @@ def _label_order(
     Raises:
         ModelError: the outputs have no names, or the data has labels that the model does not have.
     """
-    names = given.labels or tuple(described.get("labels") or ()) or _config_labels(folders)
-    known = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
+    names = settings.labels or tuple(task_config.get("labels") or ()) or _config_labels(folders)
+    labels_hint = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
     if not names:
         raise ModelError(
             "it is unknown which label each output of this model stands for",
-            where=str(found.path),
-            hint=f"Name them in order: --labels A,B,C, or a JSON file with a list of them. {known}",
+            where=str(model.path),
+            hint=f"Name them in order: --labels A,B,C, or a JSON file with a list of them. {labels_hint}",
         )
     order = match_labels(names, labels, subset=True)
     if order is None:
-        foreign = sorted(set(labels) - set(names))
+        missing = sorted(set(labels) - set(names))
         raise ModelError(
             "the labels named for this model are not the data's: "
-            + (f"it does not have {', '.join(foreign[:5])}" if foreign else "one is given twice"),
-            where=str(found.path),
-            hint=f"{len(names)} are named for the model. {known}",
+            + (f"it does not have {', '.join(missing[:5])}" if missing else "one is given twice"),
+            where=str(model.path),
+            hint=f"{len(names)} are named for the model. {labels_hint}",
             code="other-labels",
         )
     return order, len(names) if len(names) > len(labels) else None
@@ -293,74 +309,77 @@ def _config_labels(folders: Sequence[Path]) -> tuple[str, ...] | None:
 
 
 def _text_format(
-    tokenizer: Path, folders: Sequence[Path], described: Mapping[str, Any], max_length: int
+    tokenizer: Path, folders: Sequence[Path], task_config: Mapping[str, Any], max_length: int
 ) -> dict[str, Any]:
-    if "max_length" in described:
+    if "max_length" in task_config:
         return {
-            key: described[key] for key in ("max_length", "pad_id", "unk_id", "texts") if key in described
+            key: task_config[key] for key in ("max_length", "pad_id", "unk_id", "texts") if key in task_config
         }
-    read = open_tokenizer(tokenizer)
-    pad = (_first_json(folders, MODEL_CONFIG) or {}).get("pad_token_id")
-    if pad is None:
-        padding = read.padding or {}
-        known = [padding.get("pad_id"), read.token_to_id("[PAD]"), read.token_to_id("<pad>")]
-        pad = next((each for each in known if each is not None), 0)
-    unknown = read.token_to_id(getattr(read.model, "unk_token", None) or "[UNK]")
-    return {"max_length": max_length, "pad_id": pad, "unk_id": -1 if unknown is None else unknown}
+    loaded = open_tokenizer(tokenizer)
+    pad_id = (_first_json(folders, MODEL_CONFIG) or {}).get("pad_token_id")
+    if pad_id is None:
+        padding = loaded.padding or {}
+        candidates = [padding.get("pad_id"), loaded.token_to_id("[PAD]"), loaded.token_to_id("<pad>")]
+        pad_id = next((each for each in candidates if each is not None), 0)
+    unk_id = loaded.token_to_id(getattr(loaded.model, "unk_token", None) or "[UNK]")
+    return {"max_length": max_length, "pad_id": pad_id, "unk_id": -1 if unk_id is None else unk_id}
 
 
-def _place_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, ours: bool) -> None:
+def _write_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, complete: bool) -> None:
     """Write `tokenizer.json` to `folder`, unchanged or completed from the tokenizer's other files, and update `body`.
 
     Raises:
         ModelError: those files contain settings that cannot be carried over.
     """
-    beside = tokenizer.parent
-    if ours or not any((beside / name).is_file() for name in ("tokenizer_config.json", MODULES)):
+    source = tokenizer.parent
+    if complete or not any((source / name).is_file() for name in ("tokenizer_config.json", MODULES)):
         copy_file(tokenizer, folder / TOKENIZER)
         return
     # Imported here, since it needs transformers, which models of this package do not.
     from compress.models.text.tokenization import read_tokenization
 
-    read = read_tokenization(beside, sentences=task_kind(body["task"]).head == "pooled")
-    body["max_length"] = min(body["max_length"], read.longest or body["max_length"])
-    body.update(read.format.section())
-    read.prove((), body["max_length"], str(beside))
-    write_text(folder / TOKENIZER, read.text)
+    tokenization = read_tokenization(source, sentences=task_kind(body["task"]).head == "pooled")
+    body["max_length"] = min(body["max_length"], tokenization.max_length or body["max_length"])
+    body.update(tokenization.format.section())
+    tokenization.verify((), body["max_length"], str(source))
+    write_text(folder / TOKENIZER, tokenization.text)
 
 
-def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
+def _image_format(model: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
     """Return the `image` section of a model that has only the files of transformers beside it.
 
     Raises:
         ModelError: scaling and normalization of images are not declared.
     """
-    (port,) = found.inputs
-    last = channels_last(port)
+    (port,) = model.inputs
+    is_last = channels_last(port)
     axes = ("?",) * 4 if port.axes is None else port.axes
-    height, width, channels = (axes[index] for index in ((1, 2, 3) if last else (2, 3, 1)))
+    height, width, channels = (axes[index] for index in ((1, 2, 3) if is_last else (2, 3, 1)))
     config = _first_json(folders, MODEL_CONFIG) or {}
     if isinstance(channels, int):
         config = {**config, "num_channels": channels}
-    said = declared_images(config, _first_json(folders, PREPROCESSOR), where=str(found.path))
-    own = "a task.json with an `image` section (size, channels, mean, std) with --task-json"
-    if said.refusal is not None:
+    declared = declared_images(config, _first_json(folders, PREPROCESSOR), where=str(model.path))
+    task_json_hint = "a task.json with an `image` section (size, channels, mean, std) with --task-json"
+    if declared.unsupported is not None:
         raise ModelError(
-            said.refusal.message, where=said.refusal.where, hint=f"Name {own}.", code=said.refusal.code
+            declared.unsupported.message,
+            where=declared.unsupported.where,
+            hint=f"Name {task_json_hint}.",
+            code=declared.unsupported.code,
         )
-    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    depth = said.channels
-    if depth is None or said.size is None or said.normalisation is None:
+    fixed_size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    channel_count = declared.channels
+    if channel_count is None or declared.size is None or declared.normalisation is None:
         raise ModelError(
             "it is unknown how images are scaled and normalised for this model",
-            where=str(found.path),
-            hint=f"Put its {PREPROCESSOR} beside it, or name {own}.",
+            where=str(model.path),
+            hint=f"Put its {PREPROCESSOR} beside it, or name {task_json_hint}.",
             code="preprocess-undeclared",
         )
-    return said.sized(fixed or said.size).complete((), depth).as_dict()
+    return declared.with_size(fixed_size or declared.size).to_format((), channel_count).as_dict()
 
 
-def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
+def _own_form_and_facts(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
     """Return form and facts of a model of this package, from the bundle's manifest or the artifact's seal.
 
     Raises:
@@ -374,24 +393,24 @@ def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
     return None, {}
 
 
-def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], described: str) -> None:
+def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], manifest_name: str) -> None:
     """Check the files that the measurement reads against their recorded sizes and hashes."""
     for name, entry in files.items():
         if not (name.startswith(ONNX_MODEL) or name in (TOKENIZER, TASK)):
             continue
-        file = inside(folder, name, where=str(folder / described))
+        file = path_inside(folder, name, where=str(folder / manifest_name))
         if not {"bytes", "sha256"} <= entry.keys():
             continue
-        present = file.stat().st_size if file.is_file() else 0
-        if present < entry["bytes"]:
-            fault = f"was cut off: it has {present} of {entry['bytes']} bytes"
-        elif present > entry["bytes"] or sha256_file(file) != entry["sha256"]:
+        size = file.stat().st_size if file.is_file() else 0
+        if size < entry["bytes"]:
+            fault = f"was cut off: it has {size} of {entry['bytes']} bytes"
+        elif size > entry["bytes"] or sha256_file(file) != entry["sha256"]:
             fault = "was changed since it was made"
         else:
             continue
         raise ModelError(
-            f"this file {fault}, according to {described} beside it",
+            f"this file {fault}, according to {manifest_name} beside it",
             where=str(file),
             hint="Make it again: start its run again. To measure a model that was changed on "
-            f"purpose, put it in a folder without {described}.",
+            f"purpose, put it in a folder without {manifest_name}.",
         )

@@ -34,11 +34,11 @@ class AttentionLoss(LossSpec):
         """The part of both models that it compares."""
         return "convolutions" if self.of == "spatial" else "attention"
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
-        if self.of == "spatial" and lesson.reads == "texts":
+        if self.of == "spatial" and context.input_kind == "texts":
             return "text models have no spatial maps: use `of: scores` or `of: probabilities`"
-        return super().fault(lesson)
+        return super().fault(context)
 
 
 ATTENTION = LossKind(AttentionLoss, "compress.losses.attention.term:attention_term")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from compress.losses.contrastive.spec import ContrastiveLoss
-from compress.training.loss_functions.contrastive import differ, info_nce
-from compress.training.objective.terms import LossInputs, ModelPair, Pooled, Term, linear
+from compress.training.loss_functions.contrastive import different_examples, info_nce
+from compress.training.objective.terms import LossInputs, ModelPair, Pooled, Term, orthogonal_linear
 
 
 class ContrastiveTerm(Term):
@@ -26,38 +26,38 @@ class ContrastiveTerm(Term):
         super().__init__({student.name}, {teacher.name})
         self.student, self.teacher = student, teacher
         self.temperature = spec.temperature
-        self.project_student = linear(student.width, spec.dimensions, models.generator)
-        self.project_teacher = linear(teacher.width, spec.dimensions, models.generator)
+        self.project_student = orthogonal_linear(student.width, spec.dimensions, models.generator)
+        self.project_teacher = orthogonal_linear(teacher.width, spec.dimensions, models.generator)
         self.register_buffer("memory", torch.zeros(spec.negatives, teacher.width))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
 
     def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch; in training mode the batch is then added to the memory."""
-        mine = self.student(seen.student, seen.mask)
-        theirs = self.teacher(seen.teacher, seen.mask).detach()
-        goals = torch.cat([theirs, self.memory])
-        places = torch.arange(len(goals), device=goals.device)
-        known = places < len(theirs) + self.written
+        student = self.student(seen.student, seen.mask)
+        teacher = self.teacher(seen.teacher, seen.mask).detach()
+        candidates = torch.cat([teacher, self.memory])
+        positions = torch.arange(len(candidates), device=candidates.device)
+        filled = positions < len(teacher) + self.written
         loss = info_nce(
-            self.project_student(mine),
-            self.project_teacher(goals),
-            known & differ(theirs, goals),
+            self.project_student(student),
+            self.project_teacher(candidates),
+            filled & different_examples(teacher, candidates),
             self.temperature,
         )
         if self.training:
-            self._remember(theirs)
+            self._remember(teacher)
         return loss
 
     def counts(self, seen: LossInputs) -> Tensor:
         """Count examples."""
         return seen.examples
 
-    def _remember(self, rows: Tensor) -> None:
+    def _remember(self, vectors: Tensor) -> None:
         """Overwrite the oldest rows of the memory."""
         size = len(self.memory)
         if size == 0:
             return
-        rows = rows[-size:]
-        places = (self.written + torch.arange(len(rows), device=rows.device)) % size
-        self.memory.index_copy_(0, places, rows)
-        self.written.add_(len(rows))
+        vectors = vectors[-size:]
+        positions = (self.written + torch.arange(len(vectors), device=vectors.device)) % size
+        self.memory.index_copy_(0, positions, vectors)
+        self.written.add_(len(vectors))

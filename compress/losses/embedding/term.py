@@ -10,7 +10,7 @@ from compress.training.objective.terms import (
     LossInputs,
     ModelPair,
     Term,
-    aligned,
+    align_tokens,
     check_tokens,
     extra_tokens,
     projection,
@@ -23,17 +23,19 @@ class EmbeddingTerm(Term):
     def __init__(self, spec: EmbeddingLoss, models: ModelPair) -> None:
         check_tokens("embedding", models)
         super().__init__({"embedding"}, {"embedding"})
-        student, teacher = models.student.embedding, models.teacher.embedding
+        student, teacher = models.student.embedding_size, models.teacher.embedding_size
         assert student is not None
         assert teacher is not None
-        self.extra = extra_tokens(models)
+        self.extra_tokens = extra_tokens(models)
         self.distance = DISTANCES[spec.distance]
         self.projection = projection(student, teacher, models.generator)
 
     def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
-        student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
-        return self.distance(self.projection(student.float()), teacher, seen.compared)
+        student, teacher = align_tokens(
+            seen.student["embedding"], seen.teacher["embedding"], self.extra_tokens
+        )
+        return self.distance(self.projection(student.float()), teacher, seen.output_mask)
 
     def counts(self, seen: LossInputs) -> Tensor:
         """Count tokens."""

@@ -11,7 +11,7 @@ from compress.training.objective.terms import (
     LossInputs,
     ModelPair,
     Term,
-    aligned,
+    align_tokens,
     check_tokens,
     extra_tokens,
     layer_pairs,
@@ -21,8 +21,8 @@ from compress.training.objective.terms import (
 
 def hidden_term(spec: HiddenLoss, models: ModelPair) -> Term:
     """Build the term of `hidden`: over feature maps if both models are convolutional, else over hidden states."""
-    both = models.student.features and models.teacher.features
-    return FeatureTerm(spec, models) if both else HiddenTerm(spec, models)
+    convolutional = models.student.features and models.teacher.features
+    return FeatureTerm(spec, models) if convolutional else HiddenTerm(spec, models)
 
 
 class HiddenTerm(Term):
@@ -31,25 +31,30 @@ class HiddenTerm(Term):
     def __init__(self, spec: HiddenLoss, models: ModelPair) -> None:
         check_tokens("hidden", models)
         student, teacher = models.student, models.teacher
-        pairs = layer_pairs("hidden", spec.layers, student.layers, teacher.layers)
-        super().__init__({f"hidden.{mine}" for mine, _ in pairs}, {f"hidden.{theirs}" for _, theirs in pairs})
-        assert student.hidden is not None
-        assert teacher.hidden is not None
+        pairs = layer_pairs("hidden", spec.layers, student.num_layers, teacher.num_layers)
+        super().__init__(
+            {f"hidden.{student_layer}" for student_layer, _ in pairs},
+            {f"hidden.{teacher_layer}" for _, teacher_layer in pairs},
+        )
+        assert student.hidden_size is not None
+        assert teacher.hidden_size is not None
         self.pairs = pairs
-        self.extra = extra_tokens(models)
+        self.extra_tokens = extra_tokens(models)
         self.distance = DISTANCES[spec.distance]
         self.projections = nn.ModuleList(
-            projection(student.hidden, teacher.hidden, models.generator) for _ in pairs
+            projection(student.hidden_size, teacher.hidden_size, models.generator) for _ in pairs
         )
 
     def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         losses = []
-        for (mine, theirs), project in zip(self.pairs, self.projections, strict=True):
-            student, teacher = aligned(
-                seen.student[f"hidden.{mine}"], seen.teacher[f"hidden.{theirs}"], self.extra
+        for (student_layer, teacher_layer), project in zip(self.pairs, self.projections, strict=True):
+            student, teacher = align_tokens(
+                seen.student[f"hidden.{student_layer}"],
+                seen.teacher[f"hidden.{teacher_layer}"],
+                self.extra_tokens,
             )
-            losses.append(self.distance(project(student.float()), teacher, seen.compared))
+            losses.append(self.distance(project(student.float()), teacher, seen.output_mask))
         return torch.stack(losses).mean()
 
     def counts(self, seen: LossInputs) -> Tensor:
@@ -66,21 +71,26 @@ class FeatureTerm(Term):
     def __init__(self, spec: HiddenLoss, models: ModelPair) -> None:
         student, teacher = models.student.features, models.teacher.features
         pairs = layer_pairs("hidden", spec.layers, len(student), len(teacher))
-        stages = [(student[mine], teacher[theirs]) for mine, theirs in pairs]
-        names = [(f"feature.{mine.name}", f"feature.{theirs.name}") for mine, theirs in stages]
-        super().__init__({mine for mine, _ in names}, {theirs for _, theirs in names})
+        stages = [(student[of_student], teacher[of_teacher]) for of_student, of_teacher in pairs]
+        names = [
+            (f"feature.{of_student.name}", f"feature.{of_teacher.name}") for of_student, of_teacher in stages
+        ]
+        super().__init__({of_student for of_student, _ in names}, {of_teacher for _, of_teacher in names})
         self.names = names
         self.distance = DISTANCES[spec.distance]
         self.projections = nn.ModuleList(
-            projection(mine.channels, theirs.channels, models.generator) for mine, theirs in stages
+            projection(of_student.channels, of_teacher.channels, models.generator)
+            for of_student, of_teacher in stages
         )
 
     def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
         losses = []
-        for (mine, theirs), project in zip(self.names, self.projections, strict=True):
-            maps = seen.student[mine].float(), seen.teacher[theirs].float()
-            height, width = (min(sides) for sides in zip(*(one.shape[2:] for one in maps), strict=True))
-            student, teacher = (map_tokens(one, height, width) for one in maps)
+        for (student_name, teacher_name), project in zip(self.names, self.projections, strict=True):
+            maps = seen.student[student_name].float(), seen.teacher[teacher_name].float()
+            height, width = (
+                min(sides) for sides in zip(*(feature.shape[2:] for feature in maps), strict=True)
+            )
+            student, teacher = (map_tokens(feature, height, width) for feature in maps)
             losses.append(self.distance(project(student), teacher))
         return torch.stack(losses).mean()

@@ -11,7 +11,7 @@ from compress.losses.contract import LossContext, LossKind, LossSpec
 class LabelsLoss(LossSpec):
     """Cross-entropy with the true labels; examples labelled only by the teacher are ignored."""
 
-    compares: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
 
     smoothing: Fraction = 0.0
     """Label smoothing."""
@@ -21,9 +21,9 @@ class LabelsLoss(LossSpec):
         """Whether the loss acts on the student's outputs."""
         return True
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
-        return super().fault(lesson) if lesson.labelled else lesson.no_logits
+        return super().fault(context) if context.is_classifier else context.why_no_logits
 
 
 LABELS = LossKind(LabelsLoss, "compress.losses.labels.term:LabelsTerm")

@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from compress.core.task_kind import TaskKind
 from compress.losses.contract import Divergence, LossContext, LossKind, LossSpec
 
-_MIXES: dict[Divergence, float] = {"jsd": 0.5, "skew": 0.1, "skew_reverse": 0.1}
+_DEFAULT_MIX: dict[Divergence, float] = {"jsd": 0.5, "skew": 0.1, "skew_reverse": 0.1}
 
 
 class LogitsLoss(LossSpec):
     """Divergence from the teacher's softened probabilities, times T^2 (Hinton et al. 2015)."""
 
-    softens: ClassVar[bool] = True
+    uses_soft_targets: ClassVar[bool] = True
 
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Divides the logits of both models before the softmax. For language models use 1, or `top_k: all`."""
@@ -44,14 +44,16 @@ class LogitsLoss(LossSpec):
             )
         if self.standardize and isinstance(self.top_k, int):
             raise ValueError("`standardize` needs all logits: leave it or `top_k` out")
-        if self.mix is not None and self.divergence not in _MIXES:
-            raise ValueError(f"`mix` belongs to {', '.join(_MIXES)}, not to `divergence: {self.divergence}`")
+        if self.mix is not None and self.divergence not in _DEFAULT_MIX:
+            raise ValueError(
+                f"`mix` belongs to {', '.join(_DEFAULT_MIX)}, not to `divergence: {self.divergence}`"
+            )
         return self
 
     @property
-    def mixed(self) -> float:
+    def mix_weight(self) -> float:
         """The mixing weight; arbitrary for divergences without one."""
-        return self.mix if self.mix is not None else _MIXES.get(self.divergence, 0.5)
+        return self.mix if self.mix is not None else _DEFAULT_MIX.get(self.divergence, 0.5)
 
     @property
     def reaches_outputs(self) -> bool:
@@ -59,24 +61,24 @@ class LogitsLoss(LossSpec):
         return True
 
     @property
-    def reads_all(self) -> bool:
+    def needs_all_logits(self) -> bool:
         """Whether the loss needs the teacher's logits of the whole vocabulary."""
         return self.top_k == "all" or self.standardize
 
-    def disappoints(self, task: TaskKind) -> str | None:
+    def likely_problem(self, task: TaskKind) -> str | None:
         """Return a warning if most of the teacher's probability mass would be dropped."""
-        if not task.writes or self.temperature <= 1 or self.reads_all:
+        if not task.generates or self.temperature <= 1 or self.needs_all_logits:
             return None
         return (
             "with a `temperature` above 1, most of a language model's probability lies outside its most likely tokens, "
             "the only ones kept of a teacher: use `temperature: 1`, or `top_k: all`"
         )
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
-        if not lesson.logits:
-            return lesson.no_logits
-        if self.top_k is not None and not lesson.task.writes:
+        if not context.has_logits:
+            return context.why_no_logits
+        if self.top_k is not None and not context.task.generates:
             return "`top_k` is for the tokens of a language model; other outputs are kept whole: leave it out"
         return None
 
@@ -84,5 +86,7 @@ class LogitsLoss(LossSpec):
 LOGITS = LossKind(
     LogitsLoss,
     "compress.losses.logits.term:LogitsTerm",
-    recovers=lambda lesson, temperature: LogitsLoss(temperature=temperature) if lesson.logits else None,
+    recovery_default=lambda lesson, temperature: (
+        LogitsLoss(temperature=temperature) if lesson.has_logits else None
+    ),
 )

@@ -18,12 +18,12 @@ class NextTokenTerm(Term):
 
     def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
-        learnt = seen.compared
-        assert learnt is not None
-        goal = seen.batch["input_ids"].roll(-1, 1)[learnt]
+        mask = seen.output_mask
+        assert mask is not None
+        targets = seen.batch["input_ids"].roll(-1, 1)[mask]
         return in_chunks(
             lambda some, words: functional.cross_entropy(some.float(), words),
             seen.student["outputs"],
-            goal,
-            compared=learnt,
+            targets,
+            mask=mask,
         )

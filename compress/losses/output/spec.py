@@ -21,11 +21,11 @@ class OutputLoss(LossSpec):
         """Whether the loss acts on the student's outputs."""
         return True
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
-        if lesson.logits:
+        if context.has_logits:
             return "logits are compared by `logits`; `output` is for embeddings"
-        return super().fault(lesson)
+        return super().fault(context)
 
 
 OUTPUT = LossKind(OutputLoss, "compress.losses.output.term:OutputTerm")

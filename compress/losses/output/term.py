@@ -16,12 +16,12 @@ class OutputTerm(Term):
         super().__init__({"outputs.teacher"}, {"outputs"})
         self.distance = output_mse if spec.distance == "mse" else output_cosine
         self.by_token = models.student.by_token
-        self.projection = projection(models.student.outputs, models.teacher.outputs, models.generator)
+        self.projection = projection(models.student.num_outputs, models.teacher.num_outputs, models.generator)
 
     def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
-        student = self.projection(rows_of(seen.student["outputs.teacher"].float(), seen.compared))
-        return self.distance(student, rows_of(seen.teacher["outputs"], seen.compared))
+        student = self.projection(rows_of(seen.student["outputs.teacher"].float(), seen.output_mask))
+        return self.distance(student, rows_of(seen.teacher["outputs"], seen.output_mask))
 
     def counts(self, seen: LossInputs) -> Tensor:
         """Count rows of outputs."""

@@ -24,18 +24,20 @@ class SimilarityLoss(LossSpec):
         """Whether the loss acts on the student's outputs."""
         return self.representation == "outputs"
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Return why the loss cannot be used for this lesson; None if it can, as far as the profile determines."""
-        if self.reaches_outputs and not lesson.rows:
+        if self.reaches_outputs and not context.one_row_per_example:
             return (
-                f"outputs of {lesson.task.name} are not one vector per example: use `representation: pooled`"
+                f"outputs of {context.task.name} are not one vector per example: use `representation: pooled`"
             )
-        return super().fault(lesson)
+        return super().fault(context)
 
 
-def _of_vectors(lesson: LossContext, temperature: float) -> LossSpec | None:
-    pooled = lesson.task.head == "pooled"
+def _embedding_recovery(context: LossContext, temperature: float) -> LossSpec | None:
+    pooled = context.task.head == "pooled"
     return SimilarityLoss(of="cosines", representation="outputs") if pooled else None
 
 
-SIMILARITY = LossKind(SimilarityLoss, "compress.losses.similarity.term:SimilarityTerm", recovers=_of_vectors)
+SIMILARITY = LossKind(
+    SimilarityLoss, "compress.losses.similarity.term:SimilarityTerm", recovery_default=_embedding_recovery
+)

@@ -36,9 +36,9 @@ class SimilarityTerm(Term):
 
     def forward(self, seen: LossInputs) -> Tensor:
         """Return the loss of one batch."""
-        mine = self.student(seen.student, seen.mask) if self.student else seen.student["outputs.teacher"]
-        theirs = self.teacher(seen.teacher, seen.mask) if self.teacher else seen.teacher["outputs"]
-        return self.relation(mine, theirs)
+        student = self.student(seen.student, seen.mask) if self.student else seen.student["outputs.teacher"]
+        teacher = self.teacher(seen.teacher, seen.mask) if self.teacher else seen.teacher["outputs"]
+        return self.relation(student, teacher)
 
     def counts(self, seen: LossInputs) -> Tensor:
         """Count examples, although only those of the same part are compared with each other."""

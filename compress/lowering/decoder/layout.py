@@ -30,7 +30,7 @@ _SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True)
-class Rotary:
+class RotaryTable:
     """Rotary tables: cosines and sines float32 (positions, rotated dimensions of a head / 2)."""
 
     cosines: NDArray[np.float32]
@@ -43,7 +43,7 @@ class Layout:
 
     `windows`: for each layer, the size of its attention window, the token itself included; None: full attention.
     `rotaries`: for each layer, the name of its rotary tables in `tables`; None: no rotary positions. `scale`: factor
-    of the attention scores; `deeper_weaker`: it is divided by the number of the layer, from 1 on. `softcap`,
+    of the attention scores; `scale_by_inverse_layer`: it is divided by the number of the layer, from 1 on. `softcap`,
     `final_softcap`: soft caps of attention scores and logits, 0: none. `embedding_scale`: factor of the embeddings.
     `tied`: the head is the word embedding table.
     """
@@ -54,18 +54,18 @@ class Layout:
     activation: Activation
     epsilon: float
     scale: float
-    deeper_weaker: bool
+    scale_by_inverse_layer: bool
     softcap: float
     final_softcap: float
     embedding_scale: float
     windows: tuple[int | None, ...]
     rotaries: tuple[str | None, ...]
-    tables: Mapping[str, Rotary]
+    tables: Mapping[str, RotaryTable]
     parallel: bool
     tied: bool
 
     @property
-    def longest(self) -> int:
+    def max_positions(self) -> int:
         """Maximum number of tokens."""
         return self.sizes["positions"]
 
@@ -79,81 +79,98 @@ def layout_of(config: Any) -> Layout:
     Raises:
         ModelError: it has a part that the graph has no operator for.
     """
-    known = config.to_dict()
-    network = network_of(str(known["model_type"]))
-    sizes = dimensions(network, known)
+    values = config.to_dict()
+    network = network_of(str(values["model_type"]))
+    sizes = dimensions(network, values)
     layers = sizes["layers"]
-    kinds = known.get("layer_types") or [_SLIDING if known.get("sliding_window") else _FULL] * layers
-    if unknown := sorted(set(kinds) - {_FULL, _SLIDING}):
-        raise _refused(config, f"its layer type {unknown[0]!r} is not supported")
-    window = known.get("sliding_window")
+    layer_types = values.get("layer_types") or [_SLIDING if values.get("sliding_window") else _FULL] * layers
+    if unknown := sorted(set(layer_types) - {_FULL, _SLIDING}):
+        raise _unsupported(config, f"its layer type {unknown[0]!r} is not supported")
+    window = values.get("sliding_window")
     activation = next(
         value
         for key in ("hidden_activation", "hidden_act", "activation_function")
-        if (value := known.get(key))
+        if (value := values.get(key))
     )
     if activation not in _ACTIVATIONS:
-        raise _refused(config, f"its activation {activation!r} is not supported")
-    tables = _rotary_tables(config, network, sizes, kinds) if network.positions == "rotary" else {}
-    attended = known.get("query_pre_attn_scalar") or sizes["head_size"]
+        raise _unsupported(config, f"its activation {activation!r} is not supported")
+    tables = _rotary_tables(config, network, sizes, layer_types) if network.positions == "rotary" else {}
+    query_scalar = values.get("query_pre_attn_scalar") or sizes["head_size"]
     return Layout(
         network=network,
-        config=known,
+        config=values,
         sizes=sizes,
         activation=_ACTIVATIONS[activation],
-        epsilon=float(_first(known, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
-        scale=float(attended) ** -0.5 if known.get("scale_attn_weights", True) else 1.0,
-        deeper_weaker=bool(known.get("scale_attn_by_inverse_layer_idx")),
-        softcap=float(known.get("attn_logit_softcapping") or 0),
-        final_softcap=float(known.get("final_logit_softcapping") or 0),
-        embedding_scale=sizes["hidden"] ** 0.5 if network.scales_words else 1.0,
-        windows=tuple(window if kind == _SLIDING else None for kind in kinds),
+        epsilon=float(_first(values, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
+        scale=float(query_scalar) ** -0.5 if values.get("scale_attn_weights", True) else 1.0,
+        scale_by_inverse_layer=bool(values.get("scale_attn_by_inverse_layer_idx")),
+        softcap=float(values.get("attn_logit_softcapping") or 0),
+        final_softcap=float(values.get("final_logit_softcapping") or 0),
+        embedding_scale=sizes["hidden"] ** 0.5 if network.scales_embeddings else 1.0,
+        windows=tuple(window if layer_type == _SLIDING else None for layer_type in layer_types),
         rotaries=tuple(
-            (kind if kind in tables else "") if tables and turned else None
-            for kind, turned in zip(kinds, known.get("no_rope_layers") or [1] * layers, strict=True)
+            (layer_type if layer_type in tables else "") if tables and has_rotary else None
+            for layer_type, has_rotary in zip(
+                layer_types, values.get("no_rope_layers") or [1] * layers, strict=True
+            )
         ),
         tables=tables,
-        parallel=network.parallel is not None and bool({**network.defaults, **known}[network.parallel]),
-        tied=bool({**network.defaults, **known}["tie_word_embeddings"]),
+        parallel=network.parallel_key is not None
+        and bool({**network.defaults, **values}[network.parallel_key]),
+        tied=bool({**network.defaults, **values}["tie_word_embeddings"]),
     )
 
 
-def _first(known: Config, *keys: str) -> Any:
-    return next(known[key] for key in keys if key in known)
+def _first(values: Config, *keys: str) -> Any:
+    return next(values[key] for key in keys if key in values)
 
 
 def _rotary_tables(
-    config: Any, network: Network, sizes: Mapping[str, int], kinds: list[str]
-) -> dict[str, Rotary]:
+    config: Any, network: Network, sizes: Mapping[str, int], layer_types: list[str]
+) -> dict[str, RotaryTable]:
     """Return one table for all layers, named "", or one per layer type."""
-    said = config.rope_parameters
-    by_kind = {kind: said[kind] for kind in sorted(set(kinds))} if _FULL in said else {"": said}
-    return {kind: _rotary(config, kind or None, rope, sizes) for kind, rope in by_kind.items()}
+    rope_parameters = config.rope_parameters
+    by_layer_type = (
+        {layer_type: rope_parameters[layer_type] for layer_type in sorted(set(layer_types))}
+        if _FULL in rope_parameters
+        else {"": rope_parameters}
+    )
+    return {
+        layer_type: _rotary_table(config, layer_type or None, rope, sizes)
+        for layer_type, rope in by_layer_type.items()
+    }
 
 
-def _rotary(config: Any, kind: str | None, rope: Mapping[str, Any], sizes: Mapping[str, int]) -> Rotary:
+def _rotary_table(
+    config: Any, layer_type: str | None, rope: Mapping[str, Any], sizes: Mapping[str, int]
+) -> RotaryTable:
     """Compute the tables of rotary positions (Su et al. 2021), scaled variants as in transformers."""
     head_size = sizes["head_size"]
     rotated = int(head_size * rope.get("partial_rotary_factor", 1.0))
     if rotated % _ROTARY_MULTIPLE or head_size % (_ROTARY_MULTIPLE // 2):
-        raise _refused(
+        raise _unsupported(
             config, f"it rotates {rotated} of {head_size} dimensions of a head; expected a multiple of 16"
         )
-    how = rope.get("rope_type", "default")
-    if how == "default":
+    rope_type = rope.get("rope_type", "default")
+    if rope_type == "default":
         frequencies = float(rope["rope_theta"]) ** (-np.arange(0, rotated, 2, dtype=np.float32) / rotated)
-        factor = 1.0
-    elif how in ("linear", "llama3", "yarn"):
+        attention_factor = 1.0
+    elif rope_type in ("linear", "llama3", "yarn"):
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-        given = {} if kind is None else {"layer_type": kind}
-        made, factor = ROPE_INIT_FUNCTIONS[how](config, "cpu", **given)
-        frequencies = made.numpy()
+        layer_kwargs = {} if layer_type is None else {"layer_type": layer_type}
+        inverse_frequencies, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](config, "cpu", **layer_kwargs)
+        frequencies = inverse_frequencies.numpy()
     else:
-        raise _refused(config, f"its rotary positions of type {how!r} change with the length of the text")
+        raise _unsupported(
+            config, f"its rotary positions of type {rope_type!r} change with the length of the text"
+        )
     angles = np.outer(np.arange(sizes["positions"], dtype=np.float32), frequencies.astype(np.float32))
-    return Rotary((np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32))
+    return RotaryTable(
+        (np.cos(angles) * attention_factor).astype(np.float32),
+        (np.sin(angles) * attention_factor).astype(np.float32),
+    )
 
 
-def _refused(config: Any, why: str) -> ModelError:
+def _unsupported(config: Any, why: str) -> ModelError:
     return ModelError(f"this {config.model_type} cannot be lowered to ONNX: {why}", code="family-unsupported")

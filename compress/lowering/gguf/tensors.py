@@ -18,19 +18,19 @@ from compress.lowering.decoder.layout import Layout
 from compress.lowering.gguf.family import LlamaCppFamily
 from compress.models.anatomy.table.family import ROLES
 
-Float = NDArray[np.float32]
-Stored = Literal["f16", "q8_0", "q4_0", "q4_1"]
+FloatArray = NDArray[np.float32]
+MatrixType = Literal["f16", "q8_0", "q4_0", "q4_1"]
 
-TYPES: Mapping[Stored, GGMLQuantizationType] = {
+GGML_TYPES: Mapping[MatrixType, GGMLQuantizationType] = {
     "f16": GGMLQuantizationType.F16,
     "q8_0": GGMLQuantizationType.Q8_0,
     "q4_0": GGMLQuantizationType.Q4_0,
     "q4_1": GGMLQuantizationType.Q4_1,
 }
-_LARGEST_HALF = float(np.finfo(np.float16).max)
+_MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
-_OUTSIDE = {"words": "token_embd", "positions": "position_embd", "final_norm": "output_norm"}
-_INSIDE = {
+_OUTER_NAMES = {"words": "token_embd", "positions": "position_embd", "final_norm": "output_norm"}
+_LAYER_NAMES = {
     "attention_norm": "attn_norm",
     "query": "attn_q",
     "key": "attn_k",
@@ -47,7 +47,7 @@ _INSIDE = {
     "feed_out": "ffn_down",
     "output_result_norm": "post_ffw_norm",
 }
-WORDS, HEAD = "token_embd.weight", "output.weight"
+EMBEDDINGS_NAME, HEAD_NAME = "token_embd.weight", "output.weight"
 
 
 @dataclass(frozen=True)
@@ -56,32 +56,35 @@ class GgufTensor:
 
     name: str
     shape: tuple[int, ...]
-    kind: GGMLQuantizationType
-    make: Callable[[], Float]
+    ggml_type: GGMLQuantizationType
+    compute: Callable[[], FloatArray]
 
-    def stored(self) -> NDArray[np.generic]:
+    def quantized(self) -> NDArray[np.generic]:
         """Compute the values in their stored type.
 
         Raises:
             PassError: a value is too large for 16 bits.
         """
-        made = np.ascontiguousarray(self.make(), np.float32)
-        if self.kind == GGMLQuantizationType.F16 and (largest := float(np.abs(made).max())) > _LARGEST_HALF:
+        values = np.ascontiguousarray(self.compute(), np.float32)
+        if (
+            self.ggml_type == GGMLQuantizationType.F16
+            and (largest := float(np.abs(values).max())) > _MAX_FLOAT16
+        ):
             raise PassError(
-                f"{self.name} holds {largest:.3g}, above the largest 16-bit float, {_LARGEST_HALF:.0f}",
+                f"{self.name} holds {largest:.3g}, above the largest 16-bit float, {_MAX_FLOAT16:.0f}",
                 hint="Use `gguf: q8_0`, which can hold it.",
             )
-        return np.asarray(quantize(made, self.kind))
+        return np.asarray(quantize(values, self.ggml_type))
 
     @property
-    def bytes(self) -> int:
+    def num_bytes(self) -> int:
         """Size of the stored tensor in bytes."""
-        block, size = GGML_QUANT_SIZES[self.kind]
+        block, size = GGML_QUANT_SIZES[self.ggml_type]
         return int(np.prod(self.shape)) // block * size
 
 
 def tensors_of(
-    layout: Layout, family: LlamaCppFamily, weights: Mapping[str, Tensor], stored: Stored
+    layout: Layout, family: LlamaCppFamily, weights: Mapping[str, Tensor], matrix_type: MatrixType
 ) -> Iterator[GgufTensor]:
     """Yield every tensor of the file.
 
@@ -95,78 +98,87 @@ def tensors_of(
     Raises:
         ModelError: a weight is missing.
     """
-    for name, shape, make in _Arrays(layout, family, weights).all():
-        kind = GGMLQuantizationType.F32
+    for name, shape, compute in _TensorSource(layout, family, weights).entries():
+        ggml_type = GGMLQuantizationType.F32
         if len(shape) == 2 and not name.startswith("position_embd"):
-            decides = name == HEAD or (name == WORDS and layout.tied and not family.head)
-            kind = TYPES["q8_0" if decides and stored != "f16" else stored]
-            if shape[1] % GGML_QUANT_SIZES[kind][0]:
-                kind = GGMLQuantizationType.F16
-        yield GgufTensor(name, shape, kind, make)
+            is_output = name == HEAD_NAME or (
+                name == EMBEDDINGS_NAME and layout.tied and not family.requires_head
+            )
+            ggml_type = GGML_TYPES["q8_0" if is_output and matrix_type != "f16" else matrix_type]
+            if shape[1] % GGML_QUANT_SIZES[ggml_type][0]:
+                ggml_type = GGMLQuantizationType.F16
+        yield GgufTensor(name, shape, ggml_type, compute)
 
 
-class _Arrays:
+class _TensorSource:
     """Names, shapes and values of all tensors, (out, in)."""
 
     def __init__(self, layout: Layout, family: LlamaCppFamily, weights: Mapping[str, Tensor]) -> None:
         self.layout, self.family, self.weights = layout, family, weights
 
-    def all(self) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Float]]]:
+    def entries(self) -> Iterator[tuple[str, tuple[int, ...], Callable[[], FloatArray]]]:
         layout, network = self.layout, self.layout.network
-        for role, name in _OUTSIDE.items():
-            if role in network.outside:
-                yield from self.part(role, f"{network.base}.{network.outside[role]}", name)
+        for role, name in _OUTER_NAMES.items():
+            if role in network.outer_parts:
+                yield from self.module_entries(role, f"{network.base}.{network.outer_parts[role]}", name)
         if not layout.tied:
-            yield from self.part("head_words", network.heads["words"]["head_words"], "output")
-        elif self.family.head:
-            yield from self.part("words", f"{network.base}.{network.outside['words']}", "output")
+            yield from self.module_entries("head_words", network.heads["words"]["head_words"], "output")
+        elif self.family.requires_head:
+            yield from self.module_entries(
+                "words", f"{network.base}.{network.outer_parts['words']}", "output"
+            )
         for layer in range(layout.sizes["layers"]):
-            for role, path in network.inside.items():
-                whole = f"{network.base}.{network.layer.format(i=layer)}.{path}"
-                yield from self.part(role, whole, f"blk.{layer}.{_INSIDE[role]}")
+            for role, path in network.layer_parts.items():
+                module_path = f"{network.base}.{network.layer_path.format(i=layer)}.{path}"
+                yield from self.module_entries(role, module_path, f"blk.{layer}.{_LAYER_NAMES[role]}")
         if (factors := rope_factors(layout, self.family)) is not None:
             yield "rope_freqs.weight", factors.shape, lambda: factors
 
-    def part(
+    def module_entries(
         self, role: str, path: str, name: str
-    ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Float]]]:
+    ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], FloatArray]]]:
         if f"{path}.weight" not in self.weights:
             raise ModelError(
                 f"its weights lack {path + '.weight'!r}, which its config requires", code="weights-missing"
             )
-        for kind in ("weight", "bias"):
-            tensor = self.weights.get(f"{path}.{kind}")
+        for parameter in ("weight", "bias"):
+            tensor = self.weights.get(f"{path}.{parameter}")
             if tensor is not None:
-                shape = tuple(tensor.shape[::-1] if self.turned(role, kind) else tensor.shape)
-                yield f"{name}.{kind}", shape, partial(self.made, role, kind, tensor)
-            elif self.family.biases and role in ("qkv", "attention_output"):
+                shape = tuple(tensor.shape[::-1] if self.is_transposed(role, parameter) else tensor.shape)
+                yield f"{name}.{parameter}", shape, partial(self.converted, role, parameter, tensor)
+            elif self.family.requires_biases and role in ("qkv", "attention_output"):
                 size = self.layout.sizes[ROLES[role].shape[0]]
-                yield f"{name}.{kind}", (size,), partial(_zeros, size)
+                yield f"{name}.{parameter}", (size,), partial(_zeros, size)
 
-    def turned(self, role: str, kind: str) -> bool:
+    def is_transposed(self, role: str, parameter: str) -> bool:
         network = self.layout.network
-        return network.in_out and kind == "weight" and role in network.inside and ROLES[role].kind == "linear"
+        return (
+            network.transposed
+            and parameter == "weight"
+            and role in network.layer_parts
+            and ROLES[role].kind == "linear"
+        )
 
-    def made(self, role: str, kind: str, tensor: Tensor) -> Float:
+    def converted(self, role: str, parameter: str, tensor: Tensor) -> FloatArray:
         """Convert a tensor to llama.cpp's layout."""
         layout, network, sizes = self.layout, self.layout.network, self.layout.sizes
-        array: Float = tensor.detach().float().numpy()
-        if self.turned(role, kind):
+        array: FloatArray = tensor.detach().float().numpy()
+        if self.is_transposed(role, parameter):
             array = array.T
-        if ROLES[role].kind == "norm" and kind == "weight":
+        if ROLES[role].kind == "norm" and parameter == "weight":
             array = array + np.float32(network.norm_offset)
         if role == "qkv" and network.qkv == "heads":
             by_head = array.reshape(sizes["heads"], 3, sizes["head_size"], *array.shape[1:])
             array = np.swapaxes(by_head, 0, 1).reshape(array.shape)
-        if role in ("query", "key") and self.family.turns_pairs:
+        if role in ("query", "key") and self.family.rotates_adjacent:
             array = interleave_halves(array, sizes["head_size"], rotated_dimensions(layout))
-        if role == ("query_norm" if "query_norm" in network.inside else "query"):
+        if role == ("query_norm" if "query_norm" in network.layer_parts else "query"):
             # The file does not store the attention scale, so a difference is folded into the queries.
             array = array * np.float32(layout.scale / llama_cpp_scale(layout, self.family))
         return array
 
 
-def interleave_halves(rows: Float, head_size: int, rotated: int) -> Float:
+def interleave_halves(rows: FloatArray, head_size: int, rotated: int) -> FloatArray:
     """Reorder rows of queries or keys so that the two dimensions rotated together are adjacent in each head.
 
     transformers has the first halves of all pairs before the second halves; in both layouts the rotated dimensions
@@ -174,11 +186,11 @@ def interleave_halves(rows: Float, head_size: int, rotated: int) -> Float:
     """
     heads = rows.reshape(-1, head_size, *rows.shape[1:])
     halves = heads[:, :rotated].reshape(len(heads), 2, rotated // 2, *rows.shape[1:])
-    turned = np.swapaxes(halves, 1, 2).reshape(len(heads), rotated, *rows.shape[1:])
-    return np.concatenate([turned, heads[:, rotated:]], axis=1).reshape(rows.shape)
+    interleaved = np.swapaxes(halves, 1, 2).reshape(len(heads), rotated, *rows.shape[1:])
+    return np.concatenate([interleaved, heads[:, rotated:]], axis=1).reshape(rows.shape)
 
 
-def _zeros(size: int) -> Float:
+def _zeros(size: int) -> FloatArray:
     return np.zeros(size, np.float32)
 
 
@@ -188,16 +200,16 @@ def rotated_dimensions(layout: Layout) -> int:
     return 2 * tables[0].cosines.shape[1] if tables else 0
 
 
-def rope_factors(layout: Layout, family: LlamaCppFamily) -> Float | None:
+def rope_factors(layout: Layout, family: LlamaCppFamily) -> FloatArray | None:
     """Frequency divisors of Llama 3's rotary scaling, float32 (rotated dimensions / 2); None for other kinds."""
     rope = layout.config.get("rope_parameters") or {}
-    if rope.get("rope_type") != "llama3" or "llama3" not in family.ropes:
+    if rope.get("rope_type") != "llama3" or "llama3" not in family.rope_types:
         return None
     (table,) = layout.tables.values()
     # The angle at position 1 equals the frequency.
-    turned = np.arctan2(table.sines[1].astype(np.float64), table.cosines[1].astype(np.float64))
+    frequencies = np.arctan2(table.sines[1].astype(np.float64), table.cosines[1].astype(np.float64))
     exponents = np.arange(0, rotated_dimensions(layout), 2) / rotated_dimensions(layout)
-    return np.asarray(float(rope["rope_theta"]) ** -exponents / turned, np.float32)
+    return np.asarray(float(rope["rope_theta"]) ** -exponents / frequencies, np.float32)
 
 
 def llama_cpp_scale(layout: Layout, family: LlamaCppFamily) -> float:

@@ -17,12 +17,12 @@ from compress.core import pre_tokenization
 
 Json = Mapping[str, Any]
 
-_STRIPS = "phi3"
+_STRIPPING_FAMILY = "phi3"
 """The family for which llama.cpp strips whitespace after special tokens."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-class TokenKind(IntEnum):
+class TokenType(IntEnum):
     """Token types of GGUF."""
 
     NORMAL = 1
@@ -37,85 +37,98 @@ class TokenKind(IntEnum):
 class Vocabulary:
     """The content of a tokenizer in a GGUF file. `merges` are for `gpt2`, `scores` for `llama`.
 
-    `adds_space`: a space is prepended to a text, and after each special token. `strips`: whitespace after special
-    tokens is stripped.
+    `add_space_prefix`: a space is prepended to a text, and after each special token. `strips_after_special`: whitespace
+    after special tokens is stripped.
     """
 
     model: str
     pre: str
     tokens: tuple[str, ...]
-    kinds: tuple[int, ...]
+    token_types: tuple[int, ...]
     merges: tuple[str, ...]
     scores: tuple[float, ...]
-    adds_space: bool
-    strips: bool
+    add_space_prefix: bool
+    strips_after_special: bool
 
 
-def why_no_vocabulary(tokenizer: Json, kind: str) -> str | None:
+def why_not_vocabulary(tokenizer: Json, model_type: str) -> str | None:
     """Return why llama.cpp does not support a tokenizer; None if it does.
 
     Args:
         tokenizer: the content of a `tokenizer.json`.
-        kind: the `model_type` of its model.
+        model_type: the `model_type` of its model.
     """
-    return next(_reasons(tokenizer, kind), None)
+    return next(_reasons(tokenizer, model_type), None)
 
 
-def vocabulary_of(tokenizer: Json, words: int) -> Vocabulary:
-    """Convert a tokenizer that llama.cpp supports (see `why_no_vocabulary`).
+def vocabulary_of(tokenizer: Json, vocabulary_size: int) -> Vocabulary:
+    """Convert a tokenizer that llama.cpp supports (see `why_not_vocabulary`).
 
     Args:
-        words: number of tokens of the model; those that the tokenizer lacks are marked unused.
+        vocabulary_size: number of tokens of the model; those that the tokenizer lacks are marked unused.
     """
-    model, added = tokenizer["model"], {token["id"]: token for token in tokenizer.get("added_tokens") or ()}
-    by_letters = bool(model.get("byte_fallback"))
-    texts = {number: text for text, number in model["vocab"].items()} | {
-        number: token["content"] for number, token in added.items()
+    model, added_tokens = (
+        tokenizer["model"],
+        {token["id"]: token for token in tokenizer.get("added_tokens") or ()},
+    )
+    is_char_level = bool(model.get("byte_fallback"))
+    tokens_by_id = {token_id: text for text, token_id in model["vocab"].items()} | {
+        token_id: token["content"] for token_id, token in added_tokens.items()
     }
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
 
-    def kind_of(number: int) -> TokenKind:
-        if number not in texts:
-            return TokenKind.UNUSED
-        if number in added:
-            return TokenKind.CONTROL if added[number]["special"] else TokenKind.USER_DEFINED
-        if by_letters and _BYTE.fullmatch(texts[number]):
-            return TokenKind.BYTE
-        return TokenKind.NORMAL
+    def kind_of(token_id: int) -> TokenType:
+        if token_id not in tokens_by_id:
+            return TokenType.UNUSED
+        if token_id in added_tokens:
+            return TokenType.CONTROL if added_tokens[token_id]["special"] else TokenType.USER_DEFINED
+        if is_char_level and _BYTE.fullmatch(tokens_by_id[token_id]):
+            return TokenType.BYTE
+        return TokenType.NORMAL
 
     rank: dict[str, int] = {}
-    for place, pair in enumerate(merges):
-        rank.setdefault("".join(pair), place)
+    for index, pair in enumerate(merges):
+        rank.setdefault("".join(pair), index)
     unknown = model.get("unk_token")
     return Vocabulary(
-        model="llama" if by_letters else "gpt2",
-        pre="default" if by_letters else str(rules_of(tokenizer)),
-        tokens=tuple(texts.get(number, f"[PAD{number}]") for number in range(words)),
-        kinds=tuple(
-            int(TokenKind.UNKNOWN if by_letters and texts.get(number) == unknown else kind_of(number))
-            for number in range(words)
+        model="llama" if is_char_level else "gpt2",
+        pre="default" if is_char_level else str(rules_of(tokenizer)),
+        tokens=tuple(tokens_by_id.get(token_id, f"[PAD{token_id}]") for token_id in range(vocabulary_size)),
+        token_types=tuple(
+            int(
+                TokenType.UNKNOWN
+                if is_char_level and tokens_by_id.get(token_id) == unknown
+                else kind_of(token_id)
+            )
+            for token_id in range(vocabulary_size)
         ),
-        merges=() if by_letters else tuple(" ".join(pair) for pair in merges),
+        merges=() if is_char_level else tuple(" ".join(pair) for pair in merges),
         # Earlier merges have higher scores; tokens that no merge produces have the lowest.
-        scores=tuple(-float(rank.get(texts.get(number, ""), len(rank))) for number in range(words))
-        if by_letters
+        scores=tuple(
+            -float(rank.get(tokens_by_id.get(token_id, ""), len(rank))) for token_id in range(vocabulary_size)
+        )
+        if is_char_level
         else (),
-        adds_space=by_letters and bool(_adds_space(tokenizer)),
-        strips=any(token["rstrip"] for token in added.values()),
+        add_space_prefix=is_char_level and bool(_adds_space(tokenizer)),
+        strips_after_special=any(token["rstrip"] for token in added_tokens.values()),
     )
 
 
-def _reasons(tokenizer: Json, kind: str) -> Iterator[str]:
+def _reasons(tokenizer: Json, model_type: str) -> Iterator[str]:
     model = tokenizer.get("model") or {}
-    how = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-    if how != "BPE":
-        yield f"its tokenizer is a {how}, and GGUF can be written for BPE only"
+    tokenizer_type = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    if tokenizer_type != "BPE":
+        yield f"its tokenizer is a {tokenizer_type}, and GGUF can be written for BPE only"
         return
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             yield f"its tokenizer has {key}, which llama.cpp does not support"
     for token in tokenizer.get("added_tokens") or ():
-        if token.get("lstrip") or token.get("single_word") or (token.get("rstrip") and kind != _STRIPS):
+        if (
+            token.get("lstrip")
+            or token.get("single_word")
+            or (token.get("rstrip") and model_type != _STRIPPING_FAMILY)
+        ):
             yield f"its token {token['content']!r} strips adjacent spaces or matches whole words only, unlike llama.cpp"
     if model.get("byte_fallback"):
         if _adds_space(tokenizer) is None:
@@ -128,7 +141,7 @@ def _reasons(tokenizer: Json, kind: str) -> Iterator[str]:
         yield f"its tokenizer has the normalizer {normalizers[0]['type']}, which llama.cpp does not support"
     if rules_of(tokenizer) is None:
         yield "its tokenizer splits texts into words by rules other than those of GPT-2, SmolLM, Llama 3 and Qwen 2"
-    elif rules_of(tokenizer) == pre_tokenization.WHOLE_WORDS and not model.get("ignore_merges"):
+    elif rules_of(tokenizer) == pre_tokenization.IGNORE_MERGES_RULES and not model.get("ignore_merges"):
         yield "its tokenizer splits texts like Llama 3's but also merges whole words, which llama.cpp does not"
 
 
@@ -139,26 +152,30 @@ def rules_of(tokenizer: Json) -> str | None:
 
 def _adds_space(tokenizer: Json) -> bool | None:
     """Whether a space is prepended to texts; None if spaces are handled differently from llama.cpp's `llama`."""
-    replaces = {"type": "Replace", "pattern": {"String": " "}, "content": pre_tokenization.SPACE}
+    replace_spaces = {
+        "type": "Replace",
+        "pattern": {"String": " "},
+        "content": pre_tokenization.SENTENCEPIECE_SPACE,
+    }
     normalizers = parts_of(tokenizer.get("normalizer"), "normalizers")
-    before = parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
-    match normalizers, before:
+    pre_tokenizers = parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    match normalizers, pre_tokenizers:
         case [{"type": "Prepend", "prepend": prepended}, last], [] if (
-            prepended == pre_tokenization.SPACE and last == replaces
+            prepended == pre_tokenization.SENTENCEPIECE_SPACE and last == replace_spaces
         ):
             return True
-        case [only], [] if only == replaces:
+        case [only], [] if only == replace_spaces:
             return False
         # Gemma's: spaces are replaced by the normalizer, so there is nothing left to split at.
-        case [only], [{"type": "Split", "pattern": {"String": " "}}] if only == replaces:
+        case [only], [{"type": "Split", "pattern": {"String": " "}}] if only == replace_spaces:
             return False
         case [], [{"type": "Metaspace", "prepend_scheme": "always" | "never" as scheme, "split": False}]:
             return bool(scheme == "always")
     return None
 
 
-def parts_of(part: Json | None, inside: str) -> list[Any]:
+def parts_of(part: Json | None, sequence_key: str) -> list[Any]:
     """Return the parts of a tokenizer component, which may be a sequence."""
     if part is None:
         return []
-    return list(part[inside]) if part["type"] == "Sequence" else [part]
+    return list(part[sequence_key]) if part["type"] == "Sequence" else [part]

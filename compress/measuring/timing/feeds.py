@@ -60,8 +60,8 @@ def scenarios(
     made = []
     for length in (None, *lengths):
         for size in batch_sizes:
-            rows = max(1, len(indices) // size)
-            made.append(Scenario(size, length, np.resize(indices, (rows, size))))
+            num_batches = max(1, len(indices) // size)
+            made.append(Scenario(size, length, np.resize(indices, (num_batches, size))))
     return made
 
 
@@ -78,23 +78,23 @@ def fixed_batch(inputs: Inputs, indices: Sequence[int] | NDArray[np.int64], leng
     }
 
 
-def in_order(inputs: Inputs, batch_size: int) -> Iterator[Batch]:
+def sequential_batches(inputs: Inputs, batch_size: int) -> Iterator[Batch]:
     """Yield all examples in order, in batches of `batch_size`; the last one may be smaller."""
-    every = np.arange(len(inputs))
+    indices = np.arange(len(inputs))
     for start in range(0, len(inputs), batch_size):
-        yield inputs.batch(every[start : start + batch_size])
+        yield inputs.batch(indices[start : start + batch_size])
 
 
-def parts(batches: Iterable[Batch], most_bytes: int = PART_BYTES) -> Iterator[list[Batch]]:
-    """Group batches into lists of at most `most_bytes`, but at least one batch, to limit memory."""
-    part: list[Batch] = []
-    room = most_bytes
+def split_by_bytes(batches: Iterable[Batch], max_bytes: int = PART_BYTES) -> Iterator[list[Batch]]:
+    """Group batches into lists of at most `max_bytes`, but at least one batch, to limit memory."""
+    group: list[Batch] = []
+    remaining = max_bytes
     for batch in batches:
         size = sum(array.nbytes for array in batch.values())
-        if part and size > room:
-            yield part
-            part, room = [], most_bytes
-        part.append(batch)
-        room -= size
-    if part:
-        yield part
+        if group and size > remaining:
+            yield group
+            group, remaining = [], max_bytes
+        group.append(batch)
+        remaining -= size
+    if group:
+        yield group

@@ -13,18 +13,18 @@ from compress.core.records import Disturbance, Latency
 from compress.core.units import MS_PER_S, NS_PER_MS
 from compress.encoding.inputs import Batch
 from compress.measuring.jobs import Job, JobFolder
-from compress.measuring.protocol import RESOLUTION
+from compress.measuring.protocol import SPEED_RESOLUTION
 from compress.measuring.statistics import Interval, bootstrap_medians, percentile
-from compress.measuring.timing.disturbance import any_disturbed, counted, disturbance
+from compress.measuring.timing.disturbance import any_disturbed, counted_rounds, disturbance
 from compress.measuring.timing.feeds import Scenario
 from compress.profile.schema import MeasureSpec
 
-UNDISTURBED = 5
+UNDISTURBED_PERCENTILE = 5
 """Percentile of the rounds of an input that is taken as its undisturbed time. With other load on the machine, the lower
 quartile was up to 1.5 times this for a model whose weights fill the caches, unlike for a small model."""
 
 
-class Timed(NamedTuple):
+class VariantTimes(NamedTuple):
     """Milliseconds per batch of several models, and whether the timing is unusable because of other processes."""
 
     ms: tuple[float, ...]
@@ -49,22 +49,22 @@ def latency_jobs(
         processes: number of processes.
     """
     order = list(range(len(models)))
-    for which in range(processes):
+    for process in range(processes):
         body = {
             "kind": "latency",
             "models": list(models),
             # With several threads the model loaded last tends to be faster, so the order rotates.
-            "load_order": [*order[which % len(order) :], *order[: which % len(order)]],
+            "load_order": [*order[process % len(order) :], *order[: process % len(order)]],
             "scenarios": [{"feeds": list(paths)} for paths in feeds],
             "seconds": spec.min_seconds / processes,
             "rounds": -(-spec.min_rounds // processes),
-            "share": [which, processes],
-            "tokenization": tokenization if which == 0 else None,
+            "share": [process, processes],
+            "tokenization": tokenization if process == 0 else None,
         }
         yield Job(body, "timing the model")
 
 
-def timed(
+def time_models(
     jobs: JobFolder,
     models: Sequence[str],
     feeds: Sequence[Sequence[str]],
@@ -89,7 +89,7 @@ def timed(
 
 
 def run_with_retries(
-    jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True
+    jobs: JobFolder, timing_jobs: Iterable[Job], *, patient: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Run the jobs of one timing one after another, repeating disturbed rounds within the run's patience.
 
@@ -98,7 +98,7 @@ def run_with_retries(
     Raises:
         TargetError: a model cannot be run.
     """
-    for job in timings:
+    for job in timing_jobs:
         allowance = jobs.patience.allowance() if patient else 0.0
         (result,) = jobs.run(Job({**job.body, "patience_s": allowance}, job.purpose))
         jobs.patience.spend(sum(one.get("patient_s", 0.0) for one in result["scenarios"]))
@@ -124,17 +124,17 @@ def time_separately(
     Raises:
         TargetError: a model cannot be run.
     """
-    apart = [list(latency_jobs([model], [[feeds]], spec, processes=processes)) for model in models]
+    jobs_by_model = [list(latency_jobs([model], [[feeds]], spec, processes=processes)) for model in models]
     results: list[list[dict[str, Any]]] = [[] for _ in models]
-    for turn in zip(*apart, strict=True):
-        for found, result in zip(results, run_with_retries(jobs, turn), strict=True):
-            found.append(result)
+    for round_jobs in zip(*jobs_by_model, strict=True):
+        for model_results, result in zip(results, run_with_retries(jobs, round_jobs), strict=True):
+            model_results.append(result)
     return results
 
 
 def undisturbed_separately(
     jobs: JobFolder, files: Sequence[Path], batches: Sequence[Batch], spec: MeasureSpec, *, processes: int
-) -> Timed:
+) -> VariantTimes:
     """Time ONNX files on the same batches in separate processes; milliseconds per batch as in `undisturbed_ms`.
 
     Raises:
@@ -143,19 +143,23 @@ def undisturbed_separately(
     feeds = jobs.feeds("timed", batches)
     results = time_separately(jobs, [str(file) for file in files], feeds, spec, processes=processes)
     times = tuple(undisturbed_ms(each, 0) for each in results)
-    return Timed(times, any(any_disturbed(each) for each in results))
+    return VariantTimes(times, any(any_disturbed(each) for each in results))
 
 
 def latency_row(
-    scenario: Scenario, results: Sequence[dict[str, Any]], row: int, mean_tokens: float, seed: int
+    scenario: Scenario, results: Sequence[dict[str, Any]], scenario_index: int, mean_tokens: float, seed: int
 ) -> Latency:
-    """Build the record of scenario number `row` from the results of the processes that timed baseline and model."""
-    kept = [counted(result, row, (0, 1)) for result in results]
+    """Build the record of scenario number `scenario_index` from the results of the processes that timed baseline and
+    model."""
+    masks = [counted_rounds(result, scenario_index, (0, 1)) for result in results]
     samples = [
-        [milliseconds(result, row, which)[mask] for result, mask in zip(results, kept, strict=True)]
-        for which in range(2)
+        [
+            milliseconds(result, scenario_index, model_index)[mask]
+            for result, mask in zip(results, masks, strict=True)
+        ]
+        for model_index in range(2)
     ]
-    return latency_record(scenario, samples, mean_tokens, seed, disturbance(results, row))
+    return latency_record(scenario, samples, mean_tokens, seed, disturbance(results, scenario_index))
 
 
 def latency_record(
@@ -199,10 +203,10 @@ def latency_record(
 
 
 def speed_verdict(speedup: Interval) -> Literal["faster", "slower", "no difference"]:
-    """Return the verdict on a speedup; there is a difference if the whole interval exceeds `RESOLUTION`."""
-    if speedup.low > 1 + RESOLUTION:
+    """Return the verdict on a speedup; there is a difference if the whole interval exceeds `SPEED_RESOLUTION`."""
+    if speedup.low > 1 + SPEED_RESOLUTION:
         return "faster"
-    if speedup.high < 1 / (1 + RESOLUTION):
+    if speedup.high < 1 / (1 + SPEED_RESOLUTION):
         return "slower"
     return "no difference"
 
@@ -218,20 +222,24 @@ def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
         results: results of the processes that shared one latency job with one scenario.
         model: index of the model in the job.
     """
-    kept = [counted(result, 0, (model,)) for result in results]
+    masks = [counted_rounds(result, 0, (model,)) for result in results]
     times, inputs = (
-        np.concatenate([values[mask] for values, mask in zip(series, kept, strict=True)])
+        np.concatenate([values[mask] for values, mask in zip(series, masks, strict=True)])
         for series in (
             [milliseconds(result, 0, model) for result in results],
             [np.asarray(result["scenarios"][0]["inputs"]) for result in results],
         )
     )
-    return float(np.median([np.percentile(times[inputs == each], UNDISTURBED) for each in np.unique(inputs)]))
+    return float(
+        np.median(
+            [np.percentile(times[inputs == each], UNDISTURBED_PERCENTILE) for each in np.unique(inputs)]
+        )
+    )
 
 
 def median_ms(results: Sequence[dict[str, Any]], model: int) -> float:
     """Return the median of a model's counted rounds, for latency jobs with one scenario."""
-    times = [milliseconds(result, 0, model)[counted(result, 0, (model,))] for result in results]
+    times = [milliseconds(result, 0, model)[counted_rounds(result, 0, (model,))] for result in results]
     return float(np.median(np.concatenate(times)))
 
 

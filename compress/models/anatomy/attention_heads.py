@@ -52,21 +52,23 @@ class Heads:
         out, value = _factors(self.out, self.value, size)
         return Heads(query.transpose(1, 2), key, value, out).rescaled(self.size, size)
 
-    def join(self, together: int) -> Heads:
-        """Merge every `together` consecutive heads into one.
+    def join(self, group_size: int) -> Heads:
+        """Merge every `group_size` consecutive heads into one.
 
         Its scores are the mean of theirs, and its output is the sum of their outputs.
         """
-        count, old = self.count // together, self.size
+        count, old_size = self.count // group_size, self.size
 
         def side_by_side(part: Tensor) -> Tensor:
-            return part.reshape(count, together * part.shape[1], part.shape[2])
+            return part.reshape(count, group_size * part.shape[1], part.shape[2])
 
         hidden = self.out.shape[1]
-        out = self.out.reshape(count, together, hidden, -1).transpose(1, 2).reshape(count, hidden, -1)
+        out = self.out.reshape(count, group_size, hidden, -1).transpose(1, 2).reshape(count, hidden, -1)
         joined = Heads(side_by_side(self.query), side_by_side(self.key), side_by_side(self.value), out)
-        mean = together**-0.5
-        return Heads(joined.query * mean, joined.key * mean, joined.value, out).rescaled(old, joined.size)
+        mean = group_size**-0.5
+        return Heads(joined.query * mean, joined.key * mean, joined.value, out).rescaled(
+            old_size, joined.size
+        )
 
     def split(self, parts: int) -> Heads:
         """Split each head into `parts` heads with the same attention scores.
@@ -76,9 +78,9 @@ class Heads:
         parts = min(parts, self.value.shape[1])
         out, value = _factors(self.out, self.value, self.value.shape[1])
         size = math.ceil(value.shape[1] / parts)
-        room = size * parts - value.shape[1]
-        value = torch.nn.functional.pad(value, (0, 0, 0, room))
-        out = torch.nn.functional.pad(out, (0, room))
+        padding = size * parts - value.shape[1]
+        value = torch.nn.functional.pad(value, (0, 0, 0, padding))
+        out = torch.nn.functional.pad(out, (0, padding))
         values = torch.stack([value[:, part::parts] for part in range(parts)], dim=1).flatten(0, 1)
         outs = torch.stack([out[:, :, part::parts] for part in range(parts)], dim=1).flatten(0, 1)
         return Heads(
@@ -92,10 +94,10 @@ class Heads:
         joining several, and more but smaller ones from splitting each. The scores are scaled for heads of `size`
         dimensions.
         """
-        together = max(1, min(math.ceil(size / self.size), self.count // count))
+        group_size = max(1, min(math.ceil(size / self.size), self.count // count))
         heads = self
-        if together > 1:
-            heads = self.select(count * together).join(together)
+        if group_size > 1:
+            heads = self.select(count * group_size).join(group_size)
         elif count > self.count and size < self.size:
             heads = self.split(math.ceil(count / self.count))
         heads = heads.select(min(count, heads.count))
@@ -110,8 +112,10 @@ class Heads:
 def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Best rank-`rank` factors of `left @ right` for each batch entry: (b, n, rank), (b, rank, m)."""
     # QR of both thin factors reduces the SVD to the small square matrix between their orthonormal bases.
-    one, inner = torch.linalg.qr(left)
-    two, other = torch.linalg.qr(right.transpose(1, 2))
-    u, s, v = torch.linalg.svd(inner @ other.transpose(1, 2), full_matrices=False)
+    left_basis, left_core = torch.linalg.qr(left)
+    right_basis, right_core = torch.linalg.qr(right.transpose(1, 2))
+    u, s, v = torch.linalg.svd(left_core @ right_core.transpose(1, 2), full_matrices=False)
     root = s[:, :rank].sqrt()
-    return one @ u[:, :, :rank] * root[:, None, :], root[:, :, None] * (v[:, :rank] @ two.transpose(1, 2))
+    return left_basis @ u[:, :, :rank] * root[:, None, :], root[:, :, None] * (
+        v[:, :rank] @ right_basis.transpose(1, 2)
+    )

@@ -9,14 +9,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.factors import Factored, Map
-from compress.models.anatomy.table.families import FAMILIES, families_that_can, network_of_kind
+from compress.models.anatomy.factors import Factored, LinearLike
+from compress.models.anatomy.table.families import FAMILIES, families_supporting, network_of_kind
 from compress.models.anatomy.table.family import Network
 
 _PROJECTIONS = ("query", "key", "value")
-HEADS = ("num_attention_heads", "num_heads", "n_heads")
+HEAD_COUNT_ATTRIBUTES = ("num_attention_heads", "num_heads", "n_heads")
 """Attribute names under which attention modules store their number of heads."""
-HEAD_SIZE = ("attention_head_size", "head_dim")
+HEAD_SIZE_ATTRIBUTES = ("attention_head_size", "head_dim")
 """Attribute names under which attention modules store the size of a head."""
 
 
@@ -33,7 +33,7 @@ class Block:
     parts: Mapping[str, nn.Module]
 
     @property
-    def projections(self) -> tuple[Map, Map, Map] | None:
+    def projections(self) -> tuple[LinearLike, LinearLike, LinearLike] | None:
         """Query, key and value projections, weights as (out, in); None if they are not three separate layers."""
         query, key, value = (self.parts.get(role) for role in _PROJECTIONS)
         if (
@@ -47,11 +47,11 @@ class Block:
     @property
     def head_size(self) -> int | None:
         """Dimensions of one head; None if they cannot be determined from the attention module."""
-        for name in HEAD_SIZE:
+        for name in HEAD_SIZE_ATTRIBUTES:
             if isinstance(size := getattr(self.attention, name, None), int):
                 return size
         if self.projections is not None:
-            for name in HEADS:
+            for name in HEAD_COUNT_ATTRIBUTES:
                 if isinstance(heads := getattr(self.attention, name, None), int):
                     return self.projections[0].out_features // heads
         return None
@@ -65,11 +65,11 @@ def transformer_of(model: nn.Module) -> PreTrainedModel:
     Raises:
         ModelError: there is none.
     """
-    if (inside := _transformer_in(model)) is not None:
-        return inside
+    if (transformer := _transformer_in(model)) is not None:
+        return transformer
     raise ModelError(
         f"a {type(model).__name__} is not a transformer with a known layer structure",
-        hint=f"Known families: {', '.join(families_that_can('take apart'))}.",
+        hint=f"Known families: {', '.join(families_supporting('take apart'))}.",
     )
 
 
@@ -85,15 +85,15 @@ def blocks_of(base: nn.Module, network: Network) -> tuple[Block, ...]:
     Raises:
         AttributeError: a part is not where the family's table puts it.
     """
-    stack, own = (path.strip(".") for path in network.layer.split("{i}"))
+    stack, sublayer_path = (path.strip(".") for path in network.layer_path.split("{i}"))
     blocks = []
-    for number, entry in enumerate(base.get_submodule(stack).children()):
-        layer = entry.get_submodule(own)
-        lacking = (*network.when, *(network.not_in_first if number == 0 else ()))
+    for index, entry in enumerate(base.get_submodule(stack).children()):
+        layer = entry.get_submodule(sublayer_path)
+        optional_roles = (*network.present_if, *(network.not_in_first if index == 0 else ()))
         parts = {
             role: found
-            for role, path in network.inside.items()
-            if (found := _submodule(layer, path, role in lacking)) is not None
+            for role, path in network.layer_parts.items()
+            if (found := _submodule(layer, path, role in optional_roles)) is not None
         }
         blocks.append(Block(layer, layer.get_submodule(network.attention), parts))
     return tuple(blocks)
@@ -108,12 +108,12 @@ def layers_of(model: nn.Module) -> tuple[Block, ...]:
     Empty if there is no such list (convolutional models, models with stages of different resolutions, several models
     in one module), or if the layers of the family cannot be compared.
     """
-    if (inside := _transformer_in(model)) is not None:
-        family = FAMILIES.get(str(inside.config.model_type))
+    if (transformer := _transformer_in(model)) is not None:
+        family = FAMILIES.get(str(transformer.config.model_type))
         if family is not None and family.network is not None:
             if "compare" in family.cannot:
                 return ()
-            return blocks_of(base_of(inside, family.network), family.network)
+            return blocks_of(base_of(transformer, family.network), family.network)
     total = len(attentions_of(model))
     for stack in model.modules():
         if total and isinstance(stack, nn.ModuleList | nn.Sequential) and len(stack) == total:
@@ -125,8 +125,8 @@ def layers_of(model: nn.Module) -> tuple[Block, ...]:
 
 def is_causal(model: nn.Module) -> bool:
     """Whether each token attends only to itself and earlier tokens, as far as the table knows the family."""
-    inside = _transformer_in(model)
-    network = None if inside is None else network_of_kind(str(inside.config.model_type))
+    transformer = _transformer_in(model)
+    network = None if transformer is None else network_of_kind(str(transformer.config.model_type))
     return network is not None and network.causal
 
 
@@ -135,12 +135,12 @@ def attentions_of(model: nn.Module) -> list[tuple[nn.Module, Mapping[str, nn.Mod
     found: list[tuple[nn.Module, Mapping[str, nn.Module]]] = []
     for module in model.modules():
         children = dict(module.named_children())
-        for names in _SEPARATE:
-            maps = {role: children.get(name) for role, name in zip(_PROJECTIONS, names, strict=True)}
-            linear = {role: part for role, part in maps.items() if isinstance(part, nn.Linear)}
-            if len(linear) == len(maps):
+        for names in _SEPARATE_NAMES:
+            projections = {role: children.get(name) for role, name in zip(_PROJECTIONS, names, strict=True)}
+            linear = {role: part for role, part in projections.items() if isinstance(part, nn.Linear)}
+            if len(linear) == len(projections):
                 found.append((module, linear))
-        if isinstance(module, nn.MultiheadAttention) or any(name in children for name in _FUSED):
+        if isinstance(module, nn.MultiheadAttention) or any(name in children for name in _FUSED_NAMES):
             found.append((module, {}))
     return found
 
@@ -156,30 +156,30 @@ def heads_of(layers: tuple[Block, ...]) -> tuple[tuple[int, ...], int | None]:
 
 
 def _transformer_in(model: nn.Module) -> PreTrainedModel | None:
-    inside = model if isinstance(model, PreTrainedModel) else getattr(model, "encoder", None)
-    return inside if isinstance(inside, PreTrainedModel) else None
+    transformer = model if isinstance(model, PreTrainedModel) else getattr(model, "encoder", None)
+    return transformer if isinstance(transformer, PreTrainedModel) else None
 
 
 def _names(*roles: str) -> list[tuple[str, ...]]:
     """Return the distinct attribute names that the families of the table use for these parts of attention."""
     networks = [family.network for family in FAMILIES.values() if family.network is not None]
     found = [
-        tuple(network.inside[role].rpartition(".")[2] for role in roles)
+        tuple(network.layer_parts[role].rpartition(".")[2] for role in roles)
         for network in networks
-        if network.inside.keys() >= set(roles)
+        if network.layer_parts.keys() >= set(roles)
     ]
     return list(dict.fromkeys(found))
 
 
-_SEPARATE = _names(*_PROJECTIONS)
-_FUSED = [*(name for (name,) in _names("qkv")), "qkv"]
+_SEPARATE_NAMES = _names(*_PROJECTIONS)
+_FUSED_NAMES = [*(name for (name,) in _names("qkv")), "qkv"]
 
 
-def _submodule(layer: nn.Module, path: str, may_lack: bool) -> nn.Module | None:
+def _submodule(layer: nn.Module, path: str, optional: bool) -> nn.Module | None:
     try:
         found = layer.get_submodule(path)
     except AttributeError:
-        if may_lack:
+        if optional:
             return None
         raise
-    return None if may_lack and isinstance(found, nn.Identity) else found
+    return None if optional and isinstance(found, nn.Identity) else found

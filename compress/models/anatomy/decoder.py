@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.models.anatomy.blocks import Block, base_of, blocks_of
-from compress.models.anatomy.factors import Map, input_linear, output_linear
+from compress.models.anatomy.factors import LinearLike, input_linear, output_linear
 from compress.models.anatomy.table.families import network_of_kind
 from compress.models.anatomy.table.family import ROLES, Network
 from compress.models.anatomy.table.sizes import dimensions, parts_of
@@ -24,45 +24,45 @@ _BY_LAYER = ("layer_types", "no_rope_layers")
 class WeightSlice:
     """The rows or columns of a linear layer that belong to each part.
 
-    `places`: int64 (parts, indices per part) into its outputs or inputs.
+    `indices`: int64 (parts, indices per part) into its outputs or inputs.
     """
 
-    map: nn.Module
+    linear: nn.Module
     side: Literal["out", "in"]
-    places: Tensor
+    indices: Tensor
 
     def scores(self, saliency: Mapping[nn.Parameter, Tensor]) -> Tensor:
         """Total saliency of the weights of each part, (parts,)."""
         axis = self._axis
         found = saliency[self._weight].double().sum(1 - axis)
-        if self.side == "out" and (bias := getattr(self.map, "bias", None)) is not None:
+        if self.side == "out" and (bias := getattr(self.linear, "bias", None)) is not None:
             found = found + saliency[bias].double()
-        return found[self.places.to(found.device)].sum(1)
+        return found[self.indices.to(found.device)].sum(1)
 
     def keep(self, parts: Sequence[int]) -> None:
         """Keep only these parts of the layer, in their original order; in place."""
-        rows = self.places[list(parts)].flatten().sort().values.to(self._weight.device)
-        owner: Any = self.map
-        owner.weight = nn.Parameter(self._weight.detach().index_select(self._axis, rows).contiguous())
-        if self.side == "out" and getattr(owner, "bias", None) is not None:
-            owner.bias = nn.Parameter(owner.bias.detach()[rows])
+        indices = self.indices[list(parts)].flatten().sort().values.to(self._weight.device)
+        linear: Any = self.linear
+        linear.weight = nn.Parameter(self._weight.detach().index_select(self._axis, indices).contiguous())
+        if self.side == "out" and getattr(linear, "bias", None) is not None:
+            linear.bias = nn.Parameter(linear.bias.detach()[indices])
         # The size attributes of `nn.Linear`, and of the transposed `Conv1D` of GPT-2.
         names = ("out_features", "nf") if self.side == "out" else ("in_features", "nx")
         for name in names:
-            if hasattr(owner, name):
-                setattr(owner, name, len(rows))
+            if hasattr(linear, name):
+                setattr(linear, name, len(indices))
 
     @property
     def _weight(self) -> nn.Parameter:
-        weight = self.map.weight
+        weight = self.linear.weight
         assert isinstance(weight, nn.Parameter)
         return weight
 
     @property
     def _axis(self) -> int:
         """Axis of `side` in the weight, which is (out, in), or (in, out) for a transposed layer."""
-        turned = not isinstance(self.map, nn.Linear)
-        return int((self.side == "in") != turned)
+        is_transposed = not isinstance(self.linear, nn.Linear)
+        return int((self.side == "in") != is_transposed)
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,18 @@ class Decoder:
     sizes: Mapping[str, int]
     blocks: tuple[Block, ...]
 
-    def maps(self, layer: int) -> tuple[tuple[nn.Module, ...], ...]:
+    def linear_groups(self, layer: int) -> tuple[tuple[nn.Module, ...], ...]:
         """Linear layers of a decoder layer in order of computation, grouped by shared input."""
-        return tuple(tuple(self.blocks[layer].parts[role] for role in roles) for roles in self.network.maps)
+        return tuple(
+            tuple(self.blocks[layer].parts[role] for role in roles) for roles in self.network.linear_groups
+        )
 
     def units(self, layer: int) -> list[WeightSlice]:
         """Weights that belong to each feed-forward unit of a layer."""
         width = self.sizes["feed_forward"]
         each = torch.arange(width)[:, None]
         both = torch.cat([each, each + width], 1)
-        return self._shares(layer, {"feed_in": each, "gate": each, "gate_feed_in": both}, {"feed_out": each})
+        return self._slices(layer, {"feed_in": each, "gate": each, "gate_feed_in": both}, {"feed_out": each})
 
     def groups(self, layer: int) -> list[WeightSlice]:
         """Weights that belong to each head group of a layer: the shared key and value heads with their query heads."""
@@ -98,23 +100,23 @@ class Decoder:
         if self.network.qkv == "heads":
             fused = torch.arange(fused.numel()).reshape(count, -1)
         outputs = {"query": queries, "key": keys, "value": keys, "qkv": fused}
-        return self._shares(layer, outputs, {"attention_output": queries})
+        return self._slices(layer, outputs, {"attention_output": queries})
 
-    def stream(self) -> list[WeightSlice]:
+    def stream_slices(self) -> list[WeightSlice]:
         """Weights of all embeddings and linear layers, head included, for each dimension of the residual stream."""
         each = torch.arange(self.sizes["hidden"])[:, None]
         # Keyed by module: several projections may share the factor that reads the residual stream.
-        shares: dict[nn.Module, WeightSlice] = {}
+        slices: dict[nn.Module, WeightSlice] = {}
         for role, part in self._parts():
             kind, shape = ROLES[role].kind, ROLES[role].shape
             if kind == "table" or (kind == "linear" and shape[0] == "hidden"):
-                found = WeightSlice(_end(part, "out"), "out", each)
+                weight_slice = WeightSlice(_linear_at(part, "out"), "out", each)
             elif kind == "linear" and shape[1] == "hidden":
-                found = WeightSlice(_end(part, "in"), "in", each)
+                weight_slice = WeightSlice(_linear_at(part, "in"), "in", each)
             else:
                 continue
-            shares.setdefault(found.map, found)
-        return [*shares.values()]
+            slices.setdefault(weight_slice.linear, weight_slice)
+        return [*slices.values()]
 
     def norms(self) -> list[tuple[str, nn.Module]]:
         """Norms of the residual stream and of the results added to it, with their roles."""
@@ -124,17 +126,19 @@ class Decoder:
         found = parts_of(self.network, self.model.config.to_dict(), "words")
         return [(role, self.model.get_submodule(path)) for role, path in found]
 
-    def _shares(self, layer: int, out: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> list[WeightSlice]:
+    def _slices(
+        self, layer: int, out: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    ) -> list[WeightSlice]:
         parts = self.blocks[layer].parts
-        sides: tuple[tuple[Literal["out", "in"], Mapping[str, Tensor]], ...] = (("out", out), ("in", into))
+        sides: tuple[tuple[Literal["out", "in"], Mapping[str, Tensor]], ...] = (("out", out), ("in", inputs))
         return [
-            WeightSlice(_end(parts[role], side), side, places)
-            for side, wanted in sides
-            for role, places in wanted.items()
+            WeightSlice(_linear_at(parts[role], side), side, indices)
+            for side, indices_by_role in sides
+            for role, indices in indices_by_role.items()
             if role in parts
         ]
 
-    def note(self, size: str, value: int) -> None:
+    def set_size(self, size: str, value: int) -> None:
         """Record a changed size in the config and in the attention modules that keep a copy of it."""
         key = self.network.keys[size]
         setattr(self.model.config, key, value)
@@ -145,22 +149,22 @@ class Decoder:
     def keep_layers(self, kept: Sequence[int]) -> None:
         """Keep only these layers, in their order, and renumber their `layer_idx`; in place."""
         config = self.model.config
-        stack: Any = base_of(self.model, self.network).get_submodule(self.network.layer.split(".{i}")[0])
-        for place in sorted(set(range(len(self.blocks))) - set(kept), reverse=True):
-            del stack[place]
-        for number, layer in enumerate(stack):
+        stack: Any = base_of(self.model, self.network).get_submodule(self.network.layer_path.split(".{i}")[0])
+        for index in sorted(set(range(len(self.blocks))) - set(kept), reverse=True):
+            del stack[index]
+        for layer_idx, layer in enumerate(stack):
             for module in layer.modules():
                 if hasattr(module, "layer_idx"):
-                    module.layer_idx = number
+                    module.layer_idx = layer_idx
         for key in _BY_LAYER:
-            if isinstance(said := getattr(config, key, None), list):
-                setattr(config, key, [said[place] for place in kept])
-        self.note("layers", len(kept))
+            if isinstance(values := getattr(config, key, None), list):
+                setattr(config, key, [values[index] for index in kept])
+        self.set_size("layers", len(kept))
 
 
-def _end(part: nn.Module, side: Literal["out", "in"]) -> nn.Module:
+def _linear_at(part: nn.Module, side: Literal["out", "in"]) -> nn.Module:
     """The linear layer that holds the outputs or inputs of a linear layer that may be factored."""
-    return (output_linear if side == "out" else input_linear)(cast(Map, part))
+    return (output_linear if side == "out" else input_linear)(cast(LinearLike, part))
 
 
 def decoder_of(model: nn.Module) -> Decoder | None:

@@ -10,9 +10,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.blocks import HEAD_SIZE, HEADS, Block, blocks_of, transformer_of
-from compress.models.anatomy.factors import Factored, Map
-from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED, families_that_can, why_not_taken_apart
+from compress.models.anatomy.blocks import (
+    HEAD_COUNT_ATTRIBUTES,
+    HEAD_SIZE_ATTRIBUTES,
+    Block,
+    blocks_of,
+    transformer_of,
+)
+from compress.models.anatomy.factors import Factored, LinearLike
+from compress.models.anatomy.table.families import (
+    FAMILY_UNSUPPORTED,
+    families_supporting,
+    why_not_taken_apart,
+)
 from compress.models.anatomy.table.family import ROLES, Head, Network
 from compress.models.anatomy.table.sizes import network_of
 
@@ -31,13 +41,13 @@ class Layer:
 
     block: nn.Module
     attention: nn.Module
-    query: Map
-    key: Map
-    value: Map
-    attention_output: Map
+    query: LinearLike
+    key: LinearLike
+    value: LinearLike
+    attention_output: LinearLike
     attention_norm: nn.LayerNorm
-    feed_in: Map
-    feed_out: Map
+    feed_in: LinearLike
+    feed_out: LinearLike
     output_norm: nn.LayerNorm
 
     @property
@@ -48,7 +58,13 @@ class Layer:
     @property
     def head_size(self) -> int:
         """Dimensions of one head."""
-        return int(next(getattr(self.attention, name) for name in HEAD_SIZE if hasattr(self.attention, name)))
+        return int(
+            next(
+                getattr(self.attention, name)
+                for name in HEAD_SIZE_ATTRIBUTES
+                if hasattr(self.attention, name)
+            )
+        )
 
     @property
     def feed_forward(self) -> int:
@@ -56,14 +72,14 @@ class Layer:
         return self.feed_in.out_features
 
     @property
-    def maps(self) -> tuple[tuple[Map, ...], ...]:
+    def linear_groups(self) -> tuple[tuple[LinearLike, ...], ...]:
         """Linear layers in order of computation, grouped by shared input."""
-        together = (self.query, self.key, self.value)
-        return together, (self.attention_output,), (self.feed_in,), (self.feed_out,)
+        projections = (self.query, self.key, self.value)
+        return projections, (self.attention_output,), (self.feed_in,), (self.feed_out,)
 
-    def note_heads(self) -> None:
+    def update_head_count(self) -> None:
         """Update the head count stored in the attention module to match the weights."""
-        for name in HEADS:
+        for name in HEAD_COUNT_ATTRIBUTES:
             if hasattr(self.attention, name):
                 setattr(self.attention, name, self.heads)
         for name in ("all_head_size", "dim"):
@@ -78,9 +94,9 @@ class Encoder:
     The output of `embedding` is the input of the first layer. Text models have `words` and `embedding_norm`;
     `positions` and `token_types` are None if the family has none, `projection` if embeddings are as wide as the
     layers. Image models have `patches` (hidden, channels, side, side) and, because their layers are pre-norm, a
-    `final_norm`; `own` maps roles to the names of parameters without a module of their own: special tokens and the
-    position embeddings. `head_dense` is (hidden, hidden), `head_out` (labels, hidden), `head_teacher` the same on a
-    distillation token; a sentence encoder has no heads (but a pooler, if any, as `head_dense`), and a vision
+    `final_norm`; `bare_parameters` maps roles to the names of parameters without a module of their own: special tokens
+    and the position embeddings. `head_dense` is (hidden, hidden), `head_out` (labels, hidden), `head_teacher` the same
+    on a distillation token; a sentence encoder has no heads (but a pooler, if any, as `head_dense`), and a vision
     transformer no `head_dense`.
     """
 
@@ -98,7 +114,7 @@ class Encoder:
     head_dense: nn.Linear | None = None
     head_out: nn.Linear | None = None
     head_teacher: nn.Linear | None = None
-    own: Mapping[str, str] = field(default_factory=dict)
+    bare_parameters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hidden_size(self) -> int:
@@ -108,11 +124,11 @@ class Encoder:
     @property
     def extra_tokens(self) -> int:
         """Number of tokens before the patches of an image (class and distillation token); 0 for texts."""
-        return sum(role != "places" for role in self.own)
+        return sum(role != "places" for role in self.bare_parameters)
 
-    def own_tensors(self) -> dict[str, Tensor]:
-        """Current parameters of `own`: tokens (1, 1, hidden), places (1, tokens + patches, hidden)."""
-        return {role: self.model.get_parameter(name) for role, name in self.own.items()}
+    def bare_tensors(self) -> dict[str, Tensor]:
+        """Current parameters of `bare_parameters`: tokens (1, 1, hidden), places (1, tokens + patches, hidden)."""
+        return {role: self.model.get_parameter(name) for role, name in self.bare_parameters.items()}
 
 
 def encoder_of(model: nn.Module) -> Encoder:
@@ -122,17 +138,17 @@ def encoder_of(model: nn.Module) -> Encoder:
         ModelError: the family cannot be taken apart, or the model lacks the parts of a classifier or encoder of its
             family.
     """
-    inside = transformer_of(model)
-    kind = str(inside.config.model_type)
-    if (why := why_not_taken_apart(kind)) is not None:
-        known = f"Known families: {', '.join(families_that_can('take apart'))}."
+    transformer = transformer_of(model)
+    model_type = str(transformer.config.model_type)
+    if (why := why_not_taken_apart(model_type)) is not None:
+        known = f"Known families: {', '.join(families_supporting('take apart'))}."
         raise ModelError(why, hint=known, code=FAMILY_UNSUPPORTED)
-    alone = inside is not model
+    is_bare = transformer is not model
     try:
-        return _encoder(model, inside, network_of(kind), alone)
+        return _encoder(model, transformer, network_of(model_type), is_bare)
     except AttributeError as error:
-        whole = "a text encoder" if alone else "a classifier"
-        raise ModelError(f"this {kind} model is not {whole}: {error}") from error
+        expected = "a text encoder" if is_bare else "a classifier"
+        raise ModelError(f"this {model_type} model is not {expected}: {error}") from error
 
 
 def word_embeddings_of(model: nn.Module) -> nn.Embedding:
@@ -147,51 +163,58 @@ def word_embeddings_of(model: nn.Module) -> nn.Embedding:
     return words
 
 
-def _encoder(model: nn.Module, inside: PreTrainedModel, network: Network, alone: bool) -> Encoder:
-    base = inside if alone else inside.get_submodule(network.base)
-    at, head = _Parts(base, network.outside), _Parts(inside, network.heads[_head(inside, network, alone)])
-    before = network.outside["words" if "words" in network.outside else "class_token"].rpartition(".")[0]
-    projection = at.optional("projection", nn.Linear)
+def _encoder(model: nn.Module, transformer: PreTrainedModel, network: Network, is_bare: bool) -> Encoder:
+    base = transformer if is_bare else transformer.get_submodule(network.base)
+    parts, head_parts = (
+        _Parts(base, network.outer_parts),
+        _Parts(transformer, network.heads[_head(transformer, network, is_bare)]),
+    )
+    embedding_path = network.outer_parts[
+        "words" if "words" in network.outer_parts else "class_token"
+    ].rpartition(".")[0]
+    projection = parts.optional("projection", nn.Linear)
     roles = {
         id(base.get_parameter(path)): role
-        for role, path in network.outside.items()
+        for role, path in network.outer_parts.items()
         if ROLES[role].kind == "parameter"
     }
-    own = {roles[id(each)]: name for name, each in model.named_parameters() if id(each) in roles}
+    bare_parameters = {
+        roles[id(parameter)]: name for name, parameter in model.named_parameters() if id(parameter) in roles
+    }
     return Encoder(
         model=model,
-        embedding=base.get_submodule(before) if projection is None else projection,
+        embedding=base.get_submodule(embedding_path) if projection is None else projection,
         layers=tuple(_layer(block) for block in blocks_of(base, network)),
-        norm_first=network.norms == "before",
-        words=at.one("words", nn.Embedding),
-        positions=at.optional("positions", nn.Embedding),
-        token_types=at.optional("token_types", nn.Embedding),
-        embedding_norm=at.one("embedding_norm", nn.LayerNorm),
+        norm_first=network.norm_placement == "before",
+        words=parts.required("words", nn.Embedding),
+        positions=parts.optional("positions", nn.Embedding),
+        token_types=parts.optional("token_types", nn.Embedding),
+        embedding_norm=parts.required("embedding_norm", nn.LayerNorm),
         projection=projection,
-        patches=at.one("patches", nn.Conv2d),
-        final_norm=at.one("final_norm", nn.LayerNorm),
+        patches=parts.required("patches", nn.Conv2d),
+        final_norm=parts.required("final_norm", nn.LayerNorm),
         # A base model may be saved without its pooler.
-        head_dense=(head.optional if alone else head.one)("head_dense", nn.Linear),
-        head_out=head.one("head_out", nn.Linear),
-        head_teacher=head.one("head_teacher", nn.Linear),
-        own=own,
+        head_dense=(head_parts.optional if is_bare else head_parts.required)("head_dense", nn.Linear),
+        head_out=head_parts.required("head_out", nn.Linear),
+        head_teacher=head_parts.required("head_teacher", nn.Linear),
+        bare_parameters=bare_parameters,
     )
 
 
-def _head(inside: PreTrainedModel, network: Network, alone: bool) -> Head:
-    if alone:
+def _head(transformer: PreTrainedModel, network: Network, is_bare: bool) -> Head:
+    if is_bare:
         return "none"
     distilled = network.heads.get("distilled", {}).get("head_teacher")
-    return "labels" if distilled is None or not hasattr(inside, distilled) else "distilled"
+    return "labels" if distilled is None or not hasattr(transformer, distilled) else "distilled"
 
 
 def _layer(block: Block) -> Layer:
-    def linear(role: str) -> Map:
+    def linear(role: str) -> LinearLike:
         found = block.parts[role]
-        return found if isinstance(found, Factored) else _of_kind(found, nn.Linear, role)
+        return found if isinstance(found, Factored) else _checked(found, nn.Linear, role)
 
     def norm(role: str) -> nn.LayerNorm:
-        return _of_kind(block.parts[role], nn.LayerNorm, role)
+        return _checked(block.parts[role], nn.LayerNorm, role)
 
     return Layer(
         block=block.module,
@@ -207,10 +230,10 @@ def _layer(block: Block) -> Layer:
     )
 
 
-def _of_kind(found: nn.Module, kind: type[Part], what: str) -> Part:
-    if not isinstance(found, kind):
-        raise AttributeError(f"`{what}` is a {type(found).__name__}, expected a {kind.__name__}")
-    return found
+def _checked(module: nn.Module, expected: type[Part], role: str) -> Part:
+    if not isinstance(module, expected):
+        raise AttributeError(f"`{role}` is a {type(module).__name__}, expected a {expected.__name__}")
+    return module
 
 
 @dataclass(frozen=True)
@@ -220,15 +243,15 @@ class _Parts:
     module: nn.Module
     paths: Mapping[str, str]
 
-    def one(self, role: str, kind: type[Part]) -> Part | None:
+    def required(self, role: str, kind: type[Part]) -> Part | None:
         """Return a part that every model of the family has; None if the family has none."""
         if role not in self.paths:
             return None
-        return _of_kind(self.module.get_submodule(self.paths[role]), kind, self.paths[role])
+        return _checked(self.module.get_submodule(self.paths[role]), kind, self.paths[role])
 
     def optional(self, role: str, kind: type[Part]) -> Part | None:
         """Return a part that some models of the family lack; None if this one does."""
         try:
-            return self.one(role, kind)
+            return self.required(role, kind)
         except AttributeError:
             return None

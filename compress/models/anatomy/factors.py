@@ -11,12 +11,12 @@ from transformers.pytorch_utils import Conv1D
 
 from compress.core.errors import ModelError
 
-Whole = nn.Linear | nn.Conv2d
+Factorable = nn.Linear | nn.Conv2d
 """Layers that can be factored; also `Conv1D`, the linear layer of GPT-2 whose weight is (in, out)."""
 
 
 class Factored(nn.Module):
-    """Computes `second(first(x))` in place of one layer; `turned`: the weight of that layer was (in, out).
+    """Computes `second(first(x))` in place of one layer; `transposed`: the weight of that layer was (in, out).
 
     For a linear layer both factors are linear: (rank, in) and (out, rank). For a convolution, `first` has the same
     kernel, stride and padding with `rank` filters, and `second` has 1 x 1 kernels (Zhang et al., Accelerating Very
@@ -24,11 +24,11 @@ class Factored(nn.Module):
     `first`.
     """
 
-    def __init__(self, first: Whole, second: Whole, turned: bool = False) -> None:
+    def __init__(self, first: Factorable, second: Factorable, transposed: bool = False) -> None:
         super().__init__()
         self.first = first
         self.second = second
-        self.turned = turned
+        self.transposed = transposed
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply both factors to the inputs of the original layer."""
@@ -53,7 +53,7 @@ class Factored(nn.Module):
     def weight(self) -> Tensor:
         """Product of the factors, in the shape of the original weight."""
         product = self.second.weight.flatten(1) @ self.first.weight.flatten(1)
-        return product.T if self.turned else product.view(len(product), *self.first.weight.shape[1:])
+        return product.T if self.transposed else product.view(len(product), *self.first.weight.shape[1:])
 
     @property
     def bias(self) -> Tensor | None:
@@ -61,16 +61,16 @@ class Factored(nn.Module):
         return self.second.bias
 
 
-Map = nn.Linear | Factored
+LinearLike = nn.Linear | Factored
 """A linear layer, whole or factored."""
 
 
-def input_linear(linear: Map) -> nn.Linear:
+def input_linear(linear: LinearLike) -> nn.Linear:
     """Return the linear layer whose columns are the inputs."""
     return cast(nn.Linear, linear.first) if isinstance(linear, Factored) else linear
 
 
-def output_linear(linear: Map) -> nn.Linear:
+def output_linear(linear: LinearLike) -> nn.Linear:
     """Return the linear layer whose rows are the outputs."""
     return cast(nn.Linear, linear.second) if isinstance(linear, Factored) else linear
 
@@ -88,16 +88,16 @@ def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Fa
     Args:
         names: one layer, or several with the same input, which then share one `first`.
     """
-    wholes = [cast(Whole, model.get_submodule(name)) for name in names]
+    layers = [cast(Factorable, model.get_submodule(name)) for name in names]
     made = []
     # New layers are randomly initialised and then overwritten; this must not advance the caller's random state.
     with torch.random.fork_rng(devices=[]):
-        first = _first(wholes[0], rank)
-        seconds = [_second(whole, rank) for whole in wholes]
-    for name, whole, second in zip(names, wholes, seconds, strict=True):
-        factored = Factored(first, second, isinstance(whole, Conv1D)).train(whole.training)
-        if whole.bias is not None:
-            factored.second.bias = whole.bias
+        first = _first_factor(layers[0], rank)
+        seconds = [_second_factor(layer, rank) for layer in layers]
+    for name, layer, second in zip(names, layers, seconds, strict=True):
+        factored = Factored(first, second, isinstance(layer, Conv1D)).train(layer.training)
+        if layer.bias is not None:
+            factored.second.bias = layer.bias
         model.set_submodule(name, factored)
         made.append(factored)
     return made
@@ -109,11 +109,11 @@ def merge_factors(model: nn.Module) -> None:
         if isinstance(factored, Factored):
             columns, rows, biased = factored.in_features, factored.out_features, factored.bias is not None
             with torch.random.fork_rng(devices=[]):
-                whole = Conv1D(rows, columns) if factored.turned else nn.Linear(columns, rows, biased)
-            whole.weight = nn.Parameter(factored.weight.detach().contiguous())
+                linear = Conv1D(rows, columns) if factored.transposed else nn.Linear(columns, rows, biased)
+            linear.weight = nn.Parameter(factored.weight.detach().contiguous())
             if biased:
-                whole.bias = factored.bias
-            model.set_submodule(name, whole.train(factored.training))
+                linear.bias = factored.bias
+            model.set_submodule(name, linear.train(factored.training))
 
 
 def describe_factors(model: nn.Module) -> list[dict[str, Any]]:
@@ -127,50 +127,50 @@ def describe_factors(model: nn.Module) -> list[dict[str, Any]]:
     return [{"modules": names, "rank": ranks[first]} for first, names in groups.items()]
 
 
-def apply_factors(model: nn.Module, described: object, where: str) -> None:
+def apply_factors(model: nn.Module, description: object, where: str) -> None:
     """Factor layers of a model as described by `describe_factors`; their weights are uninitialised.
 
     Raises:
         ModelError: the description does not fit the model.
     """
     modules = dict(model.named_modules())
-    for entry in described if isinstance(described, list) else [described]:
+    for entry in description if isinstance(description, list) else [description]:
         names = entry.get("modules") if isinstance(entry, Mapping) else None
         rank = entry.get("rank") if isinstance(entry, Mapping) else None
-        known = (
+        is_valid = (
             isinstance(names, list) and names and all(can_factor(modules.get(name, model)) for name in names)
         )
-        if not known or not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        if not is_valid or not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             raise ModelError(f"no maps that fit the factors {entry!r}", where=where)
         assert isinstance(names, list)
         insert_factors(model, names, rank)
 
 
-def _first(whole: Whole, rank: int) -> Whole:
-    like: dict[str, Any] = {"device": whole.weight.device, "dtype": whole.weight.dtype}
-    if not isinstance(whole, nn.Conv2d):
-        return nn.Linear(_sides(whole)[1], rank, bias=False, **like)
-    kernel = cast(tuple[int, int], whole.kernel_size)
+def _first_factor(layer: Factorable, rank: int) -> Factorable:
+    tensor_options: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    if not isinstance(layer, nn.Conv2d):
+        return nn.Linear(_out_in_features(layer)[1], rank, bias=False, **tensor_options)
+    kernel = cast(tuple[int, int], layer.kernel_size)
     return nn.Conv2d(
-        whole.in_channels,
+        layer.in_channels,
         rank,
         kernel,
-        stride=cast(tuple[int, int], whole.stride),
-        padding=cast(tuple[int, int], whole.padding),
-        dilation=cast(tuple[int, int], whole.dilation),
+        stride=cast(tuple[int, int], layer.stride),
+        padding=cast(tuple[int, int], layer.padding),
+        dilation=cast(tuple[int, int], layer.dilation),
         bias=False,
-        **like,
+        **tensor_options,
     )
 
 
-def _second(whole: Whole, rank: int) -> Whole:
-    like: dict[str, Any] = {"device": whole.weight.device, "dtype": whole.weight.dtype}
-    biased = whole.bias is not None
-    if not isinstance(whole, nn.Conv2d):
-        return nn.Linear(rank, _sides(whole)[0], bias=biased, **like)
-    return nn.Conv2d(rank, whole.out_channels, 1, bias=biased, **like)
+def _second_factor(layer: Factorable, rank: int) -> Factorable:
+    tensor_options: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    biased = layer.bias is not None
+    if not isinstance(layer, nn.Conv2d):
+        return nn.Linear(rank, _out_in_features(layer)[0], bias=biased, **tensor_options)
+    return nn.Conv2d(rank, layer.out_channels, 1, bias=biased, **tensor_options)
 
 
-def _sides(whole: nn.Linear) -> torch.Size:
+def _out_in_features(linear: nn.Linear) -> torch.Size:
     """Output and input features of a linear layer."""
-    return whole.weight.shape[::-1] if isinstance(whole, Conv1D) else whole.weight.shape
+    return linear.weight.shape[::-1] if isinstance(linear, Conv1D) else linear.weight.shape

@@ -44,41 +44,43 @@ class MomentSums:
     def __init__(self) -> None:
         self._count = 0
         self._total: Tensor | float = 0.0
-        self._square: Tensor | float = 0.0
+        self._outer_products: Tensor | float = 0.0
 
     def add(self, rows: Tensor) -> None:
         """Add rows (n, d); their products are computed in their own dtype."""
         self._count += len(rows)
         self._total = self._total + rows.sum(dim=0, dtype=torch.float64).cpu()
-        self._square = self._square + (rows.T @ rows).double().cpu()
+        self._outer_products = self._outer_products + (rows.T @ rows).double().cpu()
 
-    def moments(self, nothing: ModelError) -> Moments:
+    def moments(self, no_rows: ModelError) -> Moments:
         """Return the moments of all rows.
 
         Raises:
-            ModelError: `nothing`, if no rows were added.
+            ModelError: `no_rows`, if no rows were added.
         """
-        if not isinstance(self._total, Tensor) or not isinstance(self._square, Tensor):
-            raise nothing
-        return Moments(self._total / self._count, self._square / self._count)
+        if not isinstance(self._total, Tensor) or not isinstance(self._outer_products, Tensor):
+            raise no_rows
+        return Moments(self._total / self._count, self._outer_products / self._count)
 
 
 def observe(
     model: nn.Module,
     batches: Iterable[dict[str, Tensor]],
     modules: Iterable[nn.Module],
-    note: Callable[[nn.Module, Tensor, Tensor, Tensor | None], None],
+    callback: Callable[[nn.Module, Tensor, Tensor, Tensor | None], None],
 ) -> None:
     """Run a model on examples, in eval mode and without gradients.
 
     Args:
-        note: called with a module that ran, its input, its output, and the mask of real tokens: bool (n, t), None
+        callback: called with a module that ran, its input, its output, and the mask of real tokens: bool (n, t), None
             for images.
     """
     mask: Tensor | None = None
 
-    def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> None:
-        note(module, module_input(args, kwargs), gives if isinstance(gives, Tensor) else gives[0], mask)
+    def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], outputs: Any) -> None:
+        callback(
+            module, module_input(args, kwargs), outputs if isinstance(outputs, Tensor) else outputs[0], mask
+        )
 
     hooks = (module.register_forward_hook(hook, with_kwargs=True) for module in modules)
     with evaluating(model), torch.no_grad(), removing_hooks(hooks):
@@ -102,11 +104,11 @@ def observe_tokens(
     model: nn.Module,
     batches: Batches,
     modules: Iterable[nn.Module],
-    note: Callable[[nn.Module, Tensor, Tensor], None],
+    callback: Callable[[nn.Module, Tensor, Tensor], None],
 ) -> None:
-    """Run a model on examples; `note` gets a module's input and output, one float32 row (d) per real token."""
+    """Run a model on examples; `callback` gets a module's input and output, one float32 row (d) per real token."""
 
-    def note_rows(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
-        note(module, token_rows(reads, mask), token_rows(gives, mask))
+    def note_rows(module: nn.Module, inputs: Tensor, outputs: Tensor, mask: Tensor | None) -> None:
+        callback(module, token_rows(inputs, mask), token_rows(outputs, mask))
 
     observe(model, batches(), modules, note_rows)

@@ -12,8 +12,8 @@ from compress.models.anatomy.sizes import config_keys
 
 def block_sizes(layer: Layer) -> tuple[int, int]:
     """Number of parameters removed with one head of a layer, and with one feed-forward unit."""
-    maps = [output_linear(each) for each in (layer.query, layer.key, layer.value)]
-    head = sum(each.weight.shape[1] + (each.bias is not None) for each in maps)
+    projections = [output_linear(linear) for linear in (layer.query, layer.key, layer.value)]
+    head = sum(linear.weight.shape[1] + (linear.bias is not None) for linear in projections)
     head += input_linear(layer.attention_output).weight.shape[0]
     feed_in = output_linear(layer.feed_in)
     unit = feed_in.weight.shape[1] + (feed_in.bias is not None) + input_linear(layer.feed_out).weight.shape[0]

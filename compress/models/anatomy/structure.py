@@ -12,7 +12,7 @@ from torch import nn
 from compress.core.errors import ModelError
 from compress.models.anatomy.factors import apply_factors, describe_factors
 
-COUNTS = (
+SIZE_ATTRIBUTES = (
     "num_attention_heads",
     "num_heads",
     "n_heads",
@@ -27,7 +27,7 @@ COUNTS = (
 )
 """Integer sizes that attention modules, convolutions and norms store beside their weights."""
 
-_MOST_NUMBERS = 2**32
+_MAX_ELEMENTS = 2**32
 """Elements of one tensor; larger shapes are refused before memory is allocated."""
 
 Structure = dict[str, Any]
@@ -40,22 +40,23 @@ def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None
         regular: factored in place like `model`.
 
     Returns:
-        `shapes`: parameter or buffer -> shape; `attributes`: module -> attribute of `COUNTS` -> value; and `factors`
+        `shapes`: parameter or buffer -> shape; `attributes`: module -> attribute of `SIZE_ATTRIBUTES` -> value; and
+        `factors`
             as returned by `describe_factors` if any layer is factored.
     """
     factors = describe_factors(model)
     apply_factors(regular, factors, "structure")
-    usual = {name: tuple(tensor.shape) for name, tensor in regular.state_dict().items()}
+    regular_shapes = {name: tuple(tensor.shape) for name, tensor in regular.state_dict().items()}
     shapes = {
         name: list(tensor.shape)
         for name, tensor in model.state_dict().items()
-        if name in usual and tuple(tensor.shape) != usual[name]
+        if name in regular_shapes and tuple(tensor.shape) != regular_shapes[name]
     }
     attributes = {}
     for name, module in regular.named_modules():
-        own, expected = _attributes(model.get_submodule(name)), _attributes(module)
-        if own != expected:
-            attributes[name] = own
+        actual, expected = _attributes(model.get_submodule(name)), _attributes(module)
+        if actual != expected:
+            attributes[name] = actual
     if not (shapes or attributes or factors):
         return None
     structure = {"shapes": shapes, "attributes": attributes}
@@ -78,19 +79,19 @@ def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
     for name, shape in _mapping(structure, "shapes", where).items():
         if name not in tensors or not _is_shape(shape, tensors[name].dim()):
             raise ModelError(f"no parameter {name!r} that fits the shape {shape}", where=where)
-        owner, _, own_name = name.rpartition(".")
-        _resize(model.get_submodule(owner), own_name, tuple(shape))
+        module_name, _, tensor_name = name.rpartition(".")
+        _resize(model.get_submodule(module_name), tensor_name, tuple(shape))
     modules = dict(model.named_modules())
     for name, values in _mapping(structure, "attributes", where).items():
-        known = _attributes(modules[name]) if name in modules else {}
+        attributes = _attributes(modules[name]) if name in modules else {}
         for attribute, value in values.items():
-            if attribute not in known or not _is_shape([value], 1):
+            if attribute not in attributes or not _is_shape([value], 1):
                 raise ModelError(f"{name!r} has no {attribute!r} that fits the value {value!r}", where=where)
             setattr(modules[name], attribute, value)
 
 
 def _attributes(module: nn.Module) -> dict[str, int]:
-    values = {name: getattr(module, name, None) for name in COUNTS}
+    values = {name: getattr(module, name, None) for name in SIZE_ATTRIBUTES}
     return {name: value for name, value in values.items() if isinstance(value, int)}
 
 
@@ -106,7 +107,7 @@ def _is_shape(value: object, dims: int) -> bool:
         isinstance(value, list)
         and len(value) == dims
         and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in value)
-        and math.prod(value) <= _MOST_NUMBERS
+        and math.prod(value) <= _MAX_ELEMENTS
     )
 
 

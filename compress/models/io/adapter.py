@@ -18,7 +18,7 @@ from compress.core.errors import ModelError
 from compress.models.io.offline import offline
 from compress.profile.model_checks.adapters import ADAPTER_WEIGHTS
 
-_LIMIT = 1e-4
+_TOLERANCE = 1e-4
 """Allowed difference of merged and adapted outputs relative to the largest: float32 sums in another order."""
 _SHAPE = (4, 16)
 """Shape of the random token ids whose logits are compared."""
@@ -41,7 +41,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel
         torch.manual_seed(0)
         ids = torch.randint(model.config.vocab_size, _SHAPE)
         try:
-            held = load_file(folder / ADAPTER_WEIGHTS)
+            saved = load_file(folder / ADAPTER_WEIGHTS)
             adapted = PeftModel.from_pretrained(model, where, torch_device="cpu").eval()
         except (
             OSError,
@@ -52,32 +52,32 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel
             AttributeError,
             SafetensorError,
         ) as error:
-            raise _unfit(f"this adapter does not fit the model: {error}", where) from error
-        tables = any(".base_layer." in name for name in held)
-        taken = get_peft_model_state_dict(adapted, save_embedding_layers=tables)
-        for name, values in held.items():
-            if not _same(taken.get(name), values):
-                raise _unfit(f"this adapter changes {name!r}, which the model does not have", where)
-        if lacking := sorted(taken.keys() - held.keys()):
-            raise _unfit(f"this adapter lacks {lacking[0]!r}", where)
-        wanted = adapted(input_ids=ids).logits
-        found = adapted.merge_and_unload(safe_merge=True)
+            raise _adapter_error(f"this adapter does not fit the model: {error}", where) from error
+        has_embeddings = any(".base_layer." in name for name in saved)
+        loaded = get_peft_model_state_dict(adapted, save_embedding_layers=has_embeddings)
+        for name, values in saved.items():
+            if not _same(loaded.get(name), values):
+                raise _adapter_error(f"this adapter changes {name!r}, which the model does not have", where)
+        if lacking := sorted(loaded.keys() - saved.keys()):
+            raise _adapter_error(f"this adapter lacks {lacking[0]!r}", where)
+        adapted_logits = adapted(input_ids=ids).logits
+        merged = adapted.merge_and_unload(safe_merge=True)
         # As in a saved file: tied weights are one tensor.
-        found.tie_weights()
-        difference, apart = max_difference(found(input_ids=ids).logits, wanted)
+        merged.tie_weights()
+        difference, apart = max_difference(merged(input_ids=ids).logits, adapted_logits)
     if apart:
-        raise _unfit(
+        raise _adapter_error(
             f"with this adapter merged into its weights the model gives different outputs than with the adapter "
             f"applied separately: they differ by {difference:.2g}",
             where,
         )
-    return found.requires_grad_(True), {"merged_difference": difference}
+    return merged.requires_grad_(True), {"merged_difference": difference}
 
 
 def max_difference(merged: Tensor, adapted: Tensor) -> tuple[float, bool]:
     """Return the largest difference of two outputs, and whether it exceeds what summation order explains."""
     difference = float((merged - adapted).abs().max())
-    return difference, not difference <= _LIMIT * max(1.0, float(adapted.abs().max()))
+    return difference, not difference <= _TOLERANCE * max(1.0, float(adapted.abs().max()))
 
 
 @contextmanager
@@ -93,9 +93,9 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def _same(taken: Tensor | None, held: Tensor) -> bool:
-    return taken is not None and taken.shape == held.shape and torch.equal(taken.float(), held.float())
+def _same(loaded: Tensor | None, saved: Tensor) -> bool:
+    return loaded is not None and loaded.shape == saved.shape and torch.equal(loaded.float(), saved.float())
 
 
-def _unfit(message: str, where: str) -> ModelError:
+def _adapter_error(message: str, where: str) -> ModelError:
     return ModelError(message, where=where, code="adapter")

@@ -15,18 +15,18 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from compress.core.artifacts import MODEL_CONFIG, STRUCTURE
-from compress.core.disk.reading import understood
+from compress.core.disk.reading import content_errors
 from compress.core.errors import ModelError
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.offline import offline
 from compress.models.io.weights import read_model_json
-from compress.profile.model_checks.settings import custom_classes, fetching_settings, pinned
+from compress.profile.model_checks.settings import custom_classes, fetching_settings, without_pinned
 from compress.profile.model_checks.sizes import impossible_sizes
 
 Attention = Literal["sdpa", "eager"]
 """Attention implementation; `eager` exports to the smaller graph."""
 
-_NO_MODEL = (
+_CONSTRUCTION_ERRORS = (
     *(ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, AttributeError),
     ImportError,  # of a package that this architecture needs
 )
@@ -43,10 +43,10 @@ def read_config(path: Path) -> PretrainedConfig:
     """
     file = path / MODEL_CONFIG
     values = read_model_json(file)
-    kind = values.get("model_type") if isinstance(values, dict) else None
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ModelError(
-            f"the architecture {kind!r} is unknown to transformers {transformers.__version__}",
+            f"the architecture {model_type!r} is unknown to transformers {transformers.__version__}",
             where=str(file),
             hint="`model_type` must be one that transformers knows; code from model folders is not run.",
         )
@@ -61,10 +61,10 @@ def read_config(path: Path) -> PretrainedConfig:
                 code="own-code",
             )
     try:
-        with offline(), understood("this config", str(file)):
-            return CONFIG_MAPPING[kind].from_dict(pinned(values))
-    except (StrictDataclassError, OSError, *_NO_MODEL) as error:
-        raise ModelError(f"not a valid {kind} config: {error}", where=str(file)) from error
+        with offline(), content_errors("this config", str(file)):
+            return CONFIG_MAPPING[model_type].from_dict(without_pinned(values))
+    except (StrictDataclassError, OSError, *_CONSTRUCTION_ERRORS) as error:
+        raise ModelError(f"not a valid {model_type} config: {error}", where=str(file)) from error
 
 
 def model_class(config: PretrainedConfig, path: Path) -> Any:
@@ -88,21 +88,21 @@ def classifier_class(config: PretrainedConfig, path: Path) -> Any:
         ModelError: it has none.
     """
     named = (config.architectures or [""])[0]
-    found: list[Any] = []
+    candidates: list[Any] = []
     for task in ("text-classification", "image-classification"):
         mapping = TasksManager.get_model_class_for_task(task, library="transformers")._model_mapping
         if type(config) in mapping:
             kinds = mapping[type(config)]
-            found += kinds if isinstance(kinds, (list, tuple)) else [kinds]
-    if not found:
+            candidates += kinds if isinstance(kinds, (list, tuple)) else [kinds]
+    if not candidates:
         raise ModelError(
             f"{config.model_type!r} models have no classifier of texts or images in transformers",
             where=str(path / MODEL_CONFIG),
         )
-    return next((kind for kind in found if kind.__name__ == named), found[0])
+    return next((kind for kind in candidates if kind.__name__ == named), candidates[0])
 
 
-def build(
+def build_model(
     kind: Any,
     config: PretrainedConfig,
     path: Path,
@@ -138,7 +138,7 @@ def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Atten
     try:
         with offline():
             return kind._from_config(config, attn_implementation=chosen, dtype=torch.float32)
-    except _NO_MODEL as error:
+    except _CONSTRUCTION_ERRORS as error:
         raise ModelError(
             f"this config does not describe a model: {error}", where=str(path / MODEL_CONFIG)
         ) from error

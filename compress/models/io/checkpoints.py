@@ -21,12 +21,12 @@ from compress.core.artifacts import (
     TORCH_WEIGHTS,
 )
 from compress.core.disk.files import make_folder, remove, write_json, write_text
-from compress.core.disk.reading import understood
+from compress.core.disk.reading import content_errors
 from compress.core.errors import ModelError
 from compress.models.anatomy.structure import Structure, describe_structure
 from compress.models.io.architectures import (
     Attention,
-    build,
+    build_model,
     build_on_meta,
     classifier_class,
     model_class,
@@ -34,9 +34,9 @@ from compress.models.io.architectures import (
 )
 from compress.models.io.ensemble import Ensemble, member_folders
 from compress.models.io.low_bit import replace_layers, unpack_layers
-from compress.models.io.plain import UserModule, image_outputs, make_module, rebuild
+from compress.models.io.plain import UserModule, image_outputs, make_module, rebuild_module
 from compress.models.io.weights import read_model_json, read_weights, write_weights
-from compress.models.teacher.heads import in_label_order, plan_head, with_labels
+from compress.models.teacher.heads import plan_head, reorder_rows, with_labels
 from compress.models.text.pooling import read_pooling
 from compress.models.text.sentence import SentenceEncoder, drop_pooler, write_pooling
 
@@ -58,7 +58,7 @@ def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> 
         write_json(out / ENSEMBLE, {"members": names})
         return
     if isinstance(model, UserModule):
-        _save_plain(model, out)
+        _save_user_module(model, out)
         return
     if isinstance(model, SentenceEncoder):
         _save_transformer(model.encoder, out, leave_out)
@@ -68,7 +68,7 @@ def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> 
     _save_transformer(model, out, leave_out)
 
 
-def _save_plain(model: UserModule, out: Path) -> None:
+def _save_user_module(model: UserModule, out: Path) -> None:
     # The model was built, so its code was allowed and has already run.
     regular, _ = make_module(model.origin, seed=0, allow_code=True)
     write_weights(_unique_tensors(model.module), out / TORCH_WEIGHTS)
@@ -108,39 +108,39 @@ def load_model(path: Path, attention: Attention = "sdpa", *, allow_code: bool = 
         ModelError: a file is missing or damaged, the architecture is unknown, or a weight is missing, unexpected or
             of another shape than given by config and structure.
     """
-    with understood("this model", str(path)):
-        return _loaded(path, attention, allow_code)
+    with content_errors("this model", str(path)):
+        return _load(path, attention, allow_code)
 
 
-def _loaded(path: Path, attention: Attention, allow_code: bool) -> nn.Module:
+def _load(path: Path, attention: Attention, allow_code: bool) -> nn.Module:
     if (path / ENSEMBLE).is_file():
         return Ensemble(
             [load_model(folder, attention, allow_code=allow_code) for folder in member_folders(path)]
         ).eval()
     if (path / MODULE).is_file():
-        plain = rebuild(path, allow_code=allow_code)
-        _load_weights(plain.module, path)
-        return plain.eval()
+        user_module = rebuild_module(path, allow_code=allow_code)
+        _load_weights(user_module.module, path)
+        return user_module.eval()
     config = read_config(path)
-    model = build(model_class(config, path), config, path, attention)
+    model = build_model(model_class(config, path), config, path, attention)
     pooling = read_pooling(path) if (path / POOLING).is_file() else None
     if pooling is not None:
         drop_pooler(model)
     _load_weights(model, path)
-    whole = model if pooling is None else SentenceEncoder(model, pooling.mode, pooling.normalize)
-    return whole.eval()
+    loaded = model if pooling is None else SentenceEncoder(model, pooling.mode, pooling.normalize)
+    return loaded.eval()
 
 
 def bare_model(model: nn.Module) -> nn.Module | None:
     """Return the module whose parameter names the model's file uses; None for an ensemble."""
     if isinstance(model, Ensemble):
         return None
-    inside: nn.Module = model
+    module: nn.Module = model
     if isinstance(model, SentenceEncoder):
-        inside = model.encoder
+        module = model.encoder
     elif isinstance(model, UserModule):
-        inside = model.module
-    return inside
+        module = model.module
+    return module
 
 
 def load_for_labels(
@@ -164,16 +164,16 @@ def load_for_labels(
             lacks a weight or has one of another shape.
     """
     if (path / MODULE).is_file():
-        return _plain_for_labels(path, labels, allow_code)
+        return _user_module_for_labels(path, labels, allow_code)
     config = read_config(path)
     plan = plan_head(path, config, labels)
     kind = classifier_class(config, path)
-    model: nn.Module = build(kind, with_labels(config, labels), path, attention, seed=seed)
+    model: nn.Module = build_model(kind, with_labels(config, labels), path, attention, seed=seed)
     saved = read_weights(path)
-    weights = {name: saved[in_file] for in_file, name in plan.names.items()}
+    weights = {name: saved[saved_name] for saved_name, name in plan.names.items()}
     _check_shapes(model, weights, path)
     if plan.order is not None:
-        weights = in_label_order(weights, plan.rows, plan.order)
+        weights = reorder_rows(weights, plan.rows, plan.order)
     model.load_state_dict(weights, strict=False)
     return model.eval()
 
@@ -189,7 +189,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     replace_layers(model, packed)
 
 
-def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> UserModule:
+def _user_module_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> UserModule:
     """Load the plain model of a directory; only its own code could replace its head."""
     model = load_model(path, allow_code=allow_code)
     assert isinstance(model, UserModule)
@@ -214,24 +214,24 @@ def _unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     unique: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
     for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tuple(tensor.shape))
-        if place not in seen or not tensor.numel():
-            seen.add(place)
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if key not in seen or not tensor.numel():
+            seen.add(key)
             unique[name] = tensor
     return unique
 
 
-def _check_names(model: nn.Module, found: set[str], path: Path) -> None:
+def _check_names(model: nn.Module, saved_names: set[str], path: Path) -> None:
     """Check that every weight of the model is in the file under one of its names, and nothing else is."""
-    own = model.state_dict(keep_vars=True)
-    loaded = {id(tensor) for name, tensor in own.items() if name in found}
-    missing = [name for name, tensor in own.items() if id(tensor) not in loaded]
-    left_over = sorted(found - set(own))
-    if missing or left_over:
+    state = model.state_dict(keep_vars=True)
+    loaded = {id(tensor) for name, tensor in state.items() if name in saved_names}
+    missing = [name for name, tensor in state.items() if id(tensor) not in loaded]
+    unexpected = sorted(saved_names - set(state))
+    if missing or unexpected:
         what = (
-            f"lacks {missing[0]!r}" if missing else f"holds {left_over[0]!r}, which the model does not have"
+            f"lacks {missing[0]!r}" if missing else f"holds {unexpected[0]!r}, which the model does not have"
         )
-        count = len(missing) or len(left_over)
+        count = len(missing) or len(unexpected)
         more = f" ({count} such weights)" if count > 1 else ""
         raise ModelError(f"the file {what}{more}", where=str(path / TORCH_WEIGHTS))
 

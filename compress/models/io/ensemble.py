@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.artifacts import ENSEMBLE
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import ModelError
 from compress.models.io.outputs import outputs_of
 from compress.models.io.weights import read_model_json
@@ -40,13 +40,13 @@ class Ensemble(nn.Module):
         """Map the members' inputs to outputs (n, labels or width), float32."""
         return self.combine([outputs_of(member(**inputs)) for member in self.members])
 
-    def combine(self, each: Sequence[Tensor]) -> Tensor:
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor:
         """Combine the members' outputs, (n, labels or width) each, into the ensemble's, float32."""
-        together = torch.stack([one.float() for one in each])
+        stacked = torch.stack([output.float() for output in outputs])
         if self.embeds:
-            return nn.functional.normalize(together, dim=-1).mean(dim=0)
+            return nn.functional.normalize(stacked, dim=-1).mean(dim=0)
         # In log space, so that a probability that underflows in float32 does not become minus infinity.
-        return together.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(each))
+        return stacked.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(outputs))
 
 
 def member_folders(path: Path) -> tuple[Path, ...]:
@@ -64,7 +64,7 @@ def member_folders(path: Path) -> tuple[Path, ...]:
 
 def _member(path: Path, name: str) -> Path:
     where = str(path / ENSEMBLE)
-    folder = inside(path, name, where=where)
+    folder = path_inside(path, name, where=where)
     # A link to the ensemble itself would recurse forever.
     if folder.parent != path or folder.resolve() == path.resolve():
         raise ModelError(f"{name!a} is not a folder beside this file", where=where, code="outside-folder")

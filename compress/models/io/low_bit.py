@@ -101,22 +101,22 @@ def unpack_layers(model: nn.Module, weights: Tensors, path: Path) -> dict[str, n
     Raises:
         ModelError: a layer's tensors are missing or do not fit.
     """
-    low_bit, made = read_low_bit(path), {}
+    low_bit, layers = read_low_bit(path), {}
     for name in low_bit.layers:
         try:
             linear = model.get_submodule(name)
         except AttributeError as error:
             raise ModelError(f"the model has no layer {name!r}", where=str(path / BITSANDBYTES)) from error
         prefix = f"{name}."
-        own = {key[len(prefix) :]: weights.pop(key) for key in list(weights) if key.startswith(prefix)}
+        tensors = {key[len(prefix) :]: weights.pop(key) for key in list(weights) if key.startswith(prefix)}
         try:
             assert isinstance(linear, nn.Linear)
-            made[name] = _filled(linear, own, low_bit)
+            layers[name] = _filled_layer(linear, tensors, low_bit)
         except (AssertionError, KeyError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"the layer {name!r} cannot be rebuilt: {error}", where=str(path / TORCH_WEIGHTS)
             ) from error
-    return made
+    return layers
 
 
 def to_device(model: nn.Module, device: str) -> nn.Module:
@@ -136,21 +136,21 @@ def to_device(model: nn.Module, device: str) -> nn.Module:
 
 def replace_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
     """Replace the layers of these names wherever the model uses them; given names only, remove their weights."""
-    places: dict[nn.Module, list[str]] = {}
+    paths_by_module: dict[nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        places.setdefault(module, []).append(path)
-    standing = {name: model.get_submodule(name) for name in layers}
-    for name, old in standing.items():
+        paths_by_module.setdefault(module, []).append(path)
+    old_layers = {name: model.get_submodule(name) for name in layers}
+    for name, old in old_layers.items():
         new = layers[name] if isinstance(layers, Mapping) else nn.Identity()
-        for place in places[old]:
-            model.set_submodule(place, new)
+        for module_path in paths_by_module[old]:
+            model.set_submodule(module_path, new)
 
 
-def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
+def _filled_layer(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
     layer: Any = _empty_layer(linear.in_features, linear.out_features, low_bit, bias=linear.bias is not None)
     import bitsandbytes as bnb
 
-    made: nn.Module = layer
+    result: nn.Module = layer
     weight = tensors.pop("weight")
     if linear.bias is not None:
         layer.bias.data.copy_(tensors.pop("bias"))
@@ -160,13 +160,13 @@ def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
         layer.weight = bnb.nn.Int8Params(
             weight, requires_grad=False, has_fp16_weights=False, CB=weight, SCB=tensors["SCB"]
         )
-        return made
+        return result
     stats = {key.removeprefix("weight."): tensor for key, tensor in tensors.items()}
     layer.weight = bnb.nn.Params4bit.from_prequantized(weight, stats, device="cpu", module=layer)
     shape = tuple(layer.weight.quant_state.shape)
     if shape != (linear.out_features, linear.in_features):
         raise ValueError(f"its weight has the shape {list(shape)}")
-    return made
+    return result
 
 
 def _empty_layer(inputs: int, outputs: int, low_bit: LowBit, bias: bool) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.disk.files import copy_file, make_folder, replacing
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import ModelError, first_line
 
-_NO_TENSORS = {
+_NON_TENSOR_KINDS = {
     "sequence_type": "sequence",
     "map_type": "map",
     "optional_type": "optional",
@@ -35,12 +35,12 @@ class Port:
     axes: tuple[int | str, ...] | None
 
     @property
-    def is_numbers(self) -> bool:
+    def is_numeric(self) -> bool:
         """Whether it is a tensor of numbers."""
-        return self.dtype not in (*_NO_TENSORS.values(), "string")
+        return self.dtype not in (*_NON_TENSOR_KINDS.values(), "string")
 
     def __str__(self) -> str:
-        if self.dtype in _NO_TENSORS.values():
+        if self.dtype in _NON_TENSOR_KINDS.values():
             return f"{self.name} ({self.dtype})"
         shape = "any shape" if self.axes is None else " x ".join(map(str, self.axes)) or "one number"
         return f"{self.name} ({self.dtype}, {shape})"
@@ -97,26 +97,26 @@ def read_onnx(path: Path) -> OnnxFile:
         raise ModelError("this ONNX model has no graph: it is empty or truncated", where=str(path))
     external = _external_files(model, path)
     try:
-        onnx.checker.check_model(_with_shapes(model) or str(path))
+        onnx.checker.check_model(_for_checker(model) or str(path))
     except onnx.checker.ValidationError as error:
         raise ModelError("this ONNX model is not valid", where=str(path), hint=first_line(error)) from error
     constants = {tensor.name for tensor in model.graph.initializer}
-    taken = [value for value in model.graph.input if value.name not in constants]
+    inputs = [value for value in model.graph.input if value.name not in constants]
     return OnnxFile(
-        path, _ports(taken, path), _ports(model.graph.output, path), external, _positions(model.graph)
+        path, _ports(inputs, path), _ports(model.graph.output, path), external, _rotary_positions(model.graph)
     )
 
 
-def _positions(graph: Any) -> int | None:
+def _rotary_positions(graph: Any) -> int | None:
     """Read the number of positions from the `cos_cache` (positions, dims) of GroupQueryAttention, its eighth input."""
     rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 2}
-    read = [
+    cos_tables = [
         node.input[7] for node in graph.node if node.op_type == "GroupQueryAttention" and len(node.input) > 7
     ]
-    return min((int(rows[name]) for name in read if name in rows), default=None)
+    return min((int(rows[name]) for name in cos_tables if name in rows), default=None)
 
 
-def _with_shapes(model: Any) -> Any | None:
+def _for_checker(model: Any) -> Any | None:
     """Return a copy of the model with output shapes and without external weights; None if all outputs have shapes.
 
     The onnx checker requires output shapes, onnxruntime does not.
@@ -132,8 +132,8 @@ def _with_shapes(model: Any) -> Any | None:
         return None
     checked = onnx.ModelProto()
     checked.CopyFrom(model)
-    for kind in lack(checked.graph):
-        kind.shape.SetInParent()
+    for tensor_type in lack(checked.graph):
+        tensor_type.shape.SetInParent()
     for tensor in filter(uses_external_data, tensors_of(checked)):
         tensor.dims[:] = [0]
         tensor.ClearField("external_data")
@@ -141,7 +141,7 @@ def _with_shapes(model: Any) -> Any | None:
     return checked
 
 
-def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tuple[str, ...]:
+def copy_onnx(source: OnnxFile, target: Path, reserved: Collection[str] = ()) -> tuple[str, ...]:
     """Copy a model to `target`, with its weight files beside it, and return the names of these files.
 
     They are copied rather than linked, since writing to a link would change the original. Weight files are named
@@ -149,33 +149,35 @@ def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tup
     axes of an invalid size (-1 or 0), which are made dynamic.
 
     Args:
-        taken: names that weight files must not have.
+        reserved: names that weight files must not have.
     """
     import onnx
     from onnx.external_data_helper import uses_external_data
 
     names: dict[str, str] = {}
-    for name in found.external:
-        ours = name.startswith((f"{target.name}.data", f"{target.name}_data"))
+    for name in source.external:
+        is_own_name = name.startswith((f"{target.name}.data", f"{target.name}_data"))
         # Some devices do not accept other characters in file names.
-        kept = ours and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
-        names[name] = name if kept and name not in taken else ""
-    for name in [name for name, new in names.items() if not new]:
-        names[name] = next(new for n in count() if (new := f"{target.name}_data_{n}") not in names.values())
-    for name, new in names.items():
+        keeps_name = is_own_name and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+        names[name] = name if keeps_name and name not in reserved else ""
+    for name in [name for name, new_name in names.items() if not new_name]:
+        names[name] = next(
+            new_name for n in count() if (new_name := f"{target.name}_data_{n}") not in names.values()
+        )
+    for name, new_name in names.items():
         make_folder(target.parent)
-        copy_file(found.path.parent / name, target.parent / new)
-    model = onnx.load(str(found.path), load_external_data=False)
-    changed = _open_axes(model.graph)
+        copy_file(source.path.parent / name, target.parent / new_name)
+    model = onnx.load(str(source.path), load_external_data=False)
+    changed = _make_axes_dynamic(model.graph)
     for tensor in filter(uses_external_data, tensors_of(model)):
         for entry in tensor.external_data:
-            if entry.key == "location" and entry.value != names[_plain(entry.value)]:
-                entry.value, changed = names[_plain(entry.value)], True
+            if entry.key == "location" and entry.value != names[_normalized_path(entry.value)]:
+                entry.value, changed = names[_normalized_path(entry.value)], True
     if changed:
         with replacing(target) as temporary:
             onnx.save(model, str(temporary))
     else:
-        copy_file(found.path, target)
+        copy_file(source.path, target)
     return tuple(names.values())
 
 
@@ -200,7 +202,7 @@ def _constants_of(part: Any) -> Iterator[Any]:
         yield from (tensor.values, tensor.indices)
 
 
-def _open_axes(graph: Any) -> bool:
+def _make_axes_dynamic(graph: Any) -> bool:
     """Remove invalid sizes (-1 or 0) from axes; returns whether there were any."""
     found = False
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -211,7 +213,7 @@ def _open_axes(graph: Any) -> bool:
     return found
 
 
-def _plain(name: object) -> str:
+def _normalized_path(name: object) -> str:
     """Normalise a path for comparison: without the `./` that onnx writes."""
     return str(PurePosixPath(str(name)))
 
@@ -224,7 +226,7 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    needed: dict[str, int] = {}
+    min_sizes: dict[str, int] = {}
     for tensor in filter(uses_external_data, tensors_of(model)):
         try:
             part = ExternalDataInfo(tensor)
@@ -235,24 +237,25 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
                 where=str(path),
                 code="damaged-model",
             ) from error
-        inside(path.parent, part.location, where=str(path))
-        name = _plain(part.location)
-        needed[name] = max(end, needed.get(name, 0))
-    for name, size in sorted(needed.items()):
+        path_inside(path.parent, part.location, where=str(path))
+        name = _normalized_path(part.location)
+        min_sizes[name] = max(end, min_sizes.get(name, 0))
+    for name, size in sorted(min_sizes.items()):
         if not (path.parent / name).is_file():
             raise ModelError(
                 f"the file with the model's weights is missing: {name}",
                 where=str(path),
                 hint="It belongs in the same folder as the model.",
             )
-        present = (path.parent / name).stat().st_size
-        if present < size:
+        actual_size = (path.parent / name).stat().st_size
+        if actual_size < size:
             raise ModelError(
-                f"the file with the model's weights is truncated: {name} has {present} bytes, the model needs {size}",
+                f"the file with the model's weights is truncated: {name} has {actual_size} bytes, the model "
+                f"needs {size}",
                 where=str(path),
                 hint="Download or create both files again.",
             )
-    return tuple(sorted(needed))
+    return tuple(sorted(min_sizes))
 
 
 def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
@@ -261,8 +264,8 @@ def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
     found = []
     for value in values:
         kind = value.type.WhichOneof("value")
-        if kind in _NO_TENSORS:
-            found.append(Port(value.name, _NO_TENSORS[kind], None))
+        if kind in _NON_TENSOR_KINDS:
+            found.append(Port(value.name, _NON_TENSOR_KINDS[kind], None))
             continue
         tensor = value.type.tensor_type
         axes = None

@@ -20,12 +20,12 @@ def outputs_of(result: Any) -> Tensor:
     Raises:
         ModelError: it is anything else, or has several items.
     """
-    found = _logits(result)
-    if isinstance(found, Tensor) and found.ndim == 4 and found.shape[2:] == (1, 1):
-        found = found.flatten(1)
-    if not isinstance(found, Tensor) or found.ndim < 2:
-        raise _unfit(result)
-    return found
+    outputs = _logits(result)
+    if isinstance(outputs, Tensor) and outputs.ndim == 4 and outputs.shape[2:] == (1, 1):
+        outputs = outputs.flatten(1)
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2:
+        raise _unexpected_output(result)
+    return outputs
 
 
 @contextmanager
@@ -52,15 +52,15 @@ def classifier_outputs(result: Any) -> Tensor:
     Raises:
         ModelError: they have another shape.
     """
-    found = outputs_of(result)
-    if found.ndim != 2:
-        raise _unfit(result)
-    return found
+    outputs = outputs_of(result)
+    if outputs.ndim != 2:
+        raise _unexpected_output(result)
+    return outputs
 
 
-def _unfit(result: Any) -> ModelError:
+def _unexpected_output(result: Any) -> ModelError:
     return ModelError(
-        f"the model gives {_described(result)}; expected a tensor (batch, outputs), or an object with `logits`",
+        f"the model gives {_describe(result)}; expected a tensor (batch, outputs), or an object with `logits`",
         hint="Make its forward return only the logits, one number per label.",
         code="module-outputs",
     )
@@ -71,14 +71,14 @@ def _logits(result: Any) -> Any:
         return result
     if isinstance(result, Mapping) and "logits" in result:
         return result["logits"]
-    if (named := getattr(result, "logits", None)) is not None:
-        return named
-    held = list(result.values()) if isinstance(result, Mapping) else result
-    return held[0] if isinstance(held, (list, tuple)) and len(held) == 1 else None
+    if (logits := getattr(result, "logits", None)) is not None:
+        return logits
+    items = list(result.values()) if isinstance(result, Mapping) else result
+    return items[0] if isinstance(items, (list, tuple)) and len(items) == 1 else None
 
 
-def _described(result: Any) -> str:
+def _describe(result: Any) -> str:
     if isinstance(result, Tensor):
         return f"a tensor {list(result.shape)}"
-    held = list(result) if isinstance(result, (list, tuple, Mapping)) else []
-    return f"{type(result).__name__} of {len(held)}" if held else type(result).__name__
+    items = list(result) if isinstance(result, (list, tuple, Mapping)) else []
+    return f"{type(result).__name__} of {len(items)}" if items else type(result).__name__

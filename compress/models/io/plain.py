@@ -17,7 +17,7 @@ from compress.models.anatomy.observing import evaluating
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.outputs import classifier_outputs, outputs_of
 from compress.models.io.weights import read_model_json
-from compress.models.teacher.code import call
+from compress.models.teacher.code import call_function
 from compress.models.teacher.code_files import code_sha256, module_file
 
 
@@ -52,9 +52,9 @@ class UserModule(nn.Module):
         self.origin = origin
         self.order = None if order is None or list(order) == sorted(order) else tuple(order)
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named_inputs: Tensor) -> Tensor:
         """Pass the inputs by position in the task's order, whatever the module calls them; returns (n, ...)."""
-        outputs = outputs_of(self.module(*inputs, *named.values()))
+        outputs = outputs_of(self.module(*inputs, *named_inputs.values()))
         return outputs if self.order is None else outputs[:, list(self.order)]
 
     def describe(self) -> dict[str, Any]:
@@ -74,25 +74,25 @@ def make_module(origin: Origin, seed: int, *, allow_code: bool) -> tuple[nn.Modu
         UsageError: code is not allowed to run.
         ModelError: the function raised, or returned something else.
     """
-    made = call(origin.source, origin.base, seed, allow_code=allow_code)
+    result = call_function(origin.source, origin.base, seed, allow_code=allow_code)
     labels: tuple[str, ...] | None = None
-    if isinstance(made, tuple) and len(made) == 2 and not isinstance(made[1], str):
-        made, labels = made[0], tuple(map(str, made[1]))
-    if not isinstance(made, nn.Module):
+    if isinstance(result, tuple) and len(result) == 2 and not isinstance(result[1], str):
+        result, labels = result[0], tuple(map(str, result[1]))
+    if not isinstance(result, nn.Module):
         raise ModelError(
             "expected the function to return an nn.Module, or (module, labels); it returned "
-            f"a {type(made).__name__}",
+            f"a {type(result).__name__}",
             where=origin.source,
         )
-    made = getattr(made, "_orig_mod", made)  # Unwrap a module compiled with torch.compile.
-    _check_kind(made, origin.source)
-    return made.float().cpu().eval(), labels
+    result = getattr(result, "_orig_mod", result)  # Unwrap a module compiled with torch.compile.
+    _check_supported(result, origin.source)
+    return result.float().cpu().eval(), labels
 
 
-def _check_kind(module: nn.Module, where: str) -> None:
+def _check_supported(module: nn.Module, where: str) -> None:
     """Refuse modules that cannot be taken apart, saved by their weights and rebuilt."""
-    for name, each in module.named_modules():
-        if isinstance(each, torch.jit.ScriptModule):
+    for name, submodule in module.named_modules():
+        if isinstance(submodule, torch.jit.ScriptModule):
             raise ModelError(
                 f"{name or 'it'} is a TorchScript module, which cannot be trained, pruned or exported",
                 where=where,
@@ -110,7 +110,7 @@ def _check_kind(module: nn.Module, where: str) -> None:
         )
 
 
-def rebuild(path: Path, *, allow_code: bool) -> UserModule:
+def rebuild_module(path: Path, *, allow_code: bool) -> UserModule:
     """Rebuild the module of a model directory with its structure; its weights are not loaded yet.
 
     Raises:
@@ -126,9 +126,9 @@ def rebuild(path: Path, *, allow_code: bool) -> UserModule:
             raise ValueError("`order` is not a permutation")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"this file is damaged: {error!r}", where=str(file)) from error
-    if (now := Origin.of(origin.source, origin.base).sha256) != origin.sha256:
+    if (current_sha256 := Origin.of(origin.source, origin.base).sha256) != origin.sha256:
         raise ModelError(
-            f"the code of this model was changed: its file has the sha256 {now[:12]}..., "
+            f"the code of this model was changed: its file has the sha256 {current_sha256[:12]}..., "
             f"expected {origin.sha256[:12]}...",
             where=str(module_file(origin.source, origin.base)),
             hint="Run the profile again: the model is rebuilt from the current code.",

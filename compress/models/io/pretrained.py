@@ -18,14 +18,14 @@ from compress.models.teacher.location import shards_of
 
 
 def load_pretrained(
-    kind: Any, folder: Path, config: PretrainedConfig
+    model_class: Any, folder: Path, config: PretrainedConfig
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Load a model in eval mode; also returns the weights that its files lack, which may only be those of a pooler.
 
     The global random state is preserved.
 
     Args:
-        kind: the class, or an auto class.
+        model_class: the class, or an auto class.
 
     Raises:
         ModelError: the files are damaged, do not fit the config, or lack a weight.
@@ -33,7 +33,7 @@ def load_pretrained(
     shards_of(folder)
     with quiet(), offline(), torch.random.fork_rng(devices=[]):
         try:
-            model, found = kind.from_pretrained(
+            model, loading_info = model_class.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -50,7 +50,9 @@ def load_pretrained(
                 raise ModelError(f"this file is damaged: {error}", where=where) from error
             raise
     # A BatchNorm batch counter missing from old files starts at 0 and is not a weight.
-    untrained = frozenset(key for key in found["missing_keys"] if not key.endswith("num_batches_tracked"))
+    untrained = frozenset(
+        key for key in loading_info["missing_keys"] if not key.endswith("num_batches_tracked")
+    )
     lacking = sorted(key for key in untrained if "pooler." not in key)
     if lacking:
         raise ModelError(

@@ -17,9 +17,9 @@ from compress.core.errors import ModelError
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
     """Write tensors to one safetensors file, atomically."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(file) as temporary:
-        save_file(plain, temporary, metadata={"format": "pt"})
+        save_file(contiguous, temporary, metadata={"format": "pt"})
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -14,10 +14,10 @@ from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.observing import Batches
 from compress.models.anatomy.sizes import config_keys, sizes_of
-from compress.models.anatomy.stream import block_influence, embedding_stream, measure_stream
+from compress.models.anatomy.stream import block_influence, estimate_stream, measure_stream
 from compress.models.anatomy.table.sizes import network_of
 from compress.models.students.layer_choice import choose_layers
-from compress.models.students.narrowing import cut, project
+from compress.models.students.narrowing import copy_layers, project_layers
 from compress.models.text.sentence import SentenceEncoder
 from compress.profile.specs.student import StudentSpec
 
@@ -25,7 +25,7 @@ _WHERE = "student"
 
 
 @dataclass(frozen=True)
-class Shape:
+class StudentShape:
     """The shape of a student; `layers` are the teacher's layers it is built from, lowest first."""
 
     layers: tuple[int, ...]
@@ -34,7 +34,7 @@ class Shape:
     feed_forward: int
 
 
-def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None = None) -> Shape:
+def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None = None) -> StudentShape:
     """Return the shape that a spec requests, with defaults resolved against the teacher.
 
     Args:
@@ -54,12 +54,12 @@ def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None
         raise ModelError(
             f"hidden_size {hidden} is wider than the teacher's {sizes.hidden}", where=f"{_WHERE}.hidden_size"
         )
-    most = max(1, hidden // (sizes.hidden // sizes.heads))
-    heads = spec.heads or next(count for count in range(most, 0, -1) if hidden % count == 0)
+    max_heads = max(1, hidden // (sizes.hidden // sizes.heads))
+    heads = spec.heads or next(count for count in range(max_heads, 0, -1) if hidden % count == 0)
     if hidden % heads:
         raise ModelError(f"{heads} heads do not divide the width {hidden}", where=f"{_WHERE}.heads")
     feed_forward = spec.intermediate_size or round(hidden * sizes.feed_forward / sizes.hidden)
-    return Shape(layers, hidden, heads, feed_forward)
+    return StudentShape(layers, hidden, heads, feed_forward)
 
 
 def make_student(
@@ -83,16 +83,16 @@ def make_student(
     """
     shape = student_shape(teacher, spec, batches)
     old = encoder_of(teacher)
-    student = _untrained(teacher, shape, seed)
+    student = _new_student(teacher, shape, seed)
     if spec.from_ == "teacher":
         new = encoder_of(student)
         with torch.no_grad():
             if shape.hidden == old.hidden_size:
-                cut(old, new, shape.layers)
+                copy_layers(old, new, shape.layers)
             elif spec.basis == "embeddings":
-                project(old, new, shape.layers, embedding_stream(old))
+                project_layers(old, new, shape.layers, estimate_stream(old))
             elif batches is not None:
-                project(old, new, shape.layers, measure_stream(old, batches))
+                project_layers(old, new, shape.layers, measure_stream(old, batches))
             else:
                 raise ModelError(
                     "there are no examples to compute the teacher's hidden states on",
@@ -102,21 +102,21 @@ def make_student(
     return student.eval()
 
 
-def _untrained(teacher: nn.Module, shape: Shape, seed: int) -> nn.Module:
+def _new_student(teacher: nn.Module, shape: StudentShape, seed: int) -> nn.Module:
     """Build a model of the teacher's kind with this shape, its weights initialised from the seed."""
-    inside = transformer_of(teacher)
-    config = _student_config(inside, shape)
+    transformer = transformer_of(teacher)
+    config = _student_config(transformer, shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = type(inside)(config)
-    made.config._attn_implementation = inside.config._attn_implementation
-    student: nn.Module = made
+        model = type(transformer)(config)
+    model.config._attn_implementation = transformer.config._attn_implementation
+    student: nn.Module = model
     if isinstance(teacher, SentenceEncoder):
-        student = SentenceEncoder(made, teacher.pooling, teacher.normalize)
+        student = SentenceEncoder(model, teacher.pooling, teacher.normalize)
     return student
 
 
-def _student_config(teacher: PreTrainedModel, shape: Shape) -> PretrainedConfig:
+def _student_config(teacher: PreTrainedModel, shape: StudentShape) -> PretrainedConfig:
     config: PretrainedConfig = copy.deepcopy(teacher.config)
     names = config_keys(teacher)
     hidden = getattr(config, names["hidden"])

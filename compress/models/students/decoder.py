@@ -13,22 +13,30 @@ _THETA = 1e4
 
 
 def new_decoder(
-    decoder: FreshDecoder, *, words: int, positions: int, begin: int | None, end: int | None, seed: int
+    decoder: FreshDecoder,
+    *,
+    vocabulary_size: int,
+    max_positions: int,
+    bos_id: int | None,
+    eos_id: int | None,
+    seed: int,
 ) -> PreTrainedModel:
     """Create a decoder with its family's random initialisation, in float32 and eval mode.
 
     Args:
-        words: vocabulary size.
-        positions: maximum number of tokens.
+        vocabulary_size: vocabulary size.
+        max_positions: maximum number of tokens.
         begin, end: ids of the tokens before a text and after an answer.
     """
-    said: dict[str, Any] = dict(decoder.config(words, positions))
-    kind = said.pop("model_type")
+    settings: dict[str, Any] = dict(decoder.config(vocabulary_size, max_positions))
+    model_type = settings.pop("model_type")
     # The embedding of a pad token gets no gradient, and the attention mask already marks padding.
-    config = AutoConfig.for_model(kind, bos_token_id=begin, eos_token_id=end, pad_token_id=None, **said)
+    config = AutoConfig.for_model(
+        model_type, bos_token_id=bos_id, eos_token_id=eos_id, pad_token_id=None, **settings
+    )
     if hasattr(config, "query_pre_attn_scalar"):
         config.query_pre_attn_scalar = config.head_dim
-    if kind == "gpt_neox":
+    if model_type == "gpt_neox":
         # The default rotates a quarter of each head, which is too little for small heads.
         config.rope_parameters = {
             "rope_type": "default",

@@ -15,7 +15,12 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import Decoder, decoder_of
-from compress.models.anatomy.decoder_flow import DecoderActivations, narrow, rebuild_from_config, top_indices
+from compress.models.anatomy.decoder_flow import (
+    DecoderActivations,
+    narrow_stream,
+    rebuild_from_config,
+    top_indices,
+)
 from compress.models.anatomy.factors import merge_factors
 from compress.models.anatomy.observing import Batches
 from compress.models.anatomy.stream import block_influence
@@ -43,9 +48,9 @@ def cut_decoder(
     """
     model = copy.deepcopy(teacher)
     merge_factors(model)
-    decoder = _parts(model)
-    asked = SmallerDecoder(model.config.to_dict(), spec.hidden_size, spec.heads, spec.intermediate_size)
-    for key, why in asked.faults():
+    decoder = _decoder_parts(model)
+    requested = SmallerDecoder(model.config.to_dict(), spec.hidden_size, spec.heads, spec.intermediate_size)
+    for key, why in requested.faults():
         raise ModelError(why, where=f"{_WHERE}.{key}")
     influence = None
     if spec.choose == "similarity" and isinstance(spec.layers, int) and batches is not None:
@@ -53,18 +58,18 @@ def cut_decoder(
         influence = block_influence(base_of(model, decoder.network), blocks, batches)
     layers = choose_layers(spec.layers, len(decoder.blocks), spec.choose, influence)
     decoder.keep_layers(layers)
-    decoder = _parts(model)
-    sizes = asked.sizes
-    taken = spec.from_ == "teacher"
-    if taken and any(sizes[size] < decoder.sizes[size] for size in sizes):
+    decoder = _decoder_parts(model)
+    sizes = requested.sizes
+    from_teacher = spec.from_ == "teacher"
+    if from_teacher and any(sizes[size] < decoder.sizes[size] for size in sizes):
         with torch.no_grad():
             _shrink(decoder, sizes, batches)
-    for key, value in asked.described(len(layers)).items():
+    for key, value in requested.config_values(len(layers)).items():
         setattr(model.config, key, value)
-    return rebuild_from_config(model, seed, weights=taken), layers
+    return rebuild_from_config(model, seed, weights=from_teacher), layers
 
 
-def _parts(model: PreTrainedModel) -> Decoder:
+def _decoder_parts(model: PreTrainedModel) -> Decoder:
     found = decoder_of(model)
     if found is None:
         raise ModelError(f"the layers of a {type(model).__name__} are not known", where=_WHERE)
@@ -75,15 +80,15 @@ def _shrink(decoder: Decoder, sizes: Mapping[str, int], batches: Batches | None)
     """Keep the most important groups, units and dimensions; of the sizes in the config only `hidden` is updated."""
     if batches is None:
         raise ModelError("there are no examples by which to choose what the student keeps", where=_WHERE)
-    seen = DecoderActivations(decoder, batches, _WHERE)
+    activations = DecoderActivations(decoder, batches, _WHERE)
     for layer in range(len(decoder.blocks)):
-        for shares, kept in (
+        for slices, kept_count in (
             (decoder.groups(layer), sizes["groups"]),
             (decoder.units(layer), sizes["feed_forward"]),
         ):
             # The last share is at the inputs of the layer that reads a group's or unit's activations.
-            best = top_indices(seen.leaving(shares[-1]), kept)
-            for share in shares:
-                share.keep(best)
+            best = top_indices(activations.contributions(slices[-1]), kept_count)
+            for weight_slice in slices:
+                weight_slice.keep(best)
     if sizes["hidden"] < decoder.sizes["hidden"]:
-        narrow(decoder, seen, top_indices(seen.dimensions(), sizes["hidden"]))
+        narrow_stream(decoder, activations, top_indices(activations.dimension_importance(), sizes["hidden"]))

@@ -9,13 +9,13 @@ from compress.core.errors import ModelError
 
 _WHERE = "student"
 
-Choice = Literal["uniform", "first", "last", "similarity"]
+LayerStrategy = Literal["uniform", "first", "last", "similarity"]
 
 
 def choose_layers(
-    wanted: int | Sequence[int],
+    requested: int | Sequence[int],
     available: int,
-    how: Choice = "uniform",
+    strategy: LayerStrategy = "uniform",
     influence: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
     """Return the teacher's layers that the student is built from, lowest first; a given list is returned unchanged.
@@ -31,29 +31,29 @@ def choose_layers(
         ModelError: more layers are requested than the teacher has, a listed layer does not exist or is listed twice,
             or `similarity` has no `influence`.
     """
-    if not isinstance(wanted, int):
-        return _given(tuple(wanted), available)
-    if wanted > available:
+    if not isinstance(requested, int):
+        return _checked_layers(tuple(requested), available)
+    if requested > available:
         raise ModelError(
-            f"{wanted} layers requested, but the teacher has {available}", where=f"{_WHERE}.layers"
+            f"{requested} layers requested, but the teacher has {available}", where=f"{_WHERE}.layers"
         )
-    if how == "first":
-        return tuple(range(wanted))
-    if how == "last":
-        return tuple(range(available - wanted, available))
-    if how == "uniform":
-        return tuple((i + 1) * available // wanted - 1 for i in range(wanted))
+    if strategy == "first":
+        return tuple(range(requested))
+    if strategy == "last":
+        return tuple(range(available - requested, available))
+    if strategy == "uniform":
+        return tuple((i + 1) * available // requested - 1 for i in range(requested))
     if influence is None or len(influence) != available:
         raise ModelError(
             "layers can only be compared on examples, and there are none",
             where=f"{_WHERE}.choose",
             hint="Use `choose: uniform`, or name the layers.",
         )
-    most = sorted(range(available), key=lambda layer: (-influence[layer], layer))[:wanted]
+    most = sorted(range(available), key=lambda layer: (-influence[layer], layer))[:requested]
     return tuple(sorted(most))
 
 
-def _given(layers: tuple[int, ...], available: int) -> tuple[int, ...]:
+def _checked_layers(layers: tuple[int, ...], available: int) -> tuple[int, ...]:
     if not layers or len(set(layers)) < len(layers) or min(layers) < 0 or max(layers) >= available:
         raise ModelError(
             f"layers {list(layers)} must be distinct and from 0 to {available - 1}", where=f"{_WHERE}.layers"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from compress.core.errors import ModelError
 from compress.models.anatomy.attention_heads import Heads
 from compress.models.anatomy.encoder import Encoder, Layer
-from compress.models.anatomy.factors import Factored, Map, output_linear
-from compress.models.anatomy.stream import Stream
+from compress.models.anatomy.factors import Factored, LinearLike, output_linear
+from compress.models.anatomy.stream import StreamMoments
 from compress.models.students.projection import (
     Moments,
     StreamReader,
@@ -30,160 +30,168 @@ class _Narrowing:
     basis: Tensor
     norm_first: bool
 
-    def reader(self, norm: nn.LayerNorm, seen: Moments) -> StreamReader:
+    def reader(self, norm: nn.LayerNorm, moments: Moments) -> StreamReader:
         """Return the reader for layers that read the output of a norm."""
         if self.norm_first:
-            return StreamReader.of_norm(self.basis, seen.mean, norm.weight, norm.bias)
-        return StreamReader.of_stream(self.basis, seen.scaled(norm.weight, norm.bias).mean)
+            return StreamReader.of_norm(self.basis, moments.mean, norm.weight, norm.bias)
+        return StreamReader.of_stream(self.basis, moments.scaled(norm.weight, norm.bias).mean)
 
-    def write(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def project_output(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Project a layer that writes to the residual stream: weight (d, in) -> (k, in)."""
         weight = self.basis.T @ weight.detach().double()
         return weight, None if bias is None else self.basis.T @ bias.detach().double()
 
-    def put_norm(self, old: nn.LayerNorm, new: nn.LayerNorm, seen: Moments) -> None:
+    def fill_norm(self, old: nn.LayerNorm, new: nn.LayerNorm, moments: Moments) -> None:
         if self.norm_first:
-            new.weight.fill_(norm_gain(seen.square, self.basis))
+            new.weight.fill_(norm_gain(moments.second_moments, self.basis))
             new.bias.zero_()
         else:
-            scale, shift = narrow_norm(old.weight, old.bias, seen, self.basis)
-            _put(new.weight, scale)
-            _put(new.bias, shift)
+            scale, shift = narrow_norm(old.weight, old.bias, moments, self.basis)
+            _assign(new.weight, scale)
+            _assign(new.bias, shift)
 
 
-def cut(old: Encoder, new: Encoder, layers: Sequence[int]) -> None:
+def copy_layers(old: Encoder, new: Encoder, layers: Sequence[int]) -> None:
     """Fill a student of the teacher's width from the given layers; parts of equal shape are copied exactly."""
-    for theirs, mine in _tables(old, new):
-        mine.copy_(theirs)
-    for name in _ENDS:
-        theirs_module, mine_module = getattr(old, name), getattr(new, name)
-        if theirs_module is not None and mine_module is not None:
-            _copy(theirs_module, mine_module)
-    for place, source in zip(new.layers, layers, strict=True):
-        _fill_layer(old.layers[source], place, None, None, None)
+    for teacher_table, student_table in _tables(old, new):
+        student_table.copy_(teacher_table)
+    for name in _OUTER_MODULES:
+        teacher_module, student_module = getattr(old, name), getattr(new, name)
+        if teacher_module is not None and student_module is not None:
+            _copy(teacher_module, student_module)
+    for student_layer, index in zip(new.layers, layers, strict=True):
+        _fill_layer(old.layers[index], student_layer, None, None, None)
 
 
-def project(old: Encoder, new: Encoder, layers: Sequence[int], stream: Stream) -> None:
+def project_layers(old: Encoder, new: Encoder, layers: Sequence[int], stream: StreamMoments) -> None:
     """Fill a narrower student from the given layers, projected on the principal directions of the hidden states.
 
     Args:
         stream: moments of the teacher, for all its layers.
     """
     narrowing = _Narrowing(
-        narrowing_basis(stream_square(old, layers, stream), new.hidden_size), old.norm_first
+        narrowing_basis(mean_second_moments(old, layers, stream), new.hidden_size), old.norm_first
     )
-    behind = _project_embedding(old, new, narrowing, stream)
-    for place, source in zip(new.layers, layers, strict=True):
-        theirs = old.layers[source]
-        first, second = stream.attention[source], stream.output[source]
-        before = narrowing.reader(theirs.attention_norm, first)
-        between = narrowing.reader(theirs.output_norm, second)
-        narrowing.put_norm(theirs.attention_norm, place.attention_norm, first)
-        narrowing.put_norm(theirs.output_norm, place.output_norm, second)
+    previous = _project_embedding(old, new, narrowing, stream)
+    for student_layer, index in zip(new.layers, layers, strict=True):
+        teacher_layer = old.layers[index]
+        attention_moments, output_moments = stream.attention[index], stream.output[index]
+        attention_reader = narrowing.reader(teacher_layer.attention_norm, attention_moments)
+        feed_forward_reader = narrowing.reader(teacher_layer.output_norm, output_moments)
+        narrowing.fill_norm(teacher_layer.attention_norm, student_layer.attention_norm, attention_moments)
+        narrowing.fill_norm(teacher_layer.output_norm, student_layer.output_norm, output_moments)
         if old.norm_first:
-            _fill_layer(theirs, place, narrowing, before, between)
+            _fill_layer(teacher_layer, student_layer, narrowing, attention_reader, feed_forward_reader)
         else:
             # Attention reads the output of the norm of the layer below, the feed-forward that of attention's norm.
-            _fill_layer(theirs, place, narrowing, behind, before)
-            behind = between
+            _fill_layer(teacher_layer, student_layer, narrowing, previous, attention_reader)
+            previous = feed_forward_reader
     if old.final_norm is not None and new.final_norm is not None and stream.final is not None:
-        narrowing.put_norm(old.final_norm, new.final_norm, stream.final)
-        behind = narrowing.reader(old.final_norm, stream.final)
-    _project_heads(old, new, behind)
+        narrowing.fill_norm(old.final_norm, new.final_norm, stream.final)
+        previous = narrowing.reader(old.final_norm, stream.final)
+    _project_heads(old, new, previous)
 
 
-def stream_square(encoder: Encoder, layers: Sequence[int], stream: Stream) -> Tensor:
+def mean_second_moments(encoder: Encoder, layers: Sequence[int], stream: StreamMoments) -> Tensor:
     """Mean second moments (d, d) of the hidden states at the norms of a student with these layers.
 
     The moments at each norm are scaled to trace 1 before averaging.
     """
-    places: list[tuple[nn.LayerNorm | None, Moments]] = []
+    norms_and_moments: list[tuple[nn.LayerNorm | None, Moments]] = []
     if stream.embedding is not None:
-        places.append((encoder.embedding_norm if encoder.projection is None else None, stream.embedding))
+        norms_and_moments.append(
+            (encoder.embedding_norm if encoder.projection is None else None, stream.embedding)
+        )
     for layer in layers:
-        places.append((encoder.layers[layer].attention_norm, stream.attention[layer]))
-        places.append((encoder.layers[layer].output_norm, stream.output[layer]))
+        norms_and_moments.append((encoder.layers[layer].attention_norm, stream.attention[layer]))
+        norms_and_moments.append((encoder.layers[layer].output_norm, stream.output[layer]))
     if stream.final is not None:
-        places.append((encoder.final_norm, stream.final))
+        norms_and_moments.append((encoder.final_norm, stream.final))
     squares = [
         # In a pre-norm encoder the normalised hidden state is used; the scale belongs to the layers that read it.
-        (seen if norm is None or encoder.norm_first else seen.scaled(norm.weight, norm.bias)).square
-        for norm, seen in places
+        (
+            moments if norm is None or encoder.norm_first else moments.scaled(norm.weight, norm.bias)
+        ).second_moments
+        for norm, moments in norms_and_moments
     ]
     return torch.stack([square / square.trace() for square in squares]).mean(dim=0)
 
 
-def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream: Stream) -> StreamReader:
+def _project_embedding(
+    old: Encoder, new: Encoder, narrowing: _Narrowing, stream: StreamMoments
+) -> StreamReader:
     """Fill the embeddings; returns the reader for a first layer without a norm of its own before attention."""
     basis = narrowing.basis
     if old.patches is not None and new.patches is not None:
-        for theirs, mine in _tables(old, new):
-            _put(mine, theirs.double() @ basis)
-        weight, bias = narrowing.write(old.patches.weight.flatten(1), old.patches.bias)
-        _put(new.patches.weight, weight.view(new.patches.weight.shape))
-        _put(new.patches.bias, bias)
+        for teacher_table, student_table in _tables(old, new):
+            _assign(student_table, teacher_table.double() @ basis)
+        weight, bias = narrowing.project_output(old.patches.weight.flatten(1), old.patches.bias)
+        _assign(new.patches.weight, weight.view(new.patches.weight.shape))
+        _assign(new.patches.bias, bias)
         return StreamReader.of_stream(basis, torch.zeros(len(basis), dtype=torch.float64))
     if old.embedding_norm is None or new.embedding_norm is None or stream.embedding is None:
         raise ModelError("this encoder has neither patches nor a normalization of its embeddings")
     if old.projection is None:
-        for theirs, mine in _tables(old, new):
-            _put(mine, theirs.double() @ basis)
-        narrowing.put_norm(old.embedding_norm, new.embedding_norm, stream.embedding)
+        for teacher_table, student_table in _tables(old, new):
+            _assign(student_table, teacher_table.double() @ basis)
+        narrowing.fill_norm(old.embedding_norm, new.embedding_norm, stream.embedding)
         return narrowing.reader(old.embedding_norm, stream.embedding)
-    weight, bias = narrowing.write(old.projection.weight, old.projection.bias)
+    weight, bias = narrowing.project_output(old.projection.weight, old.projection.bias)
     if new.projection is not None:
-        for theirs, mine in _tables(old, new):
-            mine.copy_(theirs)
+        for teacher_table, student_table in _tables(old, new):
+            student_table.copy_(teacher_table)
         _copy(old.embedding_norm, new.embedding_norm)
-        _put(new.projection.weight, weight)
-        _put(new.projection.bias, bias)
+        _assign(new.projection.weight, weight)
+        _assign(new.projection.bias, bias)
     else:
         # The student is as narrow as the teacher's embeddings, so the projection is merged into its own.
-        for theirs, mine in _tables(old, new):
-            _put(mine, theirs.double() @ weight.T)
-        _put(new.embedding_norm.bias, bias)
+        for teacher_table, student_table in _tables(old, new):
+            _assign(student_table, teacher_table.double() @ weight.T)
+        _assign(new.embedding_norm.bias, bias)
     return StreamReader.of_stream(basis, stream.embedding.mean)
 
 
 def _project_heads(old: Encoder, new: Encoder, reader: StreamReader) -> None:
     if old.head_dense is not None and new.head_dense is not None:
         weight, bias = reader.read(old.head_dense.weight, old.head_dense.bias)
-        writes = weight.new_ones(1, len(weight)) if old.head_out is None else old.head_out.weight.double()
-        kept = important_neurons(weight, writes, new.head_dense.out_features)
-        _put(new.head_dense.weight, weight[kept])
-        _put(new.head_dense.bias, bias[kept])
+        out_weights = (
+            weight.new_ones(1, len(weight)) if old.head_out is None else old.head_out.weight.double()
+        )
+        neurons = important_neurons(weight, out_weights, new.head_dense.out_features)
+        _assign(new.head_dense.weight, weight[neurons])
+        _assign(new.head_dense.bias, bias[neurons])
         if old.head_out is not None and new.head_out is not None:
-            _put(new.head_out.weight, old.head_out.weight[:, kept])
-            _put(new.head_out.bias, old.head_out.bias)
+            _assign(new.head_out.weight, old.head_out.weight[:, neurons])
+            _assign(new.head_out.bias, old.head_out.bias)
         return
-    for theirs, mine in ((old.head_out, new.head_out), (old.head_teacher, new.head_teacher)):
-        if theirs is not None and mine is not None:
-            weight, bias = reader.read(theirs.weight, theirs.bias)
-            _put(mine.weight, weight)
-            _put(mine.bias, bias)
+    for teacher_head, student_head in ((old.head_out, new.head_out), (old.head_teacher, new.head_teacher)):
+        if teacher_head is not None and student_head is not None:
+            weight, bias = reader.read(teacher_head.weight, teacher_head.bias)
+            _assign(student_head.weight, weight)
+            _assign(student_head.bias, bias)
 
 
 def _fill_layer(
     old: Layer,
     new: Layer,
     narrowing: _Narrowing | None,
-    attends: StreamReader | None,
-    feeds: StreamReader | None,
+    attention_reader: StreamReader | None,
+    feed_forward_reader: StreamReader | None,
 ) -> None:
     """Fill the linear layers of one layer of the student, and without narrowing also its norms.
 
     Args:
         attends, feeds: readers of attention and of the feed-forward network.
     """
-    _fill_attention(old, new, narrowing, attends)
-    inner, bias = _read(old.feed_in, feeds)
-    outer, outer_bias = _write(old.feed_out, narrowing)
-    kept = important_neurons(inner, outer, min(new.feed_forward, old.feed_forward))
+    _fill_attention(old, new, narrowing, attention_reader)
+    in_weight, in_bias = _read(old.feed_in, feed_forward_reader)
+    out_weight, out_bias = _write(old.feed_out, narrowing)
+    neurons = important_neurons(in_weight, out_weight, min(new.feed_forward, old.feed_forward))
     # If the student's feed-forward network is wider than the teacher's, its other neurons keep their random weights.
-    _put(new.feed_in.weight[: len(kept)], inner[kept])
-    _put(output_linear(new.feed_in).bias[: len(kept)], bias[kept])
-    _put(new.feed_out.weight[:, : len(kept)], outer[:, kept])
-    _put(new.feed_out.bias, outer_bias)
+    _assign(new.feed_in.weight[: len(neurons)], in_weight[neurons])
+    _assign(output_linear(new.feed_in).bias[: len(neurons)], in_bias[neurons])
+    _assign(new.feed_out.weight[:, : len(neurons)], out_weight[:, neurons])
+    _assign(new.feed_out.bias, out_bias)
     if narrowing is None:
         _copy(old.attention_norm, new.attention_norm)
         _copy(old.output_norm, new.output_norm)
@@ -197,7 +205,7 @@ def _fill_attention(
             _copy(getattr(old, name), getattr(new, name))
         return
 
-    def by_head(linear: Map) -> Tensor:
+    def by_head(linear: LinearLike) -> Tensor:
         weight, bias = _read(linear, reader)
         return torch.cat([weight, bias[:, None]], dim=1).view(old.heads, -1, weight.shape[1] + 1)
 
@@ -213,29 +221,29 @@ def _fill_attention(
         (output_linear(new.value), heads.value),
     ):
         count, size = part.shape[:2]
-        _put(linear.weight.view(new.heads, new.head_size, -1)[:count, :size], part[:, :, :-1])
+        _assign(linear.weight.view(new.heads, new.head_size, -1)[:count, :size], part[:, :, :-1])
         if linear.bias is not None:
-            _put(linear.bias.view(new.heads, new.head_size)[:count, :size], part[:, :, -1])
+            _assign(linear.bias.view(new.heads, new.head_size)[:count, :size], part[:, :, -1])
     count, width, size = heads.out.shape
     target = new.attention_output.weight.view(width, new.heads, new.head_size)[:, :count, :size]
-    _put(target, heads.out.transpose(0, 1))
-    _put(new.attention_output.bias, bias)
+    _assign(target, heads.out.transpose(0, 1))
+    _assign(new.attention_output.bias, bias)
 
 
-def _read(linear: Map, reader: StreamReader | None) -> tuple[Tensor, Tensor]:
+def _read(linear: LinearLike, reader: StreamReader | None) -> tuple[Tensor, Tensor]:
     if reader is not None:
         return reader.read(linear.weight, linear.bias)
     weight = linear.weight.double()
     return weight, weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.double()
 
 
-def _write(linear: Map, narrowing: _Narrowing | None) -> tuple[Tensor, Tensor | None]:
+def _write(linear: LinearLike, narrowing: _Narrowing | None) -> tuple[Tensor, Tensor | None]:
     if narrowing is not None:
-        return narrowing.write(linear.weight, linear.bias)
+        return narrowing.project_output(linear.weight, linear.bias)
     return linear.weight.double(), None if linear.bias is None else linear.bias.double()
 
 
-_ENDS = (
+_OUTER_MODULES = (
     "embedding_norm",
     "projection",
     "patches",
@@ -250,20 +258,23 @@ def _tables(old: Encoder, new: Encoder) -> list[tuple[Tensor, Tensor]]:
     """Pairs of teacher's and student's tables and tokens that form the first hidden states, (..., width)."""
     pairs = [(old.words, new.words), (old.positions, new.positions), (old.token_types, new.token_types)]
     tables = [(a.weight, b.weight) for a, b in pairs if a is not None and b is not None]
-    theirs, mine = old.own_tensors(), new.own_tensors()
-    return tables + [(theirs[role], mine[role]) for role in theirs.keys() & mine.keys()]
+    teacher_tensors, student_tensors = old.bare_tensors(), new.bare_tensors()
+    return tables + [
+        (teacher_tensors[role], student_tensors[role])
+        for role in teacher_tensors.keys() & student_tensors.keys()
+    ]
 
 
 def _copy(old: nn.Module, new: nn.Module) -> None:
     if isinstance(old, Factored):
         assert isinstance(new, nn.Linear)
-        _put(new.weight, old.weight)
-        _put(new.bias, old.bias)
+        _assign(new.weight, old.weight)
+        _assign(new.bias, old.bias)
         return
-    for theirs, mine in zip(old.parameters(), new.parameters(), strict=True):
-        mine.copy_(theirs)
+    for old_parameter, new_parameter in zip(old.parameters(), new.parameters(), strict=True):
+        new_parameter.copy_(old_parameter)
 
 
-def _put(parameter: Tensor | None, values: Tensor | None) -> None:
+def _assign(parameter: Tensor | None, values: Tensor | None) -> None:
     if parameter is not None and values is not None:
         parameter.copy_(values.to(parameter.dtype))

@@ -37,10 +37,10 @@ def narrowing_basis(moments: Tensor, width: int) -> Tensor:
         moments: second moments of the stream, (d, d), symmetric.
         width: k <= d.
     """
-    wide = orthogonal_to_ones(len(moments))
-    inner = wide.T @ moments.double() @ wide
+    complement = orthogonal_to_ones(len(moments))
+    inner = complement.T @ moments.double() @ complement
     directions: Tensor = torch.linalg.eigh(inner).eigenvectors.flip(1)[:, : width - 1]
-    return wide @ directions @ orthogonal_to_ones(width).T
+    return complement @ directions @ orthogonal_to_ones(width).T
 
 
 def normalised(rows: Tensor) -> Tensor:
@@ -50,10 +50,10 @@ def normalised(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of vectors: `mean` (d,) and `square` (d, d), the mean of their outer products; float64."""
+    """Moments of vectors: `mean` (d,) and `second_moments` (d, d), the mean of their outer products; float64."""
 
     mean: Tensor
-    square: Tensor
+    second_moments: Tensor
 
     @classmethod
     def of(cls, rows: Tensor) -> Moments:
@@ -64,15 +64,17 @@ class Moments:
     @property
     def covariance(self) -> Tensor:
         """Second moments about the mean, (d, d)."""
-        return self.square - torch.outer(self.mean, self.mean)
+        return self.second_moments - torch.outer(self.mean, self.mean)
 
     def scaled(self, weight: Tensor, bias: Tensor) -> Moments:
         """Return the moments of `weight * x + bias`; both (d,)."""
         weight, bias = weight.detach().double(), bias.detach().double()
         mean = weight * self.mean
         crossed = torch.outer(mean, bias)
-        square = self.square * torch.outer(weight, weight) + crossed + crossed.T + torch.outer(bias, bias)
-        return Moments(mean + bias, square)
+        second_moments = (
+            self.second_moments * torch.outer(weight, weight) + crossed + crossed.T + torch.outer(bias, bias)
+        )
+        return Moments(mean + bias, second_moments)
 
 
 @dataclass(frozen=True)
@@ -107,42 +109,44 @@ class StreamReader:
         return weight @ self.gather, constant if bias is None else constant + bias.detach().double()
 
 
-def norm_gain(square: Tensor, basis: Tensor) -> float:
+def norm_gain(second_moments: Tensor, basis: Tensor) -> float:
     """Factor by which the output of a norm of the narrow stream must be scaled.
 
     A norm divides by the magnitude of its input, so this compensates for the part of a normalised stream with second
-    moments `square` (d, d) that the basis leaves out.
+    moments `second_moments` (d, d) that the basis leaves out.
     """
     wide, narrow = basis.shape
-    kept = (basis.T @ square @ basis).trace() / square.trace()
-    return float(torch.sqrt(kept * wide / narrow))
+    kept_share = (basis.T @ second_moments @ basis).trace() / second_moments.trace()
+    return float(torch.sqrt(kept_share * wide / narrow))
 
 
-def narrow_norm(scale: Tensor, shift: Tensor, seen: Moments, basis: Tensor) -> tuple[Tensor, Tensor]:
+def narrow_norm(scale: Tensor, shift: Tensor, moments: Moments, basis: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift (k,) of the student's norm in the stream, given the teacher's `scale` and `shift` (d,).
 
     The scale is the least-squares diagonal over the teacher's normalised input, times `norm_gain`; the shift
     preserves the mean.
 
     Args:
-        seen: the moments of the normalised stream, before scale and shift.
+        moments: the moments of the normalised stream, before scale and shift.
     """
     scale, shift = scale.detach().double(), shift.detach().double()
-    spread = seen.covariance
+    covariance = moments.covariance
     # The ridge gives directions without variance on the examples the mean scale instead of 0 / 0.
-    spread = spread + _RIDGE * spread.trace() / len(spread) * torch.eye(len(spread), dtype=torch.float64)
-    inside = torch.einsum("di,de,ei->i", basis, spread, basis).clamp(min=1e-12)
-    slope = torch.einsum("di,d,de,ei->i", basis, scale, spread, basis) / inside
-    offset = basis.T @ (scale * seen.mean + shift) - slope * (basis.T @ seen.mean)
-    return slope * norm_gain(seen.square, basis), offset
+    covariance = covariance + _RIDGE * covariance.trace() / len(covariance) * torch.eye(
+        len(covariance), dtype=torch.float64
+    )
+    inside = torch.einsum("di,de,ei->i", basis, covariance, basis).clamp(min=1e-12)
+    slope = torch.einsum("di,d,de,ei->i", basis, scale, covariance, basis) / inside
+    offset = basis.T @ (scale * moments.mean + shift) - slope * (basis.T @ moments.mean)
+    return slope * norm_gain(moments.second_moments, basis), offset
 
 
-def important_neurons(reads: Tensor, writes: Tensor, count: int) -> Tensor:
+def important_neurons(in_weights: Tensor, out_weights: Tensor, count: int) -> Tensor:
     """Indices of the `count` hidden neurons with the largest product of weight norms, ascending.
 
     Args:
-        reads: input weights (neurons, in).
-        writes: output weights (out, neurons).
+        in_weights: input weights (neurons, in).
+        out_weights: output weights (out, neurons).
     """
-    importance = reads.norm(dim=1) * writes.norm(dim=0)
+    importance = in_weights.norm(dim=1) * out_weights.norm(dim=0)
     return torch.topk(importance, count).indices.sort().values

@@ -16,17 +16,17 @@ from transformers import (
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.teacher.heads import with_labels
-from compress.profile.specs.student import WIDTH, StudentSpec
+from compress.profile.specs.student import DEFAULT_HIDDEN_SIZE, StudentSpec
 
 _WHERE = "student"
 _HEAD_SIZE = 32
-_SPREAD = 0.02
+_INIT_STD = 0.02
 
 
 def new_vision_transformer(
-    spec: StudentSpec, *, size: tuple[int, int], channels: int, labels: Sequence[str], seed: int
+    spec: StudentSpec, *, image_size: tuple[int, int], channels: int, labels: Sequence[str], seed: int
 ) -> PreTrainedModel:
-    """Create a vision transformer with random weights for images of `size` (height, width); float32, eval mode.
+    """Create a vision transformer with random weights for images of `image_size` (height, width); float32, eval mode.
 
     `vit`: Dosovitskiy et al. 2020 (arXiv:2010.11929), one head on the class token. `deit`: Touvron et al. 2020
     (arXiv:2012.12877), a second head on a distillation token; `logits` is the mean of both heads, in training too,
@@ -46,34 +46,36 @@ def new_vision_transformer(
             where=f"{_WHERE}.layers",
             hint="Give a number of layers.",
         )
-    patch = spec.patch_size or max(2, min(size) // 8)
-    if any(side % patch for side in size):
+    patch_size = spec.patch_size or max(2, min(image_size) // 8)
+    if any(side % patch_size for side in image_size):
         raise ModelError(
-            f"patches of {patch} pixels do not divide images of {size[0]} x {size[1]}",
+            f"patches of {patch_size} pixels do not divide images of {image_size[0]} x {image_size[1]}",
             where=f"{_WHERE}.patch_size",
         )
-    hidden = spec.hidden_size or WIDTH
+    hidden = spec.hidden_size or DEFAULT_HIDDEN_SIZE
     heads = spec.heads or _heads(hidden)
     if hidden % heads:
         raise ModelError(f"{heads} heads do not divide the width {hidden}", where=f"{_WHERE}.heads")
-    kind = DeiTForImageClassificationWithTeacher if spec.architecture == "deit" else ViTForImageClassification
-    config_kind = DeiTConfig if spec.architecture == "deit" else ViTConfig
-    config = config_kind(
+    model_class = (
+        DeiTForImageClassificationWithTeacher if spec.architecture == "deit" else ViTForImageClassification
+    )
+    config_class = DeiTConfig if spec.architecture == "deit" else ViTConfig
+    config = config_class(
         hidden_size=hidden,
         num_hidden_layers=spec.layers,
         num_attention_heads=heads,
         intermediate_size=spec.intermediate_size or 4 * hidden,
-        image_size=size[0] if size[0] == size[1] else list(size),
-        patch_size=patch,
+        image_size=image_size[0] if image_size[0] == image_size[1] else list(image_size),
+        patch_size=patch_size,
         num_channels=channels,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = kind(with_labels(config, labels))
+        model = model_class(with_labels(config, labels))
         # transformers leaves them at zero in a DeiT: with zero position embeddings, patches cannot be told apart by
         # place.
-        for parameter in encoder_of(model).own_tensors().values():
-            torch.nn.init.trunc_normal_(parameter, std=_SPREAD)
+        for parameter in encoder_of(model).bare_tensors().values():
+            torch.nn.init.trunc_normal_(parameter, std=_INIT_STD)
     return model.eval()
 
 

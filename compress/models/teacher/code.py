@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
-from compress.core.disk.source_uris import CODE
+from compress.core.disk.source_uris import CODE_PREFIX
 from compress.core.errors import ModelError
 from compress.models.teacher.code_files import code_files, module_file
 from compress.models.teacher.location import check_code_allowed
 
 
-def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
+def call_function(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
     """Call the function of `python:module:function` and return its result; torch's random state is restored.
 
-    All imports of user code pass through `function_of`, so permission is checked no matter how the source was named.
-    A module in `base`, with what it imports from there, is re-imported at each call, so that the current contents of
-    its files run.
+    All imports of user code pass through `import_function`, so permission is checked no matter how the source was
+    named. A module in `base`, with what it imports from there, is re-imported at each call, so that the current
+    contents of its files run.
 
     Args:
         base: the profile's folder, which is searched for the module first.
@@ -36,7 +36,7 @@ def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        function = function_of(source, base, allow_code=allow_code)
+        function = import_function(source, base, allow_code=allow_code)
         try:
             with _importable(base):
                 return function()
@@ -46,7 +46,7 @@ def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
             raise ModelError(f"{type(error).__name__}: {error}", where=source) from error
 
 
-def function_of(
+def import_function(
     source: str, base: Path, *, allow_code: bool, what: str = "this model is built"
 ) -> Callable[..., Any]:
     """Import and return the function named by `python:module:function`.
@@ -60,23 +60,23 @@ def function_of(
     """
     check_code_allowed(source, allow_code, what)
     file = module_file(source, base)
-    module_name, _, function_name = source.removeprefix(CODE).partition(":")
+    module_name, _, function_name = source.removeprefix(CODE_PREFIX).partition(":")
     with _importable(base):
         try:
-            beside = code_files(source, base)
-            found: Callable[..., Any] = getattr(_import(module_name, file, base, beside), function_name)
+            imported = code_files(source, base)
+            function: Callable[..., Any] = getattr(_import(module_name, file, base, imported), function_name)
         except ModelError:
             raise
         except Exception as error:  # the user's own code may raise anything
             raise ModelError(f"{type(error).__name__}: {error}", where=source) from error
-    return found
+    return function
 
 
 def _import(name: str, file: Path, base: Path, names: Iterable[str]) -> ModuleType:
     """Import the module; if its file is in `base`, it and the modules of `names` are re-imported."""
     if file.resolve().is_relative_to(base.resolve()):
-        for one in names:
-            sys.modules.pop(one, None)
+        for imported in names:
+            sys.modules.pop(imported, None)
         importlib.invalidate_caches()
     module = importlib.import_module(name)
     if Path(module.__file__ or "").resolve() != file.resolve():

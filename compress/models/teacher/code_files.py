@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from compress.core.disk.files import sha256_file
-from compress.core.disk.reading import read_whole
-from compress.core.disk.source_uris import CODE, missing_source
+from compress.core.disk.reading import read_limited
+from compress.core.disk.source_uris import CODE_PREFIX, source_fault
 from compress.core.errors import ModelError
 
-_OURS = "compress"
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_OWN_PACKAGE = "compress"
+_INSTALL_FOLDERS = frozenset({"site-packages", "dist-packages"})
 
 
 def module_file(source: str, base: Path) -> Path:
@@ -23,9 +23,9 @@ def module_file(source: str, base: Path) -> Path:
     Raises:
         ModelError: `source` does not have that form, or there is no such module.
     """
-    if (fault := missing_source(source, base)) is not None:
+    if (fault := source_fault(source, base)) is not None:
         raise ModelError(fault, where=source)
-    top, *rest = source.removeprefix(CODE).partition(":")[0].split(".")
+    top, *rest = source.removeprefix(CODE_PREFIX).partition(":")[0].split(".")
     roots = [base / top]
     spec = None if (base / top).is_dir() else importlib.util.find_spec(top)
     if spec is not None:
@@ -54,26 +54,26 @@ def code_files(source: str, base: Path) -> dict[str, Path]:
     Raises:
         ModelError: as `module_file`.
     """
-    file, name = module_file(source, base), source.removeprefix(CODE).partition(":")[0]
+    file, name = module_file(source, base), source.removeprefix(CODE_PREFIX).partition(":")[0]
     root = file.parents[name.count(".") + (file.name == "__init__.py")]
     top = name.partition(".")[0]
-    own = root.resolve() == base.resolve()
-    if not own and _INSTALLED.intersection(file.parts):
+    in_base = root.resolve() == base.resolve()
+    if not in_base and _INSTALL_FOLDERS.intersection(file.parts):
         return {name: file}
-    found, waiting = {name: file}, [*_packages_of(name), *_imports(name, file)]
-    while waiting:
-        one = waiting.pop()
-        first = one.partition(".")[0]
+    files, pending = {name: file}, [*_parent_packages(name), *_imports(name, file)]
+    while pending:
+        module = pending.pop()
+        package = module.partition(".")[0]
         # `compress` is not user code, even if it is in the same folder.
-        if one in found or first == _OURS or not (own or first == top):
+        if module in files or package == _OWN_PACKAGE or not (in_base or package == top):
             continue
-        path = root.joinpath(*one.split("."))
-        places = (path.with_name(f"{path.name}.py"), path / "__init__.py")
-        place = next((place for place in places if place.is_file()), None)
-        if place is not None:
-            found[one] = place
-            waiting += [*_packages_of(one), *_imports(one, place)]
-    return found
+        path = root.joinpath(*module.split("."))
+        candidates = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+        module_path = next((module_path for module_path in candidates if module_path.is_file()), None)
+        if module_path is not None:
+            files[module] = module_path
+            pending += [*_parent_packages(module), *_imports(module, module_path)]
+    return files
 
 
 def code_sha256(source: str, base: Path, sha256: Callable[[Path], str] = sha256_file) -> str:
@@ -85,11 +85,11 @@ def code_sha256(source: str, base: Path, sha256: Callable[[Path], str] = sha256_
         ModelError: as `module_file`.
     """
     first, *others = ((name, sha256(file)) for name, file in code_files(source, base).items())
-    lines = "".join(f"{name}\0{found}\n" for name, found in (first, *sorted(others)))
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in (first, *sorted(others)))
     return hashlib.sha256(lines.encode()).hexdigest() if others else first[1]
 
 
-def _packages_of(name: str) -> list[str]:
+def _parent_packages(name: str) -> list[str]:
     """Parent packages, which are imported before a module: `a` and `a.b` of `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts))]
@@ -98,18 +98,18 @@ def _packages_of(name: str) -> list[str]:
 def _imports(name: str, file: Path) -> Iterator[str]:
     """Yield the modules that a module may import, including imported names that may turn out not to be modules."""
     try:
-        tree = ast.parse(read_whole(file))
+        tree = ast.parse(read_limited(file))
     except (SyntaxError, ValueError, RecursionError):
         # The error is reported when the module is imported.
         return
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for one in node.names:
-                yield from (*_packages_of(one.name), one.name)
+            for alias in node.names:
+                yield from (*_parent_packages(alias.name), alias.name)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*above, *filter(None, [node.module])])
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *filter(None, [node.module])])
             if module:
-                yield from (*_packages_of(module), module)
-            yield from (".".join(filter(None, [module, one.name])) for one in node.names)
+                yield from (*_parent_packages(module), module)
+            yield from (".".join(filter(None, [module, alias.name])) for alias in node.names)

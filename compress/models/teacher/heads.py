@@ -63,7 +63,7 @@ def plan_head(path: Path, config: PretrainedConfig, labels: Sequence[str]) -> He
     """
     kind = classifier_class(config, path)
     model = build_on_meta(kind, with_labels(config, labels))
-    names = _names_in(model, set(read_shapes(path)))
+    names = _match_names(model, set(read_shapes(path)))
     saved_head = head_names(read_model_json(path / MODEL_CONFIG))
     order = match_labels(saved_head, labels) if saved_head is not None else None
     expected = set(model.state_dict())
@@ -84,14 +84,14 @@ def plan_head(path: Path, config: PretrainedConfig, labels: Sequence[str]) -> He
     return HeadPlan(names, tuple(sorted(missing)), order, label_rows(kind, config))
 
 
-def in_label_order(
+def reorder_rows(
     tensors: dict[str, torch.Tensor], rows: Sequence[str], order: Sequence[int]
 ) -> dict[str, torch.Tensor]:
     """Reorder the rows of the head's weights: row i of the result is row `order[i]` of the input."""
     return {name: tensor[list(order)] if name in rows else tensor for name, tensor in tensors.items()}
 
 
-def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequence[str]) -> str:
+def align_head(model: PreTrainedModel, spec: TeacherSpec, labels: Sequence[str]) -> str:
     """Name the outputs of a classifier and, if they are the labels of the data, reorder them to match.
 
     Returns:
@@ -116,14 +116,14 @@ def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequenc
     model.config.problem_type = named.problem_type
     rows = label_rows(type(model), model.config)
     head = {name: tensor for name, tensor in model.state_dict().items() if name in rows}
-    model.load_state_dict(in_label_order(head, rows, order), strict=False)
+    model.load_state_dict(reorder_rows(head, rows, order), strict=False)
     return "matched"
 
 
-def _names_in(model: PreTrainedModel, found: set[str]) -> dict[str, str]:
+def _match_names(model: PreTrainedModel, saved_names: set[str]) -> dict[str, str]:
     """Map names in the file, which may hold the encoder alone, to names in the classifier, for shared weights."""
     expected = set(model.state_dict())
     base = f"{model.base_model_prefix}."
-    alone = not any(name.startswith(base) for name in found)
-    named = {name: base + name if alone and base + name in expected else name for name in found}
-    return {saved: name for saved, name in named.items() if name in expected}
+    is_bare = not any(name.startswith(base) for name in saved_names)
+    candidates = {name: base + name if is_bare and base + name in expected else name for name in saved_names}
+    return {saved: name for saved, name in candidates.items() if name in expected}

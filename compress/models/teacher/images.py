@@ -12,14 +12,14 @@ from transformers import AutoModel, PreTrainedModel
 
 from compress.core.artifacts import MODULE, STRUCTURE, TASK
 from compress.core.disk.reading import read_mapping
-from compress.core.disk.source_uris import CODE, local_path
+from compress.core.disk.source_uris import CODE_PREFIX, local_path
 from compress.core.errors import ModelError
 from compress.models.io.architectures import model_class, read_config
 from compress.models.io.checkpoints import load_model
 from compress.models.io.plain import Origin, UserModule, make_module
 from compress.models.io.pretrained import load_pretrained
 from compress.models.io.weights import missing_weights, read_model_json
-from compress.models.teacher.heads import put_head_in_order
+from compress.models.teacher.heads import align_head
 from compress.models.teacher.labels import check_head, check_task, items_of_head, match_labels
 from compress.models.teacher.location import (
     PREPROCESSOR,
@@ -45,12 +45,12 @@ class ImageSettings:
 class ImageTeacher:
     """A model in memory, its outputs in the order of the data's labels if they are the same.
 
-    `said` is the preprocessing described by its files. `head`: `none`, `as it was` or `matched`. `untrained` names
-    weights that its files lack; `commit` is set for a hub model.
+    `image_settings` is the preprocessing described by its files. `head`: `none`, `as it was` or `matched`. `untrained`
+    names weights that its files lack; `commit` is set for a hub model.
     """
 
     model: nn.Module
-    said: ImageSettings
+    image_settings: ImageSettings
     head: str
     untrained: frozenset[str] = frozenset()
     commit: str | None = None
@@ -71,13 +71,13 @@ def open_image_teacher(
             labels and `finetune` is not set.
         UsageError: it is code, and the user did not allow it.
     """
-    if spec.model.startswith(CODE):
+    if spec.model.startswith(CODE_PREFIX):
         return _from_code(spec, labels, base, seed, allow_code)
     folder = model_folder(spec.model, spec.revision, base, task)
     if (problem := missing_weights(folder)) is not None:
         raise problem
     if (folder / MODULE).is_file():
-        return _from_plain_folder(folder, spec, labels, allow_code)
+        return _from_user_module(folder, spec, labels, allow_code)
     commit = hub_commit(spec.model, spec.revision) if local_path(spec.model, base) is None else None
     return _from_folder(folder, spec, labels, commit, task)
 
@@ -112,11 +112,11 @@ def _from_folder(
     if getattr(model, "main_input_name", None) != "pixel_values":
         raise ModelError(f"a {type(model).__name__} does not take images", where=spec.model)
     assert isinstance(model, PreTrainedModel)
-    head = put_head_in_order(model, spec, labels)
-    return ImageTeacher(model, _said_in(folder, values), head, untrained, commit)
+    head = align_head(model, spec, labels)
+    return ImageTeacher(model, _image_settings(folder, values), head, untrained, commit)
 
 
-def _said_in(folder: Path, config: Mapping[str, Any]) -> ImageSettings:
+def _image_settings(folder: Path, config: Mapping[str, Any]) -> ImageSettings:
     """Read the image preprocessing from a transformers folder, or from one of ours that holds such a model.
 
     Raises:
@@ -125,8 +125,8 @@ def _said_in(folder: Path, config: Mapping[str, Any]) -> ImageSettings:
     if (folder / TASK).is_file() and (image := read_mapping(folder / TASK).get("image")) is not None:
         return ImageSettings(config, image=image, where=str(folder / TASK))
     processor = folder / PROCESSOR
-    if processor.is_file() and (inside := read_mapping(processor).get("image_processor")) is not None:
-        return ImageSettings(config, inside, where=str(processor))
+    if processor.is_file() and (section := read_mapping(processor).get("image_processor")) is not None:
+        return ImageSettings(config, section, where=str(processor))
     preprocessor = folder / PREPROCESSOR
     if preprocessor.is_file():
         return ImageSettings(config, read_mapping(preprocessor), where=str(preprocessor))
@@ -137,36 +137,36 @@ def _from_code(
     spec: TeacherSpec, labels: Sequence[str], base: Path, seed: int, allow_code: bool
 ) -> ImageTeacher:
     origin = Origin.of(spec.model, base)
-    module, own_names = make_module(origin, seed, allow_code=allow_code)
+    module, output_names = make_module(origin, seed, allow_code=allow_code)
     if isinstance(module, PreTrainedModel):
-        said = ImageSettings(module.config.to_dict())
-        named = spec.model_copy(update={"labels": spec.labels or own_names})
-        return ImageTeacher(module, said, put_head_in_order(module, named, labels))
-    return _ordered(
-        UserModule(module, origin).eval(), spec, spec.labels or own_names, labels, ImageSettings()
+        image_settings = ImageSettings(module.config.to_dict())
+        labelled_spec = spec.model_copy(update={"labels": spec.labels or output_names})
+        return ImageTeacher(module, image_settings, align_head(module, labelled_spec, labels))
+    return _with_outputs_ordered(
+        UserModule(module, origin).eval(), spec, spec.labels or output_names, labels, ImageSettings()
     )
 
 
-def _from_plain_folder(
+def _from_user_module(
     folder: Path, spec: TeacherSpec, labels: Sequence[str], allow_code: bool
 ) -> ImageTeacher:
     model = load_model(folder, allow_code=allow_code)
     assert isinstance(model, UserModule)
-    described = read_model_json(folder / TASK)
+    task_settings = read_model_json(folder / TASK)
     try:
-        said = ImageSettings(image=described["image"], where=str(folder / TASK))
-        names = spec.labels or tuple(map(str, described["labels"]))
+        image_settings = ImageSettings(image=task_settings["image"], where=str(folder / TASK))
+        names = spec.labels or tuple(map(str, task_settings["labels"]))
     except (KeyError, TypeError) as error:
         raise ModelError(f"this file is damaged: {error!r}", where=str(folder / TASK)) from error
-    return _ordered(model, spec, names, labels, said)
+    return _with_outputs_ordered(model, spec, names, labels, image_settings)
 
 
-def _ordered(
+def _with_outputs_ordered(
     model: UserModule,
     spec: TeacherSpec,
     names: Sequence[str] | None,
     labels: Sequence[str],
-    said: ImageSettings,
+    image_settings: ImageSettings,
 ) -> ImageTeacher:
     """Reorder the outputs of a plain model to the labels, if its output names match them."""
     if names is None and spec.finetune is None:
@@ -180,7 +180,7 @@ def _ordered(
         check_head(names, labels, spec.model)
     order = None if names is None else match_labels(names, labels)
     if order is None:
-        return ImageTeacher(model, said, "as it was")
-    before = model.order or tuple(range(len(order)))
-    ordered = UserModule(model.module, model.origin, [before[place] for place in order])
-    return ImageTeacher(ordered.eval(), said, "matched")
+        return ImageTeacher(model, image_settings, "as it was")
+    old_order = model.order or tuple(range(len(order)))
+    ordered = UserModule(model.module, model.origin, [old_order[index] for index in order])
+    return ImageTeacher(ordered.eval(), image_settings, "matched")

@@ -12,7 +12,7 @@ from compress.tasks.table import task_kind
 
 _HEADS: Mapping[str, str] = {"ForSequenceClassification": "text", "ForImageClassification": "image"}
 _GENERIC = re.compile(r"LABEL_\d+")
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None) -> tuple[str, ...] | None:
@@ -28,9 +28,9 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
     if items_of_head(config) is None:
         return None
     # transformers omits the default from the config: two labels with generic names.
-    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    id2label = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     try:
-        by_index = {int(index): str(name) for index, name in named.items()}
+        by_index = {int(index): str(name) for index, name in id2label.items()}
         names = tuple(by_index[index] for index in range(len(by_index)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError("`id2label` of the model's config must name the outputs 0, 1, 2...") from error
@@ -82,12 +82,12 @@ def match_labels(
     Args:
         subset: allow `names` to contain names that are not labels.
     """
-    for key in (str, _folded):
-        places = {key(name): index for index, name in enumerate(names)}
-        wanted = [key(label) for label in labels]
-        same = set(wanted) <= set(places) if subset else set(wanted) == set(places)
-        if len(places) == len(names) and len(set(wanted)) == len(labels) and same:
-            return tuple(places[name] for name in wanted)
+    for key in (str, _normalized):
+        index_by_name = {key(name): index for index, name in enumerate(names)}
+        keys = [key(label) for label in labels]
+        same = set(keys) <= set(index_by_name) if subset else set(keys) == set(index_by_name)
+        if len(index_by_name) == len(names) and len(set(keys)) == len(labels) and same:
+            return tuple(index_by_name[name] for name in keys)
     return None
 
 
@@ -108,16 +108,16 @@ def check_head(names: Sequence[str] | None, labels: Sequence[str], where: str) -
         return order
     if all(_GENERIC.fullmatch(name) for name in names):
         raise ModelError(
-            f"this model names its {len(names)} outputs {_list(names)}, which does not tell what they mean",
+            f"this model names its {len(names)} outputs {_format_names(names)}, which does not tell what they mean",
             where=where,
-            hint=f"Set `teacher.labels` to their names in order, from {_list(labels)}; "
+            hint=f"Set `teacher.labels` to their names in order, from {_format_names(labels)}; "
             "or add `teacher.finetune` to train a new head.",
         )
-    known, wanted = {_folded(name) for name in names}, {_folded(label) for label in labels}
-    lacking = [label for label in labels if _folded(label) not in known]
-    foreign = [name for name in names if _folded(name) not in wanted]
-    parts = ([f"it lacks {_list(lacking)}"] if lacking else []) + (
-        [f"the data lacks its {_list(foreign)}"] if foreign else []
+    known, wanted = {_normalized(name) for name in names}, {_normalized(label) for label in labels}
+    lacking = [label for label in labels if _normalized(label) not in known]
+    foreign = [name for name in names if _normalized(name) not in wanted]
+    parts = ([f"it lacks {_format_names(lacking)}"] if lacking else []) + (
+        [f"the data lacks its {_format_names(foreign)}"] if foreign else []
     )
     raise ModelError(
         "the model's labels are not those of the data: " + ("; ".join(parts) or "a name occurs twice"),
@@ -126,10 +126,10 @@ def check_head(names: Sequence[str] | None, labels: Sequence[str], where: str) -
     )
 
 
-def _folded(name: str) -> str:
+def _normalized(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
 
 
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+def _format_names(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_MAX_SHOWN])
+    return shown if len(names) <= _MAX_SHOWN else f"{shown} and {len(names) - _MAX_SHOWN} more"

@@ -19,17 +19,17 @@ from compress.core.artifacts import (
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
-from compress.core.disk.reading import read_mapping, understood
-from compress.core.disk.safe_paths import inside
-from compress.core.disk.source_uris import CODE, CONFIG, local_path
+from compress.core.disk.reading import content_errors, read_mapping
+from compress.core.disk.safe_paths import path_inside
+from compress.core.disk.source_uris import CODE_PREFIX, CONFIG_PREFIX, local_path
 from compress.core.disk.watched import FileDigests
 from compress.core.errors import ModelError, UsageError, first_line
 from compress.models.teacher.code_files import code_sha256, module_file
 from compress.models.teacher.labels import check_head, check_task, head_names
 from compress.models.text.pooling import MODULES, POOLING_FOLDER, read_pooling
-from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
+from compress.models.text.sentence_settings import PROMPTS_FILE, TRANSFORMER_FILES, read_sentence_settings
 from compress.profile.model_checks.adapters import ADAPTER
-from compress.profile.model_checks.checkpoints import checkpoint_problems, several_models
+from compress.profile.model_checks.checkpoints import checkpoint_problems, ensemble_problem
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Problem
 from compress.profile.model_checks.tokenizers import VOCABULARY_FILES, tokenizer_missing_problem
@@ -64,7 +64,7 @@ MODEL_FILES = (
     POOLING,
     MODULES,
     f"{POOLING_FOLDER}/{MODEL_CONFIG}",
-    PROMPTS,
+    PROMPTS_FILE,
     *TRANSFORMER_FILES,
     ADAPTER,
     *TOKENIZER_FILES,
@@ -82,7 +82,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fingerprint(
-    model: str, revision: str | None, base: Path, watched: FileDigests | None = None
+    model: str, revision: str | None, base: Path, digests: FileDigests | None = None
 ) -> str | None:
     """Return a key for the content of a model source; None for a hub model that is not on this machine yet.
 
@@ -92,25 +92,25 @@ def fingerprint(
     Raises:
         ModelError: there is no such folder, package or module.
     """
-    watched = watched or FileDigests()
-    if model.startswith(CODE):
-        return f"code:{code_sha256(model, base, watched.sha256)}:{model.rpartition(':')[2]}"
-    if model.startswith(CONFIG):
+    digests = digests or FileDigests()
+    if model.startswith(CODE_PREFIX):
+        return f"code:{code_sha256(model, base, digests.sha256)}:{model.rpartition(':')[2]}"
+    if model.startswith(CONFIG_PREFIX):
         tokenizer = decoder_of(model).tokenizer
-        found = fingerprint(tokenizer, None, base, watched) if isinstance(tokenizer, str) else ""
-        return None if found is None else f"{model} {found}"
+        tokenizer_key = fingerprint(tokenizer, None, base, digests) if isinstance(tokenizer, str) else ""
+        return None if tokenizer_key is None else f"{model} {tokenizer_key}"
     folder = local_path(model, base)
     if folder is None:
         commit = hub_commit(model, revision)
         return None if commit is None else f"hub:{model}@{commit}"
     if folder.suffix.lower() in (GGUF, ".json"):
-        return f"files:{watched.sha256(folder)}"
-    folder = _folder(folder)
+        return f"files:{digests.sha256(folder)}"
+    folder = _checked_folder(folder)
     files = model_files(folder)
     return (
         "files:"
         + hashlib.sha256(
-            "".join(f"{file.relative_to(folder)}\0{watched.sha256(file)}\n" for file in files).encode()
+            "".join(f"{file.relative_to(folder)}\0{digests.sha256(file)}\n" for file in files).encode()
         ).hexdigest()
     )
 
@@ -143,7 +143,7 @@ def check_teacher(
             where="teacher.finetune",
             hint="Leave `finetune` out, and name a model that was trained for sentence similarity.",
         )
-    if spec.model.startswith(CODE):
+    if spec.model.startswith(CODE_PREFIX):
         check_code_allowed(spec.model, allow_code)
         module_file(spec.model, base)
         return
@@ -154,7 +154,7 @@ def check_teacher(
     folder = model_folder(spec.model, spec.revision, base, task)
     if folder.is_file():
         return
-    with understood("this model", str(folder)):
+    with content_errors("this model", str(folder)):
         _check_folder(folder, spec, labels, files or ModelFiles(base), allow_code=allow_code, task=task)
 
 
@@ -181,7 +181,7 @@ def _check_folder(
         # Checked first: what a model of another task lacks is irrelevant.
         check_task(_read_config(folder), task, spec.model)
     # Before reading the config, which a lone adapter lacks: this names the adapter in the error.
-    for problem in checkpoint_problems(folder, task, files, head=spec.finetune is None):
+    for problem in checkpoint_problems(folder, task, files, uses_head=spec.finetune is None):
         raise problem.error(spec.model)
     config = _read_config(folder)
     if task_kind(task).head == "pooled":
@@ -200,14 +200,19 @@ def model_folder(model: str, revision: str | None, base: Path, task: str) -> Pat
         ModelError: there is none, or it cannot be downloaded.
     """
     folder = local_path(model, base)
-    if folder is not None and folder.suffix.lower() == GGUF and task_kind(task).writes and folder.is_file():
+    if (
+        folder is not None
+        and folder.suffix.lower() == GGUF
+        and task_kind(task).generates
+        and folder.is_file()
+    ):
         return folder
     if folder is not None:
-        found = _folder(folder)
+        found = _checked_folder(folder)
     elif (cached := _cached_folder(model, revision, task)) is not None:
         found = _completed(model, cached)
     else:
-        found = _fetch(model, revision)
+        found = _download(model, revision)
     shards_of(found)
     return found
 
@@ -218,20 +223,20 @@ def tokenizer_path(source: str, base: Path) -> Path:
     Raises:
         ModelError: there is none, or it cannot be downloaded.
     """
-    place, where = local_path(source, base), "teacher.config.tokenizer"
-    if place is None:
-        place = _cached_snapshot(source, None)
-        if place is None or _tokenizer_problem(place) is not None:
+    path, where = local_path(source, base), "teacher.config.tokenizer"
+    if path is None:
+        path = _cached_snapshot(source, None)
+        if path is None or _tokenizer_problem(path) is not None:
             # With the config, by which the commit is found.
-            place = _fetch(source, None, (MODEL_CONFIG, *TOKENIZER_FILES))
+            path = _download(source, None, (MODEL_CONFIG, *TOKENIZER_FILES))
         else:
-            place = _completed(source, place, TOKENIZER_FILES)
-    if place.is_file():
-        if place.suffix.lower() not in (GGUF, ".json"):
+            path = _completed(source, path, TOKENIZER_FILES)
+    if path.is_file():
+        if path.suffix.lower() not in (GGUF, ".json"):
             raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
-    elif (problem := _tokenizer_problem(place)) is not None:
+    elif (problem := _tokenizer_problem(path)) is not None:
         raise problem.error(where)
-    return place
+    return path
 
 
 def check_code_allowed(model: str, allow_code: bool, what: str = "this model is built") -> None:
@@ -263,13 +268,15 @@ def shards_of(folder: Path) -> set[str]:
     """
     names: set[str] = set()
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        placed = read_mapping(index).get("weight_map")
-        if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        weight_map = read_mapping(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise ModelError("expected a mapping `weight_map` of weights to files", where=str(index))
-        for name in set(placed.values()):
-            if inside(folder, name, where=str(index)).parent != folder or not name.endswith(".safetensors"):
+        for name in set(weight_map.values()):
+            if path_inside(folder, name, where=str(index)).parent != folder or not name.endswith(
+                ".safetensors"
+            ):
                 raise ModelError(f"{name!r} is not a safetensors file beside this one", where=str(index))
-        names.update(placed.values())
+        names.update(weight_map.values())
     return names
 
 
@@ -285,9 +292,9 @@ def _tokenizer_problem(folder: Path) -> Problem | None:
     return tokenizer_missing_problem({file.name for file in folder.iterdir()})
 
 
-def _folder(path: Path) -> Path:
+def _checked_folder(path: Path) -> Path:
     if (path / ENSEMBLE).is_file():
-        raise several_models().error(str(path))
+        raise ensemble_problem().error(str(path))
     if path.suffix.lower() == GGUF or (path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))):
         raise ModelError(
             "GGUF files hold language models, which generate text; this task cannot use one as its teacher",
@@ -329,12 +336,12 @@ def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
     if folder is None or not (folder / MODEL_CONFIG).is_file():
         return None
     names = {file.name for file in model_files(folder)}
-    weights = any(name.endswith(".safetensors") for name in names)
+    has_weights = any(name.endswith(".safetensors") for name in names)
     if task_kind(task).items == "image":
-        further = PREPROCESSOR in names or PROCESSOR in names
+        has_preprocessing = PREPROCESSOR in names or PROCESSOR in names
     else:
-        further = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
-    return folder if weights and further and shards_of(folder) <= names else None
+        has_preprocessing = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
+    return folder if has_weights and has_preprocessing and shards_of(folder) <= names else None
 
 
 def _completed(model: str, snapshot: Path, files: Sequence[str] = MODEL_FILES) -> Path:
@@ -348,14 +355,14 @@ def _completed(model: str, snapshot: Path, files: Sequence[str] = MODEL_FILES) -
     from huggingface_hub.errors import HTTPError
 
     try:
-        return _fetch(model, snapshot.name, files)
+        return _download(model, snapshot.name, files)
     except ModelError as error:
         if isinstance(error.__cause__, HTTPError):
             return snapshot
         raise
 
 
-def _fetch(model: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
+def _download(model: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 

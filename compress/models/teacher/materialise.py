@@ -14,27 +14,27 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.core.disk.files import write_json, write_text
-from compress.core.disk.reading import understood
-from compress.core.disk.source_uris import CODE, local_path
+from compress.core.disk.reading import content_errors
+from compress.core.disk.source_uris import CODE_PREFIX, local_path
 from compress.core.errors import ModelError
 from compress.models.anatomy.table.families import max_tokens_of
 from compress.models.io.architectures import model_class, read_config
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.pretrained import load_pretrained
 from compress.models.io.weights import missing_weights
-from compress.models.teacher.code import call
-from compress.models.teacher.heads import put_head_in_order
+from compress.models.teacher.code import call_function
+from compress.models.teacher.heads import align_head
 from compress.models.teacher.location import hub_commit, model_folder
 from compress.models.text.pooling import MEAN, Pooling, read_pooling
 from compress.models.text.sentence import SentenceEncoder
-from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
-from compress.profile.model_checks.tokenizers import too_large
+from compress.models.text.tokenization import Tokenization, from_transformers, read_tokenization
+from compress.profile.model_checks.tokenizers import vocabulary_too_large
 from compress.profile.schema import TeacherSpec
 from compress.tasks.table import task_kind
 
 
 @dataclass(frozen=True)
-class Source:
+class LoadedTeacher:
     """A model in memory: `untrained` names weights that its files lack; `pooling` is the one that they specify."""
 
     model: PreTrainedModel
@@ -74,31 +74,32 @@ def materialise(
     """
     commit = None
     sentences = task_kind(task).head == "pooled"
-    if spec.model.startswith(CODE):
+    if spec.model.startswith(CODE_PREFIX):
         source = _from_code(spec, base, allow_code, seed, bare=sentences)
     else:
         folder = model_folder(spec.model, spec.revision, base, task)
-        with understood("this model", str(folder)):
+        with content_errors("this model", str(folder)):
             source = _from_folder(folder, spec, bare=sentences)
         if local_path(spec.model, base) is None:
             commit = hub_commit(spec.model, spec.revision)
     model = source.model
     check_lengths(model.config, max_length, spec.model)
-    head = "none" if sentences else put_head_in_order(model, spec, labels)
+    head = "none" if sentences else align_head(model, spec, labels)
     tokenization = source.tokenization
     tokenizer = tokenization.tokenizer()
     check_vocabulary(model, tokenizer, spec.model)
-    length = min(max_length, tokenization.longest or max_length)
-    tokenization.prove(texts, length, spec.model)
+    length = min(max_length, tokenization.max_length or max_length)
+    tokenization.verify(texts, length, spec.model)
     pooling = source.pooling
-    whole = SentenceEncoder(model, pooling.mode, pooling.normalize) if sentences else model
-    save_model(whole, out, leave_out=source.untrained)
+    written_model = SentenceEncoder(model, pooling.mode, pooling.normalize) if sentences else model
+    save_model(written_model, out, leave_out=source.untrained)
     write_text(out / TOKENIZER, tokenization.text)
     write_json(
-        out / TASK, describe_task(task, whole, tokenizer, labels, length) | tokenization.format.section()
+        out / TASK,
+        describe_task(task, written_model, tokenizer, labels, length) | tokenization.format.section(),
     )
     facts: dict[str, Any] = {
-        "parameters": count_parameters(whole),
+        "parameters": count_parameters(written_model),
         "architecture": type(model).__name__,
         "source": spec.model,
         "head": head,
@@ -123,18 +124,18 @@ def describe_task(
     `unk_id` is -1 if the tokenizer has no unknown token, `mask_id` if it has no mask token.
     """
     vocabulary = tokenizer.get_vocab()
-    inside = model.encoder if isinstance(model, SentenceEncoder) else model
-    taken = inspect.signature(inside.forward).parameters
+    transformer = model.encoder if isinstance(model, SentenceEncoder) else model
+    forward_parameters = inspect.signature(transformer.forward).parameters
     names = ["input_ids", "attention_mask"]
-    if "token_type_ids" in taken and getattr(model.config, "type_vocab_size", 0) > 1:
+    if "token_type_ids" in forward_parameters and getattr(model.config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
     pad = model.config.pad_token_id
-    kind: dict[str, Any] = {"output_names": ["logits"]}
+    output_settings: dict[str, Any] = {"output_names": ["logits"]}
     if isinstance(model, SentenceEncoder):
-        kind = {"output_names": ["embedding"], "width": model.config.hidden_size}
+        output_settings = {"output_names": ["embedding"], "width": model.config.hidden_size}
     return {
         "task": task,
-        **kind,
+        **output_settings,
         "max_length": max_length,
         "labels": list(labels),
         "input_names": names,
@@ -159,7 +160,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -
     highest = max(tokenizer.get_vocab().values(), default=-1)
     rows = model.get_input_embeddings().num_embeddings
     if highest >= rows:
-        raise too_large(highest, rows).error(where)
+        raise vocabulary_too_large(highest, rows).error(where)
 
 
 def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
@@ -168,20 +169,20 @@ def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None
     Raises:
         ModelError: the model takes fewer than `max_length` tokens.
     """
-    positions = max_tokens_of(config.to_dict())
-    if positions is not None and max_length > positions:
+    max_tokens = max_tokens_of(config.to_dict())
+    if max_tokens is not None and max_length > max_tokens:
         raise ModelError(
-            f"data.max_length is {max_length}, but the model takes at most {positions} tokens", where=where
+            f"data.max_length is {max_length}, but the model takes at most {max_tokens} tokens", where=where
         )
 
 
-def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> Source:
+def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> LoadedTeacher:
     """Load the model of a folder; `bare`: without its head, and with its pooling."""
     pooling = read_pooling(folder, spec.pooling) if bare else MEAN
     if (problem := missing_weights(folder)) is not None:
         raise problem
     if (folder / STRUCTURE).exists():
-        return Source(
+        return LoadedTeacher(
             _transformer(load_model(folder), bare), read_tokenization(folder, sentences=bare), pooling=pooling
         )
     config = read_config(folder)
@@ -189,23 +190,23 @@ def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> Source:
     headed = name.endswith("ForSequenceClassification") and not bare
     kind = model_class(config, folder) if headed else AutoModel
     model, untrained = load_pretrained(kind, folder, config)
-    return Source(model, read_tokenization(folder, sentences=bare), untrained, pooling)
+    return LoadedTeacher(model, read_tokenization(folder, sentences=bare), untrained, pooling)
 
 
 def _transformer(model: nn.Module, bare: bool) -> PreTrainedModel:
     """Return the transformers model in a loaded model; `bare`: without its head."""
-    inside = model.encoder if isinstance(model, SentenceEncoder) else model
-    assert isinstance(inside, PreTrainedModel)
-    return cast(PreTrainedModel, inside.base_model) if bare else inside
+    transformer = model.encoder if isinstance(model, SentenceEncoder) else model
+    assert isinstance(transformer, PreTrainedModel)
+    return cast(PreTrainedModel, transformer.base_model) if bare else transformer
 
 
-def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, bare: bool) -> Source:
+def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, bare: bool) -> LoadedTeacher:
     source = spec.model
-    made = call(source, base, seed, allow_code=allow_code)
-    known = (PreTrainedModel, SentenceEncoder) if bare else PreTrainedModel
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], known)):
+    result = call_function(source, base, seed, allow_code=allow_code)
+    expected_types = (PreTrainedModel, SentenceEncoder) if bare else PreTrainedModel
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], expected_types)):
         raise ModelError("expected the function to return (model, tokenizer) from transformers", where=source)
-    model = made[0].float().cpu().eval()
-    said = Pooling(model.pooling, model.normalize) if isinstance(model, SentenceEncoder) else MEAN
-    pooling = Pooling(spec.pooling or said.mode, said.normalize)
-    return Source(_transformer(model, bare), of_transformers(made[1], source), pooling=pooling)
+    model = result[0].float().cpu().eval()
+    declared = Pooling(model.pooling, model.normalize) if isinstance(model, SentenceEncoder) else MEAN
+    pooling = Pooling(spec.pooling or declared.mode, declared.normalize)
+    return LoadedTeacher(_transformer(model, bare), from_transformers(result[1], source), pooling=pooling)

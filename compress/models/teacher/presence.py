@@ -20,11 +20,11 @@ def file_faults(folder: Path, task: str, files: ModelFiles) -> Iterator[ModelErr
     """Yield what is missing or damaged of config, weights and, for texts, tokenizer."""
     if (folder / MODULE).is_file():
         # A module from user code has no config and no tokenizer of its own.
-        yield from _weights(folder)
+        yield from _weight_faults(folder)
         return
-    lacking = list(_mapping(files, folder / MODEL_CONFIG, "config-missing"))
+    lacking = list(_json_faults(files, folder / MODEL_CONFIG, "config-missing"))
     yield from lacking
-    yield from _weights(folder)
+    yield from _weight_faults(folder)
     if task_kind(task).items == "image":
         return
     if (
@@ -34,19 +34,19 @@ def file_faults(folder: Path, task: str, files: ModelFiles) -> Iterator[ModelErr
         # If there is a config, `checkpoint_problems` reports it.
         yield problem.error(str(folder))
     if (folder / TOKENIZER).is_file():
-        yield from _mapping(files, folder / TOKENIZER, "tokenizer-missing")
+        yield from _json_faults(files, folder / TOKENIZER, "tokenizer-missing")
 
 
-def _mapping(files: ModelFiles, file: Path, code: str) -> Iterator[ModelError]:
+def _json_faults(files: ModelFiles, file: Path, code: str) -> Iterator[ModelError]:
     try:
-        files.parsed(file)
+        files.parse(file)
     except FileNotFoundError:
         yield ModelError(f"no {file.name} here", where=str(file.parent), code=code)
     except ModelError as error:
         yield error
 
 
-def _weights(folder: Path) -> Iterator[ModelError]:
+def _weight_faults(folder: Path) -> Iterator[ModelError]:
     try:
         shards = shards_of(folder)
     except CompressError as error:
@@ -65,17 +65,17 @@ def _weights(folder: Path) -> Iterator[ModelError]:
         )
         return
     files = shards if not (folder / TORCH_WEIGHTS).is_file() else {TORCH_WEIGHTS}
-    held: dict[str, set[str]] = {}
+    names_by_file: dict[str, set[str]] = {}
     for name in sorted(files):
         try:
-            held[name] = _names(folder / name)
+            names_by_file[name] = _tensor_names(folder / name)
         except ModelError as error:
             yield error
     if files == shards:
-        yield from _index(folder, held)
+        yield from _index_faults(folder, names_by_file)
 
 
-def _names(file: Path) -> set[str]:
+def _tensor_names(file: Path) -> set[str]:
     """Return the names of the weights in a file, from its header, which must agree with the file size."""
     # Imported here: it imports numpy, and other mistakes in a profile should be reported without that delay.
     from safetensors import SafetensorError, safe_open
@@ -96,15 +96,19 @@ def _names(file: Path) -> set[str]:
         ) from error
 
 
-def _index(folder: Path, held: dict[str, set[str]]) -> Iterator[ModelError]:
+def _index_faults(folder: Path, names_by_file: dict[str, set[str]]) -> Iterator[ModelError]:
     """Yield an error if an index assigns weights to a file that lacks them."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        placed = read_mapping(index)["weight_map"]
-        lost = sorted(name for name, file in placed.items() if file in held and name not in held[file])
-        if lost:
+        weight_map = read_mapping(index)["weight_map"]
+        missing = sorted(
+            name
+            for name, file in weight_map.items()
+            if file in names_by_file and name not in names_by_file[file]
+        )
+        if missing:
             yield ModelError(
-                f"{placed[lost[0]]} does not hold {lost[0]!r}, which the index places there"
-                + (f"; {len(lost)} such weights" if len(lost) > 1 else ""),
+                f"{weight_map[missing[0]]} does not hold {missing[0]!r}, which the index places there"
+                + (f"; {len(missing)} such weights" if len(missing) > 1 else ""),
                 where=str(index),
                 code="weights-index",
             )

@@ -13,7 +13,7 @@ Conversation = Sequence[Mapping[str, str]]
 """Messages, `{role, content}` each. A last message without `content` is to be generated."""
 Prompt = str | Conversation
 """A text to continue, or a conversation for the assistant to continue."""
-UNWRITTEN: Conversation = ({"role": "user"},)
+EMPTY_USER_TURN: Conversation = ({"role": "user"},)
 """A conversation whose first user message is to be generated."""
 Render = Callable[[Conversation, bool], str]
 """A model's template: messages, and whether to add the generation prompt -> the text."""
@@ -34,41 +34,44 @@ PLACEHOLDER = "\ue000"
 
 
 @dataclass(frozen=True)
-class Format:
+class PromptFormat:
     """How a model takes texts, from its `task.json`.
 
-    `begin` is put before every text, `end` after a text in training; the first of `ends` to appear ends an answer.
+    `begin_id` is put before every text, `end_id` after a text in training; the first of `answer_end_ids` to appear ends
+    an answer.
     """
 
     max_length: int
-    pad: int
-    begin: int | None
-    end: int | None
-    template: str | None
-    special: Mapping[str, str]
-    ends: tuple[int, ...]
+    pad_id: int
+    begin_id: int | None
+    end_id: int | None
+    chat_template: str | None
+    special_tokens: Mapping[str, str]
+    answer_end_ids: tuple[int, ...]
 
     @classmethod
-    def of(cls, described: Mapping[str, Any]) -> Format:
+    def of(cls, task: Mapping[str, Any]) -> PromptFormat:
         """Return the format in a `task.json`."""
         return cls(
-            int(described["max_length"]),
-            int(described["pad_id"]),
-            described["begin_id"],
-            described["end_id"],
-            described["chat_template"],
-            described["special_tokens"],
-            end_ids(described),
+            int(task["max_length"]),
+            int(task["pad_id"]),
+            task["begin_id"],
+            task["end_id"],
+            task["chat_template"],
+            task["special_tokens"],
+            end_ids(task),
         )
 
     def render(self, where: str) -> Render | None:
         """Return its chat template as a function; None without one."""
-        return None if self.template is None else renderer(self.template, self.special, where)
+        return (
+            None if self.chat_template is None else renderer(self.chat_template, self.special_tokens, where)
+        )
 
 
-def end_ids(described: Mapping[str, Any]) -> tuple[int, ...]:
+def end_ids(task: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the ids of the tokens that end an answer, from a `task.json`; older ones have a single id."""
-    ends = described.get("end_ids", [described["end_id"]])
+    ends = task.get("end_ids", [task["end_id"]])
     return tuple(int(one) for one in ends if one is not None)
 
 
@@ -83,7 +86,7 @@ def renderer(template: str, special: Mapping[str, str], where: str) -> Render:
         ModelError: when called, if the template is not valid Jinja or rejects the messages.
     """
 
-    def render(messages: Sequence[Mapping[str, str]], asks: bool) -> str:
+    def render(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -92,7 +95,7 @@ def renderer(template: str, special: Mapping[str, str], where: str) -> Render:
             rendered, _ = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
                 chat_template=fixed + template,
-                add_generation_prompt=asks,
+                add_generation_prompt=add_generation_prompt,
                 **special,
             )
         except (TemplateError, TypeError, ValueError) as error:

@@ -9,14 +9,14 @@ from typing import Any, Literal, cast
 
 from compress.core.artifacts import POOLING
 from compress.core.disk.reading import read_json
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import ModelError
 
 MODULES = "modules.json"
 POOLING_FOLDER = "1_Pooling"
 
 PoolingMode = Literal["mean", "cls"]
-_MODE = "pooling_mode_"
+_MODE_PREFIX = "pooling_mode_"
 _OWN_MODES: Mapping[str, PoolingMode] = {"mean_tokens": "mean", "cls_token": "cls"}
 
 
@@ -43,15 +43,15 @@ def read_pooling(folder: Path, override: PoolingMode | None = None) -> Pooling:
         ModelError: a file is damaged, or the folder declares an unsupported pooling.
     """
     if (folder / POOLING).is_file():
-        found = _own(folder / POOLING)
+        pooling = _read_own_file(folder / POOLING)
     elif (folder / MODULES).is_file():
-        found = _of_modules(folder, override)
+        pooling = _read_modules(folder, override)
     else:
-        found = MEAN
-    return found if override is None else Pooling(override, found.normalize)
+        pooling = MEAN
+    return pooling if override is None else Pooling(override, pooling.normalize)
 
 
-def _own(file: Path) -> Pooling:
+def _read_own_file(file: Path) -> Pooling:
     values = _read(file)
     if isinstance(values, dict):
         mode, normalize = values.get("pooling"), values.get("normalize")
@@ -60,7 +60,7 @@ def _own(file: Path) -> Pooling:
     raise ModelError('expected {"pooling": "mean" or "cls", "normalize": true or false}', where=str(file))
 
 
-def _of_modules(folder: Path, override: PoolingMode | None) -> Pooling:
+def _read_modules(folder: Path, override: PoolingMode | None) -> Pooling:
     """Read the modules of a sentence-transformers folder: a transformer, its pooling, optionally a normalisation."""
     file = folder / MODULES
     values = _read(file)
@@ -69,17 +69,17 @@ def _of_modules(folder: Path, override: PoolingMode | None) -> Pooling:
     mode: PoolingMode = "mean"
     normalize = False
     for module in values:
-        kind, place = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
+        kind, module_path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
         if kind == "Transformer":
-            if place not in ("", "."):
+            if module_path not in ("", "."):
                 raise ModelError(
-                    f"the transformer is in the sub-folder {place!r}; name that folder as the model",
+                    f"the transformer is in the sub-folder {module_path!r}; name that folder as the model",
                     where=str(folder),
                     hint="Then set `teacher.pooling` too: the pooling is declared in the parent folder.",
                 )
         elif kind == "Pooling":
             if override is None:
-                mode = _mode(inside(folder, f"{place}/config.json", where=str(file)))
+                mode = _mode(path_inside(folder, f"{module_path}/config.json", where=str(file)))
         elif kind == "Normalize":
             normalize = True
         else:
@@ -96,19 +96,21 @@ def _mode(file: Path) -> PoolingMode:
     if not isinstance(values, dict):
         raise ModelError("expected a mapping", where=str(file))
     # Newer files have the name of the mode, older ones a flag for each.
-    named = values.get("pooling_mode")
-    asked = (
-        [str(named)]
-        if isinstance(named, str)
+    mode_name = values.get("pooling_mode")
+    enabled = (
+        [str(mode_name)]
+        if isinstance(mode_name, str)
         else [
-            name.removeprefix(_MODE) for name, on in values.items() if name.startswith(_MODE) and on is True
+            name.removeprefix(_MODE_PREFIX)
+            for name, on in values.items()
+            if name.startswith(_MODE_PREFIX) and on is True
         ]
     )
     short: Mapping[str, PoolingMode] = {**_OWN_MODES, "mean": "mean", "cls": "cls"}
-    if len(asked) == 1 and asked[0] in short:
-        return short[asked[0]]
+    if len(enabled) == 1 and enabled[0] in short:
+        return short[enabled[0]]
     raise ModelError(
-        f"this model pools by {' and '.join(asked) or 'nothing'}; supported are mean_tokens and cls_token",
+        f"this model pools by {' and '.join(enabled) or 'nothing'}; supported are mean_tokens and cls_token",
         where=str(file),
         hint="Set `teacher.pooling` to mean or cls to use that instead.",
     )

@@ -36,10 +36,10 @@ class SentenceEncoder(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Map token ids and masks, int64 (n, t) each, to embeddings (n, width), float32."""
-        named = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
-            named["token_type_ids"] = token_type_ids
-        return self.pool(self.encoder(**named).last_hidden_state, attention_mask)
+            inputs["token_type_ids"] = token_type_ids
+        return self.pool(self.encoder(**inputs).last_hidden_state, attention_mask)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Pool token vectors (n, t, width) by their 0/1 mask (n, t) into embeddings (n, width), float32."""
@@ -47,8 +47,8 @@ class SentenceEncoder(nn.Module):
         if self.pooling == "cls":
             pooled = hidden[:, 0]
         else:
-            kept = mask.unsqueeze(-1).float()
-            pooled = (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1.0)
+            token_weights = mask.unsqueeze(-1).float()
+            pooled = (hidden * token_weights).sum(dim=1) / token_weights.sum(dim=1).clamp(min=1.0)
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
 

@@ -11,7 +11,7 @@ from compress.core.errors import ModelError
 from compress.models.text.pooling import MODULES
 from compress.profile.model_checks.tokenizers import SENTENCE_SETTING
 
-PROMPTS = "config_sentence_transformers.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
 TRANSFORMER_FILES = (
     "sentence_bert_config.json",
     *(
@@ -20,7 +20,7 @@ TRANSFORMER_FILES = (
     ),
 )
 """Files with the transformer's settings, in the order in which sentence-transformers looks for them."""
-_NEUTRAL = {
+_HARMLESS_KEYS = {
     "max_seq_length", "do_lower_case", "model_name_or_path", "cache_dir", "backend", "tokenizer_name_or_path",
     "transformer_task", "modality_config", "module_output_name", "unpad_inputs",
 }  # fmt: skip
@@ -28,16 +28,16 @@ _NEUTRAL = {
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """Preprocessing of a text before tokenization; `prompt` is the name of the prompt prefixed to every text."""
+    """Preprocessing of a text before tokenization; `prompt_name` is the name of the prompt prefixed to every text."""
 
     prefix: str = ""
     strip: bool = False
     lowercase: bool = False
     max_length: int | None = None
-    prompt: str | None = None
+    prompt_name: str | None = None
 
 
-PLAIN = SentenceSettings()
+NO_PREPROCESSING = SentenceSettings()
 """Texts are not changed."""
 
 
@@ -51,17 +51,19 @@ def read_sentence_settings(folder: Path) -> SentenceSettings:
         ModelError: with the code `sentence-setting`: a setting is not supported.
     """
     if not (folder / MODULES).is_file():
-        return PLAIN
+        return NO_PREPROCESSING
     name, prefix = _default_prompt(folder)
     file = next((folder / one for one in TRANSFORMER_FILES if (folder / one).is_file()), None)
     values: dict[str, Any] = {} if file is None else read_mapping(file)
     where = str(file or folder)
-    further = sorted(
-        key for key, value in values.items() if key not in _NEUTRAL and value not in (None, {}, [])
+    unsupported = sorted(
+        key for key, value in values.items() if key not in _HARMLESS_KEYS and value not in (None, {}, [])
     )
-    if further:
+    if unsupported:
         raise ModelError(
-            f"its setting {further[0]!r} cannot be carried into a bundle", where=where, code=SENTENCE_SETTING
+            f"its setting {unsupported[0]!r} cannot be carried into a bundle",
+            where=where,
+            code=SENTENCE_SETTING,
         )
     lowercase, length = values.get("do_lower_case", False), values.get("max_seq_length")
     if not isinstance(lowercase, bool) or not (length is None or (isinstance(length, int) and length > 0)):
@@ -77,7 +79,7 @@ def read_sentence_settings(folder: Path) -> SentenceSettings:
 
 def _default_prompt(folder: Path) -> tuple[str | None, str]:
     """Return the name and text of the prompt prefixed to every text."""
-    file = folder / PROMPTS
+    file = folder / PROMPTS_FILE
     if not file.is_file():
         return None, ""
     values = read_mapping(file)

@@ -16,13 +16,13 @@ SECTION = "texts"
 class TextFormat:
     """Text preprocessing, in this order: prepend `prefix`, strip whitespace at the ends, lower-case.
 
-    Texts that are too long are truncated on the side `cut`.
+    Texts that are too long are truncated on the side `truncation_side`.
     """
 
     prefix: str = ""
     strip: bool = False
     lowercase: bool = False
-    cut: Literal["left", "right"] = "right"
+    truncation_side: Literal["left", "right"] = "right"
 
     @staticmethod
     def of(task: Mapping[str, Any]) -> TextFormat:
@@ -31,17 +31,17 @@ class TextFormat:
         Raises:
             ModelError: its section is damaged.
         """
-        said = task.get(SECTION, {})
-        known = isinstance(said, dict) and said.keys() <= {"prefix", "strip", "lowercase", "cut"}
-        if known:
-            prefix, cut = said.get("prefix", ""), said.get("cut", "right")
-            strip, lowercase = said.get("strip", False), said.get("lowercase", False)
+        section = task.get(SECTION, {})
+        is_valid = isinstance(section, dict) and section.keys() <= {"prefix", "strip", "lowercase", "cut"}
+        if is_valid:
+            prefix, truncation_side = section.get("prefix", ""), section.get("cut", "right")
+            strip, lowercase = section.get("strip", False), section.get("lowercase", False)
             if (
                 isinstance(prefix, str)
-                and cut in ("left", "right")
+                and truncation_side in ("left", "right")
                 and {type(strip), type(lowercase)} == {bool}
             ):
-                return TextFormat(prefix, strip, lowercase, cast(Literal["left", "right"], cut))
+                return TextFormat(prefix, strip, lowercase, cast(Literal["left", "right"], truncation_side))
         raise ModelError(
             "expected `texts` to hold a prefix, strip and lowercase (true or false), cut (left or right)",
             where="task.json",
@@ -51,12 +51,17 @@ class TextFormat:
         """Return the section of `task.json`; empty for the default format."""
         if self == TextFormat():
             return {}
-        said = {"prefix": self.prefix, "strip": self.strip, "lowercase": self.lowercase, "cut": self.cut}
-        return {SECTION: said}
+        values = {
+            "prefix": self.prefix,
+            "strip": self.strip,
+            "lowercase": self.lowercase,
+            "cut": self.truncation_side,
+        }
+        return {SECTION: values}
 
-    def prepared(self, texts: Sequence[str]) -> list[str]:
+    def preprocess(self, texts: Sequence[str]) -> list[str]:
         """Return the texts as passed to the tokenizer."""
-        made = [self.prefix + text for text in texts]
+        processed = [self.prefix + text for text in texts]
         if self.strip:
-            made = [text.strip() for text in made]
-        return [text.lower() for text in made] if self.lowercase else made
+            processed = [text.strip() for text in processed]
+        return [text.lower() for text in processed] if self.lowercase else processed

@@ -1,7 +1,7 @@
 """A model's tokenizer with all settings of its folder, as one `tokenizer.json` and a `TextFormat`.
 
 The file is written from the tokenizer that transformers loads, so `tokenizer_config.json`, `special_tokens_map.json`
-and `added_tokens.json` are respected; the preprocessing of sentence-transformers is read from its own files. `prove`
+and `added_tokens.json` are respected; the preprocessing of sentence-transformers is read from its own files. `verify`
 then verifies that both give the same ids.
 """
 
@@ -20,14 +20,14 @@ from compress.core.artifacts import TASK, TOKENIZER, TOKENIZER_CONFIG
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
 from compress.models.io.offline import offline
-from compress.models.text.sentence_settings import PLAIN, SentenceSettings, read_sentence_settings
+from compress.models.text.sentence_settings import NO_PREPROCESSING, SentenceSettings, read_sentence_settings
 from compress.models.text.text_format import TextFormat
 from compress.profile.model_checks.tokenizers import TOKENIZER_SETTING, tokenizer_missing_problem
 
 Encode = Callable[[Sequence[str], int], list[list[int]]]
 """Texts and their maximum number of tokens -> the ids of each."""
 
-ODD = (
+PROBE_TEXTS = (
     *(
         "",
         " ",
@@ -60,14 +60,14 @@ ODD = (
     *("x" * 300, "word " * 700, "\U00020000\U0002a700", "https://example.org/a?b=c&d=%20"),
 )
 """Texts chosen to expose any difference between two tokenizers."""
-_BLANKS = [
+_WHITESPACE_TEXTS = [
     f"{blank}a b{blank}"
     for blank in "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000"
 ]
 """A text surrounded by each kind of whitespace that Python strips."""
-_SAMPLE = 300
+_SAMPLE_SIZE = 300
 """Number of training texts compared in addition."""
-_SHORT = 12
+_SHORT_LENGTH = 12
 """Token limit of a second comparison, at which most texts are truncated."""
 _UNLIMITED = 10**9
 """transformers represents "no limit" by a larger number than this."""
@@ -77,21 +77,21 @@ _UNLIMITED = 10**9
 class Tokenization:
     """A tokenizer with its text format.
 
-    `text` is the content of `tokenizer.json`, without truncation and padding. `longest`: the tokenizer's own limit
+    `text` is the content of `tokenizer.json`, without truncation and padding. `max_length`: the tokenizer's own limit
     of tokens per text, None without one. `reference` is the encoder that it must agree with; None for a file of our
     own.
     """
 
     text: str
     format: TextFormat
-    longest: int | None
+    max_length: int | None
     reference: Encode | None
 
     def tokenizer(self) -> Tokenizer:
         """Create the tokenizer from the file's content."""
         return Tokenizer.from_str(self.text)
 
-    def prove(self, texts: Sequence[str], max_length: int, where: str) -> int:
+    def verify(self, texts: Sequence[str], max_length: int, where: str) -> int:
         """Compare with the reference on odd texts and a sample of `texts`; returns how many texts were compared.
 
         They are compared at `max_length` and at a length that truncates most of them.
@@ -101,17 +101,17 @@ class Tokenization:
         """
         if self.reference is None:
             return 0
-        step = max(1, len(texts) // _SAMPLE)
-        tried = [*ODD, *_own_tokens(self.text), *texts[::step]]
-        read = self.tokenizer()
-        prepared = self.format.prepared(tried)
-        for length in {max_length, min(max_length, _SHORT)}:
-            if length <= read.num_special_tokens_to_add(is_pair=False):
+        step = max(1, len(texts) // _SAMPLE_SIZE)
+        probes = [*PROBE_TEXTS, *_added_token_texts(self.text), *texts[::step]]
+        tokenizer = self.tokenizer()
+        prepared = self.format.preprocess(probes)
+        for length in {max_length, min(max_length, _SHORT_LENGTH)}:
+            if length <= tokenizer.num_special_tokens_to_add(is_pair=False):
                 continue
-            read.enable_truncation(length, direction=self.format.cut)
-            ours = [one.ids for one in read.encode_batch(prepared)]
-            wanted = self.reference(tried, length)
-            for text, got, expected in zip(tried, ours, wanted, strict=True):
+            tokenizer.enable_truncation(length, direction=self.format.truncation_side)
+            own_ids = [one.ids for one in tokenizer.encode_batch(prepared)]
+            reference_ids = self.reference(probes, length)
+            for text, got, expected in zip(probes, own_ids, reference_ids, strict=True):
                 if got != expected:
                     raise ModelError(
                         f"this tokenizer cannot be put into a bundle: transformers tokenizes {text[:60]!r} as "
@@ -121,7 +121,7 @@ class Tokenization:
                         f"`tokenizer.backend_tokenizer.save('{TOKENIZER}')`, without a {TOKENIZER_CONFIG}.",
                         code=TOKENIZER_SETTING,
                     )
-        return len(tried)
+        return len(probes)
 
 
 def read_tokenization(folder: Path, *, sentences: bool) -> Tokenization:
@@ -139,21 +139,23 @@ def read_tokenization(folder: Path, *, sentences: bool) -> Tokenization:
         and (folder / TOKENIZER).is_file()
         and not (folder / TOKENIZER_CONFIG).exists()
     ):
-        return _our_own(folder)
+        return _read_own(folder)
     if (problem := tokenizer_missing_problem({file.name for file in folder.iterdir()})) is not None:
         # Without a vocabulary transformers would create an empty tokenizer.
         raise problem.error(str(folder))
-    loaded = _loaded(folder)
+    loaded = _load_with_transformers(folder)
     if not (folder / TOKENIZER_CONFIG).exists() and (folder / TOKENIZER).is_file():
         plain = PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))
         if getattr(loaded, "get_vocab", dict)() != plain.get_vocab():
             # The class is not declared, and the one that transformers infers from the model reads other files.
             loaded = plain
-    settings = read_sentence_settings(folder) if sentences else PLAIN
-    return of_transformers(loaded, str(folder), settings)
+    settings = read_sentence_settings(folder) if sentences else NO_PREPROCESSING
+    return from_transformers(loaded, str(folder), settings)
 
 
-def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLAIN) -> Tokenization:
+def from_transformers(
+    tokenizer: Any, where: str, settings: SentenceSettings = NO_PREPROCESSING
+) -> Tokenization:
     """Return the tokenization of a transformers tokenizer.
 
     Raises:
@@ -175,17 +177,21 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
             where=where,
             code=TOKENIZER_SETTING,
         )
-    side: Literal["left", "right"] = "left" if tokenizer.truncation_side == "left" else "right"
-    said = tokenizer.model_max_length
-    longest = int(said) if isinstance(said, (int, float)) and 0 < said < _UNLIMITED else None
+    truncation_side: Literal["left", "right"] = "left" if tokenizer.truncation_side == "left" else "right"
+    declared_limit = tokenizer.model_max_length
+    max_length = (
+        int(declared_limit)
+        if isinstance(declared_limit, (int, float)) and 0 < declared_limit < _UNLIMITED
+        else None
+    )
 
     def reference(texts: Sequence[str], length: int) -> list[list[int]]:
-        given = list(texts)
+        processed = list(texts)
         if settings.strip:
-            given = [(settings.prefix + text).strip() for text in given]
+            processed = [(settings.prefix + text).strip() for text in processed]
         if settings.lowercase:
-            given = [text.lower() for text in given]
-        encoded = tokenizer(given, truncation=True, max_length=length, add_special_tokens=True)
+            processed = [text.lower() for text in processed]
+        encoded = tokenizer(processed, truncation=True, max_length=length, add_special_tokens=True)
         return [list(map(int, ids)) for ids in encoded["input_ids"]]
 
     if "token_type_ids" in tokenizer.model_input_names and any(backend.encode("a b").type_ids):
@@ -194,31 +200,31 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
             where=where,
             code=TOKENIZER_SETTING,
         )
-    plain = Tokenizer.from_str(backend.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    if plain.get_vocab() != backend.get_vocab():
+    untruncated = Tokenizer.from_str(backend.to_str())
+    untruncated.no_truncation()
+    untruncated.no_padding()
+    if untruncated.get_vocab() != backend.get_vocab():
         raise ModelError(
             "two of its tokens share an id, which a tokenizer.json cannot represent",
             where=where,
             code=TOKENIZER_SETTING,
         )
-    strip = settings.strip and (settings.prefix != "" or _blanks_count(plain))
-    format_ = TextFormat(settings.prefix, strip, settings.lowercase, side)
-    return Tokenization(plain.to_str(), format_, settings.max_length or longest, reference)
+    strip = settings.strip and (settings.prefix != "" or _whitespace_matters(untruncated))
+    format_ = TextFormat(settings.prefix, strip, settings.lowercase, truncation_side)
+    return Tokenization(untruncated.to_str(), format_, settings.max_length or max_length, reference)
 
 
-def _blanks_count(tokenizer: Tokenizer) -> bool:
+def _whitespace_matters(tokenizer: Tokenizer) -> bool:
     """Whether whitespace at the ends of a text changes its ids."""
     pairs = zip(
-        tokenizer.encode_batch(_BLANKS),
-        tokenizer.encode_batch([text.strip() for text in _BLANKS]),
+        tokenizer.encode_batch(_WHITESPACE_TEXTS),
+        tokenizer.encode_batch([text.strip() for text in _WHITESPACE_TEXTS]),
         strict=True,
     )
     return any(one.ids != other.ids for one, other in pairs)
 
 
-def _our_own(folder: Path) -> Tokenization:
+def _read_own(folder: Path) -> Tokenization:
     """Read the tokenizer of a folder written by one of our steps, without transformers, as its tokens may share ids."""
     body = read_mapping(folder / TOKENIZER)
     body["truncation"] = body["padding"] = None
@@ -232,7 +238,7 @@ def _our_own(folder: Path) -> Tokenization:
     return Tokenization(text, format_, None, None)
 
 
-def _loaded(folder: Path) -> Any:
+def _load_with_transformers(folder: Path) -> Any:
     """Load the tokenizer of a folder with transformers; no code from the folder is run."""
     try:
         with offline():
@@ -244,7 +250,7 @@ def _loaded(folder: Path) -> Any:
         raise ModelError(f"cannot read the tokenizer: {error}", where=str(folder)) from error
 
 
-def _own_tokens(text: str) -> list[str]:
+def _added_token_texts(text: str) -> list[str]:
     """Return texts that contain the tokenizer's own added tokens."""
     added = [str(token["content"]) for token in json.loads(text).get("added_tokens") or []]
     return [f"one {token} two{token}three" for token in added[:200]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from compress.core.disk.reading import parse_json, read_whole, understood
+from compress.core.disk.reading import content_errors, parse_json, read_limited
 from compress.core.errors import ModelError
 
 
@@ -17,9 +17,9 @@ def open_tokenizer(file: Path) -> Tokenizer:
         ModelError: the file is missing or not a tokenizer.
     """
     try:
-        text = read_whole(file).decode("utf-8")
+        text = read_limited(file).decode("utf-8")
         parse_json(text, str(file))
-        with understood("the tokenizer", str(file)):
+        with content_errors("the tokenizer", str(file)):
             return Tokenizer.from_str(text)
     except ModelError:
         raise

@@ -25,8 +25,8 @@ from compress.models.anatomy.sizes import config_keys
 
 Ids = NDArray[np.int64]
 
-_CONTINUES = "##"
-_REFUSED = {
+_CONTINUATION_PREFIX = "##"
+_UNTRIMMABLE = {
     "BPE": "its merges refer to token ids, so two tokens cannot share one",
     "Unigram": "a token's id is its position in the table, so two tokens cannot share one",
 }
@@ -55,15 +55,19 @@ def read_vocabulary(tokenizer: Path) -> Vocabulary:
     """Read the tokens of a `tokenizer.json` of any model type."""
     body = _read(tokenizer)
     model = body["model"]
-    table = model["vocab"]
-    ids = {piece: place for place, (piece, _) in enumerate(table)} if isinstance(table, list) else dict(table)
+    entries = model["vocab"]
+    ids = (
+        {piece: index for index, (piece, _) in enumerate(entries)}
+        if isinstance(entries, list)
+        else dict(entries)
+    )
     added = {token["content"]: int(token["id"]) for token in body.get("added_tokens") or []}
-    every = {**ids, **added}
-    unknown = every.get(model.get("unk_token") or "")
+    all_ids = {**ids, **added}
+    unknown = all_ids.get(model.get("unk_token") or "")
     if unknown is None and isinstance(model.get("unk_id"), int):
         unknown = model["unk_id"]
     special = frozenset(added.values()) | ({unknown} if unknown is not None else set())
-    return Vocabulary(_kind(model), every, special, unknown)
+    return Vocabulary(_kind(model), all_ids, special, unknown)
 
 
 def choose_tokens(vocabulary: Vocabulary, used: Iterable[Ids], margin: int) -> Ids:
@@ -72,13 +76,13 @@ def choose_tokens(vocabulary: Vocabulary, used: Iterable[Ids], margin: int) -> I
     The margin is taken in id order, which in a trained vocabulary runs from frequent to rare, among tokens that look
     like words or word endings (at least two letters). Sorted, int64.
     """
-    kept = set(vocabulary.special)
+    kept_ids = set(vocabulary.special)
     for ids in used:
-        kept.update(np.unique(ids).tolist())
-    words = sorted(
-        number for token, number in vocabulary.ids.items() if _is_word(token) and number not in kept
+        kept_ids.update(np.unique(ids).tolist())
+    spare_words = sorted(
+        token_id for token, token_id in vocabulary.ids.items() if _is_word(token) and token_id not in kept_ids
     )
-    return np.array(sorted(kept | set(words[:margin])), dtype=np.int64)
+    return np.array(sorted(kept_ids | set(spare_words[:margin])), dtype=np.int64)
 
 
 def id_table(vocabulary: Vocabulary, kept: Ids) -> Ids:
@@ -103,7 +107,7 @@ def check_can_trim(vocabulary: Vocabulary) -> None:
         ModelError: it is not a WordPiece tokenizer, or has no unknown token.
     """
     if vocabulary.kind != "WordPiece":
-        reason = _REFUSED.get(vocabulary.kind, "only WordPiece vocabularies can be trimmed")
+        reason = _UNTRIMMABLE.get(vocabulary.kind, "only WordPiece vocabularies can be trimmed")
         if vocabulary.kind == "BPE" and vocabulary.unknown is None:
             reason = "it falls back to bytes, so there is no unknown token for what is dropped"
         raise ModelError(
@@ -114,8 +118,8 @@ def check_can_trim(vocabulary: Vocabulary) -> None:
         raise ModelError("cannot trim a vocabulary without an unknown token", hint="Use `vocabulary: keep`.")
 
 
-def trim_tokenizer(tokenizer: Path, table: Ids) -> str:
-    """Return the text of a `tokenizer.json` that splits texts as before and returns the new ids of `table`.
+def trim_tokenizer(tokenizer: Path, new_ids: Ids) -> str:
+    """Return the text of a `tokenizer.json` that splits texts as before and returns the new ids of `new_ids`.
 
     In its vocabulary several tokens share an id (that of the unknown token): it can be read with `tokenizers`, but
     saving it with `tokenizers` would keep only one token per id.
@@ -125,49 +129,51 @@ def trim_tokenizer(tokenizer: Path, table: Ids) -> str:
     """
     check_can_trim(read_vocabulary(tokenizer))
     body = _read(tokenizer)
-    body["model"]["vocab"] = {token: int(table[number]) for token, number in body["model"]["vocab"].items()}
+    body["model"]["vocab"] = {
+        token: int(new_ids[token_id]) for token, token_id in body["model"]["vocab"].items()
+    }
     for token in body.get("added_tokens") or []:
-        token["id"] = int(table[token["id"]])
-    _renumber(body.get("post_processor"), table)
+        token["id"] = int(new_ids[token["id"]])
+    _renumber(body.get("post_processor"), new_ids)
     body["truncation"] = body["padding"] = None
     return json.dumps(body, ensure_ascii=False)
 
 
-def trim_embeddings(model: nn.Module, table: Ids, kept: Ids) -> None:
+def trim_embeddings(model: nn.Module, new_ids: Ids, kept: Ids) -> None:
     """Keep the rows `kept` of the word embeddings, in place, and renumber the special ids of the config."""
-    words, config = word_embeddings_of(model), transformer_of(model).config
-    replace_word_embeddings(model, words.weight.detach()[torch.from_numpy(kept)])
+    embeddings, config = word_embeddings_of(model), transformer_of(model).config
+    replace_word_embeddings(model, embeddings.weight.detach()[torch.from_numpy(kept)])
     for name, value in config.to_dict().items():
-        if name.endswith("_token_id") and isinstance(value, int) and value < len(table):
-            setattr(config, name, int(table[value]))
-    if words.padding_idx is not None:
-        words.padding_idx = int(table[words.padding_idx])
+        if name.endswith("_token_id") and isinstance(value, int) and value < len(new_ids):
+            setattr(config, name, int(new_ids[value]))
+    if embeddings.padding_idx is not None:
+        embeddings.padding_idx = int(new_ids[embeddings.padding_idx])
 
 
 def replace_word_embeddings(model: nn.Module, rows: torch.Tensor) -> None:
     """Replace the rows of the model's word embeddings, in place: (vocabulary, width)."""
-    words = word_embeddings_of(model)
-    words.weight = nn.Parameter(rows.clone())
-    words.num_embeddings = len(rows)
+    embeddings = word_embeddings_of(model)
+    embeddings.weight = nn.Parameter(rows.clone())
+    embeddings.num_embeddings = len(rows)
     setattr(transformer_of(model).config, config_keys(model)["vocabulary"], len(rows))
 
 
-def _renumber(part: Any, table: Ids) -> None:
+def _renumber(part: Any, new_ids: Ids) -> None:
     """Renumber the special tokens of a post-processor, at any depth."""
     if isinstance(part, list):
         for entry in part:
-            _renumber(entry, table)
+            _renumber(entry, new_ids)
     elif isinstance(part, dict):
         for entry in (part.get("special_tokens") or {}).values():
-            entry["ids"] = [int(table[number]) for number in entry["ids"]]
+            entry["ids"] = [int(new_ids[token_id]) for token_id in entry["ids"]]
         for name in ("sep", "cls"):
             if isinstance(part.get(name), list):
-                part[name][1] = int(table[part[name][1]])
-        _renumber(part.get("processors"), table)
+                part[name][1] = int(new_ids[part[name][1]])
+        _renumber(part.get("processors"), new_ids)
 
 
 def _is_word(token: str) -> bool:
-    letters = token.removeprefix(_CONTINUES)
+    letters = token.removeprefix(_CONTINUATION_PREFIX)
     return len(letters) >= 2 and letters.isalpha()
 
 

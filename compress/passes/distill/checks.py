@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from compress.core.errors import ModelError
 from compress.core.spec import Spec
-from compress.passes.distill.lesson_checks import lesson_faults
-from compress.passes.distill.spec import DistillSpec, loss_fault, losses_of, losses_place
+from compress.passes.distill.lesson_checks import pairing_faults
+from compress.passes.distill.spec import DistillSpec, loss_fault, losses_of, losses_path
 from compress.passes.distill.student_checks import student_faults
 from compress.profile.combination_checks import (
-    REACHES_NOTHING,
-    Found,
-    embeds,
-    lesson_of,
-    takes,
+    NO_OUTPUT_LOSS,
+    KeyFault,
+    input_kind,
+    outputs_embeddings,
+    training_setting_of,
     why_not_packed,
 )
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.tokenizers import has_template
+from compress.profile.model_checks.tokenizers import has_chat_template
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.specs.examples import DataFreeSpec
@@ -28,7 +28,7 @@ from compress.profile.specs.writing import PASSAGE, SequenceSpec, SyntheticSpec
 from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
-_SERVES = {
+_KEYS_BY_EXAMPLE_TYPE = {
     "augment": {
         "texts": ("copies", "replace", "delete", "splice", "neighbours"),
         "images": ("flip", "crop", "mixup", "cutmix"),
@@ -42,11 +42,11 @@ _SERVES = {
 """Keys of a section that apply only to one type of examples, or only to language models."""
 
 
-def faults(check: PassCheck) -> Iterator[Found]:
+def faults(check: PassCheck) -> Iterator[KeyFault]:
     """Yield the keys below the pass that exclude each other, do not fit the task, or contradict the models' files."""
     assert isinstance(check.spec, DistillSpec)
     yield from _distill_faults(check.profile, check.spec)
-    yield from lesson_faults(check)
+    yield from pairing_faults(check)
     yield from _template_faults(check.profile, check.spec, check.files)
 
 
@@ -54,13 +54,13 @@ def warnings(check: PassCheck) -> Iterator[str]:
     """Yield warnings about a valid profile that is likely to give poor results, one sentence each."""
     spec, finetune = check.spec, check.profile.teacher.finetune
     assert isinstance(spec, DistillSpec)
-    losses = [loss for stage in spec.staged for loss in losses_of(stage)]
-    if any(loss.softens for loss in losses) and finetune is not None and finetune.smoothing > 0:
+    losses = [loss for stage in spec.effective_stages for loss in losses_of(stage)]
+    if any(loss.uses_soft_targets for loss in losses) and finetune is not None and finetune.smoothing > 0:
         yield (
             "teacher.finetune.smoothing: a teacher trained with label smoothing may distil worse, as its logits "
             "distinguish wrong classes less (Mueller et al. 2019); on CLINC150 no difference was found, so measure it"
         )
-    for why in dict.fromkeys(loss.disappoints(task_kind(check.profile.task)) for loss in losses):
+    for why in dict.fromkeys(loss.likely_problem(task_kind(check.profile.task)) for loss in losses):
         if why is not None:
             written = "losses" in spec.model_fields_set
             yield f"passes.{check.index}.distill{'.losses' if written else ''}: {why}"
@@ -71,48 +71,57 @@ def warnings(check: PassCheck) -> Iterator[str]:
         )
 
 
-def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[KeyFault]:
     yield from student_faults(profile, spec)
-    yield from _foreign_keys(profile, spec)
+    yield from _keys_of_other_types(profile, spec)
     yield from _data_free_faults(profile, spec)
     yield from _teacher_faults(profile, spec)
-    yield from _written_faults(profile, spec)
-    lesson = lesson_of(profile, teachers=max(1, len(spec.teachers)), generated=spec.data_free is not None)
-    for index, stage in enumerate(spec.staged):
-        place = losses_place(spec, index)
+    yield from _sequence_faults(profile, spec)
+    setting = training_setting_of(
+        profile, teachers=max(1, len(spec.teachers)), generated=spec.data_free is not None
+    )
+    for index, stage in enumerate(spec.effective_stages):
+        key_path = losses_path(spec, index)
         for number, entry in enumerate(stage.losses):
-            why = entry.body.fault(lesson)
+            why = entry.body.fault(setting)
             if why is not None:
-                yield loss_fault(place, number, entry, why)
-        wanted = stage.data or spec.data
-        if wanted == "unlabeled" and profile.data.unlabeled is None:
-            yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
-        if wanted == "unlabeled" and all(loss.learns_labels for loss in losses_of(stage)):
-            yield place, "unlabelled examples have no labels to learn from: add a loss against the teacher"
+                yield loss_fault(key_path, number, entry, why)
+        subset = stage.data or spec.data
+        if subset == "unlabeled" and profile.data.unlabeled is None:
+            yield (key_path[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
+        if subset == "unlabeled" and all(loss.uses_labels for loss in losses_of(stage)):
+            yield key_path, "unlabelled examples have no labels to learn from: add a loss against the teacher"
     yield from dict.fromkeys(_on_policy_faults(profile, spec))
-    if not any(loss.reaches_outputs for loss in losses_of(spec.staged[-1])):
+    if not any(loss.reaches_outputs for loss in losses_of(spec.effective_stages[-1])):
         last = "the last stage has" if spec.stages else "there is"
-        yield ("stages",) if spec.stages else losses_place(spec, 0), f"{last} {REACHES_NOTHING}"
+        yield ("stages",) if spec.stages else losses_path(spec, 0), f"{last} {NO_OUTPUT_LOSS}"
 
 
-def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+def _keys_of_other_types(profile: Profile, spec: DistillSpec) -> Iterator[KeyFault]:
     """Yield keys that are set but apply only to other types of examples."""
-    ours = "language models" if task_kind(profile.task).writes else takes(profile)
-    for section, keys in _SERVES.items():
-        given: Spec | None = getattr(spec, section)
-        for theirs, name in ((theirs, name) for theirs, names in keys.items() for name in names):
-            if given is not None and name in given.model_fields_set and theirs != ours and ours in keys:
-                why = f"only for {theirs}; the keys for {ours} are {', '.join(keys[ours])}"
+    example_type = "language models" if task_kind(profile.task).generates else input_kind(profile)
+    for section, keys in _KEYS_BY_EXAMPLE_TYPE.items():
+        section_spec: Spec | None = getattr(spec, section)
+        for other_type, name in ((other_type, name) for other_type, names in keys.items() for name in names):
+            if (
+                section_spec is not None
+                and name in section_spec.model_fields_set
+                and other_type != example_type
+                and example_type in keys
+            ):
+                why = (
+                    f"only for {other_type}; the keys for {example_type} are {', '.join(keys[example_type])}"
+                )
                 yield (section, name), why
 
 
-def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[KeyFault]:
     if spec.data_free is None:
         return
-    if task_kind(profile.task).writes:
+    if task_kind(profile.task).generates:
         yield from _prompt_faults(profile, spec, spec.data_free)
         return
-    if takes(profile) == "images":
+    if input_kind(profile) == "images":
         if spec.stages:
             yield (
                 ("stages",),
@@ -125,15 +134,15 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
                     "not available with generated images: generator and student alternate, one whole batch per step",
                 )
         return
-    fewest, room = spec.data_free.length[0], profile.data.max_length
-    if fewest > room:
+    min_tokens, max_length = spec.data_free.length[0], profile.data.max_length
+    if min_tokens > max_length:
         yield (
             ("data_free", "length"),
-            f"no text of {fewest} tokens fits into `data.max_length`, which is {room}",
+            f"no text of {min_tokens} tokens fits into `data.max_length`, which is {max_length}",
         )
 
 
-def _prompt_faults(profile: Profile, spec: DistillSpec, free: DataFreeSpec) -> Iterator[Found]:
+def _prompt_faults(profile: Profile, spec: DistillSpec, data_free: DataFreeSpec) -> Iterator[KeyFault]:
     """Yield faults of prompts written by the teacher."""
     if spec.sequence is None:
         yield (
@@ -141,32 +150,32 @@ def _prompt_faults(profile: Profile, spec: DistillSpec, free: DataFreeSpec) -> I
             "the teacher writes prompts and answers them: add `sequence`, which sets how and under which licence",
         )
         return
-    room = profile.data.max_length - spec.sequence.most
-    if "most" in free.model_fields_set and free.most > room > 0:
+    max_prompt_tokens = profile.data.max_length - spec.sequence.most
+    if "most" in data_free.model_fields_set and data_free.most > max_prompt_tokens > 0:
         yield (
             ("data_free", "most"),
-            f"with `sequence.most` it must fit into `data.max_length`, which leaves {room}",
+            f"with `sequence.most` it must fit into `data.max_length`, which leaves {max_prompt_tokens}",
         )
-    if profile.data.goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
+    if profile.data.continues_texts and "prompt_tokens" in spec.sequence.model_fields_set:
         yield (
             ("sequence", "prompt_tokens"),
             "no prompts are taken from the data: `data_free.most` sets the length of the generated ones",
         )
 
 
-def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> Iterator[Found]:
+def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> Iterator[KeyFault]:
     """Yield a fault if the teacher's files lack the chat template that is needed to write user messages."""
     teacher = profile.teacher
     if (
         spec.data_free is None
         or spec.sequence is None
-        or profile.data.goes_on
+        or profile.data.continues_texts
         or teacher.adapter
         or teacher.config
     ):
         return
     folder = files.folder(teacher.model)
-    if folder is not None and folder.is_dir() and not has_template(folder, files):
+    if folder is not None and folder.is_dir() and not has_chat_template(folder, files):
         yield (
             ("data_free",),
             "the teacher has no chat template, which marks where a user's message begins; without one it can write "
@@ -174,18 +183,18 @@ def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> 
         )
 
 
-def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+def _sequence_faults(profile: Profile, spec: DistillSpec) -> Iterator[KeyFault]:
     """Yield faults of texts written by the teacher."""
     if spec.sequence is None:
         return
-    if not task_kind(profile.task).writes:
+    if not task_kind(profile.task).generates:
         yield ("sequence",), f"models for {profile.task} cannot generate text"
         return
     server = spec.sequence.server
     teacher = (spec.teachers[0].model if spec.teachers else None) or profile.teacher.model
-    writes = teacher if server is None else server.model
-    made_from_it = spec.student.is_cut and server is None and not spec.teachers
-    if (why := why_forbidden(spec.sequence.license, writes, made_from_it=made_from_it)) is not None:
+    writer = teacher if server is None else server.model
+    made_from_it = spec.student.is_cut_from_teacher and server is None and not spec.teachers
+    if (why := why_forbidden(spec.sequence.license, writer, derived=made_from_it)) is not None:
         yield ("sequence", "license"), why
     if spec.sequence.most >= profile.data.max_length:
         yield (
@@ -196,20 +205,20 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         yield ("sequence",), "with several machines (`train.nodes`) each would write different texts"
     if server is not None:
         yield from _server_faults(
-            server, profile, pairs=spec.synthetic is not None, free=spec.data_free is not None
+            server, profile, writes_pairs=spec.synthetic is not None, is_data_free=spec.data_free is not None
         )
         yield from _probability_faults(spec)
-    goes_on = profile.data.goes_on
+    continues_texts = profile.data.continues_texts
     if spec.synthetic is not None:
         yield from _pair_faults(profile, spec.sequence, spec.synthetic)
         return
-    if not goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
+    if not continues_texts and "prompt_tokens" in spec.sequence.model_fields_set:
         yield (
             ("sequence", "prompt_tokens"),
             "the data already has prompts; only plain texts are cut into prompts",
         )
     if (
-        goes_on
+        continues_texts
         and spec.data_free is None
         and spec.sequence.prompt_tokens + spec.sequence.most > profile.data.max_length
     ):
@@ -218,20 +227,20 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             f"together with `most` it must be at most `data.max_length`, which is {profile.data.max_length}",
         )
     for name in ("rejection", "reasoning"):
-        if goes_on and getattr(spec, name) is not None:
+        if continues_texts and getattr(spec, name) is not None:
             yield (
                 (name,),
                 "plain texts have no answers: name `prompt_column` and `completion_column`, or `messages_column`",
             )
 
 
-def _probability_faults(spec: DistillSpec) -> Iterator[Found]:
+def _probability_faults(spec: DistillSpec) -> Iterator[KeyFault]:
     """Yield the losses that need the probabilities of a generating model that is behind a server."""
-    for index, stage in enumerate(spec.staged):
+    for index, stage in enumerate(spec.effective_stages):
         for number, entry in enumerate(stage.losses):
-            if entry.body.compares and not spec.teachers:
+            if entry.body.needs_teacher and not spec.teachers:
                 yield loss_fault(
-                    losses_place(spec, index),
+                    losses_path(spec, index),
                     number,
                     entry,
                     "a server gives texts, but no probabilities for the student's tokens: use `next_token` only, or "
@@ -239,68 +248,69 @@ def _probability_faults(spec: DistillSpec) -> Iterator[Found]:
                 )
 
 
-def _pair_faults(profile: Profile, how: SequenceSpec, pairs: SyntheticSpec) -> Iterator[Found]:
-    if not profile.data.goes_on:
+def _pair_faults(profile: Profile, sequence: SequenceSpec, pairs: SyntheticSpec) -> Iterator[KeyFault]:
+    if not profile.data.continues_texts:
         yield (
             ("synthetic",),
             "pairs are written from documents, but the data holds prompts or conversations: give plain texts",
         )
         return
-    longest, room = pairs.passage_tokens[1], profile.data.max_length
-    if PASSAGE in pairs.prompt and longest + 2 * how.most > room:
+    max_passage_tokens, max_length = pairs.passage_tokens[1], profile.data.max_length
+    if PASSAGE in pairs.prompt and max_passage_tokens + 2 * sequence.most > max_length:
         yield (
             ("synthetic", "passage_tokens"),
-            f"a passage of {longest} tokens with a question and an answer of `sequence.most` each does not fit into "
-            f"`data.max_length`, which is {room}",
+            f"a passage of {max_passage_tokens} tokens with a question and an answer of `sequence.most` "
+            "each does not fit into "
+            f"`data.max_length`, which is {max_length}",
         )
 
 
-def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[KeyFault]:
     """Yield faults of on-policy steps, stage by stage."""
-    for index, stage in enumerate(spec.staged):
-        own = spec.stage_training(stage)
-        if own.on_policy is None:
+    for index, stage in enumerate(spec.effective_stages):
+        stage_spec = spec.stage_spec(stage)
+        if stage_spec.on_policy is None:
             continue
-        above: KeyPath = ("stages", index) if spec.stages else ()
-        place: KeyPath = (*(above if stage.on_policy else ()), "on_policy")
-        if not task_kind(profile.task).writes:
-            yield place, f"models for {profile.task} cannot generate text"
+        stage_path: KeyPath = ("stages", index) if spec.stages else ()
+        key_path: KeyPath = (*(stage_path if stage.on_policy else ()), "on_policy")
+        if not task_kind(profile.task).generates:
+            yield key_path, f"models for {profile.task} cannot generate text"
             continue
-        if profile.train.strategy == "fsdp" and profile.train.world > 1:
+        if profile.train.strategy == "fsdp" and profile.train.world_size > 1:
             yield (
-                place,
+                key_path,
                 "each process needs all weights to write, but `train.strategy: fsdp` shards them: use `ddp`",
             )
-        yield from _to_judge(own, losses_place(spec, index))
-        most, room = own.on_policy.most, profile.data.max_length
-        if most >= room:
-            yield (*place, "most"), f"it must be below `data.max_length`, which is {room}"
-        elif profile.data.goes_on and own.prompt_tokens + most > room:
+        yield from _comparison_faults(stage_spec, losses_path(spec, index))
+        max_new_tokens, max_length = stage_spec.on_policy.most, profile.data.max_length
+        if max_new_tokens >= max_length:
+            yield (*key_path, "most"), f"it must be below `data.max_length`, which is {max_length}"
+        elif profile.data.continues_texts and stage_spec.prompt_tokens + max_new_tokens > max_length:
             yield (
-                (*place, "prompt_tokens"),
-                f"together with `most` it must be at most `data.max_length`, which is {room}",
+                (*key_path, "prompt_tokens"),
+                f"together with `most` it must be at most `data.max_length`, which is {max_length}",
             )
-        if not profile.data.goes_on and own.on_policy.prompt_tokens is not None:
+        if not profile.data.continues_texts and stage_spec.on_policy.prompt_tokens is not None:
             yield (
-                (*place, "prompt_tokens"),
+                (*key_path, "prompt_tokens"),
                 "the data already has prompts; only plain texts are cut into prompts",
             )
 
 
-def _to_judge(spec: DistillSpec, place: KeyPath) -> Iterator[Found]:
-    """Yield the losses of a stage, at `place`, that have nothing to learn from on-policy steps."""
+def _comparison_faults(spec: DistillSpec, losses_path: KeyPath) -> Iterator[KeyFault]:
+    """Yield the losses of a stage, at `losses_path`, that have nothing to learn from on-policy steps."""
     assert spec.on_policy is not None
-    if not any(entry.body.compares for entry in spec.losses):
-        but = ", or set `on_policy: false` here" if place[:-1] else ""
+    if not any(entry.body.needs_teacher for entry in spec.losses):
+        stage_hint = ", or set `on_policy: false` here" if losses_path[:-1] else ""
         yield (
-            place,
-            f"none of them compares with a teacher, which has to judge what the student writes: add logits{but}",
+            losses_path,
+            f"none of them compares with a teacher, which has to judge what the student writes: add logits{stage_hint}",
         )
         return
     for number, entry in enumerate(spec.losses):
-        if spec.on_policy.share == 1 and not entry.body.compares:
+        if spec.on_policy.share == 1 and not entry.body.needs_teacher:
             yield loss_fault(
-                place,
+                losses_path,
                 number,
                 entry,
                 f"with `on_policy.lambda: 1` no text of the data is used, so {entry.key} has nothing to learn: lower "
@@ -308,56 +318,61 @@ def _to_judge(spec: DistillSpec, place: KeyPath) -> Iterator[Found]:
             )
 
 
-def _server_faults(server: ServerSpec, profile: Profile, *, pairs: bool, free: bool) -> Iterator[Found]:
-    place = ("sequence", "server")
-    if profile.data.goes_on and server.api == "chat" and not pairs:
-        yield (*place, "api"), "the data holds plain texts to continue, not prompts: use `api: completions`"
-    if profile.data.converses and server.api == "completions" and server.template is None:
+def _server_faults(
+    server: ServerSpec, profile: Profile, *, writes_pairs: bool, is_data_free: bool
+) -> Iterator[KeyFault]:
+    key_path = ("sequence", "server")
+    if profile.data.continues_texts and server.api == "chat" and not writes_pairs:
         yield (
-            (*place, "api"),
+            (*key_path, "api"),
+            "the data holds plain texts to continue, not prompts: use `api: completions`",
+        )
+    if profile.data.is_chat and server.api == "completions" and server.template is None:
+        yield (
+            (*key_path, "api"),
             "`completions` continues plain texts, but the data holds conversations: use `api: chat`",
         )
-    if not profile.data.goes_on and free and server.template is None:
+    if not profile.data.continues_texts and is_data_free and server.template is None:
         yield (
-            (*place, "api"),
+            (*key_path, "api"),
             "`chat` answers prompts but cannot write them: use `api: completions` and `template: teacher`, with a "
             "teacher that has the chat template and the tokenizer of the server's model",
         )
-    if profile.data.goes_on and server.template is not None:
-        yield (*place, "template"), "the data holds plain texts to continue, not prompts"
+    if profile.data.continues_texts and server.template is not None:
+        yield (*key_path, "template"), "the data holds plain texts to continue, not prompts"
     try:
         server.key()
     except ModelError as error:
-        yield (*place, "key_env"), error.message
+        yield (*key_path, "key_env"), error.message
 
 
-def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[KeyFault]:
     for number, entry in enumerate(spec.teachers):
         if entry.finetune is not None and (why := why_not_packed(entry.finetune, profile.task)) is not None:
             yield ("teachers", number, "finetune", "pack"), why
-    if spec.keep == "ensemble" and task_kind(profile.task).writes:
+    if spec.keep == "ensemble" and task_kind(profile.task).generates:
         yield ("keep",), "several language models cannot be stored as one file: keep the `last` or the `best`"
-    losses = [loss for stage in spec.staged for loss in losses_of(stage)]
-    taught = any(loss.compares for loss in losses)
-    writes: tuple[str, ...] = () if spec.sequence is None else ("data_free",)
+    losses = [loss for stage in spec.effective_stages for loss in losses_of(stage)]
+    compares_teacher = any(loss.needs_teacher for loss in losses)
+    writer_keys: tuple[str, ...] = () if spec.sequence is None else ("data_free",)
     if spec.sequence is not None and spec.sequence.server is None:
-        writes = (*writes, "teachers")
-    if not taught:
+        writer_keys = (*writer_keys, "teachers")
+    if not compares_teacher:
         for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
-            if getattr(spec, name) and name not in writes:
+            if getattr(spec, name) and name not in writer_keys:
                 yield (name,), "every loss uses only the labels, so there is no teacher"
         if spec.generations > 1:
             yield (
                 ("generations",),
                 "every loss uses only the labels: a further generation would learn nothing new",
             )
-    if spec.ema is not None and not any(loss.learns_labels for loss in losses):
+    if spec.ema is not None and not any(loss.uses_labels for loss in losses):
         yield ("ema",), "a student that only follows its own average learns nothing: add a labels loss"
-    if not lesson_of(profile).labelled and not embeds(profile):
-        for name in ("online",) if task_kind(profile.task).writes else ("select", "online"):
+    if not training_setting_of(profile).is_classifier and not outputs_embeddings(profile):
+        for name in ("online",) if task_kind(profile.task).generates else ("select", "online"):
             if getattr(spec, name) is not None:
                 yield (name,), f"it needs labels, which {profile.task} does not have"
-    if not embeds(profile):
+    if not outputs_embeddings(profile):
         return
     if spec.control and spec.data_free is None:
         yield (

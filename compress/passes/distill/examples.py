@@ -17,11 +17,11 @@ from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids
-from compress.passes.distill.material import extra_texts, joined, translated
+from compress.passes.distill.material import append_inputs, augmented_inputs, translate
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written.lessons import Lessons
+from compress.passes.distill.written.lessons import TeacherExamples
 from compress.step import StepContext
-from compress.training.trimming import tokens_of
+from compress.training.trimming import as_token_inputs
 
 Origin = Literal["train", "unlabeled", "augmented", "sampled", "written"]
 _ORIGINS: tuple[Origin, ...] = ("train", "unlabeled", "augmented", "sampled", "written")
@@ -49,16 +49,16 @@ class EncodedExamples:
     labels: NDArray[np.int64]
     origin: NDArray[np.int8]
 
-    def part(self, which: Literal["train", "unlabeled", "all"]) -> NDArray[np.int64]:
+    def subset_indices(self, subset: Literal["train", "unlabeled", "all"]) -> NDArray[np.int64]:
         """Return the indices of a part; augmented and generated examples belong to `train`."""
-        if which == "all":
+        if subset == "all":
             return np.arange(len(self.labels), dtype=np.int64)
         unlabelled = self.origin == _ORIGINS.index("unlabeled")
-        return np.flatnonzero(unlabelled if which == "unlabeled" else ~unlabelled).astype(np.int64)
+        return np.flatnonzero(unlabelled if subset == "unlabeled" else ~unlabelled).astype(np.int64)
 
     @property
-    def of_training(self) -> int:
-        """Number of original training examples; for `shown_data` they come first."""
+    def num_train(self) -> int:
+        """Number of original training examples; for `encode_data` they come first."""
         return int((self.origin == _ORIGINS.index("train")).sum())
 
     def counts(self) -> dict[str, int]:
@@ -67,68 +67,71 @@ class EncodedExamples:
         return {name: count for name, count in counted.items() if count}
 
 
-def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherRef]) -> EncodedExamples:
+def encode_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherRef]) -> EncodedExamples:
     """Encode the training examples, those of `data.unlabeled`, and texts augmented from the former.
 
     Raises:
         ModelError: `augment` is set and student or teachers tokenize texts differently from the first teacher.
     """
-    examples, further = ctx.data.train, ctx.data.unlabeled
+    examples, unlabeled = ctx.data.train, ctx.data.unlabeled
     origin = [np.full(len(examples), _ORIGINS.index("train"), np.int8)]
-    if further is not None:
-        origin.append(np.full(len(further), _ORIGINS.index("unlabeled"), np.int8))
-        examples = together(examples, further)
+    if unlabeled is not None:
+        origin.append(np.full(len(unlabeled), _ORIGINS.index("unlabeled"), np.int8))
+        examples = concatenate_examples(examples, unlabeled)
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     inputs: list[Inputs] = [ctx.task.encode(examples, folder) for folder in folders]
     labels = [per_row(examples.labels, inputs[-1])]
     origin = [per_row(np.concatenate(origin), inputs[-1])]
     if spec.augment is not None and isinstance(inputs[-1], TokenInputs):
-        own = [tokens_of(ctx.task.encode(ctx.data.train, folder)) for folder in folders]
-        new = extra_texts(
-            (folders[0], own[0]),
-            list(zip(folders, own, strict=True)),
+        train_inputs = [as_token_inputs(ctx.task.encode(ctx.data.train, folder)) for folder in folders]
+        augmented = augmented_inputs(
+            (folders[0], train_inputs[0]),
+            list(zip(folders, train_inputs, strict=True)),
             _word_embeddings(teachers[0].artifact, ctx.allow_code),
             spec.augment,
             max_length=ctx.task.data.max_length,
             seed=ctx.seed,
         )
-        inputs = [joined(one, extra) for one, extra in zip(inputs, new, strict=True)]
-        count = len(new[0])
+        inputs = [append_inputs(one, extra) for one, extra in zip(inputs, augmented, strict=True)]
+        count = len(augmented[0])
         labels.append(np.full(count, UNLABELLED, np.int64))
         origin.append(np.full(count, _ORIGINS.index("augmented"), np.int8))
     return EncodedExamples(inputs[-1], tuple(inputs[:-1]), np.concatenate(labels), np.concatenate(origin))
 
 
-def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherRef], lessons: Lessons) -> EncodedExamples:
+def encode_teacher_examples(
+    ctx: StepContext, teachers: Sequence[TeacherRef], teacher_examples: TeacherExamples
+) -> EncodedExamples:
     """Encode the teacher's answers, followed by the data's own where those are used too."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
-    inputs = [lessons.task.encode(lessons.examples, folder) for folder in folders]
-    origin = np.full(len(lessons.examples), _ORIGINS.index("written"), np.int8)
-    origin[len(origin) - lessons.own :] = _ORIGINS.index("train")
-    labels = per_row(lessons.examples.labels, inputs[-1])
+    inputs = [teacher_examples.task.encode(teacher_examples.examples, folder) for folder in folders]
+    origin = np.full(len(teacher_examples.examples), _ORIGINS.index("written"), np.int8)
+    origin[len(origin) - teacher_examples.num_data_answers :] = _ORIGINS.index("train")
+    labels = per_row(teacher_examples.examples.labels, inputs[-1])
     return EncodedExamples(inputs[-1], tuple(inputs[:-1]), labels, per_row(origin, inputs[-1]))
 
 
-def shown_samples(ctx: StepContext, teachers: Sequence[TeacherRef], ids: Sequence[Ids]) -> EncodedExamples:
+def encode_sampled(ctx: StepContext, teachers: Sequence[TeacherRef], ids: Sequence[Ids]) -> EncodedExamples:
     """Encode sampled token sequences, given in the vocabulary of the first teacher; no data is used."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
-    nothing = Examples.unlabelled(("",))
+    empty = Examples.unlabelled(("",))
     inputs = [
-        translated(ids, folders[0], folder, tokens_of(ctx.task.encode(nothing, folder))) for folder in folders
+        translate(ids, folders[0], folder, as_token_inputs(ctx.task.encode(empty, folder)))
+        for folder in folders
     ]
     count = len(ids)
     origin = np.full(count, _ORIGINS.index("sampled"), np.int8)
     return EncodedExamples(inputs[-1], tuple(inputs[:-1]), np.full(count, UNLABELLED, np.int64), origin)
 
 
-def together(first: Examples, second: Examples) -> Examples:
+def concatenate_examples(first: Examples, second: Examples) -> Examples:
     """Concatenate two sets of examples."""
     return Examples((*first.items, *second.items), np.concatenate([first.labels, second.labels]))
 
 
 def _word_embeddings(teacher: Artifact, allow_code: bool) -> NDArray[np.float32]:
-    words = encoder_of(load_model(teacher.path, allow_code=allow_code)).words
-    if words is None:
+    embedding = encoder_of(load_model(teacher.path, allow_code=allow_code)).words
+    if embedding is None:
         raise ModelError("this teacher has no word embeddings to find neighbours in", where="augment")
-    embeddings: NDArray[np.float32] = words.weight.detach().numpy()
+    embeddings: NDArray[np.float32] = embedding.weight.detach().numpy()
     return embeddings

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.passes.distill.examples import EncodedExamples, TeacherRef
-from compress.passes.distill.selection import trusted
+from compress.passes.distill.selection import trusted_mask
 from compress.profile.specs.teaching import SelectSpec
 from compress.step import StepContext
 from compress.tasks.base import Answers, Truth, answers_of
 from compress.training.prediction import BATCH_SIZE
 from compress.training.signals.averaging import Combine
-from compress.training.signals.teachers import TeacherSource, averaged, signals_in, signals_of_mean
+from compress.training.signals.teachers import TeacherSource, combine_teachers, mean_signals, step_signals
 
-_NOTHING_INSIDE = frozenset[str]()
+_OUTPUTS_ONLY = frozenset[str]()
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,27 @@ class FrozenTeachers:
 
     ctx: StepContext
     teachers: Sequence[TeacherRef]
-    shown: EncodedExamples
+    encoded: EncodedExamples
     combine: Combine
 
-    def say(self, needs: frozenset[str]) -> TeacherSource:
+    def signals(self, needs: frozenset[str]) -> TeacherSource:
         """Return the outputs and the named signals of all teachers as one."""
-        if self.ctx.task.kind.writes and len(self.teachers) > 1:
+        if self.ctx.task.kind.generates and len(self.teachers) > 1:
             entries = [(teacher.artifact, teacher.weight) for teacher in self.teachers]
-            return signals_of_mean(self.ctx, entries, self.combine, self.shown.teachers[0], needs)
-        said = [(self._one(number, needs), teacher.weight) for number, teacher in enumerate(self.teachers)]
-        return averaged(said, self.combine)
+            return mean_signals(self.ctx, entries, self.combine, self.encoded.teachers[0], needs)
+        sources = [
+            (self._source_of(number, needs), teacher.weight) for number, teacher in enumerate(self.teachers)
+        ]
+        return combine_teachers(sources, self.combine)
 
-    def trusted(self, spec: SelectSpec | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    def select_examples(self, spec: SelectSpec | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Return the indices of the examples that `spec` selects by the teachers, and the facts."""
-        every = np.arange(len(self.shown.labels), dtype=np.int64)
+        indices = np.arange(len(self.encoded.labels), dtype=np.int64)
         # For language models tokens are selected instead, batch by batch.
-        if spec is None or self.ctx.task.kind.writes:
-            return every, {}
-        kept = trusted(np.asarray(self.say(_NOTHING_INSIDE).outputs), self.shown.labels, spec)
-        return every[kept], {"kept": {"examples": int(kept.sum()), "of": len(every)}}
+        if spec is None or self.ctx.task.kind.generates:
+            return indices, {}
+        mask = trusted_mask(np.asarray(self.signals(_OUTPUTS_ONLY).outputs), self.encoded.labels, spec)
+        return indices[mask], {"kept": {"examples": int(mask.sum()), "of": len(indices)}}
 
     def training_scores(self) -> list[float] | None:
         """Return each teacher's score on the training examples; None if those were not shown with their labels."""
@@ -53,27 +55,27 @@ class FrozenTeachers:
         task, count = self.ctx.task, len(train)
         # The full outputs of a language model on the training texts would fill the disk.
         if (
-            task.kind.writes
+            task.kind.generates
             or task.kind.label_loss is None
-            or self.shown.of_training < count
-            or not len(task.scored(train))
+            or self.encoded.num_train < count
+            or not len(task.scorable(train))
         ):
             return None
         return [
-            task.score(self._answers(number, count), Truth.of(train)).rank
+            task.score(self._task_outputs(number, count), Truth.of(train)).rank
             for number in range(len(self.teachers))
         ]
 
-    def _answers(self, number: int, count: int) -> Answers:
+    def _task_outputs(self, number: int, count: int) -> Answers:
         """Return what the task keeps of a teacher's outputs on the first `count` examples, batch by batch."""
-        said, inputs = self._one(number, _NOTHING_INSIDE), self.shown.teachers[number]
-        found = []
+        source, inputs = self._source_of(number, _OUTPUTS_ONLY), self.encoded.teachers[number]
+        batches = []
         for first in range(0, count, BATCH_SIZE):
-            places = np.arange(first, min(first + BATCH_SIZE, count))
-            outputs = said.take(places)["outputs"].cpu().numpy()
-            found.append(answers_of(self.ctx.task, outputs, inputs.batch(places)))
-        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+            indices = np.arange(first, min(first + BATCH_SIZE, count))
+            outputs = source.take(indices)["outputs"].cpu().numpy()
+            batches.append(answers_of(self.ctx.task, outputs, inputs.batch(indices)))
+        return {name: np.concatenate([one[name] for one in batches]) for name in batches[0]}
 
-    def _one(self, number: int, needs: frozenset[str]) -> TeacherSource:
+    def _source_of(self, number: int, needs: frozenset[str]) -> TeacherSource:
         teacher = self.teachers[number]
-        return signals_in(self.ctx, teacher.artifact, self.shown.teachers[number], needs, teacher.name)
+        return step_signals(self.ctx, teacher.artifact, self.encoded.teachers[number], needs, teacher.name)

@@ -10,11 +10,11 @@ from compress.core.terminal.progress import Progress
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.distill.examples import TeacherRef
 
-FAR_SMALLER = 50
+WARN_RATIO = 50
 """Ratio of teacher to student parameters from which on a warning is given (Mirzadeh et al. 2020)."""
 
 
-def times_fewer(teachers: Sequence[TeacherRef], parameters: int) -> float:
+def parameter_ratio(teachers: Sequence[TeacherRef], parameters: int) -> float:
     """Return the parameters of the largest teacher divided by those of the student."""
     return max(int(teacher.artifact.facts["parameters"]) for teacher in teachers) / parameters
 
@@ -26,11 +26,11 @@ def gap_warnings(teachers: Sequence[TeacherRef], parameters: int) -> list[str]:
         teachers: whose outputs the student learns; empty if it learns only from labels or its own average.
         parameters: number of the student's parameters.
     """
-    ratio = times_fewer(teachers, parameters) if teachers else 0
-    if ratio < FAR_SMALLER:
+    ratio = parameter_ratio(teachers, parameters) if teachers else 0
+    if ratio < WARN_RATIO:
         return []
     return [
-        f"the student has {ratio:.0f} times fewer parameters than its teacher; a gap above {FAR_SMALLER} often "
+        f"the student has {ratio:.0f} times fewer parameters than its teacher; a gap above {WARN_RATIO} often "
         "costs accuracy: `assistants` of intermediate size may help (Mirzadeh et al. 2020)"
     ]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compress.core.forms import Form, Framework, Numbers, Structure
+from compress.core.forms import Form, Framework, NumberFormat, Structure
 from compress.core.spec import Fraction, Positive, Seed
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES, LossEntry
@@ -98,13 +98,13 @@ class DistillSpec(TrainingSpec, PassSpec):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_written_texts(cls, body: Any) -> Any:
+    def _default_sequence_losses(cls, body: Any) -> Any:
         if isinstance(body, dict) and body.get("sequence") and not body.keys() & {"losses", "stages"}:
             return {**body, "losses": [{"next_token": {}}]}
         return body
 
     @model_validator(mode="after")
-    def _one_way(self) -> DistillSpec:
+    def _check_combinations(self) -> DistillSpec:
         refuse_combinations(self)
         return self
 
@@ -117,22 +117,22 @@ class DistillSpec(TrainingSpec, PassSpec):
 
     def named_models(self) -> Sequence[NamedModel]:
         """The ready-made models among student, teachers and assistants."""
-        taught = [
-            NamedModel((*key, "model"), one.model, revision=one.revision)
-            for key, one in self.students()
-            if one.model
+        students = [
+            NamedModel((*key, "model"), entry.model, revision=entry.revision)
+            for key, entry in self.students()
+            if entry.model
         ]
         teachers = [
             NamedModel(
-                ("teachers", number, "model"),
-                one.model,
-                own_head=one.finetune is None,
-                revision=one.revision,
+                ("teachers", index, "model"),
+                entry.model,
+                keeps_head=entry.finetune is None,
+                revision=entry.revision,
             )
-            for number, one in enumerate(self.teachers)
-            if one.model
+            for index, entry in enumerate(self.teachers)
+            if entry.model
         ]
-        return [*taught, *teachers]
+        return [*students, *teachers]
 
     def code(self) -> tuple[str, ...]:
         """The user functions that validate the teacher's answers."""
@@ -141,45 +141,45 @@ class DistillSpec(TrainingSpec, PassSpec):
         )
 
     @property
-    def makes_up_texts(self) -> bool:
+    def generates_texts(self) -> bool:
         """Whether the teacher writes prompts itself, or questions about documents."""
         return self.sequence is not None and (self.data_free is not None or self.synthetic is not None)
 
-    def trims(self) -> Keys | None:
+    def trimming_key(self) -> Keys | None:
         """Return the key `vocabulary`, unless the vocabulary is kept."""
-        return None if self.trimmed is None else ("vocabulary",)
+        return None if self.vocabulary_trimming is None else ("vocabulary",)
 
-    def leaves_average(self) -> bool:
+    def returns_ensemble(self) -> bool:
         """Whether the result is an ensemble of all generations."""
         return self.keep == "ensemble"
 
     def fits(self, form: Form) -> bool:
         """Whether the pass accepts this form."""
-        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
+        return form.framework is Framework.TORCH and form.numbers is NumberFormat.FLOAT
 
     def produces(self, form: Form) -> Form:
         """Return the form of the result."""
-        return form.with_(structure=Structure.REGULAR)
+        return form.with_fields(structure=Structure.REGULAR)
 
     @property
-    def trimmed(self) -> VocabularySpec | None:
+    def vocabulary_trimming(self) -> VocabularySpec | None:
         """The requested trimming; None: the vocabulary is kept."""
         if isinstance(self.vocabulary, VocabularySpec):
             return self.vocabulary if self.vocabulary.trim else None
         return VocabularySpec() if self.vocabulary == "trim" else None
 
     @property
-    def staged(self) -> tuple[StageSpec, ...]:
+    def effective_stages(self) -> tuple[StageSpec, ...]:
         """The stages; without any, a single one made of the pass's own settings."""
         return self.stages or (StageSpec(losses=self.losses),)
 
     @property
     def prompt_tokens(self) -> int:
         """Number of tokens of a plain text that form the prompt which the student continues."""
-        asked = [one.prompt_tokens for one in (self.on_policy, self.sequence) if one is not None]
-        return next(filter(None, asked), PROMPT_TOKENS)
+        settings = [one.prompt_tokens for one in (self.on_policy, self.sequence) if one is not None]
+        return next(filter(None, settings), PROMPT_TOKENS)
 
-    def stage_training(self, stage: StageSpec) -> DistillSpec:
+    def stage_spec(self, stage: StageSpec) -> DistillSpec:
         """Return this spec with the settings that a stage overrides."""
         own = ("losses", "data", "epochs", "learning_rate", "batch_size", "on_policy")
         changed = {name: value or None for name in own if (value := getattr(stage, name)) is not None}
@@ -192,25 +192,27 @@ def refuse_combinations(spec: DistillSpec) -> None:
     Raises:
         ValueError: two of them are set, or one without what it requires.
     """
-    live = [name for name in ("online", "ema", "data_free") if getattr(spec, name) is not None]
-    if len(live) > 1:
+    teacher_modes = [name for name in ("online", "ema", "data_free") if getattr(spec, name) is not None]
+    if len(teacher_modes) > 1:
         raise ValueError(
-            f"{live[0]} and {live[1]} exclude each other: each determines the teacher on its own"
+            f"{teacher_modes[0]} and {teacher_modes[1]} exclude each other: each determines the teacher on its own"
         )
-    if live and spec.teachers:
-        raise ValueError(f"{live[0]} always has exactly one teacher; leave `teachers` out")
-    if live and spec.generations > 1:
-        raise ValueError(f"{live[0]} and generations exclude each other: a generation needs a fixed teacher")
-    if live and spec.select is not None:
+    if teacher_modes and spec.teachers:
+        raise ValueError(f"{teacher_modes[0]} always has exactly one teacher; leave `teachers` out")
+    if teacher_modes and spec.generations > 1:
         raise ValueError(
-            f"{live[0]} and select exclude each other: the teacher's outputs are not known in advance"
+            f"{teacher_modes[0]} and generations exclude each other: a generation needs a fixed teacher"
         )
-    if live and spec.assistants and live[0] != "data_free":
-        raise ValueError(f"{live[0]} and assistants exclude each other")
+    if teacher_modes and spec.select is not None:
+        raise ValueError(
+            f"{teacher_modes[0]} and select exclude each other: the teacher's outputs are not known in advance"
+        )
+    if teacher_modes and spec.assistants and teacher_modes[0] != "data_free":
+        raise ValueError(f"{teacher_modes[0]} and assistants exclude each other")
     if spec.keep != "last" and spec.generations == 1:
         raise ValueError(f"keep: {spec.keep} needs `generations` of 2 or more")
     if spec.data_free is not None:
-        _refuse_shown_data(spec)
+        _refuse_training_data(spec)
     if spec.online is not None and spec.stages:
         raise ValueError("online always has exactly one stage; leave `stages` out")
     _refuse_written(spec)
@@ -245,7 +247,7 @@ def _refuse_written(spec: DistillSpec) -> None:
         raise ValueError(
             "sequence and generations exclude each other: each of them would have to write all texts again"
         )
-    if spec.trimmed is not None:
+    if spec.vocabulary_trimming is not None:
         raise ValueError(
             "sequence and vocabulary: trim exclude each other: the teacher may write tokens that are not in the data"
         )
@@ -288,10 +290,12 @@ def _refuse_pairs(spec: DistillSpec) -> None:
 
 def _refuse_on_policy(spec: DistillSpec) -> None:
     """Reject what cannot be combined with on-policy steps."""
-    own = [one for stage in spec.staged if (one := spec.stage_training(stage).on_policy) is not None]
-    if spec.on_policy is not None and not any(stage.on_policy is None for stage in spec.staged):
+    policies = [
+        policy for stage in spec.effective_stages if (policy := spec.stage_spec(stage).on_policy) is not None
+    ]
+    if spec.on_policy is not None and not any(stage.on_policy is None for stage in spec.effective_stages):
         raise ValueError("every stage sets its own `on_policy`: leave the pass's `on_policy` out")
-    if not own:
+    if not policies:
         return
     for name, why in (
         ("online", "a teacher that is still being trained cannot judge reliably"),
@@ -302,7 +306,7 @@ def _refuse_on_policy(spec: DistillSpec) -> None:
     ):
         if getattr(spec, name) is not None:
             raise ValueError(f"on_policy and {name} exclude each other: {why}")
-    if spec.trimmed is not None:
+    if spec.vocabulary_trimming is not None:
         raise ValueError(
             "on_policy and vocabulary: trim exclude each other: the teacher must read exactly the tokens that the "
             "student writes"
@@ -329,21 +333,21 @@ def _refuse_on_policy(spec: DistillSpec) -> None:
             "on_policy and sequence.ask exclude each other: the teacher judges the student's text after the prompt "
             "that the student sees"
         )
-    if len(own) == len(spec.staged) and all(one.share == 1 for one in own):
+    if len(policies) == len(spec.effective_stages) and all(policy.share == 1 for policy in policies):
         raise ValueError(
             "with on_policy.lambda: 1 the student writes in every step, so the texts that the teacher writes for "
             "`sequence` are never used: lower `lambda`, or leave `sequence` out"
         )
 
 
-def _refuse_shown_data(spec: DistillSpec) -> None:
+def _refuse_training_data(spec: DistillSpec) -> None:
     if spec.augment is not None:
         raise ValueError("data_free shows no training data, so there is nothing to augment")
     if spec.sequence is not None:
         return
-    for stage in spec.staged:
+    for stage in spec.effective_stages:
         for entry in stage.losses:
-            if entry.body.learns_labels:
+            if entry.body.uses_labels:
                 unset = not spec.stages and "losses" not in spec.model_fields_set
                 raise ValueError(
                     f"data_free has no labels, but the default of `losses` has a {entry.key} loss: set `losses`"
@@ -352,18 +356,18 @@ def _refuse_shown_data(spec: DistillSpec) -> None:
                 )
 
 
-def losses_place(spec: DistillSpec, stage: int) -> Keys:
+def losses_path(spec: DistillSpec, stage: int) -> Keys:
     """Return the key of a stage's losses; that of the pass itself (empty) where the losses are the default."""
     if spec.stages:
         return "stages", stage, "losses"
     return ("losses",) if "losses" in spec.model_fields_set else ()
 
 
-def loss_fault(place: Keys, number: int, entry: LossEntry, why: str) -> tuple[Keys, str]:
-    """Return what is wrong with loss `number` at the place of its stage's losses."""
-    if place:
-        return (*place, number), why
-    return (), f"`losses` is not set, and its default {entry.key} does not fit: {why}"
+def loss_fault(path: Keys, number: int, entry: LossEntry, reason: str) -> tuple[Keys, str]:
+    """Return what is wrong with loss `number` of the stage whose losses are at `path`."""
+    if path:
+        return (*path, number), reason
+    return (), f"`losses` is not set, and its default {entry.key} does not fit: {reason}"
 
 
 def losses_of(stage: StageSpec) -> list[LossSpec]:

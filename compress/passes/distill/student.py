@@ -31,27 +31,27 @@ from compress.step import StepContext
 from compress.training.batches import to_tensors
 from compress.training.trimming import TrimmedVocabulary, training_tokens, write_tokenizer
 
-LOOKED_AT = 256
+NUM_CALIBRATION_EXAMPLES = 256
 """Number of training examples whose hidden states decide which dimensions and layers a student keeps."""
-LOOK_BATCH = 32
+CALIBRATION_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Untrained:
+class UntrainedStudent:
     """An untrained student, and its vocabulary if that is trimmed.
 
     `origin`: where its weights come from; `layers`: the teacher's layers that it is built from.
     """
 
     model: nn.Module
-    words: TrimmedVocabulary | None
+    vocabulary: TrimmedVocabulary | None
     origin: str
     layers: tuple[int, ...] = ()
 
 
 def untrained_student(
     ctx: StepContext, spec: DistillSpec, seed: int, sampled: TokenInputs | None = None
-) -> Untrained:
+) -> UntrainedStudent:
     """Build or fetch the student; equal arguments give equal weights.
 
     Args:
@@ -62,18 +62,22 @@ def untrained_student(
         ModelError: the teacher cannot be cut into such a student, or a ready-made one does not fit the task.
     """
     if "student" in ctx.inputs:
-        return _ready(ctx, seed)
+        return _load_ready_student(ctx, seed)
     source = ctx.inputs["model"].path
     if spec.student.decoder is not None:
-        return _decoder(ctx, spec.student.decoder, spec.student.positions, seed)
+        return _build_decoder(ctx, spec.student.decoder, spec.student.positions, seed)
     if spec.student.architecture is not None:
         copy_file(source / TASK, ctx.out / TASK)
         image = read_mapping(source / TASK)["image"]
         height, width = image["size"]
         model = new_vision_transformer(
-            spec.student, size=(height, width), channels=image["channels"], labels=ctx.data.labels, seed=seed
+            spec.student,
+            image_size=(height, width),
+            channels=image["channels"],
+            labels=ctx.data.labels,
+            seed=seed,
         )
-        return Untrained(model, None, "scratch")
+        return UntrainedStudent(model, None, "scratch")
     teacher = load_model(source, attention="eager", allow_code=ctx.allow_code)
     if isinstance(teacher, UserModule):
         raise ModelError(
@@ -81,40 +85,44 @@ def untrained_student(
             where="student",
             hint="Name another with `student.model: python:...`, use `student.architecture`, or `prune` this one.",
         )
-    shown = _shown_tokens(ctx, spec, sampled)
-    words = write_tokenizer(source, ctx.out, spec.trimmed, shown, ctx.data.labels)
-    causal = decoder_of(teacher) is not None
-    look = _batches(ctx, spec, sampled, ctx.device if causal else "cpu")
-    if causal:
+    kept_tokens = _tokens_to_keep(ctx, spec, sampled)
+    vocabulary = write_tokenizer(source, ctx.out, spec.vocabulary_trimming, kept_tokens, ctx.data.labels)
+    is_decoder = decoder_of(teacher) is not None
+    batches = _batches(ctx, spec, sampled, ctx.device if is_decoder else "cpu")
+    if is_decoder:
         teacher.to(ctx.device)
-        smaller, layers = cut_decoder(transformer_of(teacher), spec.student, seed, look)
-        return Untrained(smaller, words, spec.student.from_, layers)
-    shape = spec.student if look is not None else spec.student.model_copy(update={"basis": "embeddings"})
+        smaller, layers = cut_decoder(transformer_of(teacher), spec.student, seed, batches)
+        return UntrainedStudent(smaller, vocabulary, spec.student.from_, layers)
+    student_spec = (
+        spec.student if batches is not None else spec.student.model_copy(update={"basis": "embeddings"})
+    )
     # Fix the layers, so that a choice that requires running the teacher is made only once.
-    layers = student_shape(teacher, shape, look).layers
-    model = make_student(teacher, shape.model_copy(update={"layers": layers}), seed, look)
-    if words is not None:
-        trim_embeddings(model, words.table, words.kept)
-    return Untrained(model, words, spec.student.from_, layers)
+    layers = student_shape(teacher, student_spec, batches).layers
+    model = make_student(teacher, student_spec.model_copy(update={"layers": layers}), seed, batches)
+    if vocabulary is not None:
+        trim_embeddings(model, vocabulary.table, vocabulary.kept_ids)
+    return UntrainedStudent(model, vocabulary, spec.student.from_, layers)
 
 
-def _decoder(ctx: StepContext, decoder: FreshDecoder, positions: int | None, seed: int) -> Untrained:
+def _build_decoder(
+    ctx: StepContext, decoder: FreshDecoder, positions: int | None, seed: int
+) -> UntrainedStudent:
     """Build a randomly initialized decoder with the tokenizer and interface of the source model."""
     source = ctx.inputs["model"].path
     copy_interface(source, ctx.out)
-    said = read_mapping(source / TASK)
+    task_json = read_mapping(source / TASK)
     model = new_decoder(
         decoder,
-        words=said["words"],
-        positions=positions or ctx.task.kind.positions_unset(ctx.task.data.max_length),
-        begin=said["begin_id"],
-        end=said["end_id"],
+        vocabulary_size=task_json["words"],
+        max_positions=positions or ctx.task.kind.default_positions(ctx.task.data.max_length),
+        bos_id=task_json["begin_id"],
+        eos_id=task_json["end_id"],
         seed=seed,
     )
-    return Untrained(model, None, "scratch")
+    return UntrainedStudent(model, None, "scratch")
 
 
-def _ready(ctx: StepContext, seed: int) -> Untrained:
+def _load_ready_student(ctx: StepContext, seed: int) -> UntrainedStudent:
     """Load a ready-made student: with its own tokenizer, and a new head if its labels differ."""
     source = ctx.inputs["student"].path
     declared = read_mapping(source / TASK)
@@ -127,12 +135,12 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
         )
     else:
         model = load_model(source, attention="eager", allow_code=ctx.allow_code)
-    return Untrained(model, None, "ready")
+    return UntrainedStudent(model, None, "ready")
 
 
-def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None) -> Iterable[Ids]:
+def _tokens_to_keep(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None) -> Iterable[Ids]:
     """Return token ids whose tokens a trimmed vocabulary must keep."""
-    if spec.trimmed is None:
+    if spec.vocabulary_trimming is None:
         return []
     if sampled is not None:
         return sampled.ids
@@ -149,18 +157,22 @@ def _batches(
     if sampled is None and spec.data_free is not None:
         return None
     available = len(ctx.data.train) if sampled is None else len(sampled)
-    count = min(LOOKED_AT, available)
-    drawn = np.sort(np.random.default_rng(ctx.seed).permutation(available)[:count])
+    count = min(NUM_CALIBRATION_EXAMPLES, available)
+    indices = np.sort(np.random.default_rng(ctx.seed).permutation(available)[:count])
 
     def start() -> Iterable[dict[str, Tensor]]:
-        inputs: Inputs = InputSubset(sampled, drawn) if sampled is not None else _encoded(ctx, drawn)
+        inputs: Inputs = (
+            InputSubset(sampled, indices) if sampled is not None else _encode_training(ctx, indices)
+        )
         return (
-            to_tensors(model_inputs(inputs.batch(range(first, min(first + LOOK_BATCH, count)))), device)
-            for first in range(0, count, LOOK_BATCH)
+            to_tensors(
+                model_inputs(inputs.batch(range(first, min(first + CALIBRATION_BATCH_SIZE, count)))), device
+            )
+            for first in range(0, count, CALIBRATION_BATCH_SIZE)
         )
 
     return start
 
 
-def _encoded(ctx: StepContext, chosen: NDArray[np.int64]) -> Inputs:
-    return ctx.task.encode(ctx.data.train.take(chosen), ctx.inputs["model"].path)
+def _encode_training(ctx: StepContext, indices: NDArray[np.int64]) -> Inputs:
+    return ctx.task.encode(ctx.data.train.take(indices), ctx.inputs["model"].path)

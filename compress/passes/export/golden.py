@@ -11,13 +11,13 @@ import numpy as np
 from compress.bundles.answers import BundleCode
 from compress.bundles.layout import GOLDEN_IMAGES
 from compress.core.disk.files import make_folder, replacing
-from compress.data.images.framing import Framing, Pixels, framed
-from compress.data.images.pixels import pixels_of
+from compress.data.images.framing import Framing, Pixels, apply_framing
+from compress.data.images.pixels import load_pixels
 from compress.data.splits import Examples, Item
 from compress.encoding.images import ImageFormat
 from compress.runtimes.runner import Predictor, open_predictor
 
-_LARGEST = 2
+_MAX_SCALE = 2
 """Images stored with their own aspect ratio are scaled down to at most this many times the model's input size."""
 
 
@@ -32,11 +32,11 @@ def golden_examples(
     predictor = open_predictor(str(bundle))
     examples = []
     for number, item in enumerate(items):
-        shown = (
+        example = (
             {"text": item} if isinstance(item, str) else {"image": _store(predictor, item, bundle, number)}
         )
-        given = item if isinstance(item, str) else str(bundle / shown["image"])
-        examples.append({**shown, **answers.golden(predictor, predictor.outputs([given])[0])})
+        model_input = item if isinstance(item, str) else str(bundle / example["image"])
+        examples.append({**example, **answers.golden(predictor, predictor.outputs([model_input])[0])})
     return {"tolerance": tolerance, "examples": examples}
 
 
@@ -46,26 +46,28 @@ def choose_items(examples: Examples, count: int, seed: int) -> list[Item]:
     return [examples.items[index] for index in drawn]
 
 
-def _store(predictor: Predictor, item: Item, bundle: Path, number: int) -> str:
+def _store(predictor: Predictor, item: Item, bundle: Path, index: int) -> str:
     """Write an image as a golden example; return its path in the bundle."""
     from PIL import Image
 
-    name = f"{GOLDEN_IMAGES}/{number:03d}.png"
-    pixels = _shown(pixels_of(item), ImageFormat.from_dict(predictor.task["image"]))
+    name = f"{GOLDEN_IMAGES}/{index:03d}.png"
+    pixels = _stored_pixels(load_pixels(item), ImageFormat.from_dict(predictor.task["image"]))
     make_folder(bundle / GOLDEN_IMAGES)
     with replacing(bundle / name) as temporary:
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(temporary)
     return name
 
 
-def _shown(pixels: Pixels, image: ImageFormat) -> Pixels:
+def _stored_pixels(pixels: Pixels, image: ImageFormat) -> Pixels:
     """Return the pixels of an image as stored: (height, width, channels), red first."""
     if image.framing.resize == "squash" and not image.framing.resize_to:
-        return framed(pixels, image.size, image.channels, Framing(interpolation=image.framing.interpolation))
+        return apply_framing(
+            pixels, image.size, image.channels, Framing(interpolation=image.framing.interpolation)
+        )
     height, width = pixels.shape[:2]
     sides = max(image.size, image.framing.resize_to[:1] * 2)
-    smaller = min(
-        1.0, *(_LARGEST * wanted / side for wanted, side in zip(sides, (height, width), strict=True))
+    scale = min(
+        1.0, *(_MAX_SCALE * wanted / side for wanted, side in zip(sides, (height, width), strict=True))
     )
-    size = max(1, round(height * smaller)), max(1, round(width * smaller))
-    return framed(pixels, size, image.channels)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return apply_framing(pixels, size, image.channels)

@@ -9,11 +9,11 @@ from compress.passes.export.spec import ExportSpec
 def _steps(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: str) -> str:
     """Plan the export step, with the last torch model as an additional input if a format is made from it."""
     assert isinstance(spec, ExportSpec)
-    inputs = {"model": plan.lowered(current)}
-    if spec.of_language:
-        inputs["weights"] = plan.in_torch(current)
+    inputs = {"model": plan.onnx_step(current)}
+    if spec.has_language_format:
+        inputs["weights"] = plan.torch_step(current)
     step = plan.add(name, spec.kind, spec, inputs, spec.produces(plan.form(current)))
-    plan.row(name, "step", step)
+    plan.add_row(name, "step", step)
     return step
 
 
@@ -21,7 +21,7 @@ EXPORT = PassKind(
     spec=ExportSpec,
     steps={
         "export": StepKind(
-            "compress.passes.export.step:run", (*ONNX, "gguf"), open_form=("structure", "numbers")
+            "compress.passes.export.step:run", (*ONNX, "gguf"), open_form_fields=("structure", "numbers")
         )
     },
     plan=_steps,

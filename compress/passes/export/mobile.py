@@ -38,9 +38,9 @@ def write_operators(ort_model: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
         # onnxruntime's reader leaves closing the file to the garbage collector.
         warnings.simplefilter("ignore", ResourceWarning)
-        written = Path(work) / OPERATORS
-        create_config_from_models([ort_model], written, True)
-        lines = [line for line in written.read_text().splitlines() if not line.startswith("#")]
+        config = Path(work) / OPERATORS
+        create_config_from_models([ort_model], config, True)
+        lines = [line for line in config.read_text().splitlines() if not line.startswith("#")]
     write_text(out, "\n".join((f"# Operators of {ORT_MODEL}", *lines)) + "\n")
 
 
@@ -67,18 +67,18 @@ def mobile_usability(model: Path) -> dict[str, Any]:
         shaped = ModelProtoWithShapeInfo(optimized).model_with_shape_info
     dynamic, _ = usability_checker.check_shapes(shaped.graph)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in shaped.opset_import}
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "opset": opsets["ai.onnx"],
         "dynamic_inputs": [value.name for value in dynamic],
         "nodes": len(shaped.graph.node),
     }
     for name, partitions_of in _ACCELERATORS.items():
-        as_it_is, fixed = partitions_of(shaped, True), partitions_of(shaped, False)
-        found[name] = {
-            "nodes": as_it_is.num_supported_nodes,
-            "partitions": as_it_is.num_partitions,
+        as_exported, fixed = partitions_of(shaped, True), partitions_of(shaped, False)
+        facts[name] = {
+            "nodes": as_exported.num_supported_nodes,
+            "partitions": as_exported.num_partitions,
             "nodes_fixed": fixed.num_supported_nodes,
             "partitions_fixed": fixed.num_partitions,
-            "verdict": max(as_it_is.suitability(), fixed.suitability()).name.lower(),
+            "verdict": max(as_exported.suitability(), fixed.suitability()).name.lower(),
         }
-    return found
+    return facts

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
-from compress.reporting.data.row import ordered
+from compress.reporting.data.row import ordered_steps
 from compress.reporting.render.document import Cell, Row, Section, Table, Tone, row
 from compress.reporting.render.numbers import count
 
@@ -16,8 +16,8 @@ _TONES: dict[str, Tone] = {"yes": "good", "no": "bad"}
 
 def phones(run: RunRecord) -> Section:
     """Report the result of onnxruntime's mobile usability check, and the operators needed in a build for phones."""
-    found = list(_mobile(run))
-    if not found:
+    steps = list(_mobile(run))
+    if not steps:
         return Section("phones", "On phones")
     words = (
         "According to onnxruntime's mobile usability check, which reads its tables: nothing was run on a phone. The "
@@ -35,13 +35,13 @@ def phones(run: RunRecord) -> Section:
     usability = Table(
         "What accelerators could run",
         columns,
-        tuple(line for step, mobile in found for line in _usability(step, mobile)),
+        tuple(line for step, mobile in steps for line in _usability(step, mobile)),
         frozenset({1, 6}),
     )
     operators = Table(
         "Operators of a reduced build",
         ("Step", "domain", "operators"),
-        tuple(line for step, _ in found for line in _operators(step)),
+        tuple(line for step, _ in steps for line in _operators(step)),
         frozenset({1, 2}),
     )
     return Section(
@@ -54,19 +54,19 @@ def phone_lines(run: RunRecord) -> list[str]:
     lines = []
     for step, mobile in _mobile(run):
         operators = sum(len(names) for names in step.facts.get("operators", {}).values())
-        taken = ", ".join(
+        coverage = ", ".join(
             f"{name} {mobile[key]['nodes_fixed']} (worth trying: {mobile[key]['verdict']})"
             for key, name in _ACCELERATORS.items()
             if key in mobile
         )
         lines.append(
-            f"{step.step}: {operators} operators in a reduced build; of {mobile['nodes']} nodes {taken}"
+            f"{step.step}: {operators} operators in a reduced build; of {mobile['nodes']} nodes {coverage}"
         )
     return lines
 
 
 def _mobile(run: RunRecord) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
-    for step in ordered(run):
+    for step in ordered_steps(run):
         mobile = step.facts.get("mobile")
         if isinstance(mobile, Mapping):
             yield step, mobile
@@ -75,15 +75,15 @@ def _mobile(run: RunRecord) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
 def _usability(step: StepRecord, mobile: Mapping[str, Any]) -> Iterator[Row]:
     for key, name in _ACCELERATORS.items():
         if key in mobile:
-            found, nodes = mobile[key], count(mobile["nodes"])
+            usability, nodes = mobile[key], count(mobile["nodes"])
             yield row(
                 step.step,
                 name,
-                f"{count(found['nodes'])} of {nodes}",
-                count(found["partitions"]),
-                f"{count(found['nodes_fixed'])} of {nodes}",
-                count(found["partitions_fixed"]),
-                Cell(found["verdict"], tone=_TONES.get(found["verdict"], "")),
+                f"{count(usability['nodes'])} of {nodes}",
+                count(usability["partitions"]),
+                f"{count(usability['nodes_fixed'])} of {nodes}",
+                count(usability["partitions_fixed"]),
+                Cell(usability["verdict"], tone=_TONES.get(usability["verdict"], "")),
             )
 
 

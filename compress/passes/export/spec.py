@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from compress.core.forms import Form, Framework, Structure
 from compress.passes.contract import PassSpec
 
-LANGUAGE = ("gguf", "genai")
+LANGUAGE_FORMATS = ("gguf", "genai")
 """Formats of language models, made from the last torch model."""
 
 
@@ -29,15 +29,15 @@ class ExportSpec(PassSpec):
     """Number of golden examples: validation texts or images with the outputs that the bundle must reproduce."""
 
     @model_validator(mode="after")
-    def _of_its_format(self) -> Self:
+    def _check_gguf(self) -> Self:
         if "gguf" in self.model_fields_set and "gguf" not in self.formats:
             raise ValueError("gguf sets how the format `gguf` stores weights: add `gguf` to `formats`")
         return self
 
     def needs(self) -> str:
         """Description of the accepted input, for messages."""
-        whole = "a model without factored maps, which llama.cpp does not support"
-        return whole if "gguf" in self.formats else self.accepts
+        unfactored = "a model without factored maps, which llama.cpp does not support"
+        return unfactored if "gguf" in self.formats else self.accepts
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
@@ -46,9 +46,9 @@ class ExportSpec(PassSpec):
 
     def produces(self, form: Form) -> Form:
         """Return the form of the output model."""
-        return form.with_(framework=Framework.ONNX, bundled=True)
+        return form.with_fields(framework=Framework.ONNX, bundled=True)
 
     @property
-    def of_language(self) -> bool:
+    def has_language_format(self) -> bool:
         """Whether a format of language models is requested."""
-        return not set(LANGUAGE).isdisjoint(self.formats)
+        return not set(LANGUAGE_FORMATS).isdisjoint(self.formats)

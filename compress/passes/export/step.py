@@ -10,10 +10,10 @@ from compress.bundles.layout import GOLDEN, LABELS, OPERATORS, RUNNER
 from compress.bundles.manifest import write_manifest
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
 from compress.core.disk.files import copy_file, write_json
-from compress.core.forms import Numbers
+from compress.core.forms import NumberFormat
 from compress.core.units import megabytes
 from compress.lowering.files import check_onnx, write_optimized
-from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
+from compress.lowering.parity import RELATIVE_TOLERANCE, compare_outputs, onnx_predictor, real_batches
 from compress.passes.export.golden import choose_items, golden_examples
 from compress.passes.export.mobile import mobile_usability, operators_in, write_operators
 from compress.passes.export.spec import ExportSpec
@@ -42,28 +42,28 @@ def run(ctx: StepContext) -> StepResult:
         write_optimized(ctx.out / ONNX_MODEL, ctx.out / ORT_MODEL, hardware_specific=False, ort_format=True)
         write_operators(ctx.out / ORT_MODEL, ctx.out / OPERATORS)
         models.append(ORT_MODEL)
-    limit = RELATIVE_LIMIT if source.form.numbers is Numbers.FLOAT else QUANTIZED_LIMIT
-    expected = outputs_of(source.path / ONNX_MODEL)
-    shapes = real_shapes(ctx.task, ctx.data.validation, source)
-    parity = {file: compare(ctx.out / file, shapes, expected, limit) for file in models}
-    made: dict[str, Any] = {}
-    if spec.of_language:
+    limit = RELATIVE_TOLERANCE if source.form.numbers is NumberFormat.FLOAT else QUANTIZED_LIMIT
+    expected = onnx_predictor(source.path / ONNX_MODEL)
+    shapes = real_batches(ctx.task, ctx.data.validation, source)
+    parity = {file: compare_outputs(ctx.out / file, shapes, expected, limit) for file in models}
+    format_facts: dict[str, Any] = {}
+    if spec.has_language_format:
         from compress.passes.export.language import write_formats
 
-        made = write_formats(ctx, spec)
+        format_facts = write_formats(ctx, spec)
     if task["labels"]:
         write_json(ctx.out / LABELS, task["labels"])
     copy_file(Path(runner.__file__), ctx.out / RUNNER)
-    answers = bundle_code_of(ctx.task.kind)
-    for name, code in answers.code().items():
+    bundle_code = bundle_code_of(ctx.task.kind)
+    for name, code in bundle_code.code().items():
         copy_file(code, ctx.out / name)
-    tolerance = answers.allowed(source.form)
+    tolerance = bundle_code.tolerance_for(source.form)
     items = choose_items(ctx.data.validation, spec.golden, ctx.seed)
-    write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, answers, tolerance))
-    form = source.form.with_(bundled=True)
+    write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, bundle_code, tolerance))
+    form = source.form.with_fields(bundled=True)
     facts: dict[str, Any] = {
         **source.facts,
-        **made,
+        **format_facts,
         "formats": models,
         "export_parity": parity,
         "golden": len(items),

@@ -17,18 +17,18 @@ from compress.encoding.inputs import Inputs
 from compress.encoding.packing import pack_texts
 from compress.encoding.tokens import TokenInputs
 from compress.losses.table import LOSSES
-from compress.measuring.chance import VALIDATION_FACT, against_most_frequent
+from compress.measuring.chance import VALIDATION_FACT, compare_with_most_frequent
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.io.outputs import without_cache
 from compress.profile.specs.examples import AugmentSpec
 from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
-from compress.training.adapters import add_adapters, merge
+from compress.training.adapters import add_adapters, merge_adapters
 from compress.training.augmentation.images import AugmentedImages
 from compress.training.loop import train
 from compress.training.loss_functions.labels import balanced_weights, label_cross_entropy
-from compress.training.prediction import answers, score
+from compress.training.prediction import predict_answers, score
 from compress.training.recovery import train_with
 from compress.training.state import TrainResult
 from compress.training.validation import Validation
@@ -39,7 +39,7 @@ def run(ctx: StepContext) -> StepResult:
 
     A model of a task without labels keeps its outputs, and is trained with the task's loss that needs no teacher.
     """
-    spec, source = ctx.asked(FinetuneSpec), ctx.inputs["model"].path
+    spec, source = ctx.spec_as(FinetuneSpec), ctx.inputs["model"].path
     if ctx.task.kind.head != "classifier":
         return _without_labels(ctx, spec, source)
     model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager", allow_code=ctx.allow_code)
@@ -54,12 +54,12 @@ def run(ctx: StepContext) -> StepResult:
     def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         return label_cross_entropy(outputs, labels[indices].to(outputs.device), smoothing, weights)
 
-    shown: Inputs = ctx.task.encode(ctx.data.train, source)
-    if spec.augment and isinstance(shown, ImageInputs):
-        shown = AugmentedImages(shown, AugmentSpec())
-    trained = train(
+    inputs: Inputs = ctx.task.encode(ctx.data.train, source)
+    if spec.augment and isinstance(inputs, ImageInputs):
+        inputs = AugmentedImages(inputs, AugmentSpec())
+    result = train(
         model,
-        shown,
+        inputs,
         loss,
         spec,
         lambda current: score(
@@ -73,18 +73,18 @@ def run(ctx: StepContext) -> StepResult:
         name="finetune",
         metric=ctx.task.kind.metric,
     )
-    merged = {} if adapters is None else merge(model, adapters, validation, ctx.device)
-    found = answers(model, validation, ctx.task, precision=ctx.precision, device=ctx.device)
-    chance = against_most_frequent(found["label"].tolist(), ctx.data.validation.labels.tolist())
+    merged = {} if adapters is None else merge_adapters(model, adapters, validation, ctx.device)
+    found = predict_answers(model, validation, ctx.task, precision=ctx.precision, device=ctx.device)
+    chance = compare_with_most_frequent(found["label"].tolist(), ctx.data.validation.labels.tolist())
     save_model(model.cpu(), ctx.out)
     copy_interface(source, ctx.out)
-    return _result(ctx, model, trained, {VALIDATION_FACT: chance.as_fact(), **merged})
+    return _result(ctx, model, result, {VALIDATION_FACT: chance.as_fact(), **merged})
 
 
 def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepResult:
     """Fine-tune a model whose task has no labels."""
-    alone = ctx.task.kind.label_loss
-    if alone is None:
+    loss_name = ctx.task.kind.label_loss
+    if loss_name is None:
         raise PassError("there are no labels, so the model cannot be trained without a teacher")
     model = load_model(source, attention="eager", allow_code=ctx.allow_code)
     adapters = None if spec.lora is None else add_adapters(model, spec.lora, ctx.seed)
@@ -96,34 +96,34 @@ def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepR
         inputs = pack_texts(inputs, ctx.task.data.max_length)
         facts["packed_blocks"] = len(inputs)
     with without_cache(model):
-        trained = train_with(
+        result = train_with(
             ctx,
             model,
-            [LOSSES[alone].spec()],
+            [LOSSES[loss_name].spec()],
             (source, inputs),
             spec,
             Validation(ctx, ctx.task.encode(validation, source), Truth.of(validation)),
             "finetune",
         )
         if adapters is not None:
-            facts |= merge(model, adapters, inputs, ctx.device)
+            facts |= merge_adapters(model, adapters, inputs, ctx.device)
     save_model(model.cpu(), ctx.out)
     copy_interface(source, ctx.out)
-    return _result(ctx, model, trained, facts)
+    return _result(ctx, model, result, facts)
 
 
 def _result(
-    ctx: StepContext, model: nn.Module, trained: TrainResult, further: Mapping[str, Any]
+    ctx: StepContext, model: nn.Module, result: TrainResult, extra_facts: Mapping[str, Any]
 ) -> StepResult:
-    before = ctx.inputs["model"].facts
+    source_facts = ctx.inputs["model"].facts
     facts = {
-        **({"source": before["source"]} if "source" in before else {}),
+        **({"source": source_facts["source"]} if "source" in source_facts else {}),
         "parameters": count_parameters(model),
-        "validation_score": trained.best_score,
-        "best_step": trained.best_step,
-        "steps": trained.steps,
-        "epochs": trained.epochs,
+        "validation_score": result.best_score,
+        "best_step": result.best_step,
+        "steps": result.steps,
+        "epochs": result.epochs,
         "precision": ctx.precision,
-        **further,
+        **extra_facts,
     }
-    return StepResult(TORCH_FLOAT, facts, (trained.curve,))
+    return StepResult(TORCH_FLOAT, facts, (result.curve,))

@@ -10,20 +10,20 @@ from torch import Tensor
 
 DAMPING = 1e-6
 """Minimum second moment of a direction, as a fraction of the mean: directions never seen in examples count a little."""
-_LEAST = 1e-30
+_MIN_MOMENT = 1e-30
 
 
 @dataclass(frozen=True)
 class Decomposition:
     """A weight (out, in) as left @ right, with directions ordered by decreasing contribution to the output.
 
-    `left` is (out, n), `right` (n, in), float64; `squares` (n,) holds the sum of squares of the output along each
+    `left` is (out, n), `right` (n, in), float64; `energies` (n,) holds the sum of squares of the output along each
     direction.
     """
 
     left: Tensor
     right: Tensor
-    squares: Tensor
+    energies: Tensor
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
         """Return the first factor (rank, in) and the second (out, rank).
@@ -34,13 +34,13 @@ class Decomposition:
         balance = (left.norm(dim=0) / right.norm(dim=1).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
         return right * balance[:, None], left / balance
 
-    def lost(self, rank: int) -> float:
+    def lost_energy(self, rank: int) -> float:
         """Return the fraction of the output, in squares, along the directions beyond `rank`."""
-        total = float(self.squares.sum())
-        return float(self.squares[rank:].sum()) / total if total else 0.0
+        total = float(self.energies.sum())
+        return float(self.energies[rank:].sum()) / total if total else 0.0
 
 
-def decompose(weight: Tensor, square: Tensor | None = None) -> Decomposition:
+def decompose(weight: Tensor, second_moment: Tensor | None = None) -> Decomposition:
     """Return a decomposition whose first k directions are the best factors of rank k.
 
     Without second moments, the SVD of the weight, which minimizes ||W - W'||. With second moments of the map's input,
@@ -50,26 +50,26 @@ def decompose(weight: Tensor, square: Tensor | None = None) -> Decomposition:
 
     Args:
         weight: (out, in).
-        square: C = E[x x^T], (in, in); None: all directions count alike.
+        second_moment: C = E[x x^T], (in, in); None: all directions count alike.
     """
     weight = weight.detach().double()
-    if square is None:
+    if second_moment is None:
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
         return Decomposition(left * values, right, values**2)
-    square = square.double()
-    least = max(DAMPING * float(square.diagonal().mean()), _LEAST)
-    if len(weight) <= len(square):
+    second_moment = second_moment.double()
+    floor = max(DAMPING * float(second_moment.diagonal().mean()), _MIN_MOMENT)
+    if len(weight) <= len(second_moment):
         # Compute the left half U from the map's output moments W C W^T: the right half is U^T W, so the root of the
         # much larger C, such as that of the input of a layer's last map, is not needed.
-        values, left = torch.linalg.eigh(weight @ square @ weight.T + least * (weight @ weight.T))
+        values, left = torch.linalg.eigh(weight @ second_moment @ weight.T + floor * (weight @ weight.T))
         left = left.flip(1)
         return Decomposition(left, left.T @ weight, values.flip(0).clamp_min(0))
-    sizes, directions = torch.linalg.eigh(square)
+    eigenvalues, directions = torch.linalg.eigh(second_moment)
     # float32 sums leave noise around 0 in directions without examples, including negative values.
-    sizes = sizes.clamp_min(least)
-    root = directions * sizes.sqrt()
+    eigenvalues = eigenvalues.clamp_min(floor)
+    root = directions * eigenvalues.sqrt()
     left, values, right = torch.linalg.svd(weight @ root, full_matrices=False)
-    inverse = (directions / sizes.sqrt()).T
+    inverse = (directions / eigenvalues.sqrt()).T
     return Decomposition(left * values, right @ inverse, values**2)
 
 
@@ -84,9 +84,9 @@ def rank_for_ratio(rows: int, columns: int, ratio: float, round_to: int) -> int:
     return max(round_to, round_to * math.floor(exact / round_to + 0.5))
 
 
-def rank_for_energy(squares: Tensor, energy: float, round_to: int) -> int:
+def rank_for_energy(energies: Tensor, energy: float, round_to: int) -> int:
     """Return the smallest rank whose directions carry `energy` of the total, rounded up to a multiple of `round_to`."""
-    total = float(squares.sum())
-    carried = torch.cumsum(squares, dim=0)
+    total = float(energies.sum())
+    carried = torch.cumsum(energies, dim=0)
     rank = int((carried < energy * total * (1 - 1e-12)).sum()) + 1 if total else 1
     return round_to * math.ceil(rank / round_to)

@@ -7,6 +7,8 @@ from compress.passes.low_rank.spec import LowRankSpec
 
 LOW_RANK = PassKind(
     spec=LowRankSpec,
-    steps={"low_rank": StepKind("compress.passes.low_rank.step:run", TORCH, trains=True, open_form=())},
+    steps={
+        "low_rank": StepKind("compress.passes.low_rank.step:run", TORCH, trains=True, open_form_fields=())
+    },
     inputs=("model", "teacher"),
 )

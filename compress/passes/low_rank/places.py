@@ -14,17 +14,17 @@ from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import decoder_of
 from compress.models.anatomy.encoder import encoder_of
-from compress.models.anatomy.factors import Whole, can_factor, insert_factors
+from compress.models.anatomy.factors import Factorable, can_factor, insert_factors
 from compress.models.anatomy.observing import Batches, MomentSums, observe, token_rows
 from compress.passes.low_rank.factoring import Decomposition
 from compress.passes.patterns import matching_names
 
-CHUNK = 1 << 22
+MAX_PATCH_VALUES = 1 << 22
 """Maximum number of values of a convolution's patches held in memory at once."""
 
 
 @dataclass(frozen=True)
-class Place:
+class FactorGroup:
     """A map that is factored, or several with the same input that share the first factor.
 
     Query, key and value are grouped and remain a single product; in a decoder, so are the gate and the map whose output
@@ -50,12 +50,12 @@ class Place:
         """Number of inputs."""
         return self.weight.shape[1]
 
-    def saved(self, rank: int) -> int:
+    def saved_parameters(self, rank: int) -> int:
         """Return how many parameters factors of this rank save."""
         return self.rows * self.columns - rank * (self.rows + self.columns)
 
 
-def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
+def factor_groups(model: nn.Module, exclude: Sequence[str]) -> list[FactorGroup]:
     """Return the places of a model: maps in the layers of a known architecture, else all linear maps and convolutions.
 
     Args:
@@ -68,7 +68,7 @@ def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
     weights = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
     groups = [
         tuple(names[module] for module in group)
-        for group in _groups(model)
+        for group in _candidate_groups(model)
         if all(can_factor(module) and weights.count(id(module.weight)) == 1 for module in group)
     ]
     excluded = matching_names(
@@ -78,67 +78,69 @@ def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
         where="low_rank.exclude",
         known=[name for group in groups for name in group],
     )
-    chosen = [group for group in groups if excluded.isdisjoint(group)]
-    if not chosen:
+    kept = [group for group in groups if excluded.isdisjoint(group)]
+    if not kept:
         what = (
             "all its maps are excluded" if groups else "it has no standard torch linear maps or convolutions"
         )
         raise ModelError(f"nothing in this model can be factored: {what}", where="low_rank")
-    return [Place(group, torch.cat([_matrix(model, name) for name in group])) for group in chosen]
+    return [FactorGroup(group, torch.cat([_matrix(model, name) for name in group])) for group in kept]
 
 
-def factor(model: nn.Module, place: Place, decomposition: Decomposition, rank: int) -> None:
+def factor(model: nn.Module, group: FactorGroup, decomposition: Decomposition, rank: int) -> None:
     """Replace the maps of a place by factors of a rank, in the model."""
     first, second = decomposition.factors(rank)
-    made = insert_factors(model, place.modules, rank)
+    factored = insert_factors(model, group.modules, rank)
     with torch.no_grad():
-        made[0].first.weight.copy_(first.view_as(made[0].first.weight))
-        rows = torch.split(second, [each.out_features for each in made])
-        for each, part in zip(made, rows, strict=True):
+        factored[0].first.weight.copy_(first.view_as(factored[0].first.weight))
+        rows = torch.split(second, [each.out_features for each in factored])
+        for each, part in zip(factored, rows, strict=True):
             each.second.weight.copy_(part.reshape(each.second.weight.shape))
 
 
-def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) -> list[Tensor]:
+def second_moments(model: nn.Module, groups: Sequence[FactorGroup], batches: Batches) -> list[Tensor]:
     """Return E[x x^T] of the input of each place, float64 (columns, columns); padding of texts is excluded.
 
     Raises:
         ModelError: a place received no input.
     """
-    modules = [cast(Whole, model.get_submodule(place.name)) for place in places]
+    modules = [cast(Factorable, model.get_submodule(group.name)) for group in groups]
     sums = {module: MomentSums() for module in modules}
 
-    def note(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
-        for rows in _rows(cast(Whole, module), reads, mask):
-            sums[cast(Whole, module)].add(rows)
+    def note(module: nn.Module, inputs: Tensor, outputs: Tensor, mask: Tensor | None) -> None:
+        for rows in _input_rows(cast(Factorable, module), inputs, mask):
+            sums[cast(Factorable, module)].add(rows)
 
     decoder = decoder_of(model)
     # Without the head, which would be computed for every token.
     observe(model if decoder is None else base_of(decoder.model, decoder.network), batches(), modules, note)
     return [
-        sums[module].moments(ModelError("no example reached this map", where=place.name)).square
-        for place, module in zip(places, modules, strict=True)
+        sums[module].moments(ModelError("no example reached this map", where=group.name)).second_moments
+        for group, module in zip(groups, modules, strict=True)
     ]
 
 
-def _groups(model: nn.Module) -> list[tuple[Whole, ...]]:
+def _candidate_groups(model: nn.Module) -> list[tuple[Factorable, ...]]:
     """Return the candidate maps of a model, grouped by common input."""
     if (decoder := decoder_of(model)) is not None:
-        maps = (group for layer in range(len(decoder.blocks)) for group in decoder.maps(layer))
-        return [cast(tuple[Whole, ...], group) for group in maps]
+        maps = (group for layer in range(len(decoder.blocks)) for group in decoder.linear_groups(layer))
+        return [cast(tuple[Factorable, ...], group) for group in maps]
     try:
         layers = encoder_of(model).layers
     except ModelError:
-        return [(module,) for module in model.modules() if isinstance(module, Whole) and can_factor(module)]
-    return [cast(tuple[Whole, ...], group) for layer in layers for group in layer.maps]
+        return [
+            (module,) for module in model.modules() if isinstance(module, Factorable) and can_factor(module)
+        ]
+    return [cast(tuple[Factorable, ...], group) for layer in layers for group in layer.linear_groups]
 
 
 def _matrix(model: nn.Module, name: str) -> Tensor:
-    whole = cast(Whole, model.get_submodule(name))
-    matrix = whole.weight.detach().cpu().flatten(1)
-    return matrix.T if isinstance(whole, Conv1D) else matrix
+    module = cast(Factorable, model.get_submodule(name))
+    matrix = module.weight.detach().cpu().flatten(1)
+    return matrix.T if isinstance(module, Conv1D) else matrix
 
 
-def _rows(module: Whole, inputs: Tensor, mask: Tensor | None) -> Iterable[Tensor]:
+def _input_rows(module: Factorable, inputs: Tensor, mask: Tensor | None) -> Iterable[Tensor]:
     """Yield the inputs of a map in chunks, float32 (n, columns)."""
     if not isinstance(module, nn.Conv2d):
         yield token_rows(inputs, mask)
@@ -151,7 +153,7 @@ def _rows(module: Whole, inputs: Tensor, mask: Tensor | None) -> Iterable[Tensor
         padding = (0, 0)
     columns = module.weight[0].numel()
     outputs = inputs[0, 0].numel()
-    for part in torch.split(inputs, max(1, CHUNK // (columns * outputs))):
+    for part in torch.split(inputs, max(1, MAX_PATCH_VALUES // (columns * outputs))):
         patches = nn.functional.unfold(
             part, module.kernel_size, dilation=module.dilation, padding=padding, stride=module.stride
         )

@@ -14,12 +14,30 @@ from compress.passes.low_rank.factoring import (
 )
 from compress.passes.low_rank.spec import LowRankSpec
 
-LOSSES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)
+LOST_FRACTIONS = (
+    0.7,
+    0.6,
+    0.5,
+    0.4,
+    0.3,
+    0.25,
+    0.2,
+    0.15,
+    0.1,
+    0.07,
+    0.05,
+    0.03,
+    0.02,
+    0.01,
+    0.005,
+    0.002,
+    0.001,
+)
 """Fractions of a map's output that `max_drop` tries to lose, the largest first."""
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankChoice:
     """The rank of each place; None if the full weight is kept because factors would not need fewer multiplications.
 
     `energy` is the fraction of the output that each place was required to keep, and `drop` the loss of score measured
@@ -35,7 +53,7 @@ def choose_ranks(
     decompositions: Sequence[Decomposition],
     spec: LowRankSpec,
     drop_of: Callable[[Sequence[int | None]], float],
-) -> Ranks:
+) -> RankChoice:
     """Return the ranks that a spec requests.
 
     Args:
@@ -47,21 +65,24 @@ def choose_ranks(
     """
     if spec.ratio is not None:
         shapes = [_shape(each) for each in decompositions]
-        found = Ranks(
-            tuple(_paying(rank_for_ratio(*shape, spec.ratio, spec.round_to), *shape) for shape in shapes)
+        choice = RankChoice(
+            tuple(
+                _rank_if_cheaper(rank_for_ratio(*shape, spec.ratio, spec.round_to), *shape)
+                for shape in shapes
+            )
         )
     elif spec.energy is not None:
-        found = Ranks(ranks_for_energy(decompositions, spec.energy, spec.round_to), spec.energy)
+        choice = RankChoice(ranks_for_energy(decompositions, spec.energy, spec.round_to), spec.energy)
     else:
         assert spec.max_drop is not None
-        found = _within_drop(decompositions, spec.max_drop, spec.round_to, drop_of)
-    if not any(found.ranks):
+        choice = _search_max_drop(decompositions, spec.max_drop, spec.round_to, drop_of)
+    if not any(choice.ranks):
         raise PassError(
             "no map would be factored: factors that keep enough would not need fewer multiplications than the maps",
             where="low_rank",
             hint="Raise `ratio` or `max_drop`, or lower `energy` or `round_to`.",
         )
-    return found
+    return choice
 
 
 def ranks_for_energy(
@@ -69,27 +90,28 @@ def ranks_for_energy(
 ) -> tuple[int | None, ...]:
     """Return the smallest ranks that carry a fraction of each place's output; None where factors do not pay."""
     return tuple(
-        _paying(rank_for_energy(each.squares, energy, round_to), *_shape(each)) for each in decompositions
+        _rank_if_cheaper(rank_for_energy(each.energies, energy, round_to), *_shape(each))
+        for each in decompositions
     )
 
 
-def _within_drop(
+def _search_max_drop(
     decompositions: Sequence[Decomposition],
     max_drop: float,
     round_to: int,
     drop_of: Callable[[Sequence[int | None]], float],
-) -> Ranks:
+) -> RankChoice:
     """Return the ranks of the largest allowed loss, by bisection: assumes that losing less costs no more."""
-    best = Ranks((None,) * len(decompositions))
-    low, high = 0, len(LOSSES)
+    best = RankChoice((None,) * len(decompositions))
+    low, high = 0, len(LOST_FRACTIONS)
     while low < high:
-        middle = (low + high) // 2
-        ranks = ranks_for_energy(decompositions, 1 - LOSSES[middle], round_to)
+        mid = (low + high) // 2
+        ranks = ranks_for_energy(decompositions, 1 - LOST_FRACTIONS[mid], round_to)
         drop = drop_of(ranks) if any(ranks) else 0.0
         if drop <= max_drop:
-            best, high = Ranks(ranks, 1 - LOSSES[middle], drop), middle
+            best, high = RankChoice(ranks, 1 - LOST_FRACTIONS[mid], drop), mid
         else:
-            low = middle + 1
+            low = mid + 1
     return best
 
 
@@ -97,5 +119,5 @@ def _shape(decomposition: Decomposition) -> tuple[int, int]:
     return len(decomposition.left), decomposition.right.shape[1]
 
 
-def _paying(rank: int, rows: int, columns: int) -> int | None:
+def _rank_if_cheaper(rank: int, rows: int, columns: int) -> int | None:
     return rank if saves_multiplications(rank, rows, columns) else None

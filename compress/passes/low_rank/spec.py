@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from compress.core.forms import Form, Framework, Numbers, Structure
+from compress.core.forms import Form, Framework, NumberFormat, Structure
 from compress.core.numerics import Precision
-from compress.core.spec import Fraction, Positive, Seed, one_of
+from compress.core.spec import Fraction, Positive, Seed, requires_one_of
 from compress.passes.contract import PassSpec
 from compress.profile.specs.recovery import RecoverySpec
 
@@ -21,7 +21,7 @@ class LowRankSpec(PassSpec):
     kind: ClassVar[str] = "low_rank"
     accepts: ClassVar[str] = "a float torch model"
 
-    model_config = one_of("ratio", "energy", "max_drop")
+    model_config = requires_one_of("ratio", "energy", "max_drop")
 
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fraction of the multiplications of each layer to remove."""
@@ -46,7 +46,7 @@ class LowRankSpec(PassSpec):
     seeds teachers and splits."""
 
     @model_validator(mode="after")
-    def _one_rule(self) -> LowRankSpec:
+    def _check_one_criterion(self) -> LowRankSpec:
         if sum(value is not None for value in (self.ratio, self.energy, self.max_drop)) != 1:
             raise ValueError("give exactly one of ratio, energy and max_drop: it determines the ranks")
         return self
@@ -54,12 +54,12 @@ class LowRankSpec(PassSpec):
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
         unfactored = form.structure is not Structure.FACTORED
-        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT and unfactored
+        return form.framework is Framework.TORCH and form.numbers is NumberFormat.FLOAT and unfactored
 
-    def asked_precision(self) -> Precision:
+    def training_precision(self) -> Precision:
         """Precision of the recovery training."""
         return self.recover.precision if self.recover is not None else "auto"
 
     def produces(self, form: Form) -> Form:
         """Return the form of the output model."""
-        return form.with_(structure=Structure.FACTORED)
+        return form.with_fields(structure=Structure.FACTORED)

@@ -13,18 +13,18 @@ from compress.core.artifacts import copy_interface
 from compress.encoding.inputs import Inputs, model_inputs
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank.factoring import Decomposition, decompose
-from compress.passes.low_rank.places import Place, factor, places_of, second_moments
+from compress.passes.low_rank.places import FactorGroup, factor, factor_groups, second_moments
 from compress.passes.low_rank.ranks import choose_ranks
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.step import StepContext, StepResult
 from compress.training.batches import to_tensors
-from compress.training.prediction import examples_at_once
-from compress.training.recovery import check_count, check_saved, recover
+from compress.training.prediction import inference_batch_size
+from compress.training.recovery import check_parameter_count, check_saved, recover
 from compress.training.validation import Validation
 
 BATCH_SIZE = 32
 """Number of examples in a batch that the weighting reads."""
-AT_ONCE = 1 << 28
+MAX_MOMENT_VALUES = 1 << 28
 """Maximum number of float64 moment values held in memory at once."""
 
 
@@ -36,35 +36,37 @@ def run(ctx: StepContext) -> StepResult:
             does not give the same outputs.
         ModelError: nothing in the model can be factored.
     """
-    spec, source = ctx.asked(LowRankSpec), ctx.inputs["model"]
+    spec, source = ctx.spec_as(LowRankSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     inputs = ctx.task.encode(ctx.data.train, source.path)
-    places = places_of(model, spec.exclude)
-    decompositions = _decompose(ctx, spec, model, places, inputs)
+    groups = factor_groups(model, spec.exclude)
+    decompositions = _decompose(ctx, spec, model, groups, inputs)
     validation = Validation.of(ctx, source.path, ctx.inputs.get("teacher", ctx.inputs["model"]))
-    whole_score = validation.score(model)
+    baseline_score = validation.score(model)
 
     def drop_of(ranks: Sequence[int | None]) -> float:
-        tried = validation.score(_factored(copy.deepcopy(model), places, decompositions, ranks))
-        return ctx.task.kind.metric.lost(whole_score, tried)
+        tried = validation.score(_apply_ranks(copy.deepcopy(model), groups, decompositions, ranks))
+        return ctx.task.kind.metric.degradation(baseline_score, tried)
 
-    chosen = choose_ranks(decompositions, spec, drop_of)
-    before = count_parameters(model)
-    predicted = before - sum(
-        place.saved(rank) for place, rank in zip(places, chosen.ranks, strict=True) if rank is not None
+    choice = choose_ranks(decompositions, spec, drop_of)
+    parameters_before = count_parameters(model)
+    predicted = parameters_before - sum(
+        place.saved_parameters(rank)
+        for place, rank in zip(groups, choice.ranks, strict=True)
+        if rank is not None
     )
-    _factored(model, places, decompositions, chosen.ranks)
-    check_count(model, predicted, "low_rank")
+    _apply_ranks(model, groups, decompositions, choice.ranks)
+    check_parameter_count(model, predicted, "low_rank")
     facts: dict[str, Any] = {
         "parameters": predicted,
         "parameters_predicted": predicted,
-        "parameters_before": before,
+        "parameters_before": parameters_before,
         "weighted": spec.weighted,
-        "maps": [_described(*each) for each in zip(places, decompositions, chosen.ranks, strict=True)],
-        "validation_score_before": whole_score,
+        "maps": [_group_facts(*each) for each in zip(groups, decompositions, choice.ranks, strict=True)],
+        "validation_score_before": baseline_score,
     }
-    if chosen.energy is not None:
-        facts["energy"] = chosen.energy
+    if choice.energy is not None:
+        facts["energy"] = choice.energy
     curves = []
     if spec.recover is not None:
         facts["validation_score_before_recovery"] = validation.score(model)
@@ -77,58 +79,60 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def _decompose(
-    ctx: StepContext, spec: LowRankSpec, model: nn.Module, places: Sequence[Place], inputs: Inputs
+    ctx: StepContext, spec: LowRankSpec, model: nn.Module, groups: Sequence[FactorGroup], inputs: Inputs
 ) -> list[Decomposition]:
     if not spec.weighted:
-        return [decompose(place.weight) for place in places]
+        return [decompose(group.weight) for group in groups]
     count = min(spec.examples, len(inputs))
-    drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(inputs))[:count])
+    indices = np.sort(np.random.default_rng(ctx.seed).permutation(len(inputs))[:count])
 
-    size = min(BATCH_SIZE, examples_at_once(inputs))
+    batch_size = min(BATCH_SIZE, inference_batch_size(inputs))
 
     def batches() -> Iterable[dict[str, Tensor]]:
         return (
-            model_inputs(to_tensors(inputs.batch(drawn[first : min(first + size, count)]), ctx.device))
-            for first in range(0, count, size)
+            model_inputs(
+                to_tensors(inputs.batch(indices[first : min(first + batch_size, count)]), ctx.device)
+            )
+            for first in range(0, count, batch_size)
         )
 
     return [
-        decompose(place.weight, square)
-        for part in _in_parts(places)
-        for place, square in zip(part, second_moments(model, part, batches), strict=True)
+        decompose(group.weight, second_moment)
+        for part in _memory_chunks(groups)
+        for group, second_moment in zip(part, second_moments(model, part, batches), strict=True)
     ]
 
 
-def _in_parts(places: Sequence[Place]) -> Iterator[list[Place]]:
+def _memory_chunks(groups: Sequence[FactorGroup]) -> Iterator[list[FactorGroup]]:
     """Split places into parts whose moments fit into memory; the model runs once for each part."""
-    part: list[Place] = []
-    for place in places:
-        if part and sum(one.columns**2 for one in (*part, place)) > AT_ONCE:
-            yield part
-            part = []
-        part.append(place)
-    yield part
+    chunk: list[FactorGroup] = []
+    for group in groups:
+        if chunk and sum(one.columns**2 for one in (*chunk, group)) > MAX_MOMENT_VALUES:
+            yield chunk
+            chunk = []
+        chunk.append(group)
+    yield chunk
 
 
-def _factored(
+def _apply_ranks(
     model: nn.Module,
-    places: Sequence[Place],
+    groups: Sequence[FactorGroup],
     decompositions: Sequence[Decomposition],
     ranks: Sequence[int | None],
 ) -> nn.Module:
     """Factor the places of the model in place, and return it."""
-    for place, decomposition, rank in zip(places, decompositions, ranks, strict=True):
+    for place, decomposition, rank in zip(groups, decompositions, ranks, strict=True):
         if rank is not None:
             factor(model, place, decomposition, rank)
     return model
 
 
-def _described(place: Place, decomposition: Decomposition, rank: int | None) -> dict[str, Any]:
+def _group_facts(group: FactorGroup, decomposition: Decomposition, rank: int | None) -> dict[str, Any]:
     return {
-        "name": place.name,
-        "maps": len(place.modules),
-        "rows": place.rows,
-        "columns": place.columns,
+        "name": group.name,
+        "maps": len(group.modules),
+        "rows": group.rows,
+        "columns": group.columns,
         "rank": rank,
-        "output_lost": 0.0 if rank is None else decomposition.lost(rank),
+        "output_lost": 0.0 if rank is None else decomposition.lost_energy(rank),
     }

@@ -14,7 +14,7 @@ PRUNE = PassKind(
             trains=True,
             reads_unlabeled=True,
             trial="compress.passes.prune.step:try_untrained",
-            open_form=(),
+            open_form_fields=(),
         )
     },
     inputs=("model", "teacher"),
@@ -23,6 +23,6 @@ PRUNE = PassKind(
     told=("target",),
     sections=("compress.passes.prune.sections:pruned_to",),
     lines="compress.passes.prune.sections:pruned_to_lines",
-    predicted="compress.passes.prune.choosing.prediction:predicted",
-    leaves="compress.passes.prune.choosing.goals:pruned_config",
+    parameters_after="compress.passes.prune.choosing.prediction:predicted",
+    config_after="compress.passes.prune.choosing.goals:pruned_config",
 )

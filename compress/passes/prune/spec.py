@@ -7,15 +7,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compress.core.forms import Form, Framework, Numbers, Structure
+from compress.core.forms import Form, Framework, NumberFormat, Structure
 from compress.core.numerics import Precision
-from compress.core.spec import Fraction, PassSpecBase, Positive, Seed, one_of
+from compress.core.spec import Fraction, PassSpecBase, Positive, Seed, requires_one_of
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import CONVOLUTIONAL, FAMILIES
 from compress.passes.contract import Keys, PassSpec
 from compress.profile.specs.recovery import RecoverySpec
 
-OF_ENCODERS = ("heads", "feed_forward", "layers", "hidden")
+ENCODER_KEYS = ("heads", "feed_forward", "layers", "hidden")
 """Keys of `remove` that apply only to models with attention."""
 
 
@@ -38,7 +38,7 @@ class RemoveSpec(PassSpecBase):
     except for a margin of the 500 most frequent ones; texts are tokenized as before. WordPiece tokenizers only."""
 
     @model_validator(mode="after")
-    def _something(self) -> RemoveSpec:
+    def _check_fractions(self) -> RemoveSpec:
         fractions = (self.feed_forward, self.heads, self.channels, self.layers, self.hidden)
         if not any(fractions) and self.vocabulary == "keep":
             raise ValueError("nothing to remove: all fractions are 0 and the vocabulary is kept")
@@ -54,7 +54,7 @@ class PruneTargetSpec(PassSpecBase):
     layer; in convolutional models, the same fraction of channels everywhere, for `size_mb` and `ratio` only. Not for
     decoders. Set exactly one of `latency_ms`, `speedup`, `size_mb`, `ratio`."""
 
-    model_config = one_of("latency_ms", "speedup", "size_mb", "ratio")
+    model_config = requires_one_of("latency_ms", "speedup", "size_mb", "ratio")
 
     latency_ms: Annotated[float, Field(gt=0)] | None = None
     """At most, predicted from timed parts: latency in ms of one example, as FP32 ONNX on the first target that runs
@@ -69,13 +69,13 @@ class PruneTargetSpec(PassSpecBase):
     model."""
 
     @model_validator(mode="after")
-    def _one(self) -> PruneTargetSpec:
+    def _check_exactly_one(self) -> PruneTargetSpec:
         if sum(value is not None for value in (self.latency_ms, self.speedup, self.size_mb, self.ratio)) != 1:
             raise ValueError("give exactly one of latency_ms, speedup, size_mb and ratio")
         return self
 
     @property
-    def timed(self) -> bool:
+    def depends_on_timing(self) -> bool:
         """Whether the target requires latency measurements."""
         return self.latency_ms is not None or self.speedup is not None
 
@@ -87,7 +87,7 @@ class PruneSpec(PassSpec):
     kind: ClassVar[str] = "prune"
     accepts: ClassVar[str] = "a float torch model"
 
-    model_config = one_of("remove", "target")
+    model_config = requires_one_of("remove", "target")
 
     remove: RemoveSpec | None = None
     """What to remove, as fractions."""
@@ -125,7 +125,7 @@ class PruneSpec(PassSpec):
     seeds teachers and splits."""
 
     @model_validator(mode="after")
-    def _one_goal(self) -> PruneSpec:
+    def _check_combinations(self) -> PruneSpec:
         if (self.remove is None) == (self.target is None):
             raise ValueError("give exactly one of `remove` (what to remove) and `target` (what to reach)")
         if self.layers_by == "loss" and (self.remove is None or not self.remove.layers):
@@ -140,35 +140,35 @@ class PruneSpec(PassSpec):
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
+        return form.framework is Framework.TORCH and form.numbers is NumberFormat.FLOAT
 
-    def trims(self) -> Keys | None:
+    def trimming_key(self) -> Keys | None:
         """Return the key `remove.vocabulary` if unused tokens are removed."""
         unused = self.remove is not None and self.remove.vocabulary == "unused"
         return ("remove", "vocabulary") if unused else None
 
-    def takes_apart(self, family: str) -> Sequence[Keys]:
+    def removal_keys(self, family: str) -> Sequence[Keys]:
         """Return the keys that need a model with known layers: those that remove heads, units, layers, width or
         tokens."""
         keys: list[Keys] = []
         if family in DECODERS:
             return keys
-        images = family in FAMILIES and FAMILIES[family].takes == "images"
+        images = family in FAMILIES and FAMILIES[family].modality == "images"
         if self.target is not None and not images:
             # Channels of convolutions may be removed from image models; whether there are any is known only after
             # loading.
             keys.append(("target",))
         if self.remove is not None and family not in CONVOLUTIONAL:
-            keys += [("remove", key) for key in OF_ENCODERS if getattr(self.remove, key)]
-            keys += [("remove", "vocabulary")] if self.trims() else []
+            keys += [("remove", key) for key in ENCODER_KEYS if getattr(self.remove, key)]
+            keys += [("remove", "vocabulary")] if self.trimming_key() else []
         return keys
 
     @property
-    def timed(self) -> bool:
+    def depends_on_timing(self) -> bool:
         """Whether there is a latency target."""
-        return self.target is not None and self.target.timed
+        return self.target is not None and self.target.depends_on_timing
 
-    def asked_precision(self) -> Precision:
+    def training_precision(self) -> Precision:
         """Precision of the recovery training."""
         return self.recover.precision if self.recover is not None else "auto"
 
@@ -176,4 +176,4 @@ class PruneSpec(PassSpec):
         """Return the form of the output model; a factored model stays factored."""
         if form.structure is Structure.FACTORED:
             return form
-        return form.with_(structure=Structure.PRUNED)
+        return form.with_fields(structure=Structure.PRUNED)

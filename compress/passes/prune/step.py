@@ -38,15 +38,15 @@ from compress.passes.prune.removing.removal import (
     ChannelPruner,
     Pruner,
     check_request,
+    describe_unprunable,
     pruner_of,
     takes_channels,
-    whole_words,
 )
 from compress.passes.prune.spec import PruneSpec
 from compress.profile.specs.examples import VocabularySpec
 from compress.step import StepContext, StepResult
-from compress.training.prediction import WINDOWS
-from compress.training.recovery import check_count, check_saved, recover
+from compress.training.prediction import LM_BATCH_SIZE
+from compress.training.recovery import check_parameter_count, check_saved, recover
 from compress.training.trimming import training_tokens, write_tokenizer
 from compress.training.validation import Validation
 
@@ -59,10 +59,10 @@ def run(ctx: StepContext) -> StepResult:
             the predicted one, or the saved model does not give the same outputs.
         ModelError: the model does not have what is to be removed.
     """
-    spec, source = ctx.asked(PruneSpec), ctx.inputs["model"]
+    spec, source = ctx.spec_as(PruneSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     check_request(model, spec)
-    promised = predicted(spec, source.path)
+    expected_parameters = predicted(spec, source.path)
     facts: dict[str, Any] = {"parameters_before": count_parameters(model), "importance": spec.importance}
     with ExitStack() as stack:
         interface = _trimmed_interface(ctx, spec, model, facts, stack)
@@ -70,22 +70,22 @@ def run(ctx: StepContext) -> StepResult:
         validation = Validation.of(ctx, interface, ctx.inputs.get("teacher", ctx.inputs["model"]))
         labels = None if ctx.task.kind.label_loss is None else torch.from_numpy(ctx.data.train.labels)
         timing, budget = _budget(ctx, spec, model, interface, stack)
-        pruner = pruner_of(model, _material(ctx, spec, inputs, labels), budget)
-        if isinstance(pruner, ChannelPruner) and pruner.left_whole:
-            ctx.progress.say(f"prune: left whole: {whole_words(pruner.left_whole)}")
-        whole = copy.deepcopy(model) if spec.reconstruct else None
+        pruner = pruner_of(model, _importance_data(ctx, spec, inputs, labels), budget)
+        if isinstance(pruner, ChannelPruner) and pruner.unprunable:
+            ctx.progress.say(f"prune: left whole: {describe_unprunable(pruner.unprunable)}")
+        original = copy.deepcopy(model) if spec.reconstruct else None
         curves: list[Curve] = []
         steps = removal_schedule(spec.steps)
         for number, share in enumerate(steps, start=1):
-            before = pruner.parameters
+            parameters_before = pruner.parameters
             pruner.advance(share)
-            check_count(model, pruner.parameters, "prune")
+            check_parameter_count(model, pruner.parameters, "prune")
             last = number == len(steps)
-            if pruner.parameters == before and not last:
+            if pruner.parameters == parameters_before and not last:
                 continue  # widths are rounded: nothing was removed, so there is nothing to recover from
-            if whole is not None and isinstance(pruner, DecoderPruner):
+            if original is not None and isinstance(pruner, DecoderPruner):
                 ctx.progress.say("prune: refitting the outputs of the feed-forward parts")
-                facts["reconstructed"] = pruner.reconstruct(whole)
+                facts["reconstructed"] = pruner.reconstruct(original)
             if spec.recover is not None:
                 if last:
                     facts["validation_score_before_recovery"] = validation.score(model)
@@ -94,17 +94,17 @@ def run(ctx: StepContext) -> StepResult:
                     recovery = recovery.model_copy(update={"epochs": recovery.epochs / (spec.steps - 1)})
                 name = "recover" if last else f"recover-{number}"
                 curves.append(recover(ctx, model, recovery, interface, validation, name))
-        if promised is not None:
-            check_count(model, promised, "prune")
+        if expected_parameters is not None:
+            check_parameter_count(model, expected_parameters, "prune")
         facts |= {
             "parameters": count_parameters(model),
-            "parameters_predicted": pruner.parameters if promised is None else promised,
-            "layers": pruner.described(),
+            "parameters_predicted": pruner.parameters if expected_parameters is None else expected_parameters,
+            "layers": pruner.describe_layers(),
             "validation_score": validation.score(model),
         }
         model.cpu()
         facts |= _target_facts(facts["parameters"], ctx, spec, model, budget, timing, interface)
-        facts |= _facts_of_rest(pruner)
+        facts |= _remaining_facts(pruner)
         save_model(model, ctx.out)
         copy_interface(interface, ctx.out)
     _write_width(model, ctx.out)
@@ -122,20 +122,22 @@ def try_untrained(ctx: StepContext) -> None:
         ModelError: the model does not have what is to be removed, or cannot lose it.
         PassError: a fraction removes nothing, or a target is not reached.
     """
-    spec, source, code = ctx.asked(PruneSpec), ctx.inputs["model"], ctx.allow_code
+    spec, source, code = ctx.spec_as(PruneSpec), ctx.inputs["model"], ctx.allow_code
     if ctx.task.kind.head == "classifier":
         model = load_for_labels(source.path, ctx.data.labels, ctx.seed, allow_code=code)
     else:
         model = load_model(source.path, allow_code=code)
     model.to(ctx.device)
     check_request(model, spec)
-    if ctx.task.kind.writes or takes_channels(model, spec):
+    if ctx.task.kind.generates or takes_channels(model, spec):
         few = ctx.data.train.take(np.arange(min(len(ctx.data.train), BATCH_SIZE)))
-        pruner_of(model, _material(ctx, spec, ctx.task.encode(few, source.path), None))
+        pruner_of(model, _importance_data(ctx, spec, ctx.task.encode(few, source.path), None))
 
 
-def _material(ctx: StepContext, spec: PruneSpec, inputs: Inputs, labels: Tensor | None) -> ImportanceData:
-    size = WINDOWS if ctx.task.kind.writes else BATCH_SIZE
+def _importance_data(
+    ctx: StepContext, spec: PruneSpec, inputs: Inputs, labels: Tensor | None
+) -> ImportanceData:
+    size = LM_BATCH_SIZE if ctx.task.kind.generates else BATCH_SIZE
     return ImportanceData(inputs, labels, spec, ctx.seed, ctx.device, size)
 
 
@@ -151,12 +153,15 @@ def _trimmed_interface(
         return source
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-vocabulary-")))
     labels = tuple(read_mapping(source / TASK)["labels"])
-    words = write_tokenizer(source, folder, VocabularySpec(), training_tokens(ctx, source), labels)
-    assert words is not None
-    before, (rows, width) = count_parameters(model), word_embeddings_of(model).weight.shape
-    trim_embeddings(model, words.table, words.kept)
-    check_count(model, before - (rows - len(words.kept)) * width, "prune")
-    facts["vocabulary"] = {"tokens": len(words.kept), "tokens_removed": rows - len(words.kept)}
+    vocabulary = write_tokenizer(source, folder, VocabularySpec(), training_tokens(ctx, source), labels)
+    assert vocabulary is not None
+    parameters_before, (rows, width) = count_parameters(model), word_embeddings_of(model).weight.shape
+    trim_embeddings(model, vocabulary.table, vocabulary.kept_ids)
+    check_parameter_count(model, parameters_before - (rows - len(vocabulary.kept_ids)) * width, "prune")
+    facts["vocabulary"] = {
+        "tokens": len(vocabulary.kept_ids),
+        "tokens_removed": rows - len(vocabulary.kept_ids),
+    }
     return folder
 
 
@@ -166,7 +171,7 @@ def _budget(
     """Return the timing and the budget of the pruned model if the spec has a target."""
     if spec.target is None:
         return None, None
-    if not spec.target.timed:
+    if not spec.target.depends_on_timing:
         return None, None if takes_channels(model, spec) else parameter_budget(model, spec.target)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-latency-")))
     timing = time_before(ctx, model, interface, folder)
@@ -185,13 +190,13 @@ def _target_facts(
     """Return the prediction of a target next to its measurement; empty without a target."""
     if spec.target is None:
         return {}
-    asked = spec.target.model_dump(exclude_none=True)
+    requested = spec.target.model_dump(exclude_none=True)
     if timing is None or budget is None:
-        return {"target": {**asked, "weights_mb": megabytes(FLOAT_BYTES * parameters)}}
+        return {"target": {**requested, "weights_mb": megabytes(FLOAT_BYTES * parameters)}}
     predicted = budget.predicted([(layer.heads, layer.feed_forward) for layer in encoder_of(model).layers])
     measured = time_after(ctx, model, interface, timing)
     target = {
-        **asked,
+        **requested,
         "predicted_ms": predicted,
         "predicted_speedup": timing.before_ms / predicted,
         "measured_speedup": measured["before_ms"] / measured["measured_ms"],
@@ -200,13 +205,13 @@ def _target_facts(
     return {"target": target}
 
 
-def _facts_of_rest(pruner: Pruner) -> dict[str, Any]:
+def _remaining_facts(pruner: Pruner) -> dict[str, Any]:
     """Return the remaining layers and hidden size if reduced, or the channel groups that lost nothing, with reasons."""
     if isinstance(pruner, ChannelPruner):
-        whole = pruner.whole_groups()
-        return {"left_whole": whole} if whole else {}
+        unpruned = pruner.unpruned_groups()
+        return {"left_whole": unpruned} if unpruned else {}
     hidden, removed = pruner.width, pruner.hidden - pruner.width
-    layers = {"layers_kept": pruner.layers} if len(pruner.layers) < len(pruner.whole) else {}
+    layers = {"layers_kept": pruner.layers} if len(pruner.layers) < len(pruner.original_sizes) else {}
     return {**layers, **({"hidden": {"width": hidden, "removed": removed}} if removed else {})}
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.core.errors import ModelError
-from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, replace
+from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, replace_uses
 from compress.passes.quantize.int8.affine import quantize_table
 from compress.passes.quantize.layers import Table
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 
-LARGEST_BLOCK = {8: 128, 4: 64}
+MAX_BLOCK_SIZE = {8: 128, 4: 64}
 """Maximum number of values in a row that share a scale, by bits: fewer levels need finer scales."""
 
 
@@ -21,21 +21,21 @@ def quantize_rows(graph: ir.Graph, table: Table, *, per_channel: bool, bits: int
     """Quantize a table: one scale per block of a row, or with 8 bits and without `per_channel` a single scale.
 
     Raises:
-        ModelError: see `read_blocks`.
+        ModelError: see `insert_block_gather`.
     """
     if not per_channel and bits == 8:
-        _read_whole(graph, table)
+        _insert_row_gather(graph, table)
         return
-    read_blocks(graph, [table], table_blocks(table.weight, bits))
+    insert_block_gather(graph, [table], table_blocks(table.weight, bits))
 
 
 def table_blocks(rows: Floats, bits: int) -> Blocks:
-    """Quantize rows (rows, width) in the largest symmetric blocks up to `LARGEST_BLOCK` that divide the width."""
-    block = block_size_for(rows.shape[1], LARGEST_BLOCK[bits])
+    """Quantize rows (rows, width) in the largest symmetric blocks up to `MAX_BLOCK_SIZE` that divide the width."""
+    block = block_size_for(rows.shape[1], MAX_BLOCK_SIZE[bits])
     return quantize_blocks(rows, block, bits, symmetric=True)
 
 
-def read_blocks(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> None:
+def insert_block_gather(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> None:
     """Replace the `Gather` of tables that share one constant with `GatherBlockQuantized`, in 4- or 8-bit blocks.
 
     Raises:
@@ -58,10 +58,10 @@ def read_blocks(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> Non
         ),
         add_initializer(graph, f"{name}.scale", blocks.scales),
     ]
-    if (zeros := blocks.packed_zeros()) is not None:
+    if (zeros := blocks.packed_zero_points()) is not None:
         constants.append(add_initializer(graph, f"{name}.zero", zeros))
     for table in tables:
-        replace(table.node.outputs[0], gather(graph, table, blocks, constants, axis=1))
+        replace_uses(table.node.outputs[0], gather(graph, table, blocks, constants, axis=1))
 
 
 def gather(
@@ -84,15 +84,15 @@ def gather(
     return insert_before(graph, table.node, node)
 
 
-def block_size_for(width: int, largest: int) -> int:
-    """Return the largest power of two from 16 up to `largest` that divides `width`; 16 if none does."""
-    size = largest
+def block_size_for(width: int, max_size: int) -> int:
+    """Return the largest power of two from 16 up to `max_size` that divides `width`; 16 if none does."""
+    size = max_size
     while size > 16 and width % size:
         size //= 2
     return size
 
 
-def _read_whole(graph: ir.Graph, table: Table) -> None:
+def _insert_row_gather(graph: ir.Graph, table: Table) -> None:
     """Replace a table by `Gather` of 8-bit rows and `DequantizeLinear` with a single scale."""
     name, node = table.weight_value.name, table.node
     quantized = quantize_table(table.weight)
@@ -101,7 +101,7 @@ def _read_whole(graph: ir.Graph, table: Table) -> None:
     inputs = [
         insert_before(graph, node, gather),
         add_initializer(graph, f"{name}.scale", quantized.scales),
-        add_initializer(graph, f"{name}.zero", np.asarray(quantized.zero, np.uint8)),
+        add_initializer(graph, f"{name}.zero", np.asarray(quantized.zero_point, np.uint8)),
     ]
     read = ir.node("DequantizeLinear", inputs, name=node.name)
-    replace(node.outputs[0], insert_before(graph, node, read))
+    replace_uses(node.outputs[0], insert_before(graph, node, read))

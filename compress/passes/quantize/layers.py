@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
-SMALLEST_TABLE_BYTES = 16384
+MIN_TABLE_BYTES = 16384
 """A smaller table is not quantized: dequantizing it would cost more than it saves."""
 
 
@@ -108,7 +108,7 @@ MatMulLayer = Linear | FusedAttention
 Layer = MatMulLayer | Table | Convolution
 
 
-def layers(graph: ir.Graph) -> Iterator[Layer]:
+def weighted_layers(graph: ir.Graph) -> Iterator[Layer]:
     """Yield every layer with a constant weight, in graph order."""
     for node in list(graph):
         found = _linear(node) or _attention(node) or _table(node) or _convolution(node)
@@ -116,7 +116,7 @@ def layers(graph: ir.Graph) -> Iterator[Layer]:
             yield found
 
 
-KINDS: dict[str, type[Layer]] = {
+LAYER_KINDS: dict[str, type[Layer]] = {
     "linear": Linear,
     "attention": FusedAttention,
     "embedding": Table,
@@ -131,8 +131,8 @@ def layers_to_quantize(graph: ir.Graph, spec: OnnxSpec) -> list[Layer]:
     Raises:
         ModelError: a pattern of `exclude` matches no layer and no product of `other_products`.
     """
-    found = list(layers(graph))
-    excluded = _excluded(found, other_products(graph), spec)
+    found = list(weighted_layers(graph))
+    excluded = _excluded_nodes(found, other_products(graph), spec)
     return [layer for layer in found if layer.node not in excluded]
 
 
@@ -142,16 +142,18 @@ def excluded_weights(graph: ir.Graph, spec: OnnxSpec) -> list[str]:
     Raises:
         ModelError: see `layers_to_quantize`.
     """
-    found, others = list(layers(graph)), other_products(graph)
-    excluded = _excluded(found, others, spec)
-    products = {layer.node: weight_name(layer) for layer in found if not isinstance(layer, Table)} | others
+    found, other = list(weighted_layers(graph)), other_products(graph)
+    excluded = _excluded_nodes(found, other, spec)
+    products = {layer.node: weight_name(layer) for layer in found if not isinstance(layer, Table)} | other
     return [name for node, name in products.items() if node in excluded]
 
 
-def _excluded(found: Sequence[Layer], others: Iterable[ir.Node], spec: OnnxSpec) -> set[ir.Node]:
-    named = nodes_named([*(layer.node for layer in found), *others], spec.exclude, "quantize.exclude")
-    kinds = tuple(KINDS[kind] for kind in spec.exclude_kinds)
-    return named | {layer.node for layer in found if isinstance(layer, kinds)}
+def _excluded_nodes(all_layers: Sequence[Layer], other: Iterable[ir.Node], spec: OnnxSpec) -> set[ir.Node]:
+    matched = matching_nodes(
+        [*(layer.node for layer in all_layers), *other], spec.exclude, "quantize.exclude"
+    )
+    kinds = tuple(LAYER_KINDS[kind] for kind in spec.exclude_kinds)
+    return matched | {layer.node for layer in all_layers if isinstance(layer, kinds)}
 
 
 def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
@@ -159,19 +161,19 @@ def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
 
     For example, the weight is the left operand or holds several matrices.
     """
-    known = {layer.node for layer in layers(graph)}
-    found: dict[ir.Node, str] = {}
+    layer_nodes = {layer.node for layer in weighted_layers(graph)}
+    products: dict[ir.Node, str] = {}
     for node in graph:
-        if node.op_type in _PRODUCTS and not node.domain and node not in known:
+        if node.op_type in _PRODUCTS and not node.domain and node not in layer_nodes:
             names = [
                 value.name or "" for value in node.inputs[:2] if value and constant_shape(value) is not None
             ]
             if names:
-                found[node] = names[0]
-    return found
+                products[node] = names[0]
+    return products
 
 
-def nodes_named(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> set[ir.Node]:
+def matching_nodes(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> set[ir.Node]:
     """Return the nodes whose name matches one of the shell patterns.
 
     Args:
@@ -185,18 +187,18 @@ def nodes_named(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -
     return {node for node, name in zip(nodes, names, strict=True) if name in matched}
 
 
-def by_source(found: Iterable[Layer]) -> dict[ir.Value, list[MatMulLayer]]:
+def group_by_source(candidates: Iterable[Layer]) -> dict[ir.Value, list[MatMulLayer]]:
     """Group the matrix products among the layers by their input, in graph order."""
     groups: dict[ir.Value, list[MatMulLayer]] = {}
-    for layer in found:
+    for layer in candidates:
         if isinstance(layer, MatMulLayer):
             groups.setdefault(layer.source, []).append(layer)
     return groups
 
 
-def input_names(found: Iterable[Layer]) -> list[str]:
+def input_names(candidates: Iterable[Layer]) -> list[str]:
     """Return the names of the inputs of the matrix products among the layers, without duplicates."""
-    return [value.name for value in by_source(found) if value.name]
+    return [value.name for value in group_by_source(candidates) if value.name]
 
 
 def weight_name(layer: Layer) -> str:
@@ -218,18 +220,18 @@ def _linear(node: ir.Node) -> Linear | None:
     ):
         return None
     if node.op_type == "MatMul":
-        return Linear(node, value, *_added(node.outputs[0], shape[1]))
+        return Linear(node, value, *_bias_after(node.outputs[0], shape[1]))
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
     if not plain or attribute(node, "transA", 0):
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     width = shape[0 if attribute(node, "transB", 0) else 1]
     if bias is None:
-        return Linear(node, value, *_added(node.outputs[0], width))
+        return Linear(node, value, *_bias_after(node.outputs[0], width))
     return Linear(node, value, bias, node.outputs[0]) if constant_shape(bias) == (width,) else None
 
 
-def _added(product: ir.Value, width: int) -> tuple[ir.Value | None, ir.Value]:
+def _bias_after(product: ir.Value, width: int) -> tuple[ir.Value | None, ir.Value]:
     """Return the constant bias (width,) added to `product`, and the sum; None and `product` without one."""
     uses = list(product.uses())
     if len(uses) == 1 and uses[0].node.op_type == "Add" and not product.is_graph_output():
@@ -263,4 +265,4 @@ def _table(node: ir.Node) -> Table | None:
     shape = constant_shape(value)
     if value is None or value.dtype != ir.DataType.FLOAT or shape is None or len(shape) != 2:
         return None
-    return Table(node, value) if 4 * math.prod(shape) >= SMALLEST_TABLE_BYTES else None
+    return Table(node, value) if 4 * math.prod(shape) >= MIN_TABLE_BYTES else None

@@ -17,16 +17,16 @@ from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 
 
 @dataclass(frozen=True)
-class Product:
+class QuantizationVariant:
     """A quantization variant: its spec, its name in messages, how a profile selects it, and hints for foreign keys."""
 
     spec: type[QuantizeSpec]
-    serves: str
-    asked: str
-    instead: Mapping[str, str]
+    label: str
+    selector: str
+    hints: Mapping[str, str]
 
 
-_INT8_INSTEAD = {
+_INT8_HINTS = {
     "method": "8-bit weights are rounded to nearest; `bias_correction`, `smooth` or `train` reduce the loss, and "
     "`scheme: weight_only` offers methods",
     "block_size": "8-bit weights have a scale per output (`per_channel`), and embedding tables have their own blocks; "
@@ -34,30 +34,30 @@ _INT8_INSTEAD = {
     "symmetric": "8-bit weights are always symmetric; `calibration.symmetric` is for activations, and `scheme: "
     "weight_only` has zero points",
 }
-_INT8_INSTEAD["activation_order"] = _INT8_INSTEAD["method"]
-_WEIGHT_ONLY_INSTEAD = {
+_INT8_HINTS["activation_order"] = _INT8_HINTS["method"]
+_WEIGHT_ONLY_HINTS = {
     "reduce_range": "products of 4-bit weights do not overflow; leave it out",
     "per_channel": "4-bit weights have a scale per block; `block_size` sets its size",
 }
 
 
-PRODUCTS = (
-    Product(WeightOnlySpec, "4 bits", "`bits: 4`", _WEIGHT_ONLY_INSTEAD),
-    Product(Int8Spec, "8 bits", "`bits: 8`", _INT8_INSTEAD),
-    Product(HalfSpec, "16 bits", "`bits: 16`", {}),
-    Product(BitsandbytesSpec, "`library: bitsandbytes`", "`library: bitsandbytes`", {}),
+VARIANTS = (
+    QuantizationVariant(WeightOnlySpec, "4 bits", "`bits: 4`", _WEIGHT_ONLY_HINTS),
+    QuantizationVariant(Int8Spec, "8 bits", "`bits: 8`", _INT8_HINTS),
+    QuantizationVariant(HalfSpec, "16 bits", "`bits: 16`", {}),
+    QuantizationVariant(BitsandbytesSpec, "`library: bitsandbytes`", "`library: bitsandbytes`", {}),
 )
 
 
-def product_of(body: Any) -> str | None:
+def variant_name(body: Any) -> str | None:
     """Return the name of the spec that a body selects; None if there is no such variant."""
     if isinstance(body, QuantizeSpec):
         return type(body).__name__
-    asked = body if isinstance(body, Mapping) else {}
-    library, bits = asked.get("library", "onnxruntime"), asked.get("bits", 8)
+    fields = body if isinstance(body, Mapping) else {}
+    library, bits = fields.get("library", "onnxruntime"), fields.get("bits", 8)
     if library == "bitsandbytes":
         return BitsandbytesSpec.__name__
-    if library == "onnxruntime" and asked.get("scheme") == "weight_only" and asked.get("bits") in (4, 8):
+    if library == "onnxruntime" and fields.get("scheme") == "weight_only" and fields.get("bits") in (4, 8):
         return WeightOnlySpec.__name__
     for spec in (Int8Spec, WeightOnlySpec, HalfSpec):
         if library == "onnxruntime" and type(bits) is int and bits == spec.model_fields["bits"].default:
@@ -65,38 +65,40 @@ def product_of(body: Any) -> str | None:
     return None
 
 
-def reject_foreign_keys(given: Any) -> Any:
+def reject_foreign_keys(body: Any) -> Any:
     """Reject keys that only other variants have.
 
     Raises:
         ValueError: with the keys, the variants they belong to, and the selected one.
     """
-    this = next((one for one in PRODUCTS if one.spec.__name__ == product_of(given)), None)
-    if this is None or not isinstance(given, Mapping):
-        return given
-    told: dict[tuple[str, str], list[str]] = {}
-    for key in given:
-        others = [one for one in PRODUCTS if key in one.spec.model_fields]
-        if others and this not in others:
-            serves = "ONNX" if this.asked.startswith("`library") else _together(others)
-            instead = this.instead.get(key, "")
-            told.setdefault((serves, instead), []).append(key)
-    if told:
-        raise ValueError("; ".join(_sentence(keys, *about, this) for about, keys in told.items()))
-    return given
+    variant = next((one for one in VARIANTS if one.spec.__name__ == variant_name(body)), None)
+    if variant is None or not isinstance(body, Mapping):
+        return body
+    keys_by_hint: dict[tuple[str, str], list[str]] = {}
+    for key in body:
+        owners = [one for one in VARIANTS if key in one.spec.model_fields]
+        if owners and variant not in owners:
+            owner_labels = "ONNX" if variant.selector.startswith("`library") else _join_labels(owners)
+            instead = variant.hints.get(key, "")
+            keys_by_hint.setdefault((owner_labels, instead), []).append(key)
+    if keys_by_hint:
+        raise ValueError(
+            "; ".join(_key_message(keys, *about, variant) for about, keys in keys_by_hint.items())
+        )
+    return body
 
 
-def _together(products: list[Product]) -> str:
+def _join_labels(products: list[QuantizationVariant]) -> str:
     """Join names for a message: `4 and 8 bits`, `16 bits and `library: bitsandbytes``."""
-    bits = [one.serves.removesuffix(" bits") for one in products if one.serves.endswith(" bits")]
-    rest = [one.serves for one in products if not one.serves.endswith(" bits")]
+    bits = [one.label.removesuffix(" bits") for one in products if one.label.endswith(" bits")]
+    rest = [one.label for one in products if not one.label.endswith(" bits")]
     return " and ".join([*([f"{' and '.join(bits)} bits"] if bits else []), *rest])
 
 
-def _sentence(keys: list[str], serves: str, instead: str, this: Product) -> str:
+def _key_message(keys: list[str], owner_labels: str, hint: str, variant: QuantizationVariant) -> str:
     verb = "serves" if len(keys) == 1 else "serve"
-    end = f": {instead}" if instead else f"; this is {this.asked}"
-    return f"{' and '.join(keys)} {verb} {serves} only{end}"
+    end = f": {hint}" if hint else f"; this is {variant.selector}"
+    return f"{' and '.join(keys)} {verb} {owner_labels} only{end}"
 
 
 QuantizeBody = Annotated[
@@ -105,7 +107,7 @@ QuantizeBody = Annotated[
     | Annotated[HalfSpec, Tag("HalfSpec")]
     | Annotated[BitsandbytesSpec, Tag("BitsandbytesSpec")],
     Discriminator(
-        product_of,
+        variant_name,
         custom_error_type="quantize_product",
         custom_error_message="`bits` must be 4, 8 or 16, and `library` onnxruntime or bitsandbytes",
     ),
@@ -114,7 +116,7 @@ QuantizeBody = Annotated[
 ]
 
 
-def roughly(body: Mapping[str, Any]) -> PassSpec:
+def parse_leniently(body: Mapping[str, Any]) -> PassSpec:
     """Make an unvalidated spec of an invalid body, with `bits` and `train`, which determine its place in the order."""
-    spec = next((one.spec for one in PRODUCTS if one.spec.__name__ == product_of(body)), Int8Spec)
+    spec = next((one.spec for one in VARIANTS if one.spec.__name__ == variant_name(body)), Int8Spec)
     return spec.model_construct(**{key: body[key] for key in ("bits", "train") if key in body})

@@ -22,7 +22,7 @@ class QuantizedModel:
 
     folder: Path
     scheme: str
-    floating: Collection[str]
+    float_weights: Collection[str]
     facts: dict[str, Any]
 
 
@@ -40,20 +40,20 @@ def check_result(source: Path, model: QuantizedModel) -> dict[str, Any]:
     """
     hint = "Nothing in this model is worth quantizing, or `exclude` leaves too much of it out."
     sizes = check_smaller(model_bytes(source), model_bytes(model.folder), model.scheme, hint)
-    products = count_products(model.folder / ONNX_MODEL, model.floating)
-    if products.floating:
+    products = count_products(model.folder / ONNX_MODEL, model.float_weights)
+    if products.float_names:
         # A session renames what it fuses, but `exclude` refers to the names in the file.
         others = other_products(ir.load(model.folder / ONNX_MODEL).graph)
-        named = [node.name or "" for node, weight in others.items() if weight not in model.floating]
-        names = ", ".join((named or products.floating)[:5])
+        named = [node.name or "" for node, weight in others.items() if weight not in model.float_weights]
+        names = ", ".join((named or products.float_names)[:5])
         raise PassError(
-            f"{len(products.floating)} products with a constant weight are still in floating point: {names}",
+            f"{len(products.float_names)} products with a constant weight are still in floating point: {names}",
             where="quantize",
             hint="If that is intended, list them in `exclude`.",
         )
     return {
         "integer_matmuls": products.integer,
         "weight_only_matmuls": products.weight_only,
-        "float_matmuls": len(products.floating),
+        "float_matmuls": len(products.float_names),
         **sizes,
     }

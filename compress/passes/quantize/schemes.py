@@ -13,7 +13,7 @@ from compress.passes.quantize.spec import OnnxSpec
 
 TOLERANCE = 0.005
 """Maximum loss of the task's metric: half a point."""
-EQUALLY_FAST = 1.05
+LATENCY_TOLERANCE = 1.05
 """Latencies less than 5 % apart count as equal, so that measurement noise does not decide."""
 
 
@@ -29,16 +29,16 @@ def schemes_for(spec: OnnxSpec, convolutions: Sequence[Convolution]) -> list[str
         measured = ["static"] if spec.format == "qdq" else ["dynamic", "static"]
         return measured if spec.scheme == "auto" else [spec.scheme]
     names = ", ".join(layer.node.name or "" for layer in convolutions[:3])
-    found = f"{len(convolutions)} convolutions ({names}{', ...' if len(convolutions) > 3 else ''})"
+    description = f"{len(convolutions)} convolutions ({names}{', ...' if len(convolutions) > 3 else ''})"
     if not isinstance(spec, Int8Spec):
         raise ModelError(
-            f"this model has {found}, but 4-bit block weights are supported for matrix products only",
+            f"this model has {description}, but 4-bit block weights are supported for matrix products only",
             where="quantize.bits",
             hint="Set `bits: 8`, or list the convolutions in `exclude` to keep them in floating point.",
         )
     if spec.scheme == "dynamic":
         raise ModelError(
-            f"this model has {found}, which are slower with dynamic ranges than in floating point",
+            f"this model has {description}, which are slower with dynamic ranges than in floating point",
             where="quantize.scheme",
             hint="Set `scheme: static` (or `auto`, which chooses it), or list the convolutions in `exclude`.",
         )
@@ -53,9 +53,11 @@ def choose_scheme(candidates: Mapping[str, Variant], metric: MetricKind) -> str:
     Among equally fast ones the better score wins, then the first in order.
     """
     best = max(candidate.score for candidate in candidates.values())
-    good = {
-        name: one for name, one in candidates.items() if metric.lost(best, one.score) <= TOLERANCE + 1e-12
+    accurate = {
+        name: one
+        for name, one in candidates.items()
+        if metric.degradation(best, one.score) <= TOLERANCE + 1e-12
     }
-    fastest = min(one.p50_ms for one in good.values())
-    fast = {name: one for name, one in good.items() if one.p50_ms <= fastest * EQUALLY_FAST}
+    fastest = min(one.p50_ms for one in accurate.values())
+    fast = {name: one for name, one in accurate.items() if one.p50_ms <= fastest * LATENCY_TOLERANCE}
     return max(fast, key=lambda name: fast[name].score)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from compress.core.forms import Form, Framework, Numbers
+from compress.core.forms import Form, Framework, NumberFormat
 from compress.core.numerics import Precision
 from compress.passes.contract import PassSpec
 from compress.profile.specs.recovery import RecoverySpec
@@ -29,7 +29,7 @@ class QuantizeSpec(PassSpec):
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        return form.numbers is Numbers.FLOAT and not form.bundled
+        return form.numbers is NumberFormat.FLOAT and not form.bundled
 
 
 class OnnxSpec(QuantizeSpec):
@@ -47,7 +47,7 @@ class OnnxSpec(QuantizeSpec):
     train: RecoverySpec | None = None
     """Train with the integers, from the teacher's outputs; unset: no training."""
 
-    def asked_precision(self) -> Precision:
+    def training_precision(self) -> Precision:
         """Precision of the training with simulated rounding."""
         return "auto" if self.train is None else self.train.precision
 

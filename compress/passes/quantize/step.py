@@ -7,13 +7,13 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL, Artifact, copy_interface
-from compress.core.disk.files import empty_folder, publish, remove
+from compress.core.disk.files import make_empty_folder, publish, remove
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import convolutions
 from compress.passes.quantize.int8.step import ATTEMPTS, quantize_int8
-from compress.passes.quantize.kv_cache import store_cache
+from compress.passes.quantize.kv_cache import quantize_kv_cache
 from compress.passes.quantize.layers import excluded_weights, layers_to_quantize
 from compress.passes.quantize.result import QuantizedModel, check_result
 from compress.passes.quantize.schemes import schemes_for
@@ -32,7 +32,7 @@ def run(ctx: StepContext) -> StepResult:
         PassError: the file did not shrink, or a product with a constant weight is still in floating point.
         ModelError: a pattern in `exclude` matches nothing, or the scheme does not fit a layer.
     """
-    spec, source = ctx.asked(OnnxSpec), ctx.inputs["model"]
+    spec, source = ctx.spec_as(OnnxSpec), ctx.inputs["model"]
     graph = ir.load(source.path / ONNX_MODEL).graph
     schemes = schemes_for(spec, convolutions(layers_to_quantize(graph, spec)))
     if isinstance(spec, Int8Spec):
@@ -51,23 +51,23 @@ def run(ctx: StepContext) -> StepResult:
 
 
 def _quantize_blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: str) -> QuantizedModel:
-    tokens = None if spec.calibration.examples is not None or not ctx.task.kind.writes else DECODER_TOKENS
+    tokens = None if spec.calibration.examples is not None or not ctx.task.kind.generates else DECODER_TOKENS
     batches = calibration_batches(ctx, source, spec.calibration_examples, tokens)
     folder, path = ctx.work / ATTEMPTS / scheme, source.path / ONNX_MODEL
-    empty_folder(folder)
+    make_empty_folder(folder)
     facts: dict[str, Any] = {}
     if spec.mixed is not None:
         spec, facts["eight_bits"] = with_eight_bits(ctx, source, spec)
     model = ir.load(path)
     if spec.rotate:
         rotate(model.graph)
-        empty_folder(turned := folder.parent / "rotated")
-        path = save_onnx(model, turned)
+        make_empty_folder(rotated := folder.parent / "rotated")
+        path = save_onnx(model, rotated)
         spec = spec.model_copy(update={"exclude": (*spec.exclude, *ROTATIONS)})
-    floating = excluded_weights(model.graph, spec)
-    rounded = quantize_weights(model, path, spec, batches, folder.parent)
-    facts["blocks"] = [one._asdict() for one in rounded]
+    float_weights = excluded_weights(model.graph, spec)
+    results = quantize_weights(model, path, spec, batches, folder.parent)
+    facts["blocks"] = [one._asdict() for one in results]
     if spec.cache is not None:
-        store_cache(model, batches, folder.parent)
+        quantize_kv_cache(model, batches, folder.parent)
     save_onnx(model, folder)
-    return QuantizedModel(folder, scheme, floating, facts)
+    return QuantizedModel(folder, scheme, float_weights, facts)

@@ -11,7 +11,7 @@ from compress.passes.quantize.layers import Convolution, MatMulLayer
 Floats = NDArray[np.float32]
 
 
-def one_use(value: ir.Value) -> bool:
+def has_single_use(value: ir.Value) -> bool:
     """Whether a constant has a single use, so that it may be changed."""
     return len(value.uses()) == 1 and not value.is_graph_output()
 

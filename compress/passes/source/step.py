@@ -7,7 +7,7 @@ from pathlib import Path
 from compress.core.artifacts import STRUCTURE
 from compress.core.disk.reading import read_mapping
 from compress.core.forms import TORCH_FLOAT, Structure
-from compress.core.plugins import call
+from compress.core.plugins import call_named
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext, StepResult
 
@@ -18,8 +18,8 @@ def run(ctx: StepContext) -> StepResult:
     Raises:
         ModelError: it cannot be fetched or used.
     """
-    facts = call(ctx.task.kind.source, ctx, ctx.asked(TeacherSpec))
-    return StepResult(TORCH_FLOAT.with_(structure=_structure(ctx.out)), facts)
+    facts = call_named(ctx.task.kind.source, ctx, ctx.spec_as(TeacherSpec))
+    return StepResult(TORCH_FLOAT.with_fields(structure=_structure(ctx.out)), facts)
 
 
 def _structure(folder: Path) -> Structure:

@@ -17,7 +17,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLED_WEIGHTS = "adapter_model.bin"
 """Its former, pickled weights file."""
 
-_CARRIED = frozenset(
+_MERGEABLE_KEYS = frozenset(
     {
         *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
         *("inference_mode", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora"),
@@ -27,7 +27,7 @@ _CARRIED = frozenset(
     }
 )
 """Config keys of LoRA that merging preserves."""
-_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
+_NEUTRAL_INITS = (None, True, False, "gaussian", "orthogonal", "eva")
 """Values of `init_lora_weights` that leave the weights of the base model unchanged."""
 
 
@@ -38,8 +38,8 @@ def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: Mode
         folder: folder of the adapter; None if it is not on this machine.
         config: the model's parsed `config.json`.
     """
-    said = None if folder is None else files.mapping(folder / ADAPTER)
-    if folder is None or said is None:
+    adapter_config = None if folder is None else files.parse_or_none(folder / ADAPTER)
+    if folder is None or adapter_config is None:
         yield Problem(f"expected a folder on this machine with an {ADAPTER} of peft", "adapter-missing")
         return
     if not any("lora_" in name for name in header(folder / ADAPTER_WEIGHTS)):
@@ -49,20 +49,22 @@ def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: Mode
             + (f"; {PICKLED_WEIGHTS} is a pickle, which is never loaded" if pickled else ""),
             "adapter-missing",
         )
-    kind, task = said.get("peft_type"), said.get("task_type")
-    if kind != "LORA":
+    peft_type, task = adapter_config.get("peft_type"), adapter_config.get("task_type")
+    if peft_type != "LORA":
         yield Problem(
-            f"{ADAPTER}: adapters of the type {kind} cannot be merged here; only LORA can", "adapter"
+            f"{ADAPTER}: adapters of the type {peft_type} cannot be merged here; only LORA can", "adapter"
         )
     elif task not in (None, "CAUSAL_LM"):
         yield Problem(f"{ADAPTER}: this adapter is for {task}, not for CAUSAL_LM", "adapter")
     else:
-        lost = sorted(key for key, value in said.items() if value and key not in _CARRIED)
-        if said.get("init_lora_weights") not in _BEGINNINGS:
-            lost.append("init_lora_weights")
-        for key in lost:
+        unsupported = sorted(
+            key for key, value in adapter_config.items() if value and key not in _MERGEABLE_KEYS
+        )
+        if adapter_config.get("init_lora_weights") not in _NEUTRAL_INITS:
+            unsupported.append("init_lora_weights")
+        for key in unsupported:
             yield Problem(
-                f"{ADAPTER}: an adapter with `{key}: {said[key]}` cannot be merged here; merge it with peft "
+                f"{ADAPTER}: an adapter with `{key}: {adapter_config[key]}` cannot be merged here; merge it with peft "
                 "(`merge_and_unload`), and name the folder of the merged model",
                 "adapter",
             )

@@ -29,29 +29,29 @@ def encoder_sizes(config: Mapping[str, Any] | None) -> EncoderSizes | None:
         return None
     network = network_of_kind(str(config.get("model_type")))
     keys = KEYS if network is None else network.keys
-    found = [config.get(keys[size]) for size in ("hidden", "layers", "heads")]
-    sizes = [value for value in found if isinstance(value, int) and value > 0]
-    return EncoderSizes(*sizes) if len(sizes) == len(found) else None
+    values = [config.get(keys[size]) for size in ("hidden", "layers", "heads")]
+    sizes = [value for value in values if isinstance(value, int) and value > 0]
+    return EncoderSizes(*sizes) if len(sizes) == len(values) else None
 
 
-def count_of(student: StudentSpec) -> int:
+def layer_count(student: StudentSpec) -> int:
     """Return the number of layers of a student."""
     return student.layers if isinstance(student.layers, int) else len(student.layers)
 
 
-def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:
+def student_sizes(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:
     """Return the sizes of a student that is cut out of the teacher; None if it is not, or its sizes are unknown."""
-    if teacher is None or not student.is_cut:
+    if teacher is None or not student.is_cut_from_teacher:
         return None
     hidden = student.hidden_size or teacher.hidden
     return EncoderSizes(
-        hidden, count_of(student), student.heads or max(1, teacher.heads * hidden // teacher.hidden)
+        hidden, layer_count(student), student.heads or max(1, teacher.heads * hidden // teacher.hidden)
     )
 
 
 def smaller_decoder(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
     """Return the decoder that a student becomes, if it is cut out of a decoder of known sizes; None otherwise."""
-    if not student.is_cut or config is None or config.get("model_type") not in DECODERS:
+    if not student.is_cut_from_teacher or config is None or config.get("model_type") not in DECODERS:
         return None
     if encoder_sizes(config) is None:
         return None
@@ -63,7 +63,7 @@ def student_config(student: StudentSpec, config: Config | None, files: ModelFile
     if student.model is not None:
         return files.config(student.model)
     smaller = smaller_decoder(student, config)
-    return None if smaller is None else {**smaller.config, **smaller.described(count_of(student))}
+    return None if smaller is None else {**smaller.config, **smaller.config_values(layer_count(student))}
 
 
 def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:
@@ -75,16 +75,16 @@ def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:
     tokenizer = files.json(source, "tokenizer.json")
     model = tokenizer.get("model") if tokenizer is not None else None
     if not isinstance(model, dict):
-        return None if tokenizer is not None else _kind_by_names(source, files)
-    named = model.get("type")
-    if isinstance(named, str):
-        return named
+        return None if tokenizer is not None else _kind_from_filenames(source, files)
+    kind = model.get("type")
+    if isinstance(kind, str):
+        return kind
     if "merges" in model:
         return "BPE"
     return "Unigram" if isinstance(model.get("vocab"), list) else "WordPiece"
 
 
-def _kind_by_names(source: str | None, files: ModelFiles) -> str | None:
+def _kind_from_filenames(source: str | None, files: ModelFiles) -> str | None:
     """Infer the tokenizer model from the names of the files that a slow tokenizer saves."""
     folder = None if source is None else files.folder(source)
     if folder is None or not folder.is_dir():

@@ -13,33 +13,33 @@ from compress.core.artifacts import ENSEMBLE
 from compress.profile.model_checks.adapters import ADAPTER, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, adapter_problems
 from compress.profile.model_checks.files import ModelFiles, header
 from compress.profile.model_checks.problem import Problem, ProblemAt
-from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
+from compress.profile.model_checks.settings import FETCHING_CODE, QUANTIZED_CODE, fetching_settings
 from compress.profile.model_checks.sizes import impossible_sizes
 from compress.profile.model_checks.tokenizers import tokenizer_problems
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import KeyPath
 from compress.tasks.table import task_kind
 
-_QUANTIZED = frozenset(
+_QUANTIZED_DTYPES = frozenset(
     {"I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F4", "I4", "U4"}
 )
 """safetensors dtypes of packed or quantized weights."""
-_CHANGES = ("lora_", ".adapter", "adapters.", "prompt_embeddings", "ia3_")
+_ADAPTER_MARKS = ("lora_", ".adapter", "adapters.", "prompt_embeddings", "ia3_")
 """Substrings of the names of weights that adapter libraries add to a transformers model."""
-_SAY_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "task.json")
+_PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json", "task.json")
 
 
 def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[ProblemAt]:
     """Return the problems of every model of a valid profile that is on this machine."""
     found = []
-    for path, source, head in _sources(profile):
+    for path, source, uses_head in _used_models(profile):
         folder = files.folder(source)
         if folder is not None and folder.is_dir():
             found += [
                 (path, problem)
                 for problem in (
-                    *checkpoint_problems(folder, profile.task, files, head=head),
-                    *_undeclared_images(folder, profile, head),
+                    *checkpoint_problems(folder, profile.task, files, uses_head=uses_head),
+                    *_undeclared_preprocessing(folder, profile, uses_head),
                 )
             ]
     if (adapter := profile.teacher.adapter) is not None:
@@ -51,18 +51,18 @@ def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[ProblemAt]:
     return found
 
 
-def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: bool) -> Iterator[Problem]:
+def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, uses_head: bool) -> Iterator[Problem]:
     """Yield the properties of a model folder that can neither be preserved nor ignored.
 
     Args:
-        head: the model's own classification head is used, not replaced by a fresh one.
+        uses_head: the model's own classification head is used, not replaced by a fresh one.
     """
     if (folder / ENSEMBLE).is_file():
-        yield several_models()
+        yield ensemble_problem()
         return
-    config = files.mapping(folder / "config.json")
+    config = files.parse_or_none(folder / "config.json")
     if any((folder / name).is_file() for name in (ADAPTER, ADAPTER_WEIGHTS, PICKLED_WEIGHTS)):
-        yield _adapter(config, files.mapping(folder / ADAPTER) or {})
+        yield _adapter_problem(config, files.parse_or_none(folder / ADAPTER) or {})
     if config is None:
         return
     yield from impossible_sizes(config)
@@ -73,18 +73,18 @@ def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: boo
             f"config.json has a `quantization_config` ({method or 'without a method'}): its weights are already "
             "quantized, or would be; name the floating-point model that it was made from, or save it dequantized "
             "(`model.dequantize().save_pretrained(folder)`) without that section",
-            QUANTIZED,
+            QUANTIZED_CODE,
         )
     else:
-        yield from _packed(folder)
-    yield from (one for one in fetching_settings(config) if one.code == FETCHING or not quantized)
-    if head and task_kind(task).head == "classifier":
+        yield from _quantized_weights(folder)
+    yield from (one for one in fetching_settings(config) if one.code == FETCHING_CODE or not quantized)
+    if uses_head and task_kind(task).head == "classifier":
         yield from head_problems(config)
     if task_kind(task).items == "text":
         yield from tokenizer_problems(folder, config, files)
 
 
-def several_models() -> Problem:
+def ensemble_problem() -> Problem:
     """Return the problem of a folder with an `ensemble.json`."""
     return Problem(
         f"{ENSEMBLE}: this folder is an ensemble of several models, and a profile takes one; name the folder of "
@@ -93,19 +93,22 @@ def several_models() -> Problem:
     )
 
 
-def _sources(profile: Profile) -> Iterator[tuple[KeyPath, str, bool]]:
+def _used_models(profile: Profile) -> Iterator[tuple[KeyPath, str, bool]]:
     """Yield each model of the profile: the path that names it, its source, and whether its own head is used."""
     yield ("teacher", "model"), profile.teacher.model, profile.teacher.finetune is None
     for index, spec in enumerate(profile.specs):
         for named in spec.named_models():
-            yield ("passes", index, spec.kind, *named.key), named.model, named.own_head
+            yield ("passes", index, spec.kind, *named.key), named.model, named.keeps_head
 
 
-def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[Problem]:
+def _undeclared_preprocessing(folder: Path, profile: Profile, uses_head: bool) -> Iterator[Problem]:
     """Yield a problem if an image model is used without training and its preprocessing is not declared anywhere."""
-    if task_kind(profile.task).items != "image" or not head or profile.data.preprocess is not None:
+    if task_kind(profile.task).items != "image" or not uses_head or profile.data.preprocess is not None:
         return
-    if not any((folder / name).is_file() for name in _SAY_OF_IMAGES) and (folder / "config.json").is_file():
+    if (
+        not any((folder / name).is_file() for name in _PREPROCESSING_FILES)
+        and (folder / "config.json").is_file()
+    ):
         yield Problem(
             "no preprocessor_config.json here, so it is unknown how this model takes images (size, crop, mean, "
             "standard deviation, channel order), and it is not trained; set `data.preprocess`, or train it with "
@@ -114,12 +117,17 @@ def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[P
         )
 
 
-def _adapter(config: Mapping[str, Any] | None, said: Mapping[str, Any]) -> Problem:
-    kind, origin = str(said.get("peft_type") or "peft"), said.get("base_model_name_or_path")
-    beside = "is beside the model and would be ignored" if config is not None else "is not a model by itself"
-    of = f" of {origin!r}" if isinstance(origin, str) else ""
+def _adapter_problem(config: Mapping[str, Any] | None, adapter_config: Mapping[str, Any]) -> Problem:
+    peft_type, base_model = (
+        str(adapter_config.get("peft_type") or "peft"),
+        adapter_config.get("base_model_name_or_path"),
+    )
+    situation = (
+        "is beside the model and would be ignored" if config is not None else "is not a model by itself"
+    )
+    suffix = f" of {base_model!r}" if isinstance(base_model, str) else ""
     return Problem(
-        f"{ADAPTER}: an adapter ({kind}){of} {beside}; merge it with peft "
+        f"{ADAPTER}: an adapter ({peft_type}){suffix} {situation}; merge it with peft "
         "(`PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(merged)`) and name the merged "
         "folder, or remove the adapter's files if the model is meant without it; for a language model, name it, "
         "in a separate folder, as `teacher.adapter`",
@@ -133,39 +141,41 @@ def head_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     if "ForSequenceClassification" not in name and "ForImageClassification" not in name:
         return
-    kind = config.get("problem_type")
+    problem_type = config.get("problem_type")
     names = config.get("id2label")
-    one = set(map(str, names)) == {"0"} if isinstance(names, dict) else config.get("num_labels") == 1
-    other = {
+    single_output = (
+        set(map(str, names)) == {"0"} if isinstance(names, dict) else config.get("num_labels") == 1
+    )
+    reason = {
         "multi_label_classification": "gives each text several labels or none (`problem_type: "
         "multi_label_classification`)",
         "regression": "gives a number (`problem_type: regression`)",
-    }.get(str(kind))
-    if other is None and one:
-        other = "has one output: a number, not a choice between labels"
-    if other is not None:
+    }.get(str(problem_type))
+    if reason is None and single_output:
+        reason = "has one output: a number, not a choice between labels"
+    if reason is not None:
         yield Problem(
-            f"this model {other}, and the tasks here choose one of several labels; add `finetune` to train a new head "
+            f"this model {reason}, and the tasks here choose one of several labels; add `finetune` to train a new head "
             "for the data's labels",
             "head-unsupported",
         )
 
 
-def _packed(folder: Path) -> Iterator[Problem]:
+def _quantized_weights(folder: Path) -> Iterator[Problem]:
     """Yield a problem at the first integer or 8-bit weight, or weight that no transformers class has, of each file."""
     for file in sorted(folder.glob("*.safetensors")):
         if file.name.startswith("adapter_"):
             continue
         for name, entry in header(file).items():
-            kind = entry.get("dtype") if isinstance(entry, dict) else None
-            if kind in _QUANTIZED:
+            dtype = entry.get("dtype") if isinstance(entry, dict) else None
+            if dtype in _QUANTIZED_DTYPES:
                 yield Problem(
-                    f"{file.name}: the weight {name!r} is of the type {kind}: this checkpoint is quantized; name the "
+                    f"{file.name}: the weight {name!r} is of the type {dtype}: this checkpoint is quantized; name the "
                     "floating-point model that it was made from",
-                    QUANTIZED,
+                    QUANTIZED_CODE,
                 )
                 return
-            if any(part in name for part in _CHANGES):
+            if any(mark in name for mark in _ADAPTER_MARKS):
                 yield Problem(
                     f"{file.name}: the weight {name!r} belongs to an adapter, which would be ignored; merge it "
                     "(`merge_and_unload` of peft) and save the model again",

@@ -7,8 +7,8 @@ from typing import Any
 
 from compress.profile.model_checks.problem import Problem
 
-QUANTIZED = "quantized-checkpoint"
-FETCHING = "fetching-setting"
+QUANTIZED_CODE = "quantized-checkpoint"
+FETCHING_CODE = "fetching-setting"
 """Codes of faults about such settings."""
 
 PINNED = frozenset(
@@ -41,12 +41,12 @@ _REFUSED: Mapping[str, str] = {
     "use_pretrained_backbone": "the weights of its backbone would be downloaded",
     "backbone": "its backbone would be looked up on the hub by name",
 }
-_OF_QUANTIZERS = ("quantization_config", "compression_config")
-_OF_TIMM = ("model_args", "backbone_kwargs")
-_TIMM_FETCHES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
-_NAMES = ("id2label", "label2id")
+_QUANTIZER_KEYS = ("quantization_config", "compression_config")
+_TIMM_KEYS = ("model_args", "backbone_kwargs")
+_TIMM_FETCH_KEYS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+_LABEL_MAPS = ("id2label", "label2id")
 """Mappings whose keys are the user's labels, not settings."""
-_DEEPEST = 50
+_MAX_DEPTH = 50
 
 
 def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -56,51 +56,56 @@ def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
     """
     for key, value in _settings(config, 0):
         if key is None:
-            yield Problem("config.json is nested too deeply", FETCHING)
-        elif key in _OF_QUANTIZERS and value:
-            does = "its weights are, or would be, quantized by another library, which transformers imports"
-            yield Problem(f"config.json: `{key}`: {does}", QUANTIZED)
+            yield Problem("config.json is nested too deeply", FETCHING_CODE)
+        elif key in _QUANTIZER_KEYS and value:
+            effect = "its weights are, or would be, quantized by another library, which transformers imports"
+            yield Problem(f"config.json: `{key}`: {effect}", QUANTIZED_CODE)
         elif key in _REFUSED and value and (key != "backbone" or isinstance(value, str)):
-            yield Problem(f"config.json: `{key}`: {_REFUSED[key]}", FETCHING)
+            yield Problem(f"config.json: `{key}`: {_REFUSED[key]}", FETCHING_CODE)
         elif key == "architecture" and isinstance(value, str) and ":" in value:
             yield Problem(
-                "config.json: `architecture` names a model of the hub, which timm would download", FETCHING
+                "config.json: `architecture` names a model of the hub, which timm would download",
+                FETCHING_CODE,
             )
-        elif key in _OF_TIMM and isinstance(value, Mapping):
-            named = [f"{key}.{name}" for name in _TIMM_FETCHES if value.get(name)]
-            does = "timm would download weights, or read a pickle"
-            yield from (Problem(f"config.json: `{name}`: {does}", FETCHING) for name in named)
+        elif key in _TIMM_KEYS and isinstance(value, Mapping):
+            keys = [f"{key}.{name}" for name in _TIMM_FETCH_KEYS if value.get(name)]
+            effect = "timm would download weights, or read a pickle"
+            yield from (Problem(f"config.json: `{name}`: {effect}", FETCHING_CODE) for name in keys)
 
 
-def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a parsed `config.json` without the settings in `PINNED`, at any depth."""
     return {
-        key: value if key in _NAMES else _pinned(value) for key, value in config.items() if key not in PINNED
+        key: value if key in _LABEL_MAPS else _strip_pinned(value)
+        for key, value in config.items()
+        if key not in PINNED
     }
 
 
 def custom_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the config and model classes in `auto_map`: custom code in the model's folder or in another repository."""
-    found = config.get("auto_map")
-    named = [found.get(kind) for kind in ("AutoConfig", "AutoModel")] if isinstance(found, Mapping) else []
-    return tuple(entry.rpartition(".")[2] for entry in named if isinstance(entry, str))
+    auto_map = config.get("auto_map")
+    names = (
+        [auto_map.get(kind) for kind in ("AutoConfig", "AutoModel")] if isinstance(auto_map, Mapping) else []
+    )
+    return tuple(entry.rpartition(".")[2] for entry in names if isinstance(entry, str))
 
 
 def _settings(value: Any, depth: int) -> Iterator[tuple[str | None, Any]]:
     """Yield every key and value of the mappings nested in a value; (None, None) where the nesting is too deep."""
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         yield None, None
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield key, inner
-            if key not in _NAMES:
+            if key not in _LABEL_MAPS:
                 yield from _settings(inner, depth + 1)
     elif isinstance(value, list):
         for inner in value:
             yield from _settings(inner, depth + 1)
 
 
-def _pinned(value: Any) -> Any:
+def _strip_pinned(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return pinned(value)
-    return [_pinned(one) for one in value] if isinstance(value, list) else value
+        return without_pinned(value)
+    return [_strip_pinned(item) for item in value] if isinstance(value, list) else value

@@ -21,7 +21,7 @@ TOKENIZER_MISSING = "tokenizer-missing"
 TOKENIZER_TOO_LARGE = "tokenizer-too-large"
 """Codes of faults about tokenizers."""
 
-_PIECES = ("sentencepiece", "google.protobuf")
+_SENTENCEPIECE_PACKAGES = ("sentencepiece", "google.protobuf")
 """Packages needed to read a SentencePiece model."""
 
 
@@ -35,9 +35,11 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFile
     if missing is not None:
         yield missing
         return
-    settings = files.mapping(folder / "tokenizer_config.json") or {}
-    others = settings.get("fast_tokenizer_files")
-    if others and any(name_fault(name) for name in (others if isinstance(others, list) else [None])):
+    settings = files.parse_or_none(folder / "tokenizer_config.json") or {}
+    fast_files = settings.get("fast_tokenizer_files")
+    if fast_files and any(
+        name_fault(name) for name in (fast_files if isinstance(fast_files, list) else [None])
+    ):
         yield Problem(
             "tokenizer_config.json: `fast_tokenizer_files` names a file outside the folder", "outside-folder"
         )
@@ -47,73 +49,77 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFile
             "special tokens in a text as such; remove the setting if texts contain none",
             TOKENIZER_SETTING,
         )
-    rows, highest = config.get("vocab_size"), _highest_id(folder, settings, files)
-    if isinstance(rows, int) and highest >= rows:
-        yield too_large(highest, rows)
+    num_embeddings, max_id = config.get("vocab_size"), _max_token_id(folder, settings, files)
+    if isinstance(num_embeddings, int) and max_id >= num_embeddings:
+        yield vocabulary_too_large(max_id, num_embeddings)
 
 
 def tokenizer_missing_problem(names: Collection[str]) -> Problem | None:
     """Return why the files with these names contain no tokenizer that can be read here; None if they do."""
-    found = [name for name in names if any(fnmatch(name, pattern) for pattern in VOCABULARY_FILES)]
-    if not found:
+    vocabulary_files = [name for name in names if any(fnmatch(name, pattern) for pattern in VOCABULARY_FILES)]
+    if not vocabulary_files:
         return Problem(
             f"no tokenizer here: none of {', '.join(VOCABULARY_FILES)}; save the model's tokenizer into its folder "
             "(`tokenizer.save_pretrained(folder)`)",
             TOKENIZER_MISSING,
         )
-    if any(not name.endswith(".model") for name in found):
+    if any(not name.endswith(".model") for name in vocabulary_files):
         return None
-    lacking = [name for name in _PIECES if not _installed(name)]
-    if not lacking:
+    missing = [name for name in _SENTENCEPIECE_PACKAGES if not _is_installed(name)]
+    if not missing:
         return None
     return Problem(
-        f"the tokenizer is only a SentencePiece model ({sorted(found)[0]}), and reading it needs the package "
+        f"the tokenizer is only a SentencePiece model ({sorted(vocabulary_files)[0]}), and reading it needs "
+        "the package "
         "sentencepiece: `pip install sentencepiece` here; or load it elsewhere and save it with its tokenizer.json "
         "(`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`)",
         "sentencepiece-missing",
     )
 
 
-def has_template(folder: Path, files: ModelFiles) -> bool:
+def has_chat_template(folder: Path, files: ModelFiles) -> bool:
     """Whether a model folder contains a chat template."""
-    settings = files.mapping(folder / "tokenizer_config.json") or {}
+    settings = files.parse_or_none(folder / "tokenizer_config.json") or {}
     return bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
 
 
-def too_large(highest: int, rows: int) -> Problem:
+def vocabulary_too_large(max_id: int, num_embeddings: int) -> Problem:
     """Return the problem of a tokenizer whose ids exceed the model's embedding table."""
     return Problem(
-        f"the tokenizer has ids up to {highest}, but the model has embeddings for {rows} only; if tokens were added, "
+        f"the tokenizer has ids up to {max_id}, but the model has embeddings for {num_embeddings} only; if "
+        "tokens were added, "
         "resize the model and save it (`model.resize_token_embeddings(len(tokenizer))`), else put beside it the "
         "tokenizer that it was trained with",
         TOKENIZER_TOO_LARGE,
     )
 
 
-def _highest_id(folder: Path, settings: Mapping[str, Any], files: ModelFiles) -> int:
+def _max_token_id(folder: Path, settings: Mapping[str, Any], files: ModelFiles) -> int:
     """Return the largest token id in a tokenizer's files; -1 if they contain none."""
     ids = [-1]
-    body = files.mapping(folder / "tokenizer.json") or {}
-    model = body.get("model")
+    tokenizer = files.parse_or_none(folder / "tokenizer.json") or {}
+    model = tokenizer.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if vocabulary is None and (folder / "vocab.json").is_file():
-        vocabulary = files.mapping(folder / "vocab.json") or {}
+        vocabulary = files.parse_or_none(folder / "vocab.json") or {}
     if isinstance(vocabulary, dict):
-        ids += [number for number in vocabulary.values() if isinstance(number, int)]
+        ids += [token_id for token_id in vocabulary.values() if isinstance(token_id, int)]
     elif isinstance(vocabulary, list):
         ids.append(len(vocabulary) - 1)
-    added = body.get("added_tokens")
+    added = tokenizer.get("added_tokens")
     if isinstance(added, list):
-        ids += [one["id"] for one in added if isinstance(one, dict) and isinstance(one.get("id"), int)]
+        ids += [
+            token["id"] for token in added if isinstance(token, dict) and isinstance(token.get("id"), int)
+        ]
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
-        ids += [int(number) for number in decoder if str(number).isdecimal()]
-    added = files.mapping(folder / "added_tokens.json") or {}
-    ids += [number for number in added.values() if isinstance(number, int)]
+        ids += [int(token_id) for token_id in decoder if str(token_id).isdecimal()]
+    added = files.parse_or_none(folder / "added_tokens.json") or {}
+    ids += [token_id for token_id in added.values() if isinstance(token_id, int)]
     return max(ids)
 
 
-def _installed(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
     except ModuleNotFoundError:

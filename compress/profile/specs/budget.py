@@ -41,7 +41,7 @@ def budget_spec(task: str) -> type[BudgetSpec]:
             Annotated[float, Field(gt=0)] | None,
             Field(
                 default=None,
-                description=f"At {'most' if quantity.smaller_is_better else 'least'}: {quantity.words}, "
+                description=f"At {'most' if quantity.smaller_is_better else 'least'}: {quantity.display_name}, "
                 f"{quantity.unit}, at the first batch size and sequence length.",
             ),
         )
@@ -52,7 +52,7 @@ def budget_spec(task: str) -> type[BudgetSpec]:
     return cast(type[BudgetSpec], create_model("BudgetSpec", __base__=BudgetSpec, **limits))
 
 
-def _limits_of_its_task(value: Any, info: ValidationInfo) -> Any:
+def _validate_for_task(value: Any, info: ValidationInfo) -> Any:
     """Validate the budget of a task. Limits of other tasks are dropped: `key_faults` reports them."""
     task = info.data.get("task")
     if task is None or isinstance(value, BudgetSpec):
@@ -63,5 +63,5 @@ def _limits_of_its_task(value: Any, info: ValidationInfo) -> Any:
     return budget_spec(task).model_validate(value)
 
 
-TaskBudget = Annotated[SerializeAsAny[BudgetSpec], BeforeValidator(_limits_of_its_task)]
+TaskBudget = Annotated[SerializeAsAny[BudgetSpec], BeforeValidator(_validate_for_task)]
 """The section `budget`; a field of this type must follow the field `task`."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.core.disk.source_uris import CONFIG
+from compress.core.disk.source_uris import CONFIG_PREFIX
 from compress.core.spec import PassSpecBase, Spec
 from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.profile.specs.student import Decoder, Positions, Width
@@ -43,13 +43,13 @@ class DecoderSpec(PassSpecBase):
     train on the data (`{vocabulary: 4000}`)."""
 
     @model_validator(mode="after")
-    def _exists(self) -> DecoderSpec:
+    def _check_shape(self) -> DecoderSpec:
         if (why := self.fresh.fault()) is not None:
             raise ValueError(why)
         return self
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Description of the decoder, for messages."""
         return f"a fresh {self.model_type}, {self.layers} layers of width {self.hidden_size}"
 
@@ -68,5 +68,5 @@ class DecoderSpec(PassSpecBase):
 
 
 def decoder_of(source: str) -> DecoderSpec:
-    """Parse a model source made of `CONFIG` and a `DecoderSpec` as JSON."""
-    return DecoderSpec.model_validate_json(source.removeprefix(CONFIG))
+    """Parse a model source made of `CONFIG_PREFIX` and a `DecoderSpec` as JSON."""
+    return DecoderSpec.model_validate_json(source.removeprefix(CONFIG_PREFIX))

@@ -83,8 +83,8 @@ class DataFreeSpec(PassSpecBase):
 
     @field_validator("length")
     @classmethod
-    def _from_fewest_to_most(cls, length: tuple[int, int]) -> tuple[int, int]:
-        fewest, most = length
-        if fewest > most:
-            raise ValueError(f"give the fewest tokens first, then the most: [{most}, {fewest}]")
+    def _check_length(cls, length: tuple[int, int]) -> tuple[int, int]:
+        minimum, maximum = length
+        if minimum > maximum:
+            raise ValueError(f"give the fewest tokens first, then the most: [{maximum}, {minimum}]")
         return length

@@ -12,7 +12,7 @@ from compress.profile.specs.training import FinetuneSpec, LoraSpec
 
 LABEL = "{label}"
 """Placeholder of the label in `ask`."""
-ASKED = 64
+PROMPT_RESERVE = 64
 """Tokens reserved for `ask` beside a text; if it has more, the text does not fit into one training window."""
 
 
@@ -64,15 +64,15 @@ class GenerateSpec(LicensedSpec):
     teacher's labels (He et al. 2022); fewer texts have to be written."""
 
     @model_validator(mode="after")
-    def _asks_by_label(self) -> GenerateSpec:
+    def _check_placeholder(self) -> GenerateSpec:
         if LABEL not in self.ask:
             raise ValueError(f"`ask` must contain {LABEL}, which the name of the label replaces")
         return self
 
-    def longest(self, max_length: int) -> int:
+    def max_text_tokens(self, max_length: int) -> int:
         """Return the maximum number of tokens of a generated text, given the `max_length` of the data."""
         return self.most or max_length
 
-    def room(self, max_length: int) -> int:
+    def needed_tokens(self, max_length: int) -> int:
         """Return the number of tokens, prompt included, that the generating model must accept."""
-        return ASKED + self.longest(max_length)
+        return PROMPT_RESERVE + self.max_text_tokens(max_length)

@@ -12,94 +12,95 @@ from compress.core.spec import PassSpecBase
 
 
 @dataclass(frozen=True)
-class Forbids:
+class ForbiddingTerms:
     """Terms that forbid training other models on a model's outputs.
 
     Attributes:
         licenses, models: patterns of licence and model names, in lower case.
-        says: the clause, as read on 2026-11-30.
-        where: where the clause is published.
-        own: models made from that model are exempt.
+        clause: the clause, as read on 2026-11-30.
+        source: where the clause is published.
+        exempts_derived: models made from that model are exempt.
     """
 
-    who: str
+    vendor: str
     licenses: str
     models: str
-    says: str
-    where: str
-    own: bool = False
+    clause: str
+    source: str
+    exempts_derived: bool = False
 
 
-FORBIDDING = (
-    Forbids(
+KNOWN_TERMS = (
+    ForbiddingTerms(
         "OpenAI",
         r"openai.*",
         r"(openai/)?(gpt-[3-9].*|chatgpt.*|o[1-9](-.*)?|text-davinci.*)",
         "use Output to develop models that compete with OpenAI",
         "https://openai.com/policies/row-terms-of-use/",
     ),
-    Forbids(
+    ForbiddingTerms(
         "Anthropic",
         r"(anthropic|claude).*",
         r"(anthropic[/.])?claude.*",
         "build a competing product or service, including to train competing AI models",
         "https://www.anthropic.com/legal/commercial-terms (D.4)",
     ),
-    Forbids(
+    ForbiddingTerms(
         "Google",
         r"(google-)?gemini.*",
         r"(google/|models/)?gemini.*",
         "use the Services to develop models that compete with the Services",
         "https://ai.google.dev/gemini-api/terms",
     ),
-    Forbids(
+    ForbiddingTerms(
         "xAI",
         r"(xai|grok).*",
         r"(x-?ai(-org)?/)?grok(?!-?1\b).*",
         "using the Service or any Output to develop models or services that compete with xAI",
         "https://x.ai/legal/terms-of-service",
     ),
-    Forbids(
+    ForbiddingTerms(
         "Meta",
         r"llama-?[23](-community)?",
         r"(meta-llama/)?(meta-)?llama-?[23](-.*)?",
         "use ... any output or results of the Llama Materials to improve any other large language model",
         "the Llama 2 and Llama 3 Community License (1.b.v); those of 3.1 and later allow it",
-        own=True,
+        exempts_derived=True,
     ),
-    Forbids(
+    ForbiddingTerms(
         "Tencent",
         r"tencent-hunyuan.*",
         r"tencent/hunyuan.*",
         "use ... any Output or results of the Tencent Hunyuan Works to improve any other large language model",
         "the Tencent Hunyuan Community License (5.b)",
-        own=True,
+        exempts_derived=True,
     ),
 )
 
 
-def forbidding(license_name: str, model: str) -> Forbids | None:
+def forbidding_terms(license_name: str, model: str) -> ForbiddingTerms | None:
     """Return the known terms, by licence or model name, that forbid training other models on a model's outputs."""
     license_name = re.sub(r"[\s_]+", "-", license_name.strip().lower())
-    for one in FORBIDDING:
-        if re.fullmatch(one.licenses, license_name) or re.fullmatch(one.models, model.strip().lower()):
-            return one
+    for terms in KNOWN_TERMS:
+        if re.fullmatch(terms.licenses, license_name) or re.fullmatch(terms.models, model.strip().lower()):
+            return terms
     return None
 
 
-def why_forbidden(license_name: str | None, model: str, *, made_from_it: bool = False) -> str | None:
+def why_forbidden(license_name: str | None, model: str, *, derived: bool = False) -> str | None:
     """Return why other models must not be trained on a model's outputs; None if no known terms forbid it.
 
     Args:
-        made_from_it: the model to be trained is made from that model.
+        derived: the model to be trained is made from that model.
     """
-    terms = forbidding(license_name or "", model)
-    if terms is None or (terms.own and made_from_it):
+    terms = forbidding_terms(license_name or "", model)
+    if terms is None or (terms.exempts_derived and derived):
         return None
-    but = ", except those made from it" if terms.own else ""
+    exception = ", except those made from it" if terms.exempts_derived else ""
     return (
-        f'{terms.who} forbids training other models on what its models write{but}: users must not "{terms.says}" '
-        f"({terms.where}); take a teacher whose licence allows it"
+        f"{terms.vendor} forbids training other models on what its models write{exception}: users must not "
+        f'"{terms.clause}" '
+        f"({terms.source}); take a teacher whose licence allows it"
     )
 
 
@@ -113,7 +114,7 @@ class LicensedSpec(PassSpecBase):
     output."""
 
     @model_validator(mode="after")
-    def _is_allowed(self) -> LicensedSpec:
+    def _check_license(self) -> LicensedSpec:
         if self.license is None or not self.license_ok:
             raise ValueError(
                 "training on what a model writes needs a licence that allows it: name the licence "

@@ -35,7 +35,7 @@ class PreprocessSpec(Spec):
     """Order of the channels; their number is taken from the model."""
 
     @model_validator(mode="after")
-    def _fits(self) -> PreprocessSpec:
+    def _check_sizes(self) -> PreprocessSpec:
         if self.resize == "shortest" and not isinstance(self.size, int):
             raise ValueError("`resize: shortest` takes one number as `size`: the length of the shorter side")
         lengths = {len(each) for each in (self.mean, self.std) if isinstance(each, tuple)}
@@ -44,9 +44,9 @@ class PreprocessSpec(Spec):
         return self
 
     @property
-    def seen(self) -> tuple[int, int]:
+    def input_size(self) -> tuple[int, int]:
         """Height and width of the model's input."""
-        return pair(self.size if self.crop is None else self.crop)
+        return as_pair(self.size if self.crop is None else self.crop)
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -55,6 +55,6 @@ class PreprocessSpec(Spec):
         return tuple(one / self.scale for one in mean), tuple(one / self.scale for one in std)
 
 
-def pair(sides: int | tuple[int, int]) -> tuple[int, int]:
+def as_pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width), from one number for both or from two."""
     return (sides, sides) if isinstance(sides, int) else sides

@@ -31,7 +31,7 @@ class RecoverySpec(TrainingSpec):
     `similarity` of `cosines` between `outputs`."""
 
     @model_validator(mode="after")
-    def _one_temperature(self) -> RecoverySpec:
+    def _check_temperature(self) -> RecoverySpec:
         if self.losses is not None and "temperature" in self.model_fields_set:
             raise ValueError(
                 "temperature and losses cannot be combined: set the temperature in the loss, as in "
@@ -46,7 +46,7 @@ def recovery_of(spec: Spec) -> tuple[str, RecoverySpec] | None:
     return next(((name, value) for name, value in values if isinstance(value, RecoverySpec)), None)
 
 
-def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list[LossSpec]:
+def recovery_losses(spec: RecoverySpec, task: TaskKind, *, has_teacher: bool) -> list[LossSpec]:
     """Return the losses of recovery training.
 
     By default the first registered loss that restores the outputs of this task; without a teacher, the task's loss on
@@ -59,13 +59,15 @@ def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list
         return [entry.body for entry in spec.losses]
     # Only the top logits of a language-model teacher are kept; softened, most of its probability would lie
     # outside them.
-    asked = "temperature" in spec.model_fields_set or not task.writes
-    temperature = spec.temperature if asked else 1.0
-    offered = (kind.recovers(LossContext(task), temperature) for kind in LOSSES.values() if taught)
-    found = next((loss for loss in offered if loss is not None), None)
-    if found is None and task.label_loss is None:
+    set_by_user = "temperature" in spec.model_fields_set or not task.generates
+    temperature = spec.temperature if set_by_user else 1.0
+    candidates = (
+        kind.recovery_default(LossContext(task), temperature) for kind in LOSSES.values() if has_teacher
+    )
+    default_loss = next((loss for loss in candidates if loss is not None), None)
+    if default_loss is None and task.label_loss is None:
         raise PassError("without labels a model can only recover from a teacher", where="recover")
-    return [found or LOSSES[str(task.label_loss)].spec()]
+    return [default_loss or LOSSES[str(task.label_loss)].spec()]
 
 
 class RoundedTrainingSpec(RecoverySpec):

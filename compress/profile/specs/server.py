@@ -52,21 +52,21 @@ class ServerSpec(Spec):
 
     @field_validator("url")
     @classmethod
-    def _is_a_place(cls, url: str) -> str:
-        found = _split(url)
-        if found is None or found.scheme not in ("http", "https") or not found.hostname:
+    def _check_url(cls, url: str) -> str:
+        parts = _parse_url(url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected the URL of a server, such as https://api.openai.com/v1")
-        if "@" in found.netloc or "?" in url or "#" in url:
+        if "@" in parts.netloc or "?" in url or "#" in url:
             raise ValueError(
                 "expected a URL without user names, passwords, `?` and `#`: give the key with `key_env`"
             )
         # The client decides by the scheme whether to encrypt, and the address is part of the cache key:
         # normalise the spelling.
-        return found.scheme + url[len(found.scheme) :].rstrip("/")
+        return parts.scheme + url[len(parts.scheme) :].rstrip("/")
 
     @field_validator("key_env")
     @classmethod
-    def _is_a_name(cls, name: str | None) -> str | None:
+    def _check_key_env(cls, name: str | None) -> str | None:
         # API keys have mixed case or hyphens: one pasted here by mistake is detected, and not repeated in the message.
         if name is not None and re.fullmatch("[A-Z_][A-Z0-9_]*", name) is None:
             raise ValueError(
@@ -76,17 +76,17 @@ class ServerSpec(Spec):
         return name
 
     @model_validator(mode="after")
-    def _is_encrypted(self) -> ServerSpec:
-        found = urlsplit(self.url)
-        if found.scheme == "http" and not self.plain_http and not _is_near(found.hostname or ""):
+    def _check_encryption(self) -> ServerSpec:
+        parts = urlsplit(self.url)
+        if parts.scheme == "http" and not self.plain_http and not _is_private_host(parts.hostname or ""):
             raise ValueError(
-                f"`url`: {found.hostname} is neither this machine nor a private address, and http is not encrypted: "
+                f"`url`: {parts.hostname} is neither this machine nor a private address, and http is not encrypted: "
                 "use https, or allow it with `plain_http: true`"
             )
         return self
 
     @model_validator(mode="after")
-    def _has_a_template(self) -> ServerSpec:
+    def _check_template(self) -> ServerSpec:
         if self.template is not None and self.api == "chat":
             raise ValueError(
                 "`template` is for `api: completions`: with `chat` the server uses its own template"
@@ -108,32 +108,32 @@ class ServerSpec(Spec):
             return None
         key = os.environ.get(self.key_env, "")
         if re.fullmatch("[!-~]+", key) is None:
-            found = (
+            problem = (
                 "contains spaces, line breaks or non-ASCII characters, which no key has"
                 if key
                 else "is not set"
             )
             raise ModelError(
-                f"the environment variable {self.key_env} {found}; it must hold the server's key",
+                f"the environment variable {self.key_env} {problem}; it must hold the server's key",
                 where=self.url,
                 code="no-key",
             )
         return key
 
 
-def _split(url: str) -> SplitResult | None:
+def _parse_url(url: str) -> SplitResult | None:
     """Return the parts of a URL; None if it is not valid."""
     if re.fullmatch("[!-~]+", url) is None:
         return None
     try:
-        found = urlsplit(url)
-        _ = found.port
+        parts = urlsplit(url)
+        _ = parts.port
     except ValueError:
         return None
-    return found
+    return parts
 
 
-def _is_near(host: str) -> bool:
+def _is_private_host(host: str) -> bool:
     """Whether a host is this machine or a private address; False for other names, which may resolve to any address."""
     if host == "localhost":
         return True

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Decoder = Literal[tuple(DECODERS)]
     Architecture = Literal[("vit", "deit", *DECODERS)]
-WIDTH = 128
+DEFAULT_HIDDEN_SIZE = 128
 """Default hidden size of a fresh student."""
 
 
@@ -67,7 +67,7 @@ class StudentSpec(PassSpecBase):
     """Commit or tag of a hub model; unset: its main branch."""
 
     @model_validator(mode="after")
-    def _one_origin(self) -> StudentSpec:
+    def _check_origin(self) -> StudentSpec:
         if self.architecture is not None and self.model is not None:
             raise ValueError("architecture and model are two ways to name the student; give one")
         decoder = self.decoder
@@ -79,7 +79,7 @@ class StudentSpec(PassSpecBase):
         return self
 
     @property
-    def is_cut(self) -> bool:
+    def is_cut_from_teacher(self) -> bool:
         """Whether the student is cut out of the model before it; otherwise it is a ready-made or a fresh model."""
         return self.model is None and self.architecture is None
 
@@ -97,7 +97,7 @@ class StudentSpec(PassSpecBase):
         return FreshDecoder(
             self.architecture,
             self.layers,
-            self.hidden_size or WIDTH,
+            self.hidden_size or DEFAULT_HIDDEN_SIZE,
             self.heads,
             self.groups,
             self.intermediate_size,

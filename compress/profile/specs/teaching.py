@@ -38,7 +38,7 @@ class SelectSpec(PassSpecBase):
     """Require the teacher's prediction to equal the label, where there is one; with language models, the next token."""
 
     @model_validator(mode="after")
-    def _selects(self) -> SelectSpec:
+    def _check_selection(self) -> SelectSpec:
         if self.confidence == 0 and not self.right:
             raise ValueError("nothing is selected: set confidence or right")
         return self
@@ -80,7 +80,7 @@ class StageSpec(PassSpecBase):
 
     @field_validator("on_policy")
     @classmethod
-    def _says_how(cls, value: OnPolicySpec | bool | None) -> OnPolicySpec | bool | None:
+    def _check_on_policy(cls, value: OnPolicySpec | bool | None) -> OnPolicySpec | bool | None:
         if value is True:
             raise ValueError("expected settings such as `{lambda: 0.5}`, or `false`")
         return value

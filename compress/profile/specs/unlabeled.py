@@ -11,13 +11,13 @@ from compress.core.spec import HubName, Positive, Spec
 from compress.profile.specs.generate import GenerateSpec
 
 
-def _one_character(mark: str) -> str:
-    if len(mark) != 1 or mark in '"\r\n' or mark.isalnum():
+def _check_separator(separator: str) -> str:
+    if len(separator) != 1 or separator in '"\r\n' or separator.isalnum():
         raise ValueError('expected one character between the fields, such as ";" or "\\t"')
-    return mark
+    return separator
 
 
-def _known_encoding(name: str) -> str:
+def _check_encoding(name: str) -> str:
     try:
         # Python's bytes-to-bytes codecs (`hex`, `zip`) are not text encodings; they fail here.
         " ".encode(name)
@@ -27,9 +27,9 @@ def _known_encoding(name: str) -> str:
 
 
 Separator = Annotated[
-    str, AfterValidator(_one_character), WithJsonSchema({"maxLength": 1, "minLength": 1, "type": "string"})
+    str, AfterValidator(_check_separator), WithJsonSchema({"maxLength": 1, "minLength": 1, "type": "string"})
 ]
-Encoding = Annotated[str, AfterValidator(_known_encoding)]
+Encoding = Annotated[str, AfterValidator(_check_encoding)]
 
 
 class UnlabeledSpec(Spec):
@@ -54,12 +54,12 @@ class UnlabeledSpec(Spec):
     """Instead of `path`: let a language model write texts. Text classification only."""
 
     @model_validator(mode="after")
-    def _read_or_written(self) -> UnlabeledSpec:
+    def _check_source(self) -> UnlabeledSpec:
         if self.generate is None and not self.path:
             raise ValueError("name the examples with `path`, or let a model write texts with `generate`")
-        read = sorted(self.model_fields_set - {"generate"})
-        if self.generate is not None and read:
+        read_keys = sorted(self.model_fields_set - {"generate"})
+        if self.generate is not None and read_keys:
             raise ValueError(
-                f"`{read[0]}` is for existing examples, and `generate` writes new ones: give one of the two"
+                f"`{read_keys[0]}` is for existing examples, and `generate` writes new ones: give one of the two"
             )
         return self

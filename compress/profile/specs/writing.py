@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.core.disk.source_uris import CODE
+from compress.core.disk.source_uris import CODE_PREFIX
 from compress.core.spec import PassSpecBase, Positive, Seed
 from compress.profile.specs.license import LicensedSpec
 from compress.profile.specs.server import ServerSpec
@@ -51,7 +51,7 @@ class SequenceSpec(LicensedSpec):
     """Also learn the data's own answers."""
 
     @model_validator(mode="after")
-    def _draws(self) -> SequenceSpec:
+    def _check_sampling(self) -> SequenceSpec:
         if self.temperature == 0:
             if self.samples > 1:
                 raise ValueError(
@@ -82,7 +82,7 @@ class RejectionSpec(PassSpecBase):
 
     def code(self) -> tuple[str, ...]:
         """Return the user's validator function (`python:module:function`), if it is one."""
-        return (self.validator,) if self.validator.startswith(CODE) else ()
+        return (self.validator,) if self.validator.startswith(CODE_PREFIX) else ()
 
 
 class ReasoningSpec(PassSpecBase):
@@ -95,7 +95,7 @@ class ReasoningSpec(PassSpecBase):
     second student learns from the same texts only what the pattern matches."""
 
     @model_validator(mode="after")
-    def _finds_an_answer(self) -> ReasoningSpec:
+    def _check_answer_pattern(self) -> ReasoningSpec:
         if not self.answer.startswith(REGEX):
             raise ValueError(f"`answer` must be a pattern, `{REGEX}PATTERN`, as in `{REGEX}####\\s*(.*)`")
         if not pattern_of(self.answer).groups:
@@ -114,7 +114,7 @@ class PairSpec(PassSpecBase):
     """The answer."""
 
 
-_EXAMPLES = (
+_FEW_SHOT_EXAMPLES = (
     PairSpec(
         passage="The museum will open its new wing in June. It holds 200 paintings by Dutch artists, and entrance is "
         "free for children.",
@@ -144,7 +144,7 @@ class SyntheticSpec(PassSpecBase):
     """[minimum, maximum] tokens of a passage, in whole sentences where they fit."""
     ask: str = f"{PASSAGE}\n\nWrite a question about this text, and copy the sentence that answers it."
     """What the teacher is asked; `{passage}` is replaced by the passage."""
-    examples: tuple[PairSpec, ...] = _EXAMPLES
+    examples: tuple[PairSpec, ...] = _FEW_SHOT_EXAMPLES
     """Few-shot examples for the teacher, asked and answered in the same way."""
     prompt: str = f"{PASSAGE}\n\n{QUESTION}"
     """What the student is asked; `{passage}` and `{question}` are replaced. Without `{passage}`, it answers from
@@ -160,15 +160,15 @@ class SyntheticSpec(PassSpecBase):
     of a held-out pair."""
 
     @model_validator(mode="after")
-    def _holds_its_places(self) -> SyntheticSpec:
-        for key, place in (("ask", PASSAGE), ("prompt", QUESTION)):
-            if place not in getattr(self, key):
-                raise ValueError(f"`{key}` must contain {place}")
+    def _check_synthetic_keys(self) -> SyntheticSpec:
+        for key, placeholder in (("ask", PASSAGE), ("prompt", QUESTION)):
+            if placeholder not in getattr(self, key):
+                raise ValueError(f"`{key}` must contain {placeholder}")
         if self.passage_tokens[0] > self.passage_tokens[1]:
             raise ValueError(
                 f"give the fewest tokens first, then the most: `passage_tokens: {list(self.passage_tokens[::-1])}`"
             )
-        if self.validator is not None and not self.validator.startswith((REGEX, CODE)):
+        if self.validator is not None and not self.validator.startswith((REGEX, CODE_PREFIX)):
             raise ValueError(
                 f"`validator: {self.validator}` compares with an answer of the data, and documents have none: give a "
                 f"`{REGEX}` or a function"
@@ -177,8 +177,8 @@ class SyntheticSpec(PassSpecBase):
 
     def code(self) -> tuple[str, ...]:
         """Return the user's validator function (`python:module:function`), if it is one."""
-        named = self.validator or ""
-        return (named,) if named.startswith(CODE) else ()
+        validator = self.validator or ""
+        return (validator,) if validator.startswith(CODE_PREFIX) else ()
 
 
 class OnPolicySpec(PassSpecBase):

@@ -6,7 +6,7 @@ from typing import Any
 
 from compress.core.records import RunRecord
 from compress.reporting.data.pareto import dominated_by
-from compress.reporting.data.row import accuracy_on, baseline_of, first_target, ordered, plain
+from compress.reporting.data.row import accuracy_on, baseline_of, finite, first_target, ordered_steps
 from compress.reporting.sections.answers import changed_answers
 from compress.reporting.sections.attribution import changes
 from compress.reporting.sections.calibration import error_of
@@ -19,18 +19,18 @@ def derived_columns(run: RunRecord) -> list[dict[str, Any]]:
     Pareto front that dominate the step; it is empty for a step on the front.
     """
     baseline, target = baseline_of(run), first_target(run)
-    before = accuracy_on(baseline, target)
-    made = []
-    for step, change, beaten in zip(ordered(run), changes(run), dominated_by(run), strict=True):
+    baseline_accuracy = accuracy_on(baseline, target)
+    derived = []
+    for step, change, dominating in zip(ordered_steps(run), changes(run), dominated_by(run), strict=True):
         accuracy = accuracy_on(step, target)
-        answers = None if step is baseline else changed_answers(before, accuracy)
+        changed = None if step is baseline else changed_answers(baseline_accuracy, accuracy)
         values: dict[str, Any] = {
             "calibration_error": error_of(accuracy),
             **change,
-            "answers_fixed": None if answers is None else len(answers.fixed),
-            "answers_broken": None if answers is None else len(answers.broken),
-            "answers_otherwise_wrong": None if answers is None else len(answers.other),
-            "dominated_by": None if beaten is None else list(beaten),
+            "answers_fixed": None if changed is None else len(changed.fixed),
+            "answers_broken": None if changed is None else len(changed.broken),
+            "answers_otherwise_wrong": None if changed is None else len(changed.other),
+            "dominated_by": None if dominating is None else list(dominating),
         }
-        made.append({key: plain(value) for key, value in values.items()})
-    return made
+        derived.append({key: finite(value) for key, value in values.items()})
+    return derived

@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from compress.core.records import COMPLETE, Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.core.records import COMPLETE_STATUSES, Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.measuring.chance import no_better_than_chance
 from compress.reporting.data.derived_columns import derived_columns
-from compress.reporting.data.paired import hits_of, packed
+from compress.reporting.data.paired import encode_hits, hits_of
 from compress.reporting.data.row import (
     baseline_of,
     disturbed_of,
     examples_of,
+    finite,
     first_target,
-    measured_on,
-    plain,
+    measurement_on,
     rows_of,
     score_values,
 )
@@ -36,7 +36,7 @@ def rows(run: RunRecord) -> pd.DataFrame:
     """
     frame = pd.DataFrame(
         [
-            values | _flat(derived) | _further(run, step)
+            values | _join_lists(derived) | _further_columns(run, step)
             for (step, values), derived in zip(
                 rows_of(run, first_target(run)), derived_columns(run), strict=True
             )
@@ -53,9 +53,9 @@ def contract(run: RunRecord) -> dict[str, Any]:
     size.
     """
     baseline = baseline_of(run)
-    useless = no_better_than_chance(baseline, run.labels)
+    baseline_fault = no_better_than_chance(baseline, run.labels)
     return {
-        "status": run.status if run.status in COMPLETE else "failed",
+        "status": run.status if run.status in COMPLETE_STATUSES else "failed",
         "run": run.run,
         "bundle": run.bundle,
         "reason": failure_reason(run),
@@ -65,8 +65,11 @@ def contract(run: RunRecord) -> dict[str, Any]:
         "seed": run.seed,
         "splits": dict(sorted(run.splits.items())),
         "targets": list(run.targets),
-        "notes": [*([] if useless is None else [f"{useless}. No retention is given."]), *run.notes],
-        "baseline_fault": useless,
+        "notes": [
+            *([] if baseline_fault is None else [f"{baseline_fault}. No retention is given."]),
+            *run.notes,
+        ],
+        "baseline_fault": baseline_fault,
         "budget": [limit.model_dump(mode="json") for limit in run.limits],
         "rows": [
             {
@@ -75,7 +78,9 @@ def contract(run: RunRecord) -> dict[str, Any]:
                 "status": "failed" if step.status == "failed" else "ok",
                 "key": step.key,
                 "model_digest": step.model_digest,
-                "targets": [_target_values(run, step, baseline, found) for found in step.measurements],
+                "targets": [
+                    _target_values(run, step, baseline, measurement) for measurement in step.measurements
+                ],
             }
             for (step, values), derived in zip(
                 rows_of(run, first_target(run)), derived_columns(run), strict=True
@@ -89,15 +94,15 @@ def contract_text(run: RunRecord) -> str:
     return json.dumps(contract(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def _join_lists(values: dict[str, Any]) -> dict[str, Any]:
     """Join lists of step names into a single cell."""
     return {key: ", ".join(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def _further(run: RunRecord, step: StepRecord) -> dict[str, Any]:
+def _further_columns(run: RunRecord, step: StepRecord) -> dict[str, Any]:
     baseline, values = baseline_of(run), dict[str, Any]()
     for number, target in enumerate(run.targets):
-        found = measured_on(step, target)
+        found = measurement_on(step, target)
         if found is None:
             continue
         if number > 0:
@@ -113,11 +118,15 @@ def _further(run: RunRecord, step: StepRecord) -> dict[str, Any]:
             shown |= _latency_values(latency) if number > 0 or index > 0 else {}
             values |= {f"{name}[{place}]": value for name, value in shown.items()}
             flat |= own.keys()
-    return {name: plain(value) for name, value in values.items()}
+    return {name: finite(value) for name, value in values.items()}
 
 
 def _quantities(run: RunRecord, latency: Latency) -> dict[str, Any]:
-    return {each.name: each.of(latency) for each in quantities_of(run.task) if each.among([latency])}
+    return {
+        quantity.name: quantity.value_of(latency)
+        for quantity in quantities_of(run.task)
+        if quantity.matching([latency])
+    }
 
 
 def _latency_values(latency: Latency) -> dict[str, Any]:
@@ -133,49 +142,51 @@ def _latency_values(latency: Latency) -> dict[str, Any]:
     }
 
 
-def test_split(run: RunRecord, found: TargetMeasurement) -> str:
+def test_split(run: RunRecord, measurement: TargetMeasurement) -> str:
     """Return a digest that identifies the test split.
 
     It covers the labels by name, in order; if the model was not scored against labels, the examples.
     """
-    if found.accuracy.against != "labels" and found.accuracy.examples is not None:
-        return found.accuracy.examples
+    if measurement.accuracy.against != "labels" and measurement.accuracy.examples is not None:
+        return measurement.accuracy.examples
     labels = run.labels
-    named = [labels[index] if 0 <= index < len(labels) else index for index in found.accuracy.truth]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+    label_names = [
+        labels[index] if 0 <= index < len(labels) else index for index in measurement.accuracy.truth
+    ]
+    return hashlib.sha256(json.dumps(label_names).encode()).hexdigest()
 
 
 def _target_values(
-    run: RunRecord, step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement
+    run: RunRecord, step: StepRecord, baseline: StepRecord | None, measurement: TargetMeasurement
 ) -> dict[str, Any]:
-    hits = hits_of(found.accuracy)
+    hits = hits_of(measurement.accuracy)
     values = {
-        "target": found.target,
-        "fingerprint": found.fingerprint,
-        "machine": found.machine,
-        "protocol": found.protocol,
-        "split": found.accuracy.split,
-        "examples": examples_of(found.accuracy),
-        "against": found.accuracy.against,
-        "test_split": test_split(run, found),
-        "test_examples": found.accuracy.examples,
-        "hits": None if hits is None else packed(hits),
-        **score_values(step, baseline, found),
-        "unknown_token_share": found.accuracy.unknown_token_share,
-        "peak_memory_mb": found.memory.peak_mb,
-        "absolute_peak_memory_mb": found.memory.absolute_peak_mb,
-        "before_load_memory_mb": found.memory.before_load_mb,
-        "memory_limit_mb": found.memory.limit_mb,
-        "gpu_peak_memory_mb": found.memory.gpu_peak_mb,
-        "memory_lengths": found.memory.lengths,
-        "tokenization_ms": found.tokenization_ms,
-        "load_ms": found.load_ms,
-        "measure_seconds": found.seconds,
+        "target": measurement.target,
+        "fingerprint": measurement.fingerprint,
+        "machine": measurement.machine,
+        "protocol": measurement.protocol,
+        "split": measurement.accuracy.split,
+        "examples": examples_of(measurement.accuracy),
+        "against": measurement.accuracy.against,
+        "test_split": test_split(run, measurement),
+        "test_examples": measurement.accuracy.examples,
+        "hits": None if hits is None else encode_hits(hits),
+        **score_values(step, baseline, measurement),
+        "unknown_token_share": measurement.accuracy.unknown_token_share,
+        "peak_memory_mb": measurement.memory.peak_mb,
+        "absolute_peak_memory_mb": measurement.memory.absolute_peak_mb,
+        "before_load_memory_mb": measurement.memory.before_load_mb,
+        "memory_limit_mb": measurement.memory.limit_mb,
+        "gpu_peak_memory_mb": measurement.memory.gpu_peak_mb,
+        "memory_lengths": measurement.memory.lengths,
+        "tokenization_ms": measurement.tokenization_ms,
+        "load_ms": measurement.load_ms,
+        "measure_seconds": measurement.seconds,
     }
     metrics = [
         # `smaller_is_better` is written only where it is true.
         metric.model_dump(exclude=None if metric.smaller_is_better else {"smaller_is_better"})
-        for metric in found.accuracy.metrics
+        for metric in measurement.accuracy.metrics
     ]
     timings = [
         {
@@ -190,10 +201,10 @@ def _target_values(
             "baseline_p50_ms": latency.baseline_p50_ms,
             "disturbance": None if latency.disturbance is None else latency.disturbance.model_dump(),
         }
-        for latency in found.latency
+        for latency in measurement.latency
     ]
     return {
-        **{name: plain(value) for name, value in values.items()},
-        "metrics": [{name: plain(value) for name, value in metric.items()} for metric in metrics],
-        "latency": [{name: plain(value) for name, value in timing.items()} for timing in timings],
+        **{name: finite(value) for name, value in values.items()},
+        "metrics": [{name: finite(value) for name, value in metric.items()} for metric in metrics],
+        "latency": [{name: finite(value) for name, value in timing.items()} for timing in timings],
     }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress.core.records import Accuracy, Metric, Verdict
-from compress.measuring.protocol import SAME_ORDER
+from compress.measuring.protocol import RANK_TOLERANCE
 from compress.measuring.statistics import normal_quantile, paired_verdict, wilson_bounds
 from compress.tasks.table import metric_kind
 
@@ -23,13 +23,13 @@ class PairedTest:
     p_value: float | None
 
     @property
-    def differ(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the difference is significant."""
         return self.verdict != "no difference"
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedCounts:
     """Counts of examples that `both` models, only the first (`lost`) or only the second (`gained`) predict
     correctly."""
 
@@ -38,10 +38,10 @@ class Paired:
     gained: int
 
     @classmethod
-    def of(cls, first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    def of(cls, first: Sequence[bool], second: Sequence[bool]) -> PairedCounts:
         """Count from which examples each of the two models predicts correctly."""
         pairs = list(zip(first, second, strict=True))
-        return cls(*(pairs.count(each) for each in ((True, True), (True, False), (False, True))))
+        return cls(*(pairs.count(outcome) for outcome in ((True, True), (True, False), (False, True))))
 
     @property
     def test(self) -> PairedTest:
@@ -50,12 +50,12 @@ class Paired:
         return PairedTest(verdict, p_value)
 
 
-def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
+def paired_counts(first: Accuracy | None, second: Accuracy | None) -> PairedCounts | None:
     """Return the paired counts of two models; None if they were not scored on the same labelled examples."""
     if first is None or second is None or first.truth != second.truth:
         return None
-    one, two = hits_of(first), hits_of(second)
-    return None if one is None or two is None else Paired.of(one, two)
+    first_hits, second_hits = hits_of(first), hits_of(second)
+    return None if first_hits is None or second_hits is None else PairedCounts.of(first_hits, second_hits)
 
 
 def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest | None:
@@ -65,7 +65,7 @@ def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest |
     models differ if their retention intervals, or if unknown their score intervals, do not overlap, which is more
     conservative than a paired test. None if the models were not scored on the same examples.
     """
-    pair = paired(first, second)
+    pair = paired_counts(first, second)
     if pair is not None:
         return pair.test
     if first is None or second is None or not (first.metrics and second.metrics):
@@ -74,28 +74,28 @@ def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest |
         return None
     if first.verdict is None and second.verdict is not None:
         return PairedTest(second.verdict, second.p_value)
-    one, two = _kept(first), _kept(second)
-    if one is None or two is None:
-        one, two = first.metrics[0], second.metrics[0]
-    return _apart(one, two)
+    first_metric, second_metric = _retention_metric(first), _retention_metric(second)
+    if first_metric is None or second_metric is None:
+        first_metric, second_metric = first.metrics[0], second.metrics[0]
+    return _interval_test(first_metric, second_metric)
 
 
-def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+def same_split(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two reports have scores on the same examples of a target.
 
     Their counts must be equal and, where both reports contain them, the digests of labels and examples.
     """
-    digests = ([each.get(key) for each in (one, two)] for key in ("test_split", "test_examples"))
-    alike = all(None in pair or pair[0] == pair[1] for pair in digests)
-    return one["examples"] == two["examples"] and alike
+    digests = ([report.get(key) for report in (first, second)] for key in ("test_split", "test_examples"))
+    digests_match = all(None in pair or pair[0] == pair[1] for pair in digests)
+    return first["examples"] == second["examples"] and digests_match
 
 
-def other_split(metric: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
+def split_difference(metric: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """Describe how the test splits of two reports differ, if they are not the same (see `same_split`)."""
-    counted, digest = metric_kind(metric).counts, one.get("test_split")
-    if counted and digest is not None and digest == two.get("test_split"):
-        return f"different {counted} of the same test split ({one['examples']} and {two['examples']})"
-    return f"different test splits ({one['examples']} and {two['examples']} {counted or 'examples'})"
+    unit, digest = metric_kind(metric).count_unit, first.get("test_split")
+    if unit and digest is not None and digest == second.get("test_split"):
+        return f"different {unit} of the same test split ({first['examples']} and {second['examples']})"
+    return f"different test splits ({first['examples']} and {second['examples']} {unit or 'examples'})"
 
 
 def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> PairedTest | None:
@@ -103,18 +103,20 @@ def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> Paired
     if None in (first.get("test_split"), second.get("test_split")) or not same_split(first, second):
         return None
     if first.get("hits") is not None and second.get("hits") is not None:
-        return Paired.of(*(unpacked(each["hits"], each["examples"]) for each in (first, second))).test
+        return PairedCounts.of(
+            *(decode_hits(report["hits"], report["examples"]) for report in (first, second))
+        ).test
     if first["against"] == "labels" or first["against"] != second["against"]:
         return None
     if not (first["metrics"] and second["metrics"]):
         return None
-    metrics = [each["metrics"][0] for each in (first, second)]
+    metrics = [report["metrics"][0] for report in (first, second)]
     if any(metric[end] is None for metric in metrics for end in ("low", "value", "high")):
         return None
-    return _apart(*map(Metric.model_validate, metrics))
+    return _interval_test(*map(Metric.model_validate, metrics))
 
 
-def _kept(model: Accuracy) -> Metric | None:
+def _retention_metric(model: Accuracy) -> Metric | None:
     """Return a model's retention as a metric, for which it was paired with the baseline; None if it has no interval."""
     if model.retention is None or model.retention_low is None or model.retention_high is None:
         return None
@@ -127,10 +129,10 @@ def _kept(model: Accuracy) -> Metric | None:
     )
 
 
-def _apart(one: Metric, two: Metric) -> PairedTest:
+def _interval_test(one: Metric, two: Metric) -> PairedTest:
     """Test whether two intervals overlap: the values differ if they do not."""
     apart = two.low > one.high or two.high < one.low
-    if not apart or abs(two.value - one.value) <= SAME_ORDER:
+    if not apart or abs(two.value - one.value) <= RANK_TOLERANCE:
         return PairedTest("no difference", None)
     return PairedTest("better" if (two.value > one.value) != one.smaller_is_better else "worse", None)
 
@@ -142,13 +144,13 @@ def hits_of(accuracy: Accuracy) -> tuple[bool, ...] | None:
     return tuple(a == b for a, b in zip(accuracy.truth, accuracy.predictions, strict=True))
 
 
-def packed(hits: Sequence[bool]) -> str:
+def encode_hits(hits: Sequence[bool]) -> str:
     """Encode four hits per hexadecimal digit, the first as highest bit, padded with zeros: (1, 0, 1, 1, 1) -> `b8`."""
     return np.packbits(np.asarray(hits, bool)).tobytes().hex()[: -(-len(hits) // 4)]
 
 
-def unpacked(text: str, examples: int) -> tuple[bool, ...]:
-    """Decode the hits of `examples` examples that `packed` encoded.
+def decode_hits(text: str, examples: int) -> tuple[bool, ...]:
+    """Decode the hits of `examples` examples that `encode_hits` encoded.
 
     Raises:
         ValueError: the length of the text does not match.
@@ -168,11 +170,11 @@ def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tup
         return model.retention_low, model.retention_high
     if baseline is None or model is None or not (_is_hit_rate(baseline) and _is_hit_rate(model)):
         return None
-    pair = paired(baseline, model)
+    pair = paired_counts(baseline, model)
     return None if pair is None else ratio_interval(pair)
 
 
-def ratio_interval(pair: Paired) -> tuple[float, float] | None:
+def ratio_interval(pair: PairedCounts) -> tuple[float, float] | None:
     """Return the 95 % interval of P(second is right) / P(first is right); valid without discordant examples too.
 
     Bonett and Price (2006), "Confidence intervals for a ratio of binomial proportions based on paired data", Statistics
@@ -183,9 +185,9 @@ def ratio_interval(pair: Paired) -> tuple[float, float] | None:
     first, second = pair.both + pair.lost, pair.both + pair.gained
     if first == 0 or second == 0:
         return None
-    spread = math.sqrt((pair.lost + pair.gained + 2) / ((first + 1) * (second + 1)))
-    alone = [math.sqrt((1 - (hits + 1) / (n + 2)) / (hits + 1)) for hits in (first, second)]
-    z = normal_quantile() * spread / sum(alone)
+    paired_error = math.sqrt((pair.lost + pair.gained + 2) / ((first + 1) * (second + 1)))
+    standard_errors = [math.sqrt((1 - (hits + 1) / (n + 2)) / (hits + 1)) for hits in (first, second)]
+    z = normal_quantile() * paired_error / sum(standard_errors)
     first_low, first_high = wilson_bounds(first, n, z)
     second_low, second_high = wilson_bounds(second, n, z)
     return second_low / first_high, second_high / first_low

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from compress.core.records import RunRecord
-from compress.reporting.data.row import deployed_of, first_target, rows_of, speed_of, speed_values
+from compress.reporting.data.row import deployed_of, first_target, rows_of, speed_interval, speed_of
 from compress.reporting.render.document import BubblePlot, Cell, Figure, Point, Row, Section, Table, row
 from compress.reporting.render.numbers import known, significant
-from compress.reporting.render.scores import reading
+from compress.reporting.render.scores import metric_format
 
 Costs = tuple[float, ...]
 """Values of which smaller is better."""
@@ -43,49 +43,52 @@ def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, .
     Args:
         target: where score and latency were measured; None: the first target.
     """
-    where = target or first_target(run)
-    rows = rows_of(run, where)
-    costs = [_costs(run, values, speed_values(run, step, where)) for step, values in rows]
+    measured_target = target or first_target(run)
+    rows = rows_of(run, measured_target)
+    costs = [_costs(run, values, speed_interval(run, step, measured_target)) for step, values in rows]
     return [
-        None if cost is None else tuple(rows[index][0].step for index in found)
-        for cost, found in zip(costs, dominators(costs), strict=True)
+        None if cost is None else tuple(rows[index][0].step for index in dominating)
+        for cost, dominating in zip(costs, dominators(costs), strict=True)
     ]
 
 
 def front(run: RunRecord) -> Section:
     """Build the section of the Pareto front: a table and a bubble plot (area: size on disk) for each target."""
-    found = [shown for target in run.targets if (shown := _on(run, target)) is not None]
-    if not found:
+    parts = [
+        target_parts for target in run.targets if (target_parts := _target_front(run, target)) is not None
+    ]
+    if not parts:
         return Section("front", "Pareto front")
-    words = (
-        f"A row is dominated if another row is no worse in score, {speed_of(run.task).words} and size, and better in "
+    paragraphs = (
+        f"A row is dominated if another row is no worse in score, {speed_of(run.task).display_name} and "
+        "size, and better in "
         "at least one of them. The rows that are not dominated form the Pareto front; which of them to deploy is your "
         "choice. Measured values are compared as they are: the tables above say which differences are significant. "
         "Rows whose timing was disturbed are left out.",
     )
-    tables, figures = zip(*found, strict=True)
-    return Section("front", "Pareto front", words, tables, figures)
+    tables, figures = zip(*parts, strict=True)
+    return Section("front", "Pareto front", paragraphs, tables, figures)
 
 
-def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
+def _target_front(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
     """Return table and figure of one target; None if fewer than two rows were measured there."""
-    read, deployed, speed = reading(run.metric), deployed_of(run), speed_of(run.task)
+    fmt, deployed, speed = metric_format(run.metric), deployed_of(run), speed_of(run.task)
     lines: list[Row] = []
     points: list[Point] = []
-    for (step, values), beaten in zip(rows_of(run, target), dominated_by(run, target), strict=True):
-        found = speed_values(run, step, target)
-        if beaten is None or found is None:
+    for (step, values), dominating in zip(rows_of(run, target), dominated_by(run, target), strict=True):
+        speed_range = speed_interval(run, step, target)
+        if dominating is None or speed_range is None:
             continue
-        x, y = found[0], read.factor * values["score"]
+        x, y = speed_range[0], fmt.factor * values["score"]
         verdict = (
-            Cell(f"dominated by {', '.join(beaten)}", tone="quiet")
-            if beaten
+            Cell(f"dominated by {', '.join(dominating)}", tone="quiet")
+            if dominating
             else Cell("on the front", tone="good")
         )
         lines.append(
             row(
                 step.step,
-                read.value(values["score"]),
+                fmt.value(values["score"]),
                 significant(x),
                 significant(values["size_mb"]),
                 verdict,
@@ -99,20 +102,21 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
                 (x, x, x),
                 (y, y, y),
                 size=values["size_mb"],
-                on_front=not beaten,
+                on_front=not dominating,
             )
         )
     if len(points) < 2:
         return None
     where = f" on {target}" if len(run.targets) > 1 else ""
-    said = "; ".join(point.label + ("" if point.on_front else ", dominated") for point in points)
+    point_words = "; ".join(point.label + ("" if point.on_front else ", dominated") for point in points)
     figure = Figure(
-        BubblePlot(f"{speed.words}, {speed.unit}", read.axis, tuple(points)),
-        f"{read.title} against {speed.words}{where}; the area of a bubble is the size on disk. Filled: the Pareto "
+        BubblePlot(f"{speed.display_name}, {speed.unit}", fmt.axis_label, tuple(points)),
+        f"{fmt.title} against {speed.display_name}{where}; the area of a bubble is the size on disk. "
+        "Filled: the Pareto "
         "front.",
-        f"The Pareto front of {read.words}, {speed.words} and size{where}. {said}.",
+        f"The Pareto front of {fmt.words}, {speed.display_name} and size{where}. {point_words}.",
     )
-    columns = ("Step", read.words, speed.column or f"{speed.words}, {speed.unit}", "size MB", "verdict")
+    columns = ("Step", fmt.words, speed.column or f"{speed.display_name}, {speed.unit}", "size MB", "verdict")
     return Table(f"Every step and variant{where}", columns, tuple(lines), frozenset({4})), figure
 
 
@@ -120,5 +124,5 @@ def _costs(run: RunRecord, values: dict[str, Any], speed: tuple[float, ...] | No
     score, size = values["score"], values["size_mb"]
     if speed is None or not (known(score) and known(size)):
         return None
-    read = (reading(run.metric), score), (speed_of(run.task), speed[0])
-    return (*(value if one.smaller_is_better else -value for one, value in read), size)
+    criteria = (metric_format(run.metric), score), (speed_of(run.task), speed[0])
+    return (*(value if criterion.smaller_is_better else -value for criterion, value in criteria), size)

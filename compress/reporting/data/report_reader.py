@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.core.disk.reading import read_json
 from compress.core.errors import UsageError
-from compress.core.records import COMPLETE, RunRecord
+from compress.core.records import COMPLETE_STATUSES, RunRecord
 from compress.reporting.data.frame import contract
 from compress.reporting.data.row import CONTRACT_KEYS
 from compress.store.runs import find_run
@@ -44,9 +44,9 @@ def read_report(file: Path) -> Report:
     if not isinstance(body, dict) or any(key not in body for key in _KEYS) or not _are_rows(body["rows"]):
         raise UsageError("not a report.json: `compress report RUN --json` prints one", where=str(file))
     for row in body["rows"]:
-        lacking = [key for key in (*CONTRACT_KEYS, "targets") if key not in row]
-        if lacking:
-            raise UsageError(f"a row of this report has no {lacking[0]!r}", where=str(file))
+        missing_keys = [key for key in (*CONTRACT_KEYS, "targets") if key not in row]
+        if missing_keys:
+            raise UsageError(f"a row of this report has no {missing_keys[0]!r}", where=str(file))
     return body
 
 
@@ -61,8 +61,8 @@ def as_report(result: Result) -> Report:
 
 def deployed_row(report: Report) -> Mapping[str, Any] | None:
     """Return the deployed row; None if the run did not get that far."""
-    done = report["status"] in COMPLETE and report["rows"]
-    return report["rows"][-1] if done and report["rows"][-1].get("status") != "failed" else None
+    is_complete = report["status"] in COMPLETE_STATUSES and report["rows"]
+    return report["rows"][-1] if is_complete and report["rows"][-1].get("status") != "failed" else None
 
 
 def baseline_row(report: Report) -> Mapping[str, Any] | None:
@@ -70,12 +70,12 @@ def baseline_row(report: Report) -> Mapping[str, Any] | None:
     return next((row for row in report["rows"] if row["role"] == "baseline"), None)
 
 
-def same_baseline(one: Report, two: Report) -> bool:
+def same_baseline(first_report: Report, second_report: Report) -> bool:
     """Whether both reports have the same baseline, by model digest or by cache key.
 
     The digest is shared by a run and a measurement of its file. False for old reports, which contain neither.
     """
-    rows = [baseline_row(report) or {} for report in (one, two)]
+    rows = [baseline_row(report) or {} for report in (first_report, second_report)]
     names = ([row.get(key) for row in rows] for key in ("model_digest", "key"))
     return any(first is not None and first == second for first, second in names)
 
@@ -84,34 +84,38 @@ def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[st
     """Return a row's measurement on the target that its flat keys refer to."""
     if row is None or not report["targets"]:
         return None
-    return next((found for found in row["targets"] if found["target"] == report["targets"][0]), None)
+    return next(
+        (measurement for measurement in row["targets"] if measurement["target"] == report["targets"][0]), None
+    )
 
 
-def same_machine(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+def same_machine(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two models were timed on the same machine, with the same threads and cores.
 
     Old reports without `machine` have a joint fingerprint of machine, batch sizes and lengths, which is compared
     instead.
     """
-    machines = [each.get("machine") for each in (one, two)]
+    machines = [measurement.get("machine") for measurement in (first, second)]
     if None in machines:
-        return bool(one["fingerprint"] == two["fingerprint"])
+        return bool(first["fingerprint"] == second["fingerprint"])
     return bool(machines[0] == machines[1])
 
 
-def timing_like(found: Mapping[str, Any], timing: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def matching_timing(measurement: Mapping[str, Any], timing: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return a model's timing at the batch size and lengths of another timing; None if there is none."""
-    return next((one for one in found["latency"] if _setting(one) == _setting(timing)), None)
+    return next(
+        (candidate for candidate in measurement["latency"] if _setting(candidate) == _setting(timing)), None
+    )
 
 
-def timed_words(found: Mapping[str, Any]) -> str:
+def timed_words(measurement: Mapping[str, Any]) -> str:
     """Describe the batch sizes and lengths at which a model was timed."""
-    return ", ".join(map(timing_words, found["latency"]))
+    return ", ".join(map(timing_words, measurement["latency"]))
 
 
-def memory_words(found: Mapping[str, Any]) -> str:
+def memory_words(measurement: Mapping[str, Any]) -> str:
     """Describe the batch size and lengths at which the peak memory was measured: the first timed batch size."""
-    return timing_words({**found["latency"][0], "lengths": found.get("memory_lengths", "real")})
+    return timing_words({**measurement["latency"][0], "lengths": measurement.get("memory_lengths", "real")})
 
 
 def timing_words(timing: Mapping[str, Any]) -> str:
@@ -124,7 +128,7 @@ def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
     return timing["batch_size"], timing["lengths"]
 
 
-def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+def same_memory_setting(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     """Whether the peak memory of two models was measured at the same batch size and lengths (see `memory_words`).
 
     Lengths are ignored if one of the reports is too old to contain them.
@@ -136,6 +140,6 @@ def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     return len({*sizes}) == 1 and (not known or same_memory_lengths(one, two))
 
 
-def same_memory_lengths(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+def same_memory_lengths(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether the peak memory of two models was measured on the same workload; old reports used the real lengths."""
-    return bool(one.get("memory_lengths", "real") == two.get("memory_lengths", "real"))
+    return bool(first.get("memory_lengths", "real") == second.get("memory_lengths", "real"))

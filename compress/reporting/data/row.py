@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from compress.core.records import (
-    COMPLETE,
+    COMPLETE_STATUSES,
     Accuracy,
     Latency,
     Metric,
@@ -39,7 +39,7 @@ CONTRACT_KEYS = (
 """The stable keys of a row. Latency, score and memory are those of the first target and its first batch size."""
 
 
-def ordered(run: RunRecord) -> tuple[StepRecord, ...]:
+def ordered_steps(run: RunRecord) -> tuple[StepRecord, ...]:
     """Return the steps with the deployed one last: controls and variants at the end of the run precede it."""
     steps = list(run.steps)
     main = [index for index, step in enumerate(steps) if step.role == "step"]
@@ -55,20 +55,20 @@ def baseline_of(run: RunRecord) -> StepRecord | None:
 
 def deployed_of(run: RunRecord) -> StepRecord | None:
     """Return the deployed step; None if the run did not get that far."""
-    if run.status not in COMPLETE:
+    if run.status not in COMPLETE_STATUSES:
         return None
-    last = ordered(run)[-1:]
+    last = ordered_steps(run)[-1:]
     return last[0] if last and last[0].status != "failed" else None
 
 
-def partner_of(run: RunRecord, aside: StepRecord) -> StepRecord | None:
+def partner_of(run: RunRecord, comparison: StepRecord) -> StepRecord | None:
     """Return the step that a control or variant belongs to: the one whose name is a prefix of its own, else the
     baseline.
 
     The baseline is the partner of variants of a model that no pass produced. None if the run did not get that far.
     """
-    named = [step for step in run.steps if step.role == "step" and aside.step.startswith(step.step)]
-    return max(named, key=lambda step: len(step.step)) if named else baseline_of(run)
+    candidates = [step for step in run.steps if step.role == "step" and comparison.step.startswith(step.step)]
+    return max(candidates, key=lambda step: len(step.step)) if candidates else baseline_of(run)
 
 
 def failed_of(run: RunRecord) -> StepRecord | None:
@@ -81,28 +81,28 @@ def first_target(run: RunRecord) -> str | None:
     return run.targets[0] if run.targets else None
 
 
-def measured_on(step: StepRecord | None, target: str | None) -> TargetMeasurement | None:
+def measurement_on(step: StepRecord | None, target: str | None) -> TargetMeasurement | None:
     """Return the measurement of a step on a target; None if there is none."""
     if step is None:
         return None
-    return next((found for found in step.measurements if found.target == target), None)
+    return next((measurement for measurement in step.measurements if measurement.target == target), None)
 
 
-def all_measured(run: RunRecord, target: str | None) -> list[tuple[StepRecord, TargetMeasurement]]:
+def measurements_on(run: RunRecord, target: str | None) -> list[tuple[StepRecord, TargetMeasurement]]:
     """Return the steps that were measured on a target, in report order, with their measurements."""
-    found = ((step, measured_on(step, target)) for step in ordered(run))
-    return [(step, measured) for step, measured in found if measured is not None]
+    pairs = ((step, measurement_on(step, target)) for step in ordered_steps(run))
+    return [(step, measurement) for step, measurement in pairs if measurement is not None]
 
 
 def accuracy_on(step: StepRecord | None, target: str | None) -> Accuracy | None:
     """Return the scores of a step on a target; None if there are none."""
-    found = measured_on(step, target)
-    return found.accuracy if found else None
+    measurement = measurement_on(step, target)
+    return measurement.accuracy if measurement else None
 
 
 def secondary_metrics(run: RunRecord) -> list[MetricKind]:
     """Return the secondary metrics with a column of their own that some step was scored by."""
-    scored = (found.accuracy.metrics[1:] for _, found in all_measured(run, first_target(run)))
+    scored = (measurement.accuracy.metrics[1:] for _, measurement in measurements_on(run, first_target(run)))
     names = dict.fromkeys(metric.name for metrics in scored for metric in metrics)
     return [kind for kind in map(metric_kind, names) if kind.column]
 
@@ -120,8 +120,8 @@ def examples_of(accuracy: Accuracy) -> int:
 
 def latency_on(step: StepRecord | None, target: str | None) -> Latency | None:
     """Return the timing of a step on a target at its first batch size; None if there is none."""
-    found = measured_on(step, target)
-    return found.latency[0] if found and found.latency else None
+    measurement = measurement_on(step, target)
+    return measurement.latency[0] if measurement and measurement.latency else None
 
 
 def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) -> dict[str, Any]:
@@ -132,9 +132,9 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
     `latency_p50_ms` it is the speed-up. If `disturbed` is True, the timings are reported as measured but are not
     reliable; None: unknown.
     """
-    found = measured_on(step, target)
-    scores = score_values(step, baseline, found)
-    latency = found.latency[0] if found and found.latency else None
+    measurement = measurement_on(step, target)
+    scores = score_values(step, baseline, measurement)
+    latency = measurement.latency[0] if measurement and measurement.latency else None
     values: dict[str, Any] = {
         "step": step.step,
         "role": step.role,
@@ -144,7 +144,7 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "latency_p95_ms": latency.p95_ms if latency else None,
         "speedup": latency.speedup if latency else None,
         "throughput": latency.throughput if latency else None,
-        "peak_memory_mb": found.memory.peak_mb if found else None,
+        "peak_memory_mb": measurement.memory.peak_mb if measurement else None,
         "size_mb": step.size.model_mb if step.size else None,
         "parameters": step.parameters,
         "macs": step.macs,
@@ -165,11 +165,11 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "latency_verdict": latency.verdict if latency else None,
         "baseline_p50_ms": latency.baseline_p50_ms if latency else None,
         "disturbed": disturbed_of(latency),
-        "tokenization_ms": found.tokenization_ms if found else None,
-        "load_ms": found.load_ms if found else None,
-        "absolute_peak_memory_mb": found.memory.absolute_peak_mb if found else None,
-        "memory_limit_mb": found.memory.limit_mb if found else None,
-        "gpu_peak_memory_mb": found.memory.gpu_peak_mb if found else None,
+        "tokenization_ms": measurement.tokenization_ms if measurement else None,
+        "load_ms": measurement.load_ms if measurement else None,
+        "absolute_peak_memory_mb": measurement.memory.absolute_peak_mb if measurement else None,
+        "memory_limit_mb": measurement.memory.limit_mb if measurement else None,
+        "gpu_peak_memory_mb": measurement.memory.gpu_peak_mb if measurement else None,
         "tokenizer_mb": step.size.tokenizer_mb if step.size else None,
         "total_mb": step.size.total_mb if step.size else None,
         "training_seconds": step.training_seconds,
@@ -178,26 +178,27 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "measured": step.measured,
         "error": step.error,
     }
-    return {key: plain(value) for key, value in values.items()}
+    return {key: finite(value) for key, value in values.items()}
 
 
 def rows_of(run: RunRecord, target: str | None) -> list[tuple[StepRecord, dict[str, Any]]]:
     """Return each step in report order with its flat row on a target, including the quantities of its task."""
     baseline = baseline_of(run)
     return [
-        (step, row_of(step, baseline, target) | quantity_values(run, step, target)) for step in ordered(run)
+        (step, row_of(step, baseline, target) | quantity_values(run, step, target))
+        for step in ordered_steps(run)
     ]
 
 
-def speed_values(run: RunRecord, step: StepRecord, target: str | None) -> tuple[float, float, float] | None:
+def speed_interval(run: RunRecord, step: StepRecord, target: str | None) -> tuple[float, float, float] | None:
     """Return (value, low, high) of the quantity of `speed_of`; None if it was not measured, or was disturbed."""
-    found, shown = measured_on(step, target), speed_of(run.task)
-    one = next(iter(shown.among(found.latency) if found else ()), None)
-    if one is None or one.disturbed or not known(one.p50_ms) or one.p50_ms <= 0:
+    measurement, quantity = measurement_on(step, target), speed_of(run.task)
+    timing = next(iter(quantity.matching(measurement.latency) if measurement else ()), None)
+    if timing is None or timing.disturbed or not known(timing.p50_ms) or timing.p50_ms <= 0:
         return None
-    ends = (ms if known(ms) else one.p50_ms for ms in (one.p50_low, one.p50_high))
-    low, high = sorted(shown.of(one, ms) for ms in ends)
-    return shown.of(one), low, high
+    bounds = (ms if known(ms) else timing.p50_ms for ms in (timing.p50_low, timing.p50_high))
+    low, high = sorted(quantity.value_of(timing, ms) for ms in bounds)
+    return quantity.value_of(timing), low, high
 
 
 def speed_of(task: str) -> Quantity:
@@ -206,15 +207,15 @@ def speed_of(task: str) -> Quantity:
     This is the first median among the quantities that the task declares, else the median latency at the first batch
     size.
     """
-    own = (quantity for quantity in quantities_of(task) if quantity.statistic != "p95_ms")
-    return next(own, Quantity("latency_p50_ms", "median latency", "ms", "", "p50_ms", "p50 ms"))
+    medians = (quantity for quantity in quantities_of(task) if quantity.statistic != "p95_ms")
+    return next(medians, Quantity("latency_p50_ms", "median latency", "ms", "", "p50_ms", "p50 ms"))
 
 
 def quantity_values(run: RunRecord, step: StepRecord, target: str | None) -> dict[str, float | None]:
     """Return the quantities that the run's task declares, each at its first batch size and length."""
-    found = measured_on(step, target)
-    timed = found.latency if found else ()
-    return {quantity.name: quantity.first(timed) for quantity in quantities_of(run.task)}
+    measurement = measurement_on(step, target)
+    timed = measurement.latency if measurement else ()
+    return {quantity.name: quantity.first_value(timed) for quantity in quantities_of(run.task)}
 
 
 def disturbed_of(latency: Latency | None) -> bool | None:
@@ -236,19 +237,21 @@ _RETENTION = ("retention", "retention_low", "retention_high")
 
 
 def score_values(
-    step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement | None
+    step: StepRecord, baseline: StepRecord | None, measurement: TargetMeasurement | None
 ) -> dict[str, Any]:
     """Return score, retention, their intervals and the paired verdict of one measurement.
 
     Retention is None if the baseline is no better than chance.
     """
     names = ("score", "score_low", "score_high", *_RETENTION)
-    if found is None:
+    if measurement is None:
         return dict.fromkeys((*names, "p_value", "score_verdict"))
-    accuracy = found.accuracy
+    accuracy = measurement.accuracy
     metric = accuracy.metrics[0] if accuracy.metrics else None
     is_baseline = step.role == "baseline"
-    interval = None if is_baseline else retention_interval(accuracy_on(baseline, found.target), accuracy)
+    interval = (
+        None if is_baseline else retention_interval(accuracy_on(baseline, measurement.target), accuracy)
+    )
     values = {
         "score": metric.value if metric else None,
         "score_low": metric.low if metric else None,
@@ -265,6 +268,6 @@ def score_values(
     return values
 
 
-def plain(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return the value, or None if it is a NaN or infinity, which JSON does not support."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

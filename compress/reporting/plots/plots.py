@@ -29,9 +29,17 @@ from compress.reporting.plots.style import (
     VARIABLES,
     new_figure,
 )
-from compress.reporting.render.document import Bars, BubblePlot, Plot, Point, Scatter, Training, Waterfall
+from compress.reporting.render.document import (
+    BarPlot,
+    BubblePlot,
+    Plot,
+    Point,
+    Scatter,
+    TrainingPlot,
+    Waterfall,
+)
 
-_PLACES = (
+_LABEL_OFFSETS = (
     (8, 7),
     (8, -7),
     (-8, 7),
@@ -48,7 +56,7 @@ _PLACES = (
     (0, 30),
 )
 """Candidate offsets of a label from its point, in points (1/72 inch), best first."""
-_LARGEST_BUBBLE, _SMALLEST_BUBBLE = 900.0, 24.0  # area in square points (1/72 inch)
+_MAX_BUBBLE_AREA, _MIN_BUBBLE_AREA = 900.0, 24.0  # area in square points (1/72 inch)
 _LOG_FROM = 3.0  # values that span a larger factor are shown on a logarithmic axis
 _LOG_LOSSES = 100.0  # the same for losses, which span a large factor by themselves
 
@@ -57,7 +65,7 @@ def draw(plot: Plot, name: str) -> str:
     """Return the plot as an `<svg>` element; `name` makes its ids distinct from those of other plots on the page."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = _DRAWN_BY[type(plot)](plot)
+        figure = _RENDERERS[type(plot)](plot)
         stream = io.StringIO()
         figure.savefig(
             stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -76,8 +84,8 @@ def _scatter(plot: Scatter) -> Figure:
         axes.errorbar(
             point.x[0],
             point.y[0],
-            xerr=_reach(point.x),
-            yerr=_reach(point.y),
+            xerr=_error_bar(point.x),
+            yerr=_error_bar(point.y),
             fmt={"baseline": "s", "step": "o", "control": "D", "variant": "^"}[point.role],
             color=_colour(point),
             markerfacecolor=SURFACE if point.role in ("control", "variant") else _colour(point),
@@ -95,7 +103,7 @@ def _scatter(plot: Scatter) -> Figure:
     return figure
 
 
-def _plane(plot: BubblePlot) -> Figure:
+def _bubble_plot(plot: BubblePlot) -> Figure:
     figure = new_figure(6.4, 3.6)
     axes = figure.add_subplot()
     largest = max(point.size for point in plot.points) or 1.0
@@ -106,7 +114,7 @@ def _plane(plot: BubblePlot) -> Figure:
         axes.scatter(
             point.x[0],
             point.y[0],
-            s=_bubble(point, largest),
+            s=_bubble_area(point, largest),
             facecolor=ACCENT if point.on_front else SURFACE,
             edgecolor=ACCENT if point.on_front else MUTED,
             linewidth=1.2,
@@ -117,14 +125,14 @@ def _plane(plot: BubblePlot) -> Figure:
     axes.margins(x=0.16, y=0.24)
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
-    radii = [math.sqrt(_bubble(point, largest) / math.pi) * figure.dpi / 72 for point in plot.points]
+    radii = [math.sqrt(_bubble_area(point, largest) / math.pi) * figure.dpi / 72 for point in plot.points]
     _label_points(figure, axes, plot.points, radii)
     return figure
 
 
-def _bubble(point: Point, largest: float) -> float:
+def _bubble_area(point: Point, largest: float) -> float:
     """Return the area of a bubble in square points."""
-    return max(_LARGEST_BUBBLE * point.size / largest, _SMALLEST_BUBBLE)
+    return max(_MAX_BUBBLE_AREA * point.size / largest, _MIN_BUBBLE_AREA)
 
 
 def _label_points(
@@ -138,7 +146,7 @@ def _label_points(
     figure.set_layout_engine("none")
     frame = axes.get_window_extent()
     centres = [(float(x), float(y)) for x, y in axes.transData.transform([(p.x[0], p.y[0]) for p in points])]
-    taken = [
+    occupied = [
         Bbox.from_extents(x - r, y - r, x + r, y + r)
         for (x, y), r in zip(centres, radii or [5.0] * len(centres), strict=True)
     ]
@@ -146,9 +154,9 @@ def _label_points(
     for point, (x, _) in zip(points, centres, strict=True):
         low, high = (axes.transData.transform((point.x[0], end))[1] for end in point.y[1:])
         bars.append(Bbox.from_extents(x - 1, low, x + 1, high))
-    for label, point in _merged(points, centres):
+    for label, point in _merge_labels(points, centres):
         best: tuple[int, Annotation, Bbox] | None = None
-        for dx, dy in _PLACES:
+        for dx, dy in _LABEL_OFFSETS:
             text = axes.annotate(
                 label,
                 (point.x[0], point.y[0]),
@@ -162,29 +170,29 @@ def _label_points(
             )
             box = text.get_window_extent()
             outside = box.x0 < frame.x0 or box.x1 > frame.x1 + 6 or box.y0 < frame.y0 or box.y1 > frame.y1 + 6
-            hidden = (
-                3 * sum(box.overlaps(other) for other in taken)
+            penalty = (
+                3 * sum(box.overlaps(other) for other in occupied)
                 + sum(box.overlaps(bar) for bar in bars)
                 + 9 * outside
             )
-            if best is not None and hidden >= best[0]:
+            if best is not None and penalty >= best[0]:
                 text.remove()
                 continue
             if best is not None:
                 best[1].remove()
-            best = (hidden, text, box)
-            if hidden == 0:
+            best = (penalty, text, box)
+            if penalty == 0:
                 break
         if best is not None:
-            taken.append(best[2])
+            occupied.append(best[2])
 
 
-def _merged(points: Sequence[Point], centres: Sequence[Sequence[float]]) -> list[tuple[str, Point]]:
+def _merge_labels(points: Sequence[Point], centres: Sequence[Sequence[float]]) -> list[tuple[str, Point]]:
     """Return one label for overlapping points: `quantize, export`."""
     groups: list[tuple[list[str], Point, Sequence[float]]] = []
     for point, centre in zip(points, centres, strict=True):
-        for names, first, place in groups:
-            if first.role == point.role and math.dist(place, centre) < 6:
+        for names, first, group_center in groups:
+            if first.role == point.role and math.dist(group_center, centre) < 6:
                 names.append(point.label)
                 break
         else:
@@ -196,18 +204,20 @@ def _waterfall(plot: Waterfall) -> Figure:
     changes = plot.changes
     figure = new_figure(4.5, 0.95 + 0.42 * len(changes))
     axes = figure.add_subplot()
-    places = range(len(changes))
-    for place, change in zip(places, changes, strict=True):
+    positions = range(len(changes))
+    for position, change in zip(positions, changes, strict=True):
         better = (change.after > change.before) == plot.larger_is_better
-        colour = MUTED if not change.differs else GOOD if better else BAD
+        colour = MUTED if not change.is_significant else GOOD if better else BAD
         low, high = sorted((change.before, change.after))
-        axes.barh(place, high - low, left=low, height=0.56, color=colour, linewidth=0, zorder=2)
-        axes.plot([change.after] * 2, [place - 0.28, place + 0.28], color=INK, linewidth=1.4, zorder=3)
-        if place + 1 < len(changes):
-            axes.plot([change.after] * 2, [place + 0.28, place + 0.72], color=MUTED, linewidth=0.8, zorder=1)
+        axes.barh(position, high - low, left=low, height=0.56, color=colour, linewidth=0, zorder=2)
+        axes.plot([change.after] * 2, [position - 0.28, position + 0.28], color=INK, linewidth=1.4, zorder=3)
+        if position + 1 < len(changes):
+            axes.plot(
+                [change.after] * 2, [position + 0.28, position + 0.72], color=MUTED, linewidth=0.8, zorder=1
+            )
         axes.annotate(
             change.text,
-            (high, place),
+            (high, position),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
@@ -224,12 +234,12 @@ def _waterfall(plot: Waterfall) -> Figure:
     axes.use_sticky_edges = False
     axes.autoscale_view()
     low, high = axes.get_xlim()
-    room = 0.16  # for the labels to the right of the bars
+    margin = 0.16  # for the labels to the right of the bars
     if axes.get_xscale() == "log":
-        axes.set_xlim(low, high * (high / low) ** room)
+        axes.set_xlim(low, high * (high / low) ** margin)
     else:
-        axes.set_xlim(low, high + (high - low) * room)
-    axes.set_yticks(list(places), [change.label for change in changes])
+        axes.set_xlim(low, high + (high - low) * margin)
+    axes.set_yticks(list(positions), [change.label for change in changes])
     axes.set_ylim(len(changes) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -237,31 +247,31 @@ def _waterfall(plot: Waterfall) -> Figure:
     return figure
 
 
-def _training(plot: Training) -> Figure:
-    scored = any(course.scores for course in plot.courses)
-    lost = any(course.losses for course in plot.courses)
-    figure = new_figure(4.5, 3.2 if scored and lost else 2.2)
-    panels = figure.subplots(2 if scored and lost else 1, 1, sharex=True, squeeze=False)[:, 0]
-    if scored:
+def _training(plot: TrainingPlot) -> Figure:
+    has_scores = any(curve.scores for curve in plot.curves)
+    has_losses = any(curve.losses for curve in plot.curves)
+    figure = new_figure(4.5, 3.2 if has_scores and has_losses else 2.2)
+    panels = figure.subplots(2 if has_scores and has_losses else 1, 1, sharex=True, squeeze=False)[:, 0]
+    if has_scores:
         _draw_scores(panels[0], plot)
-    if lost:
+    if has_losses:
         axes = panels[-1]
-        for course in plot.courses:
-            axes.plot(course.steps, course.losses, color=INK, linewidth=1.4)
-        _scale_losses(axes, [loss for course in plot.courses for loss in course.losses])
+        for curve in plot.curves:
+            axes.plot(curve.steps, curve.losses, color=INK, linewidth=1.4)
+        _scale_losses(axes, [loss for curve in plot.curves for loss in curve.losses])
         axes.set_ylabel("training\nloss")
     panels[-1].set_xlabel("step")
-    _part_courses(list(panels), plot)
+    _separate_runs(list(panels), plot)
     panels[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.align_ylabels()
     return figure
 
 
-def _draw_scores(axes: Axes, plot: Training) -> None:
+def _draw_scores(axes: Axes, plot: TrainingPlot) -> None:
     """Draw all scores, and highlight the best one of the last training run with scores, whose weights are kept."""
-    for course in plot.courses:
-        axes.plot(course.score_steps, course.scores, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
-    last = [course for course in plot.courses if course.scores][-1]
+    for curve in plot.curves:
+        axes.plot(curve.score_steps, curve.scores, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
+    last = [curve for curve in plot.curves if curve.scores][-1]
     best = (min if plot.smaller_is_better else max)(range(len(last.scores)), key=last.scores.__getitem__)
     axes.plot(last.score_steps[best], last.scores[best], color=GOOD, marker="o", markersize=8, zorder=3)
     axes.annotate(
@@ -289,12 +299,12 @@ def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
         _plain_ticks(axes)
 
 
-def _part_courses(panels: Sequence[Axes], plot: Training) -> None:
+def _separate_runs(panels: Sequence[Axes], plot: TrainingPlot) -> None:
     """Draw a line between consecutive training runs, and their names above."""
-    if len(plot.courses) < 2:
+    if len(plot.curves) < 2:
         return
     begin = 0
-    for number, course in enumerate(plot.courses):
+    for number, course in enumerate(plot.curves):
         end = max((*course.steps, *course.score_steps, begin))
         if number:
             for axes in panels:
@@ -334,7 +344,7 @@ def _plain_number(value: float, _: int | None = None) -> str:
     return f"{value:.6g}".replace("-", "−")
 
 
-def _reach(ends: tuple[float, float, float]) -> list[list[float]]:
+def _error_bar(ends: tuple[float, float, float]) -> list[list[float]]:
     value, low, high = ends
     return [[max(value - low, 0.0)], [max(high - value, 0.0)]]
 
@@ -357,17 +367,17 @@ def _inline(svg: str) -> str:
 
 def _inline_tag(tag: str, used: set[str]) -> str:
     """Convert one tag to the page's colours and font, and drop its id if nothing refers to it."""
-    for stand_in, variable in VARIABLES.items():
-        tag = tag.replace(stand_in, variable)
+    for placeholder, variable in VARIABLES.items():
+        tag = tag.replace(placeholder, variable)
     tag = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", tag)
     tag = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", tag)
     return re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", tag)
 
 
-_DRAWN_BY: Mapping[type[Plot], Callable[[Any], Figure]] = {
+_RENDERERS: Mapping[type[Plot], Callable[[Any], Figure]] = {
     Scatter: _scatter,
-    BubblePlot: _plane,
+    BubblePlot: _bubble_plot,
     Waterfall: _waterfall,
-    Bars: draw_bars,
-    Training: _training,
+    BarPlot: draw_bars,
+    TrainingPlot: _training,
 }

@@ -70,13 +70,14 @@ class BubblePlot(Scatter):
 
 @dataclass(frozen=True)
 class Change:
-    """Change of a quantity by one step, from `before` to `after`, also in words; `differs` if it is significant."""
+    """Change of a quantity by one step, from `before` to `after`, also in words; `is_significant` if it is
+    significant."""
 
     label: str
     before: float
     after: float
     text: str
-    differs: bool
+    is_significant: bool
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ class TrainingCurve:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingPlot:
     """Consecutive training runs of a step: stages, generations, or a single one."""
 
-    courses: tuple[TrainingCurve, ...]
+    curves: tuple[TrainingCurve, ...]
     score_label: str
     smaller_is_better: bool = False
 
@@ -119,7 +120,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarPlot:
     """Bars on a logarithmic axis, in order; `marked` and `unmarked` describe the two kinds in words."""
 
     axis_label: str
@@ -128,7 +129,7 @@ class Bars:
     unmarked: str
 
 
-Plot = Scatter | BubblePlot | Waterfall | Training | Bars
+Plot = Scatter | BubblePlot | Waterfall | TrainingPlot | BarPlot
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,10 @@ class Section:
         return not (self.paragraphs or self.tables or self.figures or self.code)
 
 
-def section_of(key: str, title: str, *tables: Table, words: tuple[str, ...] = ()) -> Section:
+def section_of(key: str, title: str, *tables: Table, paragraphs: tuple[str, ...] = ()) -> Section:
     """Build a section from the tables that have rows, with explanatory paragraphs; empty if no table has rows."""
-    full = tuple(table for table in tables if table.rows)
-    return Section(key, title, words if full else (), full)
+    nonempty = tuple(table for table in tables if table.rows)
+    return Section(key, title, paragraphs if nonempty else (), nonempty)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ def html(document: Document) -> str:
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_finalized,
+        finalize=_escape_control_characters,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["unbroken"] = _unbroken
+    environment.filters["unbroken"] = _with_no_break_spaces
     plots = {
         (section.key, number): draw(figure.plot, f"{section.key}-{number}")
         for section in document.sections
@@ -34,11 +34,11 @@ def html(document: Document) -> str:
     return environment.get_template("report.html.j2").render(document=document, plots=plots, style=style)
 
 
-def _finalized(value: object) -> object:
+def _escape_control_characters(value: object) -> object:
     """Escape control and bidirectional formatting characters in texts; plots and style sheet are unchanged."""
     return printable(value) if type(value) is str else value
 
 
-def _unbroken(text: str) -> str:
+def _with_no_break_spaces(text: str) -> str:
     """Use no-break spaces between a number and its unit, and inside `p = 0.03`."""
     return re.sub(r"(?<=\d) (?=%|(?:ms|MB|s|min|h)\b)|(?<=\bp) (?=[=<] )|(?<=\bp [=<]) ", "\u00a0", text)

@@ -27,8 +27,10 @@ def markdown(document: Document) -> str:
 
 def table(content: Table) -> str:
     """Return one table with its caption above it."""
-    marks = ["---" if n == 0 or n in content.text_columns else "---:" for n in range(len(content.columns))]
-    lines = [" | ".join(escape(column) for column in content.columns), " | ".join(marks)]
+    alignments = [
+        "---" if n == 0 or n in content.text_columns else "---:" for n in range(len(content.columns))
+    ]
+    lines = [" | ".join(escape(column) for column in content.columns), " | ".join(alignments)]
     lines += [" | ".join(_cell(cell) for cell in row.cells) for row in content.rows]
     return f"{escape(content.caption)}\n\n" + "\n".join(f"| {line} |" for line in lines)
 

@@ -31,14 +31,16 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
-def span(low: float | None, high: float | None, write: Callable[[float], str], unit: str = "") -> str:
-    """Format an interval, each end by `write`: (20.9, 21.8) -> `20.9–21.8×`; empty if an end is missing."""
-    return f"{write(low)}–{write(high)}{unit}" if known(low) and known(high) else ""
+def format_range(
+    low: float | None, high: float | None, format_value: Callable[[float], str], unit: str = ""
+) -> str:
+    """Format an interval, each end by `format_value`: (20.9, 21.8) -> `20.9–21.8×`; empty if an end is missing."""
+    return f"{format_value(low)}–{format_value(high)}{unit}" if known(low) and known(high) else ""
 
 
 def percent_range(low: float | None, high: float | None) -> str:
     """Format an interval of fractions: (0.921, 0.957) -> `92.1–95.7 %`; empty if an end is missing."""
-    return span(low, high, lambda fraction: f"{100 * fraction:.1f}", " %")
+    return format_range(low, high, lambda fraction: f"{100 * fraction:.1f}", " %")
 
 
 def points(difference: float | None) -> str:
@@ -63,7 +65,7 @@ def times(factor: float | None) -> str:
 
 def times_range(low: float | None, high: float | None) -> str:
     """Format an interval of factors: (20.9, 21.8) -> `20.9–21.8×`; empty if an end is missing."""
-    return span(low, high, significant, "×")
+    return format_range(low, high, significant, "×")
 
 
 def count(value: int | None) -> str:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compress.reporting.render.numbers import MISSING, known, percent, percent_range, points, signed, span
+from compress.reporting.render.numbers import (
+    MISSING,
+    format_range,
+    known,
+    percent,
+    percent_range,
+    points,
+    signed,
+)
 from compress.tasks.table import TASKS, metric_kind, quantities_of, task_kind
 
 _DECIMALS = 3
 
 
 @dataclass(frozen=True)
-class Reading:
+class MetricFormat:
     """Format of a metric: fractions as percentages, other values with three decimals."""
 
     words: str
@@ -30,16 +38,16 @@ class Reading:
         return 100 if self.percent else 1
 
     @property
-    def axis(self) -> str:
+    def axis_label(self) -> str:
         """Axis label for values."""
         return f"{self.words}, %" if self.percent else self.words
 
     @property
-    def change_axis(self) -> str:
+    def change_label(self) -> str:
         """Label of an axis or column for differences of values."""
         return f"{self.words}, points" if self.percent else self.words
 
-    def measured(self, rank: float | None) -> float | None:
+    def from_rank(self, rank: float | None) -> float | None:
         """Return the value of a validation score, which passes record negated if smaller is better."""
         return None if rank is None else -rank if self.smaller_is_better else rank
 
@@ -51,7 +59,7 @@ class Reading:
 
     def range(self, low: float | None, high: float | None) -> str:
         """Format an interval: `92.1–95.7 %`, or `0.921–0.957`; empty if an end is missing."""
-        return percent_range(low, high) if self.percent else span(low, high, _plain)
+        return percent_range(low, high) if self.percent else format_range(low, high, _plain)
 
     def change(self, difference: float | None) -> str:
         """Format a difference of two values: -0.0123 -> `−1.2` points, or `−0.012`."""
@@ -64,18 +72,18 @@ class Reading:
         return f"{value:.1f}" if self.percent else _plain(value)
 
 
-def reading(metric: str) -> Reading:
+def metric_format(metric: str) -> MetricFormat:
     """Return the format of a metric, by its name in records."""
     kind = metric_kind(metric)
-    return Reading(kind.words, kind.percent, kind.test, kind.smaller_is_better)
+    return MetricFormat(kind.display_name, kind.percent, kind.test, kind.smaller_is_better)
 
 
-def examples_word(task: str) -> str:
+def examples_noun(task: str) -> str:
     """Return the plural noun for a task's examples."""
     return f"{task_kind(task).items}s" if task in TASKS else "examples"
 
 
-def rate_words(task: str) -> str:
+def throughput_title(task: str) -> str:
     """Return the column title of the throughput.
 
     If a task declares quantities of its own, a row of a batch may be a token instead of an example.

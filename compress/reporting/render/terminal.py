@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from compress.core.plugins import call
+from compress.core.plugins import call_named
 from compress.core.records import Limit, RunRecord, StepRecord
 from compress.core.task_kind import MetricKind, Quantity
 from compress.core.units import format_count, format_seconds
@@ -20,7 +20,7 @@ from compress.reporting.data.row import (
     baseline_of,
     deployed_of,
     first_target,
-    measured_on,
+    measurement_on,
     metric_on,
     quantity_values,
     row_of,
@@ -28,7 +28,7 @@ from compress.reporting.data.row import (
     secondary_metrics,
 )
 from compress.reporting.render.numbers import MISSING, percent, significant, times
-from compress.reporting.render.scores import reading
+from compress.reporting.render.scores import metric_format
 from compress.reporting.sections.headline import chance_warning, limit_words, status_words, verdicts
 from compress.tasks.table import quantities_of
 
@@ -42,17 +42,17 @@ class _Column:
 
     title: str
     width: int
-    shown_from: int
+    min_width: int
     text: Callable[[dict[str, Any]], str]
 
 
 _STEP_WIDTH = 20
-_OWN_FROM = 56
+_TASK_COLUMNS_FROM = 56
 """Minimum width in characters that must remain for the standard columns beside those of a task."""
 _MARK = "~"
 """Prefix of a latency disturbed by other processes."""
 _COLUMNS = (
-    _Column("score", 8, 0, lambda row: reading(row["metric"]).value(row["score"])),
+    _Column("score", 8, 0, lambda row: metric_format(row["metric"]).value(row["score"])),
     _Column("kept", 7, 56, lambda row: percent(row["retention"])),
     _Column(
         "p50 ms", 7, 0, lambda row: f"{_MARK * bool(row['disturbed'])}{significant(row['latency_p50_ms'])}"
@@ -93,29 +93,31 @@ class RowLine:
 
 
 def _header(run: RunRecord, width: int) -> Text:
-    shown = _shown(run, width)
+    columns = _visible_columns(run, width)
     titles = [
         run.metric if column.title == "score" and len(run.metric) <= column.width else column.title
-        for column in shown
+        for column in columns
     ]
-    cells = [title[: column.width].rjust(column.width) for title, column in zip(titles, shown, strict=True)]
-    return Text("  ".join(["step".ljust(_step_width(shown, width)), *cells]), style="bold", no_wrap=True)
+    cells = [title[: column.width].rjust(column.width) for title, column in zip(titles, columns, strict=True)]
+    return Text("  ".join(["step".ljust(_step_width(columns, width)), *cells]), style="bold", no_wrap=True)
 
 
 def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
-    shown = _shown(run, width)
-    room = _step_width(shown, width)
-    name = step.step if len(step.step) <= room else step.step[: room - 1] + "…"
+    columns = _visible_columns(run, width)
+    name_width = _step_width(columns, width)
+    name = step.step if len(step.step) <= name_width else step.step[: name_width - 1] + "…"
     if step.status == "failed":
-        line = Text(name.ljust(room) + "  ", style="bold red")
+        line = Text(name.ljust(name_width) + "  ", style="bold red")
         return line.append(
             f"failed: {step.error or 'no error was recorded'}".splitlines()[0], style="not bold red"
         )
     target = first_target(run)
     values = row_of(step, baseline_of(run) or step, target) | quantity_values(run, step, target)
-    values |= _of_run(run, step)
-    cells = [column.text(values).rjust(column.width) for column in shown]
-    line = Text("  ".join([name.ljust(room), *cells]), no_wrap=True, style="dim" if _aside(step) else "")
+    values |= _extra_values(run, step)
+    cells = [column.text(values).rjust(column.width) for column in columns]
+    line = Text(
+        "  ".join([name.ljust(name_width), *cells]), no_wrap=True, style="dim" if _is_comparison(step) else ""
+    )
     if step.status == "cached" and line.cell_len + 8 <= width:
         line.append("  cached", style="dim")
     return line
@@ -134,7 +136,7 @@ class RunTable:
         return Measurement.get(console, options, self._table(options.max_width))
 
     def _table(self, width: int) -> Table:
-        run, shown = self.run, _shown(self.run, width - 4)
+        run, columns = self.run, _visible_columns(self.run, width - 4)
         target, deployed = first_target(run), deployed_of(run)
         table = Table(
             title=Text(f"{run.profile} on {target}" if target else run.profile),
@@ -145,20 +147,20 @@ class RunTable:
             padding=(0, 2, 0, 0),
         )
         table.add_column("step", overflow="fold")
-        for column in shown:
+        for column in columns:
             title = run.metric if column.title == "score" else column.title
             table.add_column(Text(title), justify="right", no_wrap=True)
         for step, values in rows_of(run, target):
-            style = "bold green" if step is deployed else "dim" if _aside(step) else ""
+            style = "bold green" if step is deployed else "dim" if _is_comparison(step) else ""
             if step.status == "failed":
                 table.add_row(
                     Text(step.step),
-                    *[Text("failed" if n == 0 else "") for n in range(len(shown))],
+                    *[Text("failed" if n == 0 else "") for n in range(len(columns))],
                     style="red",
                 )
                 continue
-            values |= _of_run(run, step)
-            table.add_row(Text(step.step), *[Text(column.text(values)) for column in shown], style=style)
+            values |= _extra_values(run, step)
+            table.add_row(Text(step.step), *[Text(column.text(values)) for column in columns], style=style)
         return table
 
 
@@ -184,61 +186,75 @@ def summary_lines(run: RunRecord) -> list[Text]:
         for verdict in verdicts(run)
         if verdict not in first and not verdict.startswith(("Missed: ", "Not judged: ", "Every limit "))
     ]
-    lines += [Text(line) for kind in PASSES.values() if kind.lines for line in call(kind.lines, run)]
+    lines += [Text(line) for kind in PASSES.values() if kind.lines for line in call_named(kind.lines, run)]
     if run.bundle is not None:
         lines.append(Text(f"bundle  {run.bundle}"))
     return lines
 
 
-def _shown(run: RunRecord, width: int) -> list[_Column]:
+def _visible_columns(run: RunRecord, width: int) -> list[_Column]:
     """Return the columns that fit into the width.
 
     Columns of the task take precedence over those that only wide terminals show: secondary scores before the latency,
     quantities after it.
     """
     scores = [_score_column(metric) for metric in secondary_metrics(run)]
-    own = [_own_column(quantity) for quantity in quantities_of(run.task) if quantity.column]
-    while (room := width - sum(column.width + 2 for column in (*scores, *own))) < _OWN_FROM and own:
-        own.pop()
-    if room < _OWN_FROM:
-        scores, room = [], width
-    shown = [column for column in _COLUMNS if room >= column.shown_from]
-    place = next(place for place, column in enumerate(shown) if column.title == "p50 ms")
-    return [*shown[:place], *scores, shown[place], *own, *shown[place + 1 :]]
+    task_columns = [_quantity_column(quantity) for quantity in quantities_of(run.task) if quantity.column]
+    while (
+        remaining := width - sum(column.width + 2 for column in (*scores, *task_columns))
+    ) < _TASK_COLUMNS_FROM and task_columns:
+        task_columns.pop()
+    if remaining < _TASK_COLUMNS_FROM:
+        scores, remaining = [], width
+    columns = [column for column in _COLUMNS if remaining >= column.min_width]
+    latency_index = next(
+        latency_index for latency_index, column in enumerate(columns) if column.title == "p50 ms"
+    )
+    return [
+        *columns[:latency_index],
+        *scores,
+        columns[latency_index],
+        *task_columns,
+        *columns[latency_index + 1 :],
+    ]
 
 
-def _of_run(run: RunRecord, step: StepRecord) -> dict[str, Any]:
+def _extra_values(run: RunRecord, step: StepRecord) -> dict[str, Any]:
     """Return what columns need beside a row: the metric's name, secondary scores, names of disturbed quantities."""
     target = first_target(run)
-    found = measured_on(step, target)
-    timed = [(each.name, each.among(found.latency)[:1]) for each in quantities_of(run.task) if found]
+    measurement = measurement_on(step, target)
+    timings_by_name = [
+        (quantity.name, quantity.matching(measurement.latency)[:1])
+        for quantity in quantities_of(run.task)
+        if measurement
+    ]
     return {
         "metric": run.metric,
-        "further": {one.name: metric_on(step, target, one.name) for one in secondary_metrics(run)},
-        "marked": {name for name, of in timed if any(one.disturbed for one in of)},
+        "further": {metric.name: metric_on(step, target, metric.name) for metric in secondary_metrics(run)},
+        "marked": {name for name, timings in timings_by_name if any(metric.disturbed for metric in timings)},
     }
 
 
 def _score_column(metric: MetricKind) -> _Column:
     def text(row: dict[str, Any]) -> str:
         found = row["further"][metric.name]
-        return reading(metric.name).value(found and found.value)
+        return metric_format(metric.name).value(found and found.value)
 
     return _Column(metric.column, 8, 0, text)
 
 
-def _own_column(quantity: Quantity) -> _Column:
+def _quantity_column(quantity: Quantity) -> _Column:
     title, name = quantity.column, quantity.name
     return _Column(
         title, max(8, len(title)), 0, lambda row: f"{_MARK * (name in row['marked'])}{significant(row[name])}"
     )
 
 
-def _step_width(shown: Sequence[_Column], width: int) -> int:
+def _step_width(columns: Sequence[_Column], width: int) -> int:
     """Return the width that remains for the step's name, within limits."""
-    return max(8, min(_STEP_WIDTH, width - sum(column.width + 2 for column in shown)))
+    return max(8, min(_STEP_WIDTH, width - sum(column.width + 2 for column in columns)))
 
 
-def _aside(step: StepRecord) -> bool:
+def _is_comparison(step: StepRecord) -> bool:
     """Whether the row is for comparison only."""
     return step.role in ("control", "variant")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.core.disk.files import make_folder, remove, write_texts
-from compress.core.disk.ownership import foreign_files, move_foreign, sign
-from compress.core.disk.safe_paths import inside
+from compress.core.disk.ownership import foreign_files, move_foreign, write_marker
+from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import UsageError
 from compress.core.records import RunRecord
 from compress.reporting.data.frame import contract_text, rows
@@ -17,7 +17,7 @@ from compress.reporting.sections.content import document
 
 KIND = "report"
 """Kind of the folder, as recorded in its marker file."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def report_folder(run: RunRecord, working: Path) -> Path:
     Raises:
         UsageError: the run's record, which is untrusted, names a place outside it (`outside-folder`).
     """
-    return inside(working / "reports", run.profile, where=f"the profile of {run.run}", error=UsageError)
+    return path_inside(working / "reports", run.profile, where=f"the profile of {run.run}", error=UsageError)
 
 
 def write_report(run: RunRecord, out: Path) -> ReportPaths:
@@ -73,26 +73,26 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
         paths = replace(paths, samples=out / "samples.jsonl")
         texts[out / "samples.jsonl"] = lines
     names = [path.name for path in texts]
-    kept = move_foreign(out, KIND, names)
+    moved_paths = move_foreign(out, KIND, names)
     write_texts(texts)
     if paths.samples is None and not foreign_files(out, KIND, ["samples.jsonl"]):
         # Samples of an earlier report; this one has none.
         remove(out / "samples.jsonl")
-    sign(out, KIND, names)
-    return replace(paths, kept=tuple(kept))
+    write_marker(out, KIND, names)
+    return replace(paths, kept=tuple(moved_paths))
 
 
 def samples(run: RunRecord) -> str:
     """Return the texts generated from documents, with their passages, as JSON lines."""
-    found = (
-        {"step": step.step, **one.model_dump()}
+    records = (
+        {"step": step.step, **sample.model_dump()}
         for step in run.steps
-        for one in step.samples
-        if one.passage is not None
+        for sample in step.samples
+        if sample.passage is not None
     )
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+    return "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in records)
 
 
 def _as_text(value: object) -> object:
     """Prefix texts that a spreadsheet would execute as a formula with an apostrophe (CWE-1236)."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_PREFIXES) else value

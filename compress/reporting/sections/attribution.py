@@ -8,7 +8,7 @@ from compress.core.records import RunRecord, StepRecord
 from compress.reporting.data.row import first_target, rows_of, without_disturbed
 from compress.reporting.render.document import Cell, Row, Table, row
 from compress.reporting.render.numbers import MISSING, known, percent, significant
-from compress.reporting.render.scores import reading
+from compress.reporting.render.scores import metric_format
 
 QUANTITIES = {"score": "score_change", "latency_p50_ms": "latency_p50_change_ms", "size_mb": "size_change_mb"}
 """Keys of a row, and of the change in each."""
@@ -21,16 +21,16 @@ def changes(run: RunRecord) -> list[dict[str, float | None]]:
     includes the change.
     """
     rows = _rows(run)
-    made: list[dict[str, float | None]] = [dict.fromkeys(QUANTITIES.values()) for _ in rows]
+    changes_by_step: list[dict[str, float | None]] = [dict.fromkeys(QUANTITIES.values()) for _ in rows]
     for quantity, name in QUANTITIES.items():
         before: float | None = None
-        for (step, values), change in zip(rows, made, strict=True):
+        for (step, values), change in zip(rows, changes_by_step, strict=True):
             value = values[quantity]
             if step.role not in ("baseline", "step") or not known(value):
                 continue
             change[name] = None if before is None else value - before
             before = value
-    return made
+    return changes_by_step
 
 
 def table(run: RunRecord) -> Table:
@@ -38,13 +38,13 @@ def table(run: RunRecord) -> Table:
 
     Each change has its share of the total, if both ends of that are known.
     """
-    read = reading(run.metric)
+    fmt = metric_format(run.metric)
     rows = [
         (step, values, change)
         for (step, values), change in zip(_rows(run), changes(run), strict=True)
         if step.role in ("baseline", "step") and step.status != "failed"
     ]
-    columns = ("Step", read.change_axis, "p50, ms", "size, MB")
+    columns = ("Step", fmt.change_label, "p50, ms", "size, MB")
     if len(rows) < 2:
         return Table("", columns, ())
     ends = [(rows[0][1][quantity], rows[-1][1][quantity]) for quantity in QUANTITIES]
@@ -52,11 +52,11 @@ def table(run: RunRecord) -> Table:
         name: last - first if known(first) and known(last) else 0.0
         for name, (first, last) in zip(QUANTITIES.values(), ends, strict=True)
     }
-    lines = [_end(rows[0][0].step, rows[0][1], run)]
+    lines = [_total_row(rows[0][0].step, rows[0][1], run)]
     for step, _, change in rows[1:]:
-        cells = [_change(change[name], totals[name], name, run) for name in QUANTITIES.values()]
+        cells = [_change_cell(change[name], totals[name], name, run) for name in QUANTITIES.values()]
         lines.append(row(step.step, *cells))
-    lines.append(_end("total", rows[-1][1], run, "deployed"))
+    lines.append(_total_row("total", rows[-1][1], run, "deployed"))
     return Table(
         "From the baseline to the last step: the change by each pass, with its share of the total",
         columns,
@@ -64,21 +64,21 @@ def table(run: RunRecord) -> Table:
     )
 
 
-def _end(title: str, values: dict[str, Any], run: RunRecord, kind: str = "baseline") -> Row:
+def _total_row(title: str, values: dict[str, Any], run: RunRecord, kind: str = "baseline") -> Row:
     return row(
         title,
-        reading(run.metric).value(values["score"]),
+        metric_format(run.metric).value(values["score"]),
         significant(values["latency_p50_ms"]),
         significant(values["size_mb"]),
         kind=kind,
     )
 
 
-def _change(change: float | None, total: float, name: str, run: RunRecord) -> Cell:
+def _change_cell(change: float | None, total: float, name: str, run: RunRecord) -> Cell:
     if not known(change):
         return Cell(MISSING)
     if name == "score_change":
-        return Cell(reading(run.metric).change(change))
+        return Cell(metric_format(run.metric).change(change))
     if not change:
         return Cell("0")
     sign = "+" if change > 0 else "−"

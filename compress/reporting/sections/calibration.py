@@ -27,11 +27,11 @@ def calibration_error(confidence: Sequence[float], hits: Sequence[bool], bins: i
     """
     if len(confidence) != len(hits) or not hits:
         raise ValueError(f"{len(confidence)} probabilities of {len(hits)} predictions")
-    if not all(0 <= one <= 1 for one in confidence):
+    if not all(0 <= probability <= 1 for probability in confidence):
         raise ValueError("a probability lies outside 0..1")
     gaps = [0.0] * bins
-    for one, hit in zip(confidence, hits, strict=True):
-        gaps[max(0, math.ceil(one * bins) - 1)] += hit - one
+    for probability, hit in zip(confidence, hits, strict=True):
+        gaps[max(0, math.ceil(probability * bins) - 1)] += hit - probability
     return sum(abs(gap) for gap in gaps) / len(hits)
 
 
@@ -41,4 +41,4 @@ def error_of(accuracy: Accuracy | None) -> float | None:
     if accuracy is None or not hits or len(accuracy.confidence) != len(hits):
         return None
     # Old records may contain a probability that rounding raised above 1.
-    return calibration_error([min(one, 1.0) for one in accuracy.confidence], hits)
+    return calibration_error([min(probability, 1.0) for probability in accuracy.confidence], hits)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from compress.core.records import RunRecord
 from compress.measuring.protocol import SIGNIFICANCE
 from compress.measuring.statistics import mcnemar_exact
-from compress.reporting.data.paired import paired
+from compress.reporting.data.paired import paired_counts
 from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target
 from compress.reporting.render.document import Cell, Row, Section, Table, row, section_of
 from compress.reporting.render.numbers import count, p_value, percent
 
-_SHOWN = 15
+_MAX_SHOWN = 15
 
 
 def classes(run: RunRecord) -> Section:
@@ -20,7 +20,12 @@ def classes(run: RunRecord) -> Section:
     title = "Classes that got worse"
     target = first_target(run)
     baseline, deployed = accuracy_on(baseline_of(run), target), accuracy_on(deployed_of(run), target)
-    if baseline is None or deployed is None or paired(baseline, deployed) is None or baseline is deployed:
+    if (
+        baseline is None
+        or deployed is None
+        or paired_counts(baseline, deployed) is None
+        or baseline is deployed
+    ):
         return Section("classes", title)
     rows, beyond_chance = _class_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
     if not rows:
@@ -30,29 +35,29 @@ def classes(run: RunRecord) -> Section:
         + (f"{beyond_chance} of them significantly" if beyond_chance else "none of them significantly")
         + " (exact McNemar test on each class's examples, 5 % level, Bonferroni-corrected)."
     )
-    pairs = _pair_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
+    confusions = _confusion_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
     tables = (
         Table(
-            _capped("Recall of the classes that lost most", len(rows)),
+            _caption_with_total("Recall of the classes that lost most", len(rows)),
             ("Class", "examples", "baseline", "deployed", "change", "verdict"),
-            tuple(rows[:_SHOWN]),
+            tuple(rows[:_MAX_SHOWN]),
             frozenset({5}),
         ),
         Table(
-            _capped("Confusions that became more frequent", len(pairs)),
+            _caption_with_total("Confusions that became more frequent", len(confusions)),
             ("Class", "predicted as", "baseline", "deployed"),
-            tuple(pairs[:_SHOWN]),
+            tuple(confusions[:_MAX_SHOWN]),
             frozenset({1}),
         ),
     )
-    return section_of("classes", title, *tables, words=(words,))
+    return section_of("classes", title, *tables, paragraphs=(words,))
 
 
 def _class_rows(
     run: RunRecord, truth: Sequence[int], before: Sequence[int], after: Sequence[int]
 ) -> tuple[list[Row], int]:
     present = sorted(set(truth))
-    found: list[tuple[int, int, Row]] = []
+    changes: list[tuple[int, int, Row]] = []
     beyond_chance = 0
     for label in present:
         hits = [
@@ -64,8 +69,8 @@ def _class_rows(
         if lost <= gained:
             continue
         p = mcnemar_exact(lost, gained)
-        sure = p < SIGNIFICANCE / len(present)
-        beyond_chance += sure
+        is_significant = p < SIGNIFICANCE / len(present)
+        beyond_chance += is_significant
         old_hits, new_hits = sum(old for old, _ in hits), sum(new for _, new in hits)
         cells = row(
             label_name(run, label),
@@ -73,13 +78,13 @@ def _class_rows(
             percent(old_hits / len(hits)),
             percent(new_hits / len(hits)),
             f"−{lost - gained}",
-            Cell("worse" if sure else "no difference", p_value(p), "bad" if sure else ""),
+            Cell("worse" if is_significant else "no difference", p_value(p), "bad" if is_significant else ""),
         )
-        found.append((gained - lost, label, cells))
-    return [cells for _, _, cells in sorted(found, key=lambda item: item[:2])], beyond_chance
+        changes.append((gained - lost, label, cells))
+    return [cells for _, _, cells in sorted(changes, key=lambda item: item[:2])], beyond_chance
 
 
-def _pair_rows(
+def _confusion_rows(
     run: RunRecord, truth: Sequence[int], before: Sequence[int], after: Sequence[int]
 ) -> list[Row]:
     counts: dict[tuple[int, int], list[int]] = {}
@@ -102,5 +107,5 @@ def label_name(run: RunRecord, index: int) -> str:
     return run.labels[index] if 0 <= index < len(run.labels) else str(index)
 
 
-def _capped(caption: str, total: int) -> str:
-    return caption if total <= _SHOWN else f"{caption} (the first {_SHOWN} of {total})"
+def _caption_with_total(caption: str, total: int) -> str:
+    return caption if total <= _MAX_SHOWN else f"{caption} (the first {_MAX_SHOWN} of {total})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.core.plugins import call
+from compress.core.plugins import call_named
 from compress.core.records import RunRecord
 from compress.passes.table import PASSES
 from compress.reporting.data import pareto
@@ -18,22 +18,22 @@ def document(run: RunRecord) -> Document:
     """Build the report of `run`; for a failed run it shows what was completed, and why it ended."""
     status, tone = headline.status_words(run)
     # A task that is not installed here provides no sections.
-    of_task = TASKS[run.task].sections if run.task in TASKS else ()
+    task_sections = TASKS[run.task].sections if run.task in TASKS else ()
     sections = (
         headline.budget(run),
         result_sections.steps(run),
-        result_sections.plane(run),
+        result_sections.score_plots(run),
         result_sections.passes(run),
         pareto.front(run),
         quantities(run),
-        *(call(section, run) for section in of_task),
+        *(call_named(section, run) for section in task_sections),
         run_sections.timings(run),
         disturbances(run),
         run_sections.targets(run),
         run_sections.metrics(run),
         run_sections.memory(run),
         training(run),
-        *(call(section, run) for kind in PASSES.values() for section in kind.sections),
+        *(call_named(section, run) for kind in PASSES.values() for section in kind.sections),
         run_sections.findings(run),
         run_sections.protocol(run),
         run_sections.data(run),

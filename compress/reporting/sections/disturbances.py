@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.core.records import RunRecord
 from compress.core.units import format_seconds
-from compress.reporting.data.row import all_measured
+from compress.reporting.data.row import measurements_on
 from compress.reporting.render.document import Cell, Section, Table, row, section_of
 from compress.reporting.render.numbers import count, percent, significant
 from compress.reporting.sections.run_sections import length_words
@@ -15,24 +15,24 @@ def disturbances(run: RunRecord) -> Section:
     rows = [
         row(
             Cell(step.step, f"{target}, batch {latency.batch_size}, {length_words(latency.lengths)}"),
-            _share(found.waited),
-            _share(found.baseline_waited),
-            f"{count(found.disturbed_rounds)} of {count(found.rounds)}",
-            _share(found.pressure),
-            _share(found.stolen),
-            significant(found.switches),
-            format_seconds(found.patient_s),
-            Cell("disturbed", found.told_by, "bad")
-            if found.disturbed
-            else Cell("unknown" if found.disturbed is None else "undisturbed", found.told_by),
+            _share(disturbance.waited),
+            _share(disturbance.baseline_waited),
+            f"{count(disturbance.disturbed_rounds)} of {count(disturbance.rounds)}",
+            _share(disturbance.pressure),
+            _share(disturbance.stolen),
+            significant(disturbance.switches),
+            format_seconds(disturbance.patient_s),
+            Cell("disturbed", disturbance.told_by, "bad")
+            if disturbance.disturbed
+            else Cell("unknown" if disturbance.disturbed is None else "undisturbed", disturbance.told_by),
             kind=step.role,
         )
         for target in run.targets
-        for step, measured in all_measured(run, target)
-        for latency in measured.latency
-        if (found := latency.disturbance) is not None
+        for step, measurement in measurements_on(run, target)
+        for latency in measurement.latency
+        if (disturbance := latency.disturbance) is not None
     ]
-    words = (
+    paragraphs = (
         "Waited: how long the threads of the timing process waited for a core, as a share of the rounds' time (summed "
         "over all waits). A round in which they waited for more than 2 % of it is discarded and timed again while "
         "`measure.patience_s` lasts; if more than a tenth of the rounds of a process stay disturbed, so does the row, "
@@ -45,7 +45,7 @@ def disturbances(run: RunRecord) -> Section:
         *("timed again for", "verdict"),
     )
     table = Table("Interference by other processes during timing", columns, tuple(rows), frozenset({8}))
-    return section_of("disturbances", "Interference by other processes", table, words=words)
+    return section_of("disturbances", "Interference by other processes", table, paragraphs=paragraphs)
 
 
 def _share(value: float | None) -> str:

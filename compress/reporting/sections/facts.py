@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.reporting.render.numbers import MISSING, count, known
-from compress.reporting.render.scores import Reading
+from compress.reporting.render.scores import MetricFormat
 
 _SCORES = re.compile(r"(validation|train)_score(_|$)|^on_validation$|^score$")
 
 
-def as_measured(facts: Any, read: Reading, *, a_score: bool = False) -> Any:
+def ranks_to_values(facts: Any, fmt: MetricFormat, *, is_score: bool = False) -> Any:
     """Convert validation scores in facts, which passes record so that larger is better, to values of the metric."""
     if isinstance(facts, Mapping):
         return {
-            key: as_measured(fact, read, a_score=a_score or _SCORES.search(key) is not None)
+            key: ranks_to_values(fact, fmt, is_score=is_score or _SCORES.search(key) is not None)
             for key, fact in facts.items()
         }
     if isinstance(facts, list):
-        return [as_measured(fact, read, a_score=a_score) for fact in facts]
-    return read.measured(facts) if a_score and isinstance(facts, float) else facts
+        return [ranks_to_values(fact, fmt, is_score=is_score) for fact in facts]
+    return fmt.from_rank(facts) if is_score and isinstance(facts, float) else facts
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

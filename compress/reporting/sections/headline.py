@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compress.core.records import COMPLETE, Limit, RunRecord, StepRecord, TargetMeasurement
+from compress.core.records import COMPLETE_STATUSES, Limit, RunRecord, StepRecord, TargetMeasurement
 from compress.measuring.chance import no_better_than_chance
 from compress.reporting.data.row import (
     accuracy_on,
@@ -14,7 +14,7 @@ from compress.reporting.data.row import (
     failed_of,
     first_target,
     latency_on,
-    ordered,
+    ordered_steps,
     row_of,
 )
 from compress.reporting.render.document import Cell, Section, Table, Tile, Tone, row, section_of
@@ -28,11 +28,11 @@ from compress.reporting.render.numbers import (
     times,
     times_range,
 )
-from compress.reporting.render.scores import reading
+from compress.reporting.render.scores import metric_format
 from compress.reporting.sections.run_sections import length_words
 from compress.tasks.table import quantity_kind
 
-_AT_LEAST = frozenset({"retention", "score", "speedup"})
+_MINIMUM_LIMITS = frozenset({"retention", "score", "speedup"})
 _FRACTIONS = frozenset({"retention", "score"})
 _UNITS = {
     "latency_p50_ms": " ms",
@@ -61,7 +61,7 @@ def status_words(run: RunRecord) -> tuple[str, Tone]:
 
 def failure_reason(run: RunRecord) -> str | None:
     """Return why a run has no deployable model; None if it has one."""
-    if run.status in COMPLETE:
+    if run.status in COMPLETE_STATUSES:
         return None
     step = failed_of(run)
     if run.status == "failed":
@@ -76,11 +76,11 @@ def failure_reason(run: RunRecord) -> str | None:
 def verdicts(run: RunRecord) -> tuple[str, ...]:
     """Return the outcome in a few sentences."""
     reason = failure_reason(run)
-    useless = chance_warning(run)
+    chance_lines = chance_warning(run)
     if reason is not None:
-        return (*useless, reason[0].upper() + reason[1:], *_so_far(run))
+        return (*chance_lines, reason[0].upper() + reason[1:], *_completed_words(run))
     baseline, deployed = baseline_of(run), deployed_of(run)
-    lines = [*useless]
+    lines = [*chance_lines]
     if run.limits:
         missed = [limit for limit in run.limits if limit.held is False]
         unjudged = [limit for limit in run.limits if limit.held is None]
@@ -91,14 +91,15 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
     else:
         lines.append("The profile sets no budget.")
     if baseline is not None and deployed is not None and deployed is not baseline:
-        lines += _cannot_tell(run, baseline, deployed)
+        lines += _significance_words(run, baseline, deployed)
     lines += disturbed_words(run)
     lines += [
-        f"{step.step!r} does not fit {found.target}: its peak memory is {significant(found.memory.absolute_peak_mb)} "
-        f"MB, the limit is {found.memory.limit_mb:g} MB. It was measured without the limit."
-        for step in ordered(run)
-        for found in step.measurements
-        if found.memory.over_limit
+        f"{step.step!r} does not fit {measurement.target}: its peak memory is "
+        f"{significant(measurement.memory.absolute_peak_mb)} "
+        f"MB, the limit is {measurement.memory.limit_mb:g} MB. It was measured without the limit."
+        for step in ordered_steps(run)
+        for measurement in step.measurements
+        if measurement.memory.over_limit
     ]
     lines += [
         f"{step.step!r}, a row for comparison only, failed: {step.error or 'no error was recorded'}"
@@ -110,16 +111,16 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
 
 def chance_warning(run: RunRecord) -> tuple[str, ...]:
     """Return a warning if the baseline is no better than chance; else empty."""
-    found = no_better_than_chance(baseline_of(run), run.labels)
-    if found is None:
+    chance_fault = no_better_than_chance(baseline_of(run), run.labels)
+    if chance_fault is None:
         return ()
     hint = " `teacher.finetune: {class_weights: balanced}`, more epochs or another learning rate may help."
-    return (f"{found}. Retention relative to it is meaningless." + (hint if run.labels else ""),)
+    return (f"{chance_fault}. Retention relative to it is meaningless." + (hint if run.labels else ""),)
 
 
 def limit_words(limit: Limit, metric: str = "accuracy") -> str:
     """Describe a judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
-    bound = "at least" if is_floor(limit.name, metric) else "at most"
+    bound = "at least" if is_minimum(limit.name, metric) else "at most"
     value = "withheld" if limit.value is None else limit_value(limit, limit.value, metric)
     words = (
         f"{limit.step}: {limit.name} {value}, the limit is {bound} {limit_value(limit, limit.limit, metric)}"
@@ -127,26 +128,29 @@ def limit_words(limit: Limit, metric: str = "accuracy") -> str:
     return words if limit.reason is None else f"{words}: {limit.reason}"
 
 
-def is_floor(name: str, metric: str) -> bool:
+def is_minimum(name: str, metric: str) -> bool:
     """Whether a limit of the budget is a minimum."""
     quantity = quantity_kind(name)
     if quantity is not None:
         return not quantity.smaller_is_better
-    return name in _AT_LEAST and not (name == "score" and reading(metric).smaller_is_better)
+    return name in _MINIMUM_LIMITS and not (name == "score" and metric_format(metric).smaller_is_better)
 
 
 def disturbed_words(run: RunRecord) -> list[str]:
     """Return sentences on rows that other processes disturbed, and what to do about it; empty if there are none."""
-    found = [
-        f"{step.step!r}" + ("" if len(run.targets) == 1 else f" on {measured.target}") + _settings(measured)
-        for step in ordered(run)
-        for measured in step.measurements
-        if measured.disturbed
+    disturbed_rows = [
+        f"{step.step!r}"
+        + ("" if len(run.targets) == 1 else f" on {measurement.target}")
+        + _disturbed_settings(measurement)
+        for step in ordered_steps(run)
+        for measurement in step.measurements
+        if measurement.disturbed
     ]
     lines = []
-    if found:
+    if disturbed_rows:
         lines.append(
-            f"Other processes disturbed the timing, so no speed is claimed for: {', '.join(found)}. Run the same "
+            "Other processes disturbed the timing, so no speed is claimed for: "
+            f"{', '.join(disturbed_rows)}. Run the same "
             "command to time them again; `measure.patience_s` sets how long it waits for a quiet machine."
         )
     chosen = [step.step for step in run.steps if _chose_while_disturbed(step.facts)]
@@ -158,22 +162,25 @@ def disturbed_words(run: RunRecord) -> list[str]:
     return lines
 
 
-def _settings(measured: TargetMeasurement) -> str:
+def _disturbed_settings(measurement: TargetMeasurement) -> str:
     """At which batch sizes and lengths a timing was disturbed, where not all were."""
-    found = [one for one in measured.latency if one.disturbed]
-    if len(found) == len(measured.latency):
+    disturbed = [latency for latency in measurement.latency if latency.disturbed]
+    if len(disturbed) == len(measurement.latency):
         return ""
     words = (
-        f"batch {one.batch_size}" + ("" if one.lengths == "real" else f", {length_words(one.lengths)}")
-        for one in found
+        f"batch {latency.batch_size}"
+        + ("" if latency.lengths == "real" else f", {length_words(latency.lengths)}")
+        for latency in disturbed
     )
     return f" ({'; '.join(words)})"
 
 
 def _chose_while_disturbed(facts: Mapping[str, Any]) -> bool:
     """Whether a pass based a choice on a disturbed timing; probes choose nothing."""
-    of_parts = (facts.get(part) for part in ("target", "mixed"))
-    return any(isinstance(part, dict) and part.get("timing_disturbed") is True for part in (facts, *of_parts))
+    part_facts = (facts.get(part) for part in ("target", "mixed"))
+    return any(
+        isinstance(part, dict) and part.get("timing_disturbed") is True for part in (facts, *part_facts)
+    )
 
 
 def limit_value(limit: Limit, value: float, metric: str = "accuracy") -> str:
@@ -195,7 +202,7 @@ def budget(run: RunRecord) -> Section:
             row(
                 limit.name,
                 limit.step,
-                f"{'≥' if is_floor(limit.name, run.metric) else '≤'} {limit_value(limit, limit.limit, run.metric)}",
+                f"{'≥' if is_minimum(limit.name, run.metric) else '≤'} {limit_value(limit, limit.limit, run.metric)}",
                 MISSING if limit.value is None else limit_value(limit, limit.value, run.metric),
                 _judgement(limit),
                 kind="failed" if limit.held is False else "",
@@ -221,12 +228,12 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
     target = first_target(run)
     before, after = (row_of(step, baseline, target) for step in (baseline, deployed))
     found = []
-    if useless := chance_warning(run):
-        found.append(Tile("useless", "baseline", useless[0], "bad"))
+    if chance_lines := chance_warning(run):
+        found.append(Tile("useless", "baseline", chance_lines[0], "bad"))
     if known(before["size_mb"]) and known(after["size_mb"]):
         detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"
         found.append(
-            _factor(before["size_mb"] / after["size_mb"], ("smaller", "larger", "same size"), detail)
+            _ratio_tile(before["size_mb"] / after["size_mb"], ("smaller", "larger", "same size"), detail)
         )
     latency = latency_on(deployed, target)
     if latency is not None and latency.disturbed:
@@ -240,7 +247,7 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
         if latency.verdict == "no difference":
             found.append(Tile("no difference", "in speed", detail, "quiet"))
         else:
-            found.append(_factor(latency.speedup, ("faster", "slower", "same speed"), detail))
+            found.append(_ratio_tile(latency.speedup, ("faster", "slower", "same speed"), detail))
     if known(after["retention"]):
         found.append(_retention_tile(run, before, after))
     if known(before["peak_memory_mb"]) and known(after["peak_memory_mb"]) and after["peak_memory_mb"] > 0:
@@ -249,28 +256,28 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
             f"{significant(before['peak_memory_mb'])} MB at the peak"
         )
         factor = before["peak_memory_mb"] / after["peak_memory_mb"]
-        found.append(_factor(factor, ("less memory", "more memory", "same memory"), detail))
+        found.append(_ratio_tile(factor, ("less memory", "more memory", "same memory"), detail))
     return tuple(found)
 
 
 def _retention_tile(run: RunRecord, before: dict[str, float], after: dict[str, float]) -> Tile:
     interval = percent_range(after["retention_low"], after["retention_high"])
-    read = reading(run.metric)
-    scores = f"{read.value(after['score'])} instead of {read.value(before['score'])}"
+    fmt = metric_format(run.metric)
+    scores = f"{fmt.value(after['score'])} instead of {fmt.value(before['score'])}"
     detail = scores + (f"; 95 % interval {interval}" if interval else "")
     tone: Tone = "bad" if str(after["score_verdict"]) == "worse" else "good"
     limit = [limit for limit in run.limits if limit.name == "retention"][-1:]
     if limit:
         tone = "good" if limit[0].held else "bad"
     label = (
-        f"retention: the baseline's {read.words} over its own"
-        if read.smaller_is_better
-        else f"of the baseline's {read.words} kept"
+        f"retention: the baseline's {fmt.words} over its own"
+        if fmt.smaller_is_better
+        else f"of the baseline's {fmt.words} kept"
     )
     return Tile(percent(after["retention"]), label, detail, tone)
 
 
-def _factor(factor: float, words: tuple[str, str, str], detail: str) -> Tile:
+def _ratio_tile(factor: float, words: tuple[str, str, str], detail: str) -> Tile:
     if times(max(factor, 1 / factor)) == times(1):
         return Tile(words[2], "as the baseline", detail, "quiet")
     if factor >= 1:
@@ -278,7 +285,7 @@ def _factor(factor: float, words: tuple[str, str, str], detail: str) -> Tile:
     return Tile(times(1 / factor), words[1], detail, "bad")
 
 
-def _cannot_tell(run: RunRecord, baseline: StepRecord, deployed: StepRecord) -> list[str]:
+def _significance_words(run: RunRecord, baseline: StepRecord, deployed: StepRecord) -> list[str]:
     values = row_of(deployed, baseline, first_target(run))
     lines = []
     if values["score_verdict"] is not None:
@@ -290,36 +297,36 @@ def _cannot_tell(run: RunRecord, baseline: StepRecord, deployed: StepRecord) -> 
 
 def _score_words(run: RunRecord, deployed: StepRecord, values: dict[str, Any]) -> str:
     accuracy = accuracy_on(deployed, first_target(run))
-    same = values["score_verdict"] == "no difference"
-    read = reading(run.metric)
+    no_difference = values["score_verdict"] == "no difference"
+    fmt = metric_format(run.metric)
     if accuracy is not None and accuracy.against == "baseline":
-        said = f"their {read.words} is {read.value(values['score'])}"
-        interval = read.range(values["score_low"], values["score_high"])
-        order = "as the baseline's do, up to rounding" if same else "differently from the baseline's"
-        return f"The similarities of {deployed.step!r} rank the test texts {order}: {said}" + (
+        score_text = f"their {fmt.words} is {fmt.value(values['score'])}"
+        interval = fmt.range(values["score_low"], values["score_high"])
+        order = "as the baseline's do, up to rounding" if no_difference else "differently from the baseline's"
+        return f"The similarities of {deployed.step!r} rank the test texts {order}: {score_text}" + (
             f", with a 95 % interval of {interval}." if interval else "."
         )
-    kind = read.test
-    tested = p_value(values["p_value"])
-    test = f" ({kind}, {tested})" if tested else ""
-    if same:
+    kind = fmt.test
+    p_text = p_value(values["p_value"])
+    test = f" ({kind}, {p_text})" if p_text else ""
+    if no_difference:
         return (
-            f"No difference: the test split cannot tell the {read.words} of {deployed.step!r} "
+            f"No difference: the test split cannot tell the {fmt.words} of {deployed.step!r} "
             f"from the baseline's{test}."
         )
     return (
-        f"The {read.words} of {deployed.step!r} is significantly {values['score_verdict']} than the "
+        f"The {fmt.words} of {deployed.step!r} is significantly {values['score_verdict']} than the "
         f"baseline's{test}."
     )
 
 
-def _so_far(run: RunRecord) -> tuple[str, ...]:
+def _completed_words(run: RunRecord) -> tuple[str, ...]:
     done = [step.step for step in run.steps if step.status != "failed"]
     return (f"Completed before that: {', '.join(done)}." if done else "No step was completed.",)
 
 
 def _with_unit(name: str, value: float, digits: int, metric: str) -> str:
-    if name == "score" and not reading(metric).percent:
+    if name == "score" and not metric_format(metric).percent:
         return f"{value:.{digits}f}"
     if name in _FRACTIONS:
         return percent(value, digits - 2)

@@ -16,15 +16,15 @@ from compress.reporting.data.row import (
     baseline_of,
     deployed_of,
     first_target,
-    measured_on,
+    measurement_on,
     metric_on,
-    ordered,
+    ordered_steps,
     partner_of,
     row_of,
     rows_of,
     secondary_metrics,
+    speed_interval,
     speed_of,
-    speed_values,
     without_disturbed,
 )
 from compress.reporting.render.document import (
@@ -42,17 +42,17 @@ from compress.reporting.render.document import (
 )
 from compress.reporting.render.numbers import (
     MISSING,
+    format_range,
     known,
     p_value,
     percent,
     percent_range,
     signed,
     significant,
-    span,
     times,
     times_range,
 )
-from compress.reporting.render.scores import Reading, rate_words, reading
+from compress.reporting.render.scores import MetricFormat, metric_format, throughput_title
 from compress.reporting.sections import attribution
 from compress.tasks.table import quantities_of
 
@@ -60,22 +60,22 @@ from compress.tasks.table import quantities_of
 def steps(run: RunRecord) -> Section:
     """Build the section with the main table: one row per step, the baseline first, the deployed step last."""
     deployed = deployed_of(run)
-    own = [quantity for quantity in quantities_of(run.task) if quantity.column]
-    beside = secondary_metrics(run)
+    task_quantities = [quantity for quantity in quantities_of(run.task) if quantity.column]
+    secondary = secondary_metrics(run)
     table = Table(
         f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them; speed-up: "
         "the baseline's median divided by the step's, from the same rounds",
         (
             "Step",
-            reading(run.metric).words,
+            metric_format(run.metric).words,
             "retention",
-            *(metric.words for metric in beside),
+            *(metric.display_name for metric in secondary),
             "p50 ms",
             "p95 ms",
             "baseline p50 ms",
             "speed-up",
-            rate_words(run.task),
-            *(f"{quantity.words}, {quantity.unit}" for quantity in own),
+            throughput_title(run.task),
+            *(f"{quantity.display_name}, {quantity.unit}" for quantity in task_quantities),
             "peak MB",
             "size MB",
             "parameters",
@@ -86,9 +86,9 @@ def steps(run: RunRecord) -> Section:
                 values,
                 step,
                 step is deployed,
-                reading(run.metric),
-                [_score_cell(run, step, metric.name) for metric in beside],
-                [_quantity_cell(run, step, quantity) for quantity in own],
+                metric_format(run.metric),
+                [_score_cell(run, step, metric.name) for metric in secondary],
+                [_quantity_cell(run, step, quantity) for quantity in task_quantities],
             )
             for step, values in rows_of(run, first_target(run))
         ),
@@ -96,97 +96,104 @@ def steps(run: RunRecord) -> Section:
     return section_of("steps", "Steps", table)
 
 
-def plane(run: RunRecord) -> Section:
+def score_plots(run: RunRecord) -> Section:
     """Build the section with plots of the score against latency and against size."""
-    figures, read, speed, target = [], reading(run.metric), speed_of(run.task), first_target(run)
-    way = "down" if read.smaller_is_better else "up"
+    figures, fmt, speed, target = [], metric_format(run.metric), speed_of(run.task), first_target(run)
+    y_direction = "down" if fmt.smaller_is_better else "up"
     rows = rows_of(run, target)
     sizes = [(values["size_mb"],) * 3 if known(values["size_mb"]) else None for _, values in rows]
-    for places, label, words, side in (
+    for x_values, label, x_words, x_direction in (
         (
-            [speed_values(run, step, target) for step, _ in rows],
-            f"{speed.words}, {speed.unit}",
-            speed.words,
+            [speed_interval(run, step, target) for step, _ in rows],
+            f"{speed.display_name}, {speed.unit}",
+            speed.display_name,
             "left" if speed.smaller_is_better else "right",
         ),
         (sizes, "size on disk, MB", "size", "left"),
     ):
-        found = [
+        points = [
             Point(
                 values["step"],
                 values["role"],
-                place,
+                x,
                 (
-                    read.factor * values["score"],
-                    read.factor * _or(values["score_low"], values["score"]),
-                    read.factor * _or(values["score_high"], values["score"]),
+                    fmt.factor * values["score"],
+                    fmt.factor * _or(values["score_low"], values["score"]),
+                    fmt.factor * _or(values["score_high"], values["score"]),
                 ),
             )
-            for (_, values), place in zip(rows, places, strict=True)
-            if place is not None and place[0] > 0 and known(values["score"])
+            for (_, values), x in zip(rows, x_values, strict=True)
+            if x is not None and x[0] > 0 and known(values["score"])
         ]
-        if len(found) < 2:
+        if len(points) < 2:
             continue
-        said = "; ".join(
-            f"{point.label}: {read.value(point.y[0] / read.factor)} at {significant(point.x[0])}"
-            for point in found
+        point_words = "; ".join(
+            f"{point.label}: {fmt.value(point.y[0] / fmt.factor)} at {significant(point.x[0])}"
+            for point in points
         )
         figures.append(
             Figure(
-                Scatter(label, read.axis, tuple(found)),
-                f"{read.title} against {words}; better is {way} and to the {side}. Bars are 95 % intervals.",
-                f"{read.words} against {label}. {said}.",
+                Scatter(label, fmt.axis_label, tuple(points)),
+                f"{fmt.title} against {x_words}; better is {y_direction} and to the {x_direction}. Bars are "
+                "95 % intervals.",
+                f"{fmt.words} against {label}. {point_words}.",
             )
         )
-    return Section("plane", f"{read.title} against latency and size", figures=tuple(figures))
+    return Section("plane", f"{fmt.title} against latency and size", figures=tuple(figures))
 
 
 def passes(run: RunRecord) -> Section:
     """Build the section that compares each pass with the step before it, and each control with its own step."""
-    chain = [step for step in ordered(run) if step.role in ("baseline", "step") and step.status != "failed"]
+    chain = [
+        step for step in ordered_steps(run) if step.role in ("baseline", "step") and step.status != "failed"
+    ]
     if len(chain) < 2:
         return Section("passes", "What each pass cost and gained")
     table = Table(
         "Each pass compared with its input model",
-        ("Pass", reading(run.metric).change_axis, "latency", "size", "memory", "parameters", "work"),
+        ("Pass", metric_format(run.metric).change_label, "latency", "size", "memory", "parameters", "work"),
         tuple(_pass_row(run, before, after) for before, after in pairwise(chain)),
     )
     controls = [step for step in run.steps if step.role in ("control", "variant") and step.status != "failed"]
-    beside = Table(
+    comparison_table = Table(
         "Controls and variants compared with their step",
-        ("Row", "compared with", reading(run.metric).change_axis, "verdict"),
-        tuple(found for step in controls if (found := _control_row(run, step)) is not None),
+        ("Row", "compared with", metric_format(run.metric).change_label, "verdict"),
+        tuple(
+            comparison_row for step in controls if (comparison_row := _comparison_row(run, step)) is not None
+        ),
         frozenset({1, 3}),
     )
-    made = section_of("passes", "What each pass cost and gained", table, beside, attribution.table(run))
-    return replace(made, figures=_waterfalls(run, chain))
+    section = section_of(
+        "passes", "What each pass cost and gained", table, comparison_table, attribution.table(run)
+    )
+    return replace(section, figures=_waterfalls(run, chain))
 
 
 def _score_cell(run: RunRecord, step: StepRecord, metric: str) -> Cell:
     """Return a secondary score of a step, with its interval."""
-    found = metric_on(step, first_target(run), metric)
-    if found is None:
+    value = metric_on(step, first_target(run), metric)
+    if value is None:
         return Cell(MISSING)
-    return Cell(reading(metric).value(found.value), reading(metric).range(found.low, found.high))
+    return Cell(metric_format(metric).value(value.value), metric_format(metric).range(value.low, value.high))
 
 
 def _quantity_cell(run: RunRecord, step: StepRecord, quantity: Quantity) -> Cell:
     """What a task is measured by, where a step was first timed for it."""
-    found = measured_on(step, first_target(run))
-    timed = next(iter(quantity.among(found.latency)), None) if found else None
-    if timed is None:
+    measurement = measurement_on(step, first_target(run))
+    timing = next(iter(quantity.matching(measurement.latency)), None) if measurement else None
+    if timing is None:
         return Cell(MISSING)
-    value = significant(quantity.of(timed))
-    return Cell(value, "disturbed", "bad") if timed.disturbed else Cell(value)
+    value = significant(quantity.value_of(timing))
+    return Cell(value, "disturbed", "bad") if timing.disturbed else Cell(value)
 
 
 def _step_row(
     values: dict[str, Any],
     step: StepRecord,
     is_deployed: bool,
-    read: Reading,
-    beside: Sequence[Cell],
-    own: Sequence[Cell],
+    fmt: MetricFormat,
+    secondary: Sequence[Cell],
+    task_cells: Sequence[Cell],
 ) -> Row:
     kind = "failed" if step.status == "failed" else "deployed" if is_deployed else step.role
     note = {"failed": "failed", "deployed": "deployed", "control": "control", "variant": "variant"}.get(
@@ -200,17 +207,18 @@ def _step_row(
     speed = times_range(values["speedup_low"], values["speedup_high"])
     return row(
         Cell(step.step, note),
-        Cell(read.value(values["score"]), read.range(values["score_low"], values["score_high"])),
+        Cell(fmt.value(values["score"]), fmt.range(values["score_low"], values["score_high"])),
         Cell(
             percent(values["retention"]),
             no_difference
             if values["score_verdict"] == no_difference
             else percent_range(values["retention_low"], values["retention_high"]),
         ),
-        *beside,
+        *secondary,
         Cell(
             significant(values["latency_p50_ms"]),
-            disturbed or span(values["latency_p50_low_ms"], values["latency_p50_high_ms"], significant),
+            disturbed
+            or format_range(values["latency_p50_low_ms"], values["latency_p50_high_ms"], significant),
             tone="bad" if disturbed else "",
         ),
         significant(values["latency_p95_ms"]),
@@ -220,7 +228,7 @@ def _step_row(
             disturbed or a_a or (no_difference if values["latency_verdict"] == no_difference else speed),
         ),
         significant(values["throughput"]),
-        *own,
+        *task_cells,
         significant(values["peak_memory_mb"]),
         significant(values["size_mb"]),
         Cell(
@@ -235,52 +243,52 @@ def _step_row(
 def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
     baseline, target = baseline_of(run), first_target(run)
     old, new = (row_of(step, baseline, target) for step in (before, after))
-    found = paired_test(accuracy_on(before, target), accuracy_on(after, target))
+    test = paired_test(accuracy_on(before, target), accuracy_on(after, target))
     change = new["score"] - old["score"] if known(new["score"]) and known(old["score"]) else None
-    words = "" if found is None else p_value(found.p_value) if found.differ else found.verdict
-    latency = _shrink(old["latency_p50_ms"], new["latency_p50_ms"], " ms")
+    significance = "" if test is None else p_value(test.p_value) if test.is_significant else test.verdict
+    latency = _change_cell(old["latency_p50_ms"], new["latency_p50_ms"], " ms")
     if old["disturbed"] or new["disturbed"]:
         latency = Cell(MISSING, "disturbed")
     elif latency.detail and not _speed_differs(old, new):
         latency = Cell("no difference", latency.detail)
     return row(
         Cell(after.step, f"after {before.step}"),
-        Cell(reading(run.metric).change(change), words),
+        Cell(metric_format(run.metric).change(change), significance),
         latency,
-        _shrink(old["size_mb"], new["size_mb"], " MB"),
-        _shrink(old["peak_memory_mb"], new["peak_memory_mb"], " MB"),
-        _shrink(before.parameters, after.parameters, ""),
+        _change_cell(old["size_mb"], new["size_mb"], " MB"),
+        _change_cell(old["peak_memory_mb"], new["peak_memory_mb"], " MB"),
+        _change_cell(before.parameters, after.parameters, ""),
         Cell(format_seconds(after.seconds), f"measured in {format_seconds(after.measure_seconds)}"),
     )
 
 
 def _speed_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether the intervals of the speed-ups over the baseline, which machine drift does not affect, are disjoint."""
-    ends = [values[key] for values in (old, new) for key in ("speedup_low", "speedup_high")]
-    if not all(known(end) for end in ends):
+    bounds = [values[key] for values in (old, new) for key in ("speedup_low", "speedup_high")]
+    if not all(known(end) for end in bounds):
         return False
-    return bool(ends[1] < ends[2] or ends[3] < ends[0])
+    return bool(bounds[1] < bounds[2] or bounds[3] < bounds[0])
 
 
-def _control_row(run: RunRecord, control: StepRecord) -> Row | None:
+def _comparison_row(run: RunRecord, control: StepRecord) -> Row | None:
     partner = partner_of(run, control)
     if partner is None:
         return None
     target = first_target(run)
     first, second = accuracy_on(partner, target), accuracy_on(control, target)
-    found = paired_test(first, second)
-    if first is None or second is None or found is None or not (first.metrics and second.metrics):
+    test = paired_test(first, second)
+    if first is None or second is None or test is None or not (first.metrics and second.metrics):
         return None
     change = second.metrics[0].value - first.metrics[0].value
     return row(
         Cell(control.step, control.role),
         partner.step,
-        reading(run.metric).change(change),
-        Cell(found.verdict, p_value(found.p_value)),
+        metric_format(run.metric).change(change),
+        Cell(test.verdict, p_value(test.p_value)),
     )
 
 
-def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
+def _change_cell(before: float | None, after: float | None, unit: str) -> Cell:
     if not (known(before) and known(after)) or after <= 0 or before <= 0:
         return Cell(MISSING)
     said = [format_count(value) if not unit else significant(value) for value in (before, after)]
@@ -289,13 +297,13 @@ def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
 
 def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ...]:
     """Return the changes of score and size from pass to pass, and of the latency on each target."""
-    read, first = reading(run.metric), first_target(run)
-    lost = "points" if read.percent else "change"
+    fmt, first = metric_format(run.metric), first_target(run)
+    unit = "points" if fmt.percent else "change"
     grey = "grey where the difference is not significant"
     score = _score_waterfall(
-        run, chain, f"{read.title}: {lost} lost or gained by each pass, the baseline at 0; {grey}."
+        run, chain, f"{fmt.title}: {unit} lost or gained by each pass, the baseline at 0; {grey}."
     )
-    given = "from each pass's input model to its output"
+    input_to_output = "from each pass's input model to its output"
     latencies = [
         _ratio_waterfall(
             run,
@@ -303,33 +311,35 @@ def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ..
             target,
             "latency_p50_ms",
             "median latency, ms",
-            f"Median latency{f' on {target}' if len(run.targets) > 1 else ''}: {given}; {grey}.",
+            f"Median latency{f' on {target}' if len(run.targets) > 1 else ''}: {input_to_output}; {grey}.",
         )
         for target in run.targets
     ]
-    size = _ratio_waterfall(run, chain, first, "size_mb", "size on disk, MB", f"Size on disk: {given}.")
+    size = _ratio_waterfall(
+        run, chain, first, "size_mb", "size on disk, MB", f"Size on disk: {input_to_output}."
+    )
     return tuple(figure for figure in (score, *latencies, size) if figure is not None)
 
 
 def _score_waterfall(run: RunRecord, chain: Sequence[StepRecord], caption: str) -> Figure | None:
     """Return the cumulative changes of the score on the first target."""
-    read, target = reading(run.metric), first_target(run)
-    found = _known(run, chain, target, "score")
+    fmt, target = metric_format(run.metric), first_target(run)
+    measured_rows = _measured_rows(run, chain, target, "score")
     changes = []
-    for (before, old), (after, new) in pairwise(found):
+    for (before, old), (after, new) in pairwise(measured_rows):
         pair = paired_test(accuracy_on(before, target), accuracy_on(after, target))
-        start, end = (read.factor * (values["score"] - found[0][1]["score"]) for values in (old, new))
-        differ = pair is not None and pair.differ
-        changes.append(Change(after.step, start, end, signed(end - start, _decimals(read)), differ))
-    label = f"{read.change_axis}{'' if read.percent else ','} from the baseline"
-    end_words = signed(changes[-1].after, _decimals(read)) if changes else ""
+        start, end = (fmt.factor * (values["score"] - measured_rows[0][1]["score"]) for values in (old, new))
+        differ = pair is not None and pair.is_significant
+        changes.append(Change(after.step, start, end, signed(end - start, _decimals(fmt)), differ))
+    label = f"{fmt.change_label}{'' if fmt.percent else ','} from the baseline"
+    end_words = signed(changes[-1].after, _decimals(fmt)) if changes else ""
     return _waterfall(
-        label, changes, caption, end_words, ratio=False, larger_is_better=not read.smaller_is_better
+        label, changes, caption, end_words, ratio=False, larger_is_better=not fmt.smaller_is_better
     )
 
 
-def _decimals(read: Reading) -> int:
-    return 1 if read.percent else 3
+def _decimals(fmt: MetricFormat) -> int:
+    return 1 if fmt.percent else 3
 
 
 def _ratio_waterfall(
@@ -344,12 +354,12 @@ def _ratio_waterfall(
             _ratio_words(old[key], new[key]),
             _speed_differs(old, new) if key == "latency_p50_ms" else old[key] != new[key],
         )
-        for (_, old), (after, new) in pairwise(_known(run, chain, target, key))
+        for (_, old), (after, new) in pairwise(_measured_rows(run, chain, target, key))
     ]
     return _waterfall(label, changes, caption, significant(changes[-1].after) if changes else "", ratio=True)
 
 
-def _known(
+def _measured_rows(
     run: RunRecord, chain: Sequence[StepRecord], target: str | None, key: str
 ) -> list[tuple[StepRecord, dict[str, Any]]]:
     """Return the steps for which a quantity was measured on a target, with their rows."""
@@ -371,12 +381,12 @@ def _waterfall(
 ) -> Figure | None:
     if not changes:
         return None
-    said = "; ".join(
-        f"{change.label}: {change.text}" + ("" if change.differs else " (no difference)")
+    change_words = "; ".join(
+        f"{change.label}: {change.text}" + ("" if change.is_significant else " (no difference)")
         for change in changes
     )
-    shown = Waterfall(label, tuple(changes), larger_is_better=larger_is_better, ratio=ratio)
-    return Figure(shown, caption, f"{label}. {said}. Ends at {end}.")
+    plot = Waterfall(label, tuple(changes), larger_is_better=larger_is_better, ratio=ratio)
+    return Figure(plot, caption, f"{label}. {change_words}. Ends at {end}.")
 
 
 def _ratio_words(before: float, after: float) -> str:

@@ -6,37 +6,37 @@ from compress.core.records import Latency, RunRecord, StepRecord, TargetMeasurem
 from compress.core.units import format_seconds
 from compress.passes.table import PASSES
 from compress.reporting.data.row import (
-    all_measured,
     baseline_of,
     examples_of,
     first_target,
-    measured_on,
-    ordered,
+    measurement_on,
+    measurements_on,
+    ordered_steps,
     score_values,
 )
 from compress.reporting.render.document import Cell, Code, Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, known, percent, significant, times, times_range
-from compress.reporting.render.scores import examples_word, rate_words, reading
-from compress.reporting.sections.facts import as_measured, flatten
+from compress.reporting.render.scores import examples_noun, metric_format, throughput_title
+from compress.reporting.sections.facts import flatten, ranks_to_values
 from compress.tasks.table import metric_kind
 
 
 def timings(run: RunRecord) -> Section:
     """Build the section of all timings: every target, batch size and length."""
     tables = []
-    images = examples_word(run.task) == "images"
-    lengths = () if images else ("lengths",)
+    is_image_task = examples_noun(run.task) == "images"
+    lengths = () if is_image_task else ("lengths",)
     columns = (
         *("Step", "batch", *lengths, "p50 ms", "p95 ms", "baseline p50 ms"),
-        *("speed-up", "verdict", rate_words(run.task)),
+        *("speed-up", "verdict", throughput_title(run.task)),
     )
-    words = frozenset({columns.index(name) for name in (*lengths, "verdict")})
+    text_columns = frozenset({columns.index(name) for name in (*lengths, "verdict")})
     for target in run.targets:
         rows = tuple(
             row(
                 step.step,
                 count(latency.batch_size),
-                *(() if images else (length_words(latency.lengths),)),
+                *(() if is_image_task else (length_words(latency.lengths),)),
                 significant(latency.p50_ms),
                 significant(latency.p95_ms),
                 significant(latency.baseline_p50_ms),
@@ -47,26 +47,26 @@ def timings(run: RunRecord) -> Section:
                 significant(latency.throughput),
                 kind=step.role,
             )
-            for step, found in all_measured(run, target)
-            for latency in found.latency
+            for step, measurement in measurements_on(run, target)
+            for latency in measurement.latency
         )
-        tables.append(Table(f"Timings on {target}", columns, rows, words))
+        tables.append(Table(f"Timings on {target}", columns, rows, text_columns))
     return section_of("timings", "Every target and batch size", *tables)
 
 
 def targets(run: RunRecord) -> Section:
     """Build the section of scores and memory on further targets; those of the first one are in the table of steps."""
-    columns = ("Step", reading(run.metric).words, "retention", "against its baseline", "peak MB")
+    columns = ("Step", metric_format(run.metric).words, "retention", "against its baseline", "peak MB")
     tables = []
     for target in run.targets[1:]:
         rows = []
-        for step, found in all_measured(run, target):
-            scores = score_values(step, baseline_of(run), found)
+        for step, measurement in measurements_on(run, target):
+            scores = score_values(step, baseline_of(run), measurement)
             cells = (
-                reading(run.metric).value(scores["score"]),
+                metric_format(run.metric).value(scores["score"]),
                 percent(scores["retention"]),
                 scores["score_verdict"] or MISSING,
-                significant(found.memory.peak_mb),
+                significant(measurement.memory.peak_mb),
             )
             rows.append(row(step.step, *cells, kind=step.role))
         tables.append(Table(f"Scores and memory on {target}", columns, tuple(rows), frozenset({3})))
@@ -75,8 +75,8 @@ def targets(run: RunRecord) -> Section:
 
 def metrics(run: RunRecord) -> Section:
     """Build the section of all metrics of every step, if the task has more than one."""
-    measured = all_measured(run, first_target(run))
-    scores = {step.step: found.accuracy.metrics for step, found in measured}
+    measured_steps = measurements_on(run, first_target(run))
+    scores = {step.step: measurement.accuracy.metrics for step, measurement in measured_steps}
     names = list(dict.fromkeys(metric.name for values in scores.values() for metric in values))
     if len(names) < 2:
         return Section("metrics", "All metrics")
@@ -85,55 +85,57 @@ def metrics(run: RunRecord) -> Section:
         by_name = {metric.name: metric for metric in values}
         cells = [
             Cell(
-                reading(key).value(by_name[key].value),
-                reading(key).range(by_name[key].low, by_name[key].high),
+                metric_format(key).value(by_name[key].value),
+                metric_format(key).range(by_name[key].low, by_name[key].high),
             )
             if key in by_name
             else Cell(MISSING)
             for key in names
         ]
         rows.append(row(name, *cells))
-    columns = ("Step", *(reading(name).words for name in names))
+    columns = ("Step", *(metric_format(name).words for name in names))
     table = Table("Metrics on the test split", columns, tuple(rows))
-    held = {found.accuracy.against for _, found in measured}
+    references = {measurement.accuracy.against for _, measurement in measured_steps}
     meanings = [metric_kind(name).meanings for name in names]
-    words = tuple(each[against] for each in meanings for against in each if against in held)
-    return Section("metrics", "All metrics", words, (table,))
+    paragraphs = tuple(
+        meaning[against] for meaning in meanings for against in meaning if against in references
+    )
+    return Section("metrics", "All metrics", paragraphs, (table,))
 
 
-def _fits(found: TargetMeasurement) -> str:
-    limit = found.memory.limit_mb
-    return MISSING if limit is None else f"{'no' if found.memory.over_limit else 'yes'}: {limit:g} MB"
+def _fits(measurement: TargetMeasurement) -> str:
+    limit = measurement.memory.limit_mb
+    return MISSING if limit is None else f"{'no' if measurement.memory.over_limit else 'yes'}: {limit:g} MB"
 
 
 def memory(run: RunRecord) -> Section:
     """Build the section on the memory of a separate process, and on disk usage."""
     target = first_target(run)
-    measured = all_measured(run, target)
-    run_meanwhile = dict.fromkeys(found.memory.lengths for _, found in measured)
-    gpu = any(found.memory.gpu_peak_mb is not None for _, found in measured)
-    limited = any(found.memory.limit_mb is not None for _, found in measured)
+    measured_steps = measurements_on(run, target)
+    workloads = dict.fromkeys(measurement.memory.lengths for _, measurement in measured_steps)
+    has_gpu = any(measurement.memory.gpu_peak_mb is not None for _, measurement in measured_steps)
+    has_limit = any(measurement.memory.limit_mb is not None for _, measurement in measured_steps)
     columns = (
         "Step",
         "peak MB",
         "absolute peak MB",
         "before loading MB",
         "load time, ms",
-        *(("fits the limit",) if limited else ()),
-        *(("GPU peak MB",) if gpu else ()),
+        *(("fits the limit",) if has_limit else ()),
+        *(("GPU peak MB",) if has_gpu else ()),
     )
     rows = tuple(
         row(
             step.step,
-            significant(found.memory.peak_mb),
-            significant(found.memory.absolute_peak_mb),
-            significant(found.memory.before_load_mb),
-            significant(found.load_ms),
-            *((_fits(found),) if limited else ()),
-            *((significant(found.memory.gpu_peak_mb),) if gpu else ()),
+            significant(measurement.memory.peak_mb),
+            significant(measurement.memory.absolute_peak_mb),
+            significant(measurement.memory.before_load_mb),
+            significant(measurement.load_ms),
+            *((_fits(measurement),) if has_limit else ()),
+            *((significant(measurement.memory.gpu_peak_mb),) if has_gpu else ()),
             kind=step.role,
         )
-        for step, found in measured
+        for step, measurement in measured_steps
     )
     sizes = tuple(
         row(
@@ -144,52 +146,58 @@ def memory(run: RunRecord) -> Section:
             Cell(step.form),
             kind=step.role,
         )
-        for step in ordered(run)
+        for step in ordered_steps(run)
         if step.size is not None
     )
-    words = (
+    paragraphs = (
         "Peak is the highest resident memory above the level before the model was loaded, in a separate process that "
         "imports only numpy and the runtime. 1 MB is 10^6 bytes. Files are in the system's cache when they are loaded.",
-        *(f"Workload while memory was measured: {one}, in tokens." for one in run_meanwhile if one != "real"),
+        *(
+            f"Workload while memory was measured: {workload}, in tokens."
+            for workload in workloads
+            if workload != "real"
+        ),
     )
-    disk = ("Step", "model MB", "tokenizer MB", "all files MB", "form")
+    disk_columns = ("Step", "model MB", "tokenizer MB", "all files MB", "form")
     return section_of(
         "memory",
         "Memory and disk",
         Table(f"Resident memory on {target}", columns, rows),
-        Table("On disk", disk, sizes, frozenset({4})),
-        words=words,
+        Table("On disk", disk_columns, sizes, frozenset({4})),
+        paragraphs=paragraphs,
     )
 
 
 def protocol(run: RunRecord) -> Section:
     """Build the section on how it was measured, with the machine's noise from an A/A run of the baseline."""
-    words, rows = [], []
+    paragraphs, rows = [], []
     baseline = baseline_of(run)
-    images = examples_word(run.task) == "images"
+    is_image_task = examples_noun(run.task) == "images"
     for target in run.targets:
-        found = measured_on(baseline, target)
-        if found is None:
+        measurement = measurement_on(baseline, target)
+        if measurement is None:
             continue
-        words.append(_protocol_words(found, run.task))
-        for latency in found.latency:
-            timed = f"batch {latency.batch_size}" + ("" if images else f", {length_words(latency.lengths)}")
+        paragraphs.append(_protocol_words(measurement, run.task))
+        for latency in measurement.latency:
+            setting = f"batch {latency.batch_size}" + (
+                "" if is_image_task else f", {length_words(latency.lengths)}"
+            )
             rows.append(
                 row(
-                    Cell(target, timed),
+                    Cell(target, setting),
                     times(latency.speedup),
                     times_range(latency.speedup_low, latency.speedup_high),
                     Cell(_verdict(latency), tone="" if latency.verdict == "no difference" else "bad"),
                 )
             )
             if latency.verdict not in (None, "no difference"):
-                words.append(
+                paragraphs.append(
                     f"The machine was not steady: on {target} at batch {latency.batch_size} the baseline measured "
                     f"{latency.verdict} than itself ({times(latency.speedup)}). Do not trust differences of that size."
                 )
-    if not words:
+    if not paragraphs:
         return Section("protocol", "How it was measured")
-    words.append(
+    paragraphs.append(
         "Every model is loaded from its saved file in a fresh process and timed in alternation with the baseline "
         "(A B A B, both in the same process, thread spinning off), so that drift of the machine cannot fake a "
         "speed-up. Speed-ups are ratios of the medians of such a pair, with a 95 % bootstrap interval; 'no difference' "
@@ -203,28 +211,36 @@ def protocol(run: RunRecord) -> Section:
         tuple(rows),
         frozenset({3}),
     )
-    return Section("protocol", "How it was measured", tuple(words), (noise,))
+    return Section("protocol", "How it was measured", tuple(paragraphs), (noise,))
 
 
 def findings(run: RunRecord) -> Section:
     """Build the section of facts recorded by the steps that no other section shows."""
-    elsewhere = ("parameters", "macs", *(fact for kind in PASSES.values() for fact in kind.told))
+    keys_elsewhere = ("parameters", "macs", *(fact for kind in PASSES.values() for fact in kind.told))
     rows = [
         row(step.step, key, text)
-        for step in ordered(run)
+        for step in ordered_steps(run)
         for key, text in flatten(
-            as_measured(
-                {key: fact for key, fact in step.facts.items() if key not in elsewhere}, reading(run.metric)
+            ranks_to_values(
+                {key: fact for key, fact in step.facts.items() if key not in keys_elsewhere},
+                metric_format(run.metric),
             )
         )
     ]
-    share = [
-        row(step.step, "unknown tokens in the test split", percent(found.accuracy.unknown_token_share, 2))
-        for step, found in all_measured(run, first_target(run))
-        if known(found.accuracy.unknown_token_share)
+    unknown_token_rows = [
+        row(
+            step.step,
+            "unknown tokens in the test split",
+            percent(measurement.accuracy.unknown_token_share, 2),
+        )
+        for step, measurement in measurements_on(run, first_target(run))
+        if known(measurement.accuracy.unknown_token_share)
     ]
     table = Table(
-        "Facts recorded by the steps", ("Step", "what", "value"), tuple(rows + share), frozenset({1, 2})
+        "Facts recorded by the steps",
+        ("Step", "what", "value"),
+        tuple(rows + unknown_token_rows),
+        frozenset({1, 2}),
     )
     return section_of("findings", "What the steps report", table)
 
@@ -235,24 +251,24 @@ def data(run: RunRecord) -> Section:
     labels = ", ".join(run.labels[:30]) + (
         f" and {len(run.labels) - 30} more" if len(run.labels) > 30 else ""
     )
-    words = [f"{len(run.labels)} labels: {labels}." if run.labels else "The texts have no labels."]
-    words += run.notes
-    words.append(f"Seed {run.seed}. The test split is never used for training, calibration or tuning.")
+    paragraphs = [f"{len(run.labels)} labels: {labels}." if run.labels else "The texts have no labels."]
+    paragraphs += run.notes
+    paragraphs.append(f"Seed {run.seed}. The test split is never used for training, calibration or tuning.")
     tables = (Table("Examples in each split", ("Split", "examples"), rows),) if rows else ()
-    return Section("data", "Data", tuple(words), tables)
+    return Section("data", "Data", tuple(paragraphs), tables)
 
 
 def environment(run: RunRecord) -> Section:
     """Build the section of machine, versions and cost."""
-    worked = sum(step.seconds + step.lower_seconds for step in run.steps)
+    step_seconds = sum(step.seconds + step.lower_seconds for step in run.steps)
     measured = sum(step.measure_seconds for step in run.steps)
-    words = (
-        f"Run {run.run}, started {run.started}. Its steps took {format_seconds(worked)}, and measuring them "
+    paragraphs = (
+        f"Run {run.run}, started {run.started}. Its steps took {format_seconds(step_seconds)}, and measuring them "
         f"{format_seconds(measured)} (cached results count with the time they took originally).",
     )
     rows = tuple(row(key, text) for key, text in flatten(run.environment))
     tables = (Table("Environment", ("What", "value"), rows, frozenset({1})),) if rows else ()
-    return Section("environment", "Environment", words, tables)
+    return Section("environment", "Environment", paragraphs, tables)
 
 
 def profile(run: RunRecord) -> Section:
@@ -263,44 +279,44 @@ def profile(run: RunRecord) -> Section:
 
 def length_words(lengths: str) -> str:
     """Describe timed lengths: `real` -> `real lengths`, `fixed:128` -> `128 tokens`, `read:8` -> `read, 8 tokens`."""
-    what, _, length = lengths.partition(":")
+    kind, _, length = lengths.partition(":")
     if not length:
-        return f"{what} lengths"
-    return f"{length} tokens" if what == "fixed" else f"{what}, {length} tokens"
+        return f"{kind} lengths"
+    return f"{length} tokens" if kind == "fixed" else f"{kind}, {length} tokens"
 
 
-def _protocol_words(found: TargetMeasurement, task: str) -> str:
-    accuracy, images = found.accuracy, examples_word(task) == "images"
-    timed = "; ".join(
+def _protocol_words(measurement: TargetMeasurement, task: str) -> str:
+    accuracy, is_image_task = measurement.accuracy, examples_noun(task) == "images"
+    timings_text = "; ".join(
         f"batches of {latency.batch_size}"
         + (
             ""
-            if images
+            if is_image_task
             else f" at {length_words(latency.lengths)}, {latency.mean_tokens:.1f} tokens on average"
         )
         + f", {latency.rounds} rounds"
-        for latency in found.latency
+        for latency in measurement.latency
     )
     pairs = "pairs of texts" if accuracy.against == "scores" else ""
-    counted = accuracy.metrics and metric_kind(accuracy.metrics[0].name).counts
-    scored = f"{examples_of(accuracy)} {pairs or counted or examples_word(task)}"
+    unit = accuracy.metrics and metric_kind(accuracy.metrics[0].name).count_unit
+    scored_text = f"{examples_of(accuracy)} {pairs or unit or examples_noun(task)}"
     words = (
-        f"{found.target}: scored on {scored} of split {accuracy.split!r} at batch size "
-        f"{accuracy.batch_size}. Timed: {timed or 'nothing'}. "
-        f"{'Reading images' if images else 'Tokenization'} is not included in the latencies"
+        f"{measurement.target}: scored on {scored_text} of split {accuracy.split!r} at batch size "
+        f"{accuracy.batch_size}. Timed: {timings_text or 'nothing'}. "
+        f"{'Reading images' if is_image_task else 'Tokenization'} is not included in the latencies"
     )
-    if known(found.tokenization_ms):
-        words += f"; it takes a further {significant(found.tokenization_ms)} ms per example"
-    return f"{words}. Protocol {found.protocol}, target {found.fingerprint[:12]}."
+    if known(measurement.tokenization_ms):
+        words += f"; it takes a further {significant(measurement.tokenization_ms)} ms per example"
+    return f"{words}. Protocol {measurement.protocol}, target {measurement.fingerprint[:12]}."
 
 
 def _test_words(baseline: StepRecord | None, run: RunRecord) -> str:
     """Return the test that decides whether two scores differ."""
-    found = measured_on(baseline, first_target(run))
-    if found is None or found.accuracy.against == "labels":
+    measurement = measurement_on(baseline, first_target(run))
+    if measurement is None or measurement.accuracy.against == "labels":
         return "McNemar's exact test on the predictions"
-    if found.accuracy.against == "examples":
-        return f"the {reading(run.metric).test or 'test of the metric'}"
+    if measurement.accuracy.against == "examples":
+        return f"the {metric_format(run.metric).test or 'test of the metric'}"
     return "that of the correlation"
 
 

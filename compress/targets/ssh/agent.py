@@ -36,20 +36,20 @@ from collections.abc import Iterator
 from typing import Any
 
 PROTOCOL = 2
-ALIVE_SECONDS = 10
+HEARTBEAT_SECONDS = 10
 """Interval of the heartbeat."""
-CHUNK = 2**20
+CHUNK_BYTES = 2**20
 LIBRARY_SECONDS = 120
 """Timeout for importing the libraries."""
-TAIL = 8192
+TAIL_BYTES = 8192
 """Maximum bytes of a failed job's output that are sent back."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?")
-_IMPORTS = """
+_LIBRARIES_PROBE = """
 import json, numpy, onnxruntime
 print(json.dumps({"numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}))
 """
-_TOKENIZERS = "import tokenizers; print(tokenizers.__version__)"
+_TOKENIZERS_PROBE = "import tokenizers; print(tokenizers.__version__)"
 
 
 class Agent:
@@ -61,12 +61,12 @@ class Agent:
         self._folder: str | None = None
         self._keep = False
         self._children: list[subprocess.Popen[bytes]] = []
-        self._speaking = threading.Lock()
+        self._write_lock = threading.Lock()
 
     def serve(self) -> None:
         """Answer requests until the connection ends."""
-        self._answer({"agent": PROTOCOL})
-        threading.Thread(target=self._live, daemon=True).start()
+        self._send_answer({"agent": PROTOCOL})
+        threading.Thread(target=self._send_heartbeats, daemon=True).start()
         for line in iter(self._requests.readline, b""):
             request = json.loads(line)
             try:
@@ -74,7 +74,7 @@ class Agent:
             except (OSError, ValueError) as error:
                 answer = {"error": str(error)}
             if answer is not None:
-                self._answer(answer)
+                self._send_answer(answer)
 
     def end(self) -> None:
         """Kill running jobs and remove the work folder, unless it is to be kept."""
@@ -85,23 +85,23 @@ class Agent:
     def do_open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Create the work folder, readable only by this user."""
         parent = request["folder"]
-        made = tempfile.mkdtemp(prefix="compress-", dir=parent and os.path.expanduser(parent))
+        folder = tempfile.mkdtemp(prefix="compress-", dir=parent and os.path.expanduser(parent))
         # Before Python 3.12 mkdtemp returns a relative path for a relative parent, but jobs run in another folder.
-        self._folder = os.path.abspath(made)
+        self._folder = os.path.abspath(folder)
         self._keep = request["keep"]
         return {"folder": self._folder}
 
     def do_probe(self, request: dict[str, Any]) -> dict[str, Any]:
         """Describe this machine and the libraries that its Python can import."""
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        libraries, fault = self._said_by(_IMPORTS)
-        tokenizers, _ = self._said_by(_TOKENIZERS)
+        libraries, fault = self._run_python(_LIBRARIES_PROBE)
+        tokenizers, _ = self._run_python(_TOKENIZERS_PROBE)
         return {
             "python": platform.python_version(),
             "system": platform.system(),
             "machine": platform.machine(),
-            "board": _text_of("/proc/device-tree/model").rstrip("\0"),
-            "cpuinfo": _text_of("/proc/cpuinfo"),
+            "board": _read_text("/proc/device-tree/model").rstrip("\0"),
+            "cpuinfo": _read_text("/proc/cpuinfo"),
             "cores": sorted(cores),
             "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "libraries": json.loads(libraries) if libraries else {},
@@ -111,9 +111,9 @@ class Agent:
 
     def do_put(self, request: dict[str, Any]) -> dict[str, Any]:
         """Receive a file; on errors the payload is still read to its end, since the next request follows it."""
-        payload = self._payload(request["size"])
+        payload = self._read_payload(request["size"])
         try:
-            path = self._inside(request["name"])
+            path = self._path_in_folder(request["name"])
             os.makedirs(os.path.dirname(path), exist_ok=True)
             try:
                 with open(path, "wb") as stream:
@@ -131,7 +131,7 @@ class Agent:
     def do_drop(self, request: dict[str, Any]) -> dict[str, Any]:
         """Remove groups of files."""
         for group in request["groups"]:
-            shutil.rmtree(self._inside(group), ignore_errors=True)
+            shutil.rmtree(self._path_in_folder(group), ignore_errors=True)
         return {}
 
     def do_run(self, request: dict[str, Any]) -> None:
@@ -140,17 +140,20 @@ class Agent:
             name: value for name, value in os.environ.items() if not name.startswith(tuple(request["scrub"]))
         }
         environment.update(request["set"])
-        follow = [sys.executable, "-I", "-S", "-c", request["follow"], str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", "-c", request["follow"], str(os.getpid())]
         started: list[tuple[subprocess.Popen[bytes], Any, str]] = []
         try:
             for number, body in enumerate(request["jobs"]):
-                job, result = self._inside(f"job{number}.json"), self._inside(f"job{number}.result")
+                job, result = (
+                    self._path_in_folder(f"job{number}.json"),
+                    self._path_in_folder(f"job{number}.result"),
+                )
                 with open(job, "w", encoding="utf-8") as stream:
                     json.dump(body, stream)
-                argv = [sys.executable, self._inside(request["runner"]), job, result]
+                argv = [sys.executable, self._path_in_folder(request["runner"]), job, result]
                 output = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with its job)
                 child = subprocess.Popen(
-                    [*follow, *argv] if sys.platform == "linux" else argv,
+                    [*wrapper, *argv] if sys.platform == "linux" else argv,
                     cwd=self._folder,
                     env=environment,
                     stdin=subprocess.DEVNULL,
@@ -166,12 +169,12 @@ class Agent:
 
     def do_take(self, request: dict[str, Any]) -> None:
         """Send a file and remove it."""
-        path = self._inside(request["name"])
+        path = self._path_in_folder(request["name"])
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            with self._speaking:
-                self._say({"size": size})
-                shutil.copyfileobj(stream, self._answers, CHUNK)
+            with self._write_lock:
+                self._write_message({"size": size})
+                shutil.copyfileobj(stream, self._answers, CHUNK_BYTES)
                 self._answers.flush()
         os.unlink(path)
 
@@ -205,9 +208,9 @@ class Agent:
         for _, output, _ in started:
             output.close()
         self._children.clear()
-        self._answer(answer)
+        self._send_answer(answer)
 
-    def _said_by(self, code: str) -> tuple[str, str | None]:
+    def _run_python(self, code: str) -> tuple[str, str | None]:
         """Run a piece of Python; return its output, or an empty text and the last line of its error."""
         try:
             child = subprocess.run(
@@ -227,35 +230,35 @@ class Agent:
         lines = child.stderr.strip().splitlines()
         return "", lines[-1] if lines else f"ended with exit code {child.returncode}"
 
-    def _payload(self, size: int) -> Iterator[bytes]:
+    def _read_payload(self, size: int) -> Iterator[bytes]:
         """Yield the bytes that follow a request."""
         while size:
-            chunk = self._requests.read(min(size, CHUNK))
+            chunk = self._requests.read(min(size, CHUNK_BYTES))
             if not chunk:
                 raise EOFError
             size -= len(chunk)
             yield chunk
 
-    def _inside(self, name: str) -> str:
+    def _path_in_folder(self, name: str) -> str:
         if self._folder is None or not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")):
             raise ValueError(f"no place for {name!r}")
         return os.path.join(self._folder, name)
 
-    def _live(self) -> None:
+    def _send_heartbeats(self) -> None:
         """Send the heartbeat."""
         try:
             while True:
-                time.sleep(ALIVE_SECONDS)
-                self._answer({"alive": True})
+                time.sleep(HEARTBEAT_SECONDS)
+                self._send_answer({"alive": True})
         except (OSError, ValueError):
             # The connection is gone; the main loop, which reads the requests, ends the agent.
             return
 
-    def _answer(self, body: dict[str, Any]) -> None:
-        with self._speaking:
-            self._say(body)
+    def _send_answer(self, body: dict[str, Any]) -> None:
+        with self._write_lock:
+            self._write_message(body)
 
-    def _say(self, body: dict[str, Any]) -> None:
+    def _write_message(self, body: dict[str, Any]) -> None:
         self._answers.write(json.dumps(body).encode() + b"\n")
         self._answers.flush()
 
@@ -268,11 +271,11 @@ def _kill(children: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _tail(output: Any) -> str:
-    output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL))
+    output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL_BYTES))
     return str(output.read().decode(errors="replace"))
 
 
-def _text_of(path: str) -> str:
+def _read_text(path: str) -> str:
     """Return the beginning of a small file; empty if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:

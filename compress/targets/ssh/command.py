@@ -7,9 +7,9 @@ import shlex
 from compress.profile.device import SshAddress
 
 CONNECT_SECONDS = 20
-ALIVE_SECONDS = 15
+KEEPALIVE_SECONDS = 15
 """Interval of the client's keep-alive messages."""
-ALIVE_COUNT = 3
+MAX_MISSED_KEEPALIVES = 3
 """Number of unanswered keep-alive messages after which the client gives up."""
 
 OPTIONS = {
@@ -18,8 +18,8 @@ OPTIONS = {
     # Never prompt for a password or a confirmation.
     "BatchMode": "yes",
     "ConnectTimeout": str(CONNECT_SECONDS),
-    "ServerAliveInterval": str(ALIVE_SECONDS),
-    "ServerAliveCountMax": str(ALIVE_COUNT),
+    "ServerAliveInterval": str(KEEPALIVE_SECONDS),
+    "ServerAliveCountMax": str(MAX_MISSED_KEEPALIVES),
     # A separate connection, whose host key was checked as above, without forwarding.
     "ControlPath": "none",
     "ClearAllForwardings": "yes",
@@ -48,8 +48,8 @@ def ssh_command(client: str, address: SshAddress, python: str, source_bytes: int
         source_bytes: length of the source in bytes.
     """
     options = [word for name, value in OPTIONS.items() for word in ("-o", f"{name}={value}")]
-    whose = [*_user(address), *_port(address)]
-    return [client, *options, *whose, "--", address.host, remote_command(python, source_bytes)]
+    login_options = [*_user_options(address), *_port_options(address)]
+    return [client, *options, *login_options, "--", address.host, remote_command(python, source_bytes)]
 
 
 def remote_command(python: str, source_bytes: int) -> str:
@@ -82,20 +82,20 @@ HINTS = (
 )
 
 
-def hint_for(words: str, address: SshAddress) -> str:
+def hint_for(message: str, address: SshAddress) -> str:
     """Return a hint for an error message of the client or of the device's shell."""
-    by_hand = shlex.join(["ssh", *_port(address), *_user(address), address.host])
+    by_hand = shlex.join(["ssh", *_port_options(address), *_user_options(address), address.host])
     login = address.host if address.user is None else f"{address.user}@{address.host}"
-    copy_key = shlex.join(["ssh-copy-id", *_port(address), login])
-    for sign, hint in HINTS:
-        if sign in words.lower():
+    copy_key = shlex.join(["ssh-copy-id", *_port_options(address), login])
+    for pattern, hint in HINTS:
+        if pattern in message.lower():
             return hint.format(by_hand=by_hand, copy_key=copy_key)
     return f"Check that `{by_hand}` connects without asking anything."
 
 
-def _user(address: SshAddress) -> list[str]:
+def _user_options(address: SshAddress) -> list[str]:
     return [] if address.user is None else ["-l", address.user]
 
 
-def _port(address: SshAddress) -> list[str]:
+def _port_options(address: SshAddress) -> list[str]:
     return [] if address.port is None else ["-p", str(address.port)]

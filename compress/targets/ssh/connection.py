@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from compress.core.disk.exhaustion import DEVICE_FULL, says_full
+from compress.core.disk.exhaustion import DEVICE_FULL_HINT, reports_disk_full
 from compress.core.disk.reading import parse_json
 from compress.core.errors import TargetError
 from compress.core.units import KIB, MIB
@@ -22,13 +22,13 @@ from compress.targets.ssh import agent
 from compress.targets.ssh.command import CONNECT_SECONDS, hint_for, ssh_command
 from compress.targets.ssh.pipes import InactivityTimeout, Pipes
 
-HELLO_SECONDS = CONNECT_SECONDS + 40
+GREETING_SECONDS = CONNECT_SECONDS + 40
 """Timeout from starting the client to the greeting of the agent."""
-LAST_WORDS_SECONDS = 5
+EXIT_SECONDS = 5
 """Timeout for a failed client to exit, so that its error output is complete."""
 CLOSE_SECONDS = 20
 """Timeout for the agent to remove its work folder."""
-SILENT_SECONDS = 45.0
+INACTIVITY_SECONDS = 45.0
 """Time without a heartbeat, or without accepting any of the sent data, after which the agent is considered gone."""
 ANSWER_SECONDS = 600.0
 """Time until the answer to a request, heartbeats or not; jobs have their own limit."""
@@ -41,7 +41,7 @@ ERROR_BYTES = 64 * KIB
 FILE_BYTES = 4096 * MIB
 """Maximum bytes of a file that is fetched from a device."""
 TAIL_LINES = 8
-_ALIVE = json.dumps({"alive": True}).encode() + b"\n"
+_HEARTBEAT = json.dumps({"alive": True}).encode() + b"\n"
 
 
 class Connection:
@@ -74,9 +74,9 @@ class Connection:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._pipes = Pipes(self._process.stdin, self._process.stdout, SILENT_SECONDS)
+        self._pipes = Pipes(self._process.stdin, self._process.stdout, INACTIVITY_SECONDS)
         try:
-            self._greet(source)
+            self._read_greeting(source)
         except BaseException:
             self.close()
             raise
@@ -86,48 +86,48 @@ class Connection:
         """The device's name, for messages."""
         return self._address.host
 
-    def ask(self, request: dict[str, Any], doing: str, within_s: float | None = None) -> dict[str, Any]:
+    def request(self, body: dict[str, Any], operation: str, within_s: float | None = None) -> dict[str, Any]:
         """Send a request and return its answer.
 
         Args:
-            request: the request.
-            doing: description of the operation, for errors.
+            body: the request.
+            operation: description of the operation, for errors.
             within_s: seconds until the answer must have come; by default `ANSWER_SECONDS`.
 
         Raises:
             TargetError: the request failed on the device, or the connection is lost.
         """
-        with self._lost_while(doing):
-            self._pipes.write(json.dumps(request).encode() + b"\n")
-            return self._answer(doing, ANSWER_SECONDS if within_s is None else within_s)
+        with self._translate_errors(operation):
+            self._pipes.write(json.dumps(body).encode() + b"\n")
+            return self._read_answer(operation, ANSWER_SECONDS if within_s is None else within_s)
 
-    def put(self, file: Path, name: str, doing: str) -> None:
+    def put(self, file: Path, name: str, operation: str) -> None:
         """Send a file.
 
         Raises:
             TargetError: the device cannot store it, or the connection is lost.
         """
-        with file.open("rb") as stream, self._lost_while(doing):
+        with file.open("rb") as stream, self._translate_errors(operation):
             size = file.stat().st_size
             self._pipes.write(json.dumps({"op": "put", "name": name, "size": size}).encode() + b"\n")
             while chunk := stream.read(MIB):
                 self._pipes.write(chunk)
-            self._answer(doing, ANSWER_SECONDS)
+            self._read_answer(operation, ANSWER_SECONDS)
 
-    def take(self, name: str, to: Path, doing: str, largest: int = FILE_BYTES) -> None:
-        """Fetch a file of at most `largest` bytes and remove it there; the local path is the caller's choice.
+    def fetch_file(self, name: str, destination: Path, operation: str, max_bytes: int = FILE_BYTES) -> None:
+        """Fetch a file of at most `max_bytes` bytes and remove it there; the local path is the caller's choice.
 
         Raises:
             TargetError: the device does not provide it, or the connection is lost.
         """
-        left = self.ask({"op": "take", "name": name}, doing).get("size")
-        if type(left) is not int or not 0 <= left <= min(FILE_BYTES, largest):
-            raise self.nonsense(doing)
-        with to.open("wb") as stream, self._lost_while(doing):
-            while left:
-                chunk = self._pipes.read(min(left, MIB))
+        remaining = self.request({"op": "take", "name": name}, operation).get("size")
+        if type(remaining) is not int or not 0 <= remaining <= min(FILE_BYTES, max_bytes):
+            raise self.malformed_answer(operation)
+        with destination.open("wb") as stream, self._translate_errors(operation):
+            while remaining:
+                chunk = self._pipes.read(min(remaining, MIB))
                 stream.write(chunk)
-                left -= len(chunk)
+                remaining -= len(chunk)
 
     def is_alive(self) -> bool:
         """Whether the client is still running; it exits if the device stops answering."""
@@ -148,7 +148,7 @@ class Connection:
         self._pipes.close()
         self._errors.close()
 
-    def nonsense(self, doing: str) -> TargetError:
+    def malformed_answer(self, doing: str) -> TargetError:
         """Return the error for a malformed answer."""
         return TargetError(
             f"{self.host} gave an answer that was not understood while {doing}",
@@ -156,58 +156,62 @@ class Connection:
             code="device-answer",
         )
 
-    def _greet(self, source: bytes) -> None:
+    def _read_greeting(self, source: bytes) -> None:
         """Send the agent's source and read up to its greeting, skipping what a login shell prints before it."""
-        deadline = time.monotonic() + HELLO_SECONDS
-        heard = ""
+        deadline = time.monotonic() + GREETING_SECONDS
+        shell_output = ""
         try:
             self._pipes.write(source)
-            hello = json.dumps({"agent": agent.PROTOCOL}).encode() + b"\n"
-            read = 0
+            greeting = json.dumps({"agent": agent.PROTOCOL}).encode() + b"\n"
+            bytes_read = 0
             # The greeting may follow shell output on the same line.
-            while not (line := self._pipes.line(GREETING_BYTES, deadline - time.monotonic())).endswith(hello):
-                heard = plain(line.decode(errors="replace")) or heard
-                read += len(line)
-                if read > GREETING_BYTES:
+            while not (line := self._pipes.read_line(GREETING_BYTES, deadline - time.monotonic())).endswith(
+                greeting
+            ):
+                shell_output = printable_line(line.decode(errors="replace")) or shell_output
+                bytes_read += len(line)
+                if bytes_read > GREETING_BYTES:
                     raise EOFError
         except (OSError, EOFError, InactivityTimeout) as error:
-            silent = isinstance(error, InactivityTimeout)
-            if silent:
+            timed_out = isinstance(error, InactivityTimeout)
+            if timed_out:
                 self._process.kill()
-            words = self._last_words() or [heard] * bool(heard)
+            lines = self._read_errors() or [shell_output] * bool(shell_output)
             # On a timeout, earlier output does not explain the failure.
-            said = (
-                f"no answer within {HELLO_SECONDS} s"
-                if silent
-                else (words or ["it ended without a word"])[-1]
+            reason = (
+                f"no answer within {GREETING_SECONDS} s"
+                if timed_out
+                else (lines or ["it ended without a word"])[-1]
             )
             raise TargetError(
-                f"cannot reach {self.host}: {said}",
+                f"cannot reach {self.host}: {reason}",
                 where=self._where,
-                hint=hint_for("\n".join(words), self._address),
+                hint=hint_for("\n".join(lines), self._address),
             ) from error
 
-    def _answer(self, doing: str, within_s: float) -> dict[str, Any]:
+    def _read_answer(self, operation: str, within_s: float) -> dict[str, Any]:
         deadline = time.monotonic() + within_s
-        while (line := self._pipes.line(ANSWER_BYTES)) == _ALIVE:
+        while (line := self._pipes.read_line(ANSWER_BYTES)) == _HEARTBEAT:
             if time.monotonic() > deadline:
                 raise InactivityTimeout(within_s)
         try:
             answer = parse_json(line, self._where, error=TargetError)
         except TargetError as error:
-            raise self.nonsense(doing) from error
+            raise self.malformed_answer(operation) from error
         if not isinstance(answer, dict):
-            raise self.nonsense(doing)
+            raise self.malformed_answer(operation)
         if "error" in answer:
             if not isinstance(answer["error"], str):
-                raise self.nonsense(doing)
-            said = plain(answer["error"])
-            hint = DEVICE_FULL if says_full(said) else None
-            raise TargetError(f"{self.host} failed while {doing}: {said}", where=self._where, hint=hint)
+                raise self.malformed_answer(operation)
+            message = printable_line(answer["error"])
+            hint = DEVICE_FULL_HINT if reports_disk_full(message) else None
+            raise TargetError(
+                f"{self.host} failed while {operation}: {message}", where=self._where, hint=hint
+            )
         return answer
 
     @contextmanager
-    def _lost_while(self, doing: str) -> Iterator[None]:
+    def _translate_errors(self, operation: str) -> Iterator[None]:
         try:
             yield
         except InactivityTimeout as error:
@@ -215,32 +219,32 @@ class Connection:
             self._process.kill()
             self._process.wait()
             raise TargetError(
-                f"{self.host} stopped responding while {doing}: no answer for {error.seconds:.0f} s",
+                f"{self.host} stopped responding while {operation}: no answer for {error.seconds:.0f} s",
                 where=self._where,
                 hint="Once it answers again, run the same command: it resumes from here.",
                 code="device-silent",
             ) from error
         except (BrokenPipeError, ConnectionError, EOFError) as error:
-            words = self._last_words()
-            said = f": {words[-1]}" if words else ""
+            lines = self._read_errors()
+            detail = f": {lines[-1]}" if lines else ""
             raise TargetError(
-                f"the connection to {self.host} was lost while {doing}{said}",
+                f"the connection to {self.host} was lost while {operation}{detail}",
                 where=self._where,
                 hint="Once it can be reached again, run the same command: it resumes from here.",
             ) from error
 
-    def _last_words(self) -> list[str]:
+    def _read_errors(self) -> list[str]:
         """Wait for the client to exit, and return the last lines of its error output and the device's shell's."""
         try:
-            self._process.wait(LAST_WORDS_SECONDS)
+            self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - ERROR_BYTES))
         lines = self._errors.read(ERROR_BYTES).decode(errors="replace").splitlines()
-        return [plain(line) for line in lines if line.strip()][-TAIL_LINES:]
+        return [printable_line(line) for line in lines if line.strip()][-TAIL_LINES:]
 
 
-def plain(text: str) -> str:
+def printable_line(text: str) -> str:
     """Return a text from a device as one line without unprintable characters, at most 500 long."""
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:500]

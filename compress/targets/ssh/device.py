@@ -16,7 +16,7 @@ from compress.core.errors import TargetError
 from compress.core.units import megabytes
 from compress.profile.device import parse_ssh
 from compress.profile.schema import TargetSpec
-from compress.targets.ssh.connection import Connection, plain
+from compress.targets.ssh.connection import Connection, printable_line
 
 _CODES = {*range(256), *(-number for number in signal.Signals)}
 """Valid exit codes: 0 to 255, or the negative number of a signal."""
@@ -28,7 +28,7 @@ _LATE_SECONDS = 60.0
 Text = Annotated[str, Field(max_length=2**14)]
 
 
-class Facts(BaseModel):
+class DeviceFacts(BaseModel):
     """The device's description of itself, validated because it is untrusted."""
 
     model_config = ConfigDict(strict=True)
@@ -46,14 +46,14 @@ class Facts(BaseModel):
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedJob:
     """A job that failed: its index among the jobs started together, its exit code, the end of its output, and whether
     it was ended because it took too long."""
 
-    number: int
+    index: int
     code: int
     output: str
-    late: bool
+    timed_out: bool
 
 
 class SshDevice:
@@ -76,18 +76,18 @@ class SshDevice:
         """The target's name."""
         return self._spec.label
 
-    def facts(self) -> Facts:
+    def facts(self) -> DeviceFacts:
         """Return the device's description of itself.
 
         Raises:
             TargetError: it cannot be reached, or its answer is malformed.
         """
-        connection, doing = self._connected(), "probing the device"
-        answer = connection.ask({"op": "probe"}, doing)
+        connection, operation = self._connect(), "probing the device"
+        answer = connection.request({"op": "probe"}, operation)
         try:
-            return Facts.model_validate(answer)
+            return DeviceFacts.model_validate(answer)
         except ValidationError as error:
-            raise connection.nonsense(doing) from error
+            raise connection.malformed_answer(operation) from error
 
     def begin(self) -> None:
         """Begin a measurement: connect if there is no live connection, and drop files that the last one did not use.
@@ -95,10 +95,10 @@ class SshDevice:
         Raises:
             TargetError: the device cannot be reached.
         """
-        connection = self._connected()
+        connection = self._connect()
         unused = sorted(self._sent - self._used)
         if unused:
-            connection.ask({"op": "drop", "groups": unused}, "removing files of earlier steps")
+            connection.request({"op": "drop", "groups": unused}, "removing files of earlier steps")
         self._sent &= self._used
         self._used = set()
 
@@ -121,39 +121,39 @@ class SshDevice:
         self._used.add(group)
         return group
 
-    def run(self, request: Mapping[str, Any], doing: str) -> list[str] | Failed:
+    def run(self, request: Mapping[str, Any], operation: str) -> list[str] | FailedJob:
         """Run jobs in parallel; return the texts of their results, or the first that failed or exceeded `limit`.
 
         Raises:
             TargetError: the connection is lost.
         """
         connection, jobs = self._session, len(request["jobs"])
-        answer = connection.ask({"op": "run", **request}, doing, request["limit"] + _LATE_SECONDS)
+        answer = connection.request({"op": "run", **request}, operation, request["limit"] + _LATE_SECONDS)
         if "failed" in answer:
             failed, code = answer["failed"], answer.get("code")
             output, late = answer.get("output", ""), answer.get("late", False)
             if not (type(failed) is int and type(code) is int and isinstance(output, str)):
-                raise connection.nonsense(doing)
+                raise connection.malformed_answer(operation)
             if failed not in range(jobs) or code not in _CODES:
-                raise connection.nonsense(doing)
-            lines = [plain(line) for line in output.splitlines()[-_OUTPUT_LINES:]]
-            return Failed(failed, code, "\n".join(lines), late is True)
+                raise connection.malformed_answer(operation)
+            lines = [printable_line(line) for line in output.splitlines()[-_OUTPUT_LINES:]]
+            return FailedJob(failed, code, "\n".join(lines), late is True)
         results = answer.get("results")
         if not isinstance(results, list) or len(results) != jobs or {type(one) for one in results} - {str}:
-            raise connection.nonsense(doing)
+            raise connection.malformed_answer(operation)
         return results
 
-    def take(self, name: str, to: Path, doing: str, largest: int) -> None:
-        """Fetch a file of at most `largest` bytes that a job wrote.
+    def fetch_file(self, name: str, destination: Path, operation: str, max_bytes: int) -> None:
+        """Fetch a file of at most `max_bytes` bytes that a job wrote.
 
         Raises:
             TargetError: the connection is lost, or there is no such file.
         """
-        self._session.take(name, to, doing, largest)
+        self._session.fetch_file(name, destination, operation, max_bytes)
 
-    def nonsense(self, doing: str) -> TargetError:
+    def malformed_answer(self, operation: str) -> TargetError:
         """Return the error for a malformed result."""
-        return self._session.nonsense(doing)
+        return self._session.malformed_answer(operation)
 
     def close(self) -> str | None:
         """Close the session, if any; return a note on files kept on the device, if the target asks for it."""
@@ -162,7 +162,9 @@ class SshDevice:
         connection, self._connection = self._connection, None
         connection.close()
         self._sent, self._used = set(), set()
-        return f"{self.label}: the work is kept in {plain(self._folder)}" if self._spec.keep else None
+        return (
+            f"{self.label}: the work is kept in {printable_line(self._folder)}" if self._spec.keep else None
+        )
 
     @property
     def _session(self) -> Connection:
@@ -170,16 +172,16 @@ class SshDevice:
         assert self._connection is not None, "begin comes first"
         return self._connection
 
-    def _connected(self) -> Connection:
+    def _connect(self) -> Connection:
         if self._connection is not None and not self._connection.is_alive():
             self.close()
         if self._connection is None:
             spec = self._spec
             self._connection = Connection(parse_ssh(spec.device), spec.python, spec.label)
-            opened = {"op": "open", "folder": spec.folder, "keep": spec.keep}
-            folder = self._connection.ask(opened, "making a work folder").get("folder")
+            request = {"op": "open", "folder": spec.folder, "keep": spec.keep}
+            folder = self._connection.request(request, "making a work folder").get("folder")
             if not isinstance(folder, str):
-                raise self._connection.nonsense("making a work folder")
+                raise self._connection.malformed_answer("making a work folder")
             self._folder = folder
         return self._connection
 

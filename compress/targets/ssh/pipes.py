@@ -27,11 +27,11 @@ class Pipes:
         seconds: timeout of a read or write that makes no progress.
     """
 
-    def __init__(self, writes: IO[bytes], reads: IO[bytes], seconds: float) -> None:
-        self._writes, self._reads = writes, reads
+    def __init__(self, input_pipe: IO[bytes], output_pipe: IO[bytes], seconds: float) -> None:
+        self._input_pipe, self._output_pipe = input_pipe, output_pipe
         self.seconds = seconds
-        self._read = b""
-        os.set_blocking(writes.fileno(), False)
+        self._buffer = b""
+        os.set_blocking(input_pipe.fileno(), False)
 
     def write(self, data: bytes) -> None:
         """Write all of `data`.
@@ -40,12 +40,12 @@ class Pipes:
             InactivityTimeout: the other end accepts no data.
             BrokenPipeError: the other end is closed.
         """
-        left = memoryview(data)
-        while left:
-            if not select.select([], [self._writes], [], self.seconds)[1]:
+        remaining = memoryview(data)
+        while remaining:
+            if not select.select([], [self._input_pipe], [], self.seconds)[1]:
                 raise InactivityTimeout(self.seconds)
             try:
-                left = left[os.write(self._writes.fileno(), left[:MIB]) :]
+                remaining = remaining[os.write(self._input_pipe.fileno(), remaining[:MIB]) :]
             except BlockingIOError:
                 continue
 
@@ -56,16 +56,16 @@ class Pipes:
             InactivityTimeout: no data arrived in time.
             EOFError: the other end is closed.
         """
-        if not self._read:
-            self._read = self._more(self.seconds)
-        found, self._read = self._read[:count], self._read[count:]
-        return found
+        if not self._buffer:
+            self._buffer = self._read_chunk(self.seconds)
+        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return data
 
-    def line(self, longest: int, seconds: float | None = None) -> bytes:
-        """Read a line including its newline, or its first `longest` bytes.
+    def read_line(self, max_bytes: int, seconds: float | None = None) -> bytes:
+        """Read a line including its newline, or its first `max_bytes` bytes.
 
         Args:
-            longest: maximum number of bytes.
+            max_bytes: maximum number of bytes.
             seconds: timeout for the whole line; if unset, only inactivity times out.
 
         Raises:
@@ -73,26 +73,26 @@ class Pipes:
             EOFError: the other end is closed.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        pieces = [self._read]
-        size = len(self._read)
-        while b"\n" not in pieces[-1] and size < longest:
-            left = self.seconds if deadline is None else deadline - time.monotonic()
-            pieces.append(self._more(left))
-            size += len(pieces[-1])
-        whole = b"".join(pieces)
-        end = min(whole.find(b"\n") + 1 or size, longest)
-        self._read = whole[end:]
-        return whole[:end]
+        chunks = [self._buffer]
+        size = len(self._buffer)
+        while b"\n" not in chunks[-1] and size < max_bytes:
+            chunk_timeout = self.seconds if deadline is None else deadline - time.monotonic()
+            chunks.append(self._read_chunk(chunk_timeout))
+            size += len(chunks[-1])
+        data = b"".join(chunks)
+        end = min(data.find(b"\n") + 1 or size, max_bytes)
+        self._buffer = data[end:]
+        return data[:end]
 
     def close(self) -> None:
         """Close both ends."""
-        self._writes.close()
-        self._reads.close()
+        self._input_pipe.close()
+        self._output_pipe.close()
 
-    def _more(self, seconds: float) -> bytes:
-        if not select.select([self._reads], [], [], max(0.0, seconds))[0]:
+    def _read_chunk(self, seconds: float) -> bytes:
+        if not select.select([self._output_pipe], [], [], max(0.0, seconds))[0]:
             raise InactivityTimeout(seconds)
-        found = os.read(self._reads.fileno(), MIB)
-        if not found:
+        data = os.read(self._output_pipe.fileno(), MIB)
+        if not data:
             raise EOFError
-        return found
+        return data

@@ -10,12 +10,12 @@ from compress.core.numerics import first_processor
 from compress.profile.schema import TargetSpec
 from compress.targets.local import (
     ResolvedTarget,
-    confinement,
-    described_processor,
-    resolved,
+    build_target,
+    describe_processor,
+    resource_limits,
 )
-from compress.targets.ssh.connection import plain
-from compress.targets.ssh.device import Facts, SshDevice
+from compress.targets.ssh.connection import printable_line
+from compress.targets.ssh.device import DeviceFacts, SshDevice
 
 
 def resolve(spec: TargetSpec) -> ResolvedTarget:
@@ -26,10 +26,10 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
     """
     with closing(SshDevice(spec)) as device:
         facts = device.facts()
-    return described(spec, facts, device)
+    return target_from_facts(spec, facts, device)
 
 
-def described(spec: TargetSpec, facts: Facts, device: SshDevice) -> ResolvedTarget:
+def target_from_facts(spec: TargetSpec, facts: DeviceFacts, device: SshDevice) -> ResolvedTarget:
     """Build the target of a device from its facts.
 
     Raises:
@@ -37,29 +37,29 @@ def described(spec: TargetSpec, facts: Facts, device: SshDevice) -> ResolvedTarg
     """
     if not {"numpy", "onnxruntime"} <= facts.libraries.keys():
         raise TargetError(
-            f"Python {plain(facts.python)} ({spec.python}) of the device cannot load numpy and onnxruntime: "
-            f"{plain(facts.fault or 'no reason given')}",
+            f"Python {printable_line(facts.python)} ({spec.python}) of the device cannot load numpy and onnxruntime: "
+            f"{printable_line(facts.fault or 'no reason given')}",
             where=spec.label,
             hint="Install them there (python3 -m venv compress; compress/bin/pip install numpy onnxruntime), and set "
             "the target's `python` to that Python (compress/bin/python).",
         )
-    processor = described_processor(first_processor(facts.cpuinfo))
+    processor = describe_processor(first_processor(facts.cpuinfo))
     cpu = {
-        "model": plain(processor["model"]) or plain(facts.machine),
+        "model": printable_line(processor["model"]) or printable_line(facts.machine),
         "cores": len(facts.cores),
         "flags": processor["flags"],
     }
     description: dict[str, Any] = {
         "device": spec.device,
         "threads": spec.threads,
-        "runtime": {"onnxruntime": plain(facts.libraries["onnxruntime"])},
+        "runtime": {"onnxruntime": printable_line(facts.libraries["onnxruntime"])},
         "cpu": cpu,
-        "os": plain(facts.system),
-        "arch": plain(facts.machine),
-        "board": plain(facts.board),
-        "python": plain(facts.python),
-        "numpy": plain(facts.libraries["numpy"]),
-        "tokenizers": None if facts.tokenizers is None else plain(facts.tokenizers),
-        **confinement(spec, facts.cores),
+        "os": printable_line(facts.system),
+        "arch": printable_line(facts.machine),
+        "board": printable_line(facts.board),
+        "python": printable_line(facts.python),
+        "numpy": printable_line(facts.libraries["numpy"]),
+        "tokenizers": None if facts.tokenizers is None else printable_line(facts.tokenizers),
+        **resource_limits(spec, facts.cores),
     }
-    return resolved(spec, description, facts.memory_bytes, len(facts.cores), device)
+    return build_target(spec, description, facts.memory_bytes, len(facts.cores), device)

@@ -15,6 +15,6 @@ TEXTS = BundleCode(
     tolerance=1e-3,
     quantized_tolerance=0.05,
     predictor=_HERE / "predictor.py",
-    beside=(Path(decoding.__file__),),
+    modules=(Path(decoding.__file__),),
 )
 """The logits of some tokens after each prompt; the tolerance is relative to the largest of them."""

@@ -13,18 +13,18 @@ from compress.data.documents import split_documents
 from compress.data.faults import Faults
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.reading.locate import open_source
-from compress.data.roles import choose_splits, named_splits, read_splits
+from compress.data.roles import choose_splits, declared_splits, read_splits
 from compress.data.rows import Columns, Rows
 from compress.data.splits import Examples, Splits
 from compress.data.splitting import text_key
 from compress.data.texts import check_texts
 from compress.profile.schema import DataSpec
-from compress.profile.specs.validator import REGEX, pattern_of, unmatched
-from compress.store.texts import like
+from compress.profile.specs.validator import REGEX, pattern_of, unmatched_error
+from compress.store.texts import stored_like
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.text.documents import messages_item, prompt_item, question_of
+from compress.tasks.causal_lm.text.documents import messages_item, prompt_and_answer, prompt_item
 
-FEWEST = 2
+MIN_DOCUMENTS = 2
 """Minimum number of documents in a split: a confidence interval over documents needs two."""
 
 
@@ -53,7 +53,7 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
             where="data.unlabeled",
             hint="Give all texts as `data.path`.",
         )
-    source = open_source(spec, base, columns(spec, kind), named_splits(spec), kind)
+    source = open_source(spec, base, columns(spec, kind), declared_splits(spec), kind)
     names, fractions = choose_splits(spec, source)
     rows = read_splits(source, names)
     checks = {"texts": check_texts, "prompts": _check_prompts, "messages": _check_messages}
@@ -63,9 +63,9 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
         fractions,
         seed,
         where=source.where,
-        fewest=FEWEST,
-        use="an interval over texts",
-        check=checks[spec.written],
+        minimum=MIN_DOCUMENTS,
+        needed_by="an interval over texts",
+        check=checks[spec.example_format],
     )
     _check_answers(spec, splits.test)
     return splits
@@ -77,13 +77,13 @@ def _check_answers(spec: LanguageData, test: Examples) -> None:
     Raises:
         DataError: it finds nothing there to compare with.
     """
-    said = "" if spec.answers is None else spec.answers.validator
-    pattern = pattern_of(said) if said.startswith(REGEX) else None
+    validator = "" if spec.answers is None else spec.answers.validator
+    pattern = pattern_of(validator) if validator.startswith(REGEX) else None
     if pattern is None or not pattern.groups:
         return
     for item in test.texts:
-        if pattern.search(expected := question_of(item)[1]) is None:
-            raise unmatched(pattern.pattern, expected, "data.answers.validator")
+        if pattern.search(expected := prompt_and_answer(item)[1]) is None:
+            raise unmatched_error(pattern.pattern, expected, "data.answers.validator")
 
 
 def _check_prompts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
@@ -93,8 +93,8 @@ def _check_prompts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
         DataError: a prompt or completion is missing, blank or not a text.
     """
     prompts, _ = check_texts(rows)
-    completions, _ = check_texts(replace(rows, texts=rows.labels, labels=[None] * len(rows)))
-    items = like((prompt_item(*pair) for pair in zip(prompts, completions, strict=True)), rows.texts)
+    completions, _ = check_texts(replace(rows, items=rows.labels, labels=[None] * len(rows)))
+    items = stored_like((prompt_item(*pair) for pair in zip(prompts, completions, strict=True)), rows.items)
     return items, [_key(pair) for pair in zip(prompts, completions, strict=True)]
 
 
@@ -105,17 +105,17 @@ def _check_messages(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
         DataError: an example is not a valid conversation.
     """
     faults = Faults()
-    items = like(_conversations(rows, faults), rows.texts)
+    items = stored_like(_conversations(rows, faults), rows.items)
     faults.raise_all()
     return items, [
-        _key(one[name] for one in json.loads(item) for name in ("role", "content")) for item in items
+        _key(message[name] for message in json.loads(item) for name in ("role", "content")) for item in items
     ]
 
 
 def _conversations(rows: Rows, faults: Faults) -> Iterator[str]:
-    for place, value in enumerate(rows.texts):
+    for index, value in enumerate(rows.items):
         with faults:
-            yield messages_item(value, rows.place(place))
+            yield messages_item(value, rows.location(index))
 
 
 def _key(parts: Iterable[str]) -> bytes:

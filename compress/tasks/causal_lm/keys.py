@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compress.core.disk.source_uris import CODE
+from compress.core.disk.source_uris import CODE_PREFIX
 from compress.core.spec import Spec
 from compress.profile.schema import DataSpec
 from compress.profile.specs.validator import ValidatorName
 
-Written = Literal["texts", "prompts", "messages"]
+ExampleFormat = Literal["texts", "prompts", "messages"]
 """Format of an example: a text, a prompt with its completion, or a conversation."""
 
 
@@ -69,8 +69,8 @@ class LanguageData(DataSpec):
     lm_eval: LmEvalSpec | None = None
     """Also score the models on tasks of lm-eval (`pip install lm-eval`)."""
 
-    MEASURED: ClassVar[tuple[str, ...]] = ("answers", "lm_eval")
-    SCORED_BY: ClassVar[tuple[str, ...]] = ("context", "answers", "lm_eval")
+    MEASUREMENT_KEYS: ClassVar[tuple[str, ...]] = ("answers", "lm_eval")
+    SCORING_KEYS: ClassVar[tuple[str, ...]] = ("context", "answers", "lm_eval")
 
     @model_validator(mode="after")
     def _one_form(self) -> LanguageData:
@@ -82,7 +82,7 @@ class LanguageData(DataSpec):
             )
         if self.context >= self.max_length:
             raise ValueError(f"`context` must be below `max_length`, which is {self.max_length}")
-        if self.answers is not None and self.written == "texts":
+        if self.answers is not None and self.example_format == "texts":
             raise ValueError(
                 "`answers` needs prompts: name `prompt_column` and `completion_column`, or `messages_column`"
             )
@@ -92,17 +92,17 @@ class LanguageData(DataSpec):
 
     def code(self) -> tuple[str, ...]:
         """Return the validator if it is user code."""
-        named = () if self.answers is None else (self.answers.validator,)
-        return tuple(one for one in named if one.startswith(CODE))
+        validators = () if self.answers is None else (self.answers.validator,)
+        return tuple(validator for validator in validators if validator.startswith(CODE_PREFIX))
 
-    def scored_by(self) -> dict[str, Any]:
+    def scoring_settings(self) -> dict[str, Any]:
         """Return the keys that affect scores, and the version of lm-eval that provides the tasks."""
-        found = super().scored_by()
+        settings = super().scoring_settings()
         if self.lm_eval is not None and find_spec("lm_eval") is not None:
-            found["lm_eval_version"] = version("lm_eval")
-        return found
+            settings["lm_eval_version"] = version("lm_eval")
+        return settings
 
-    def judging(self, base: Path) -> tuple[Path, ...]:
+    def scoring_files(self, base: Path) -> tuple[Path, ...]:
         """Return the files of the user's own tasks."""
         if self.lm_eval is None or self.lm_eval.include is None:
             return ()
@@ -116,17 +116,17 @@ class LanguageData(DataSpec):
             check_tasks(self.lm_eval, base, allow_code=allow_code)
 
     @property
-    def goes_on(self) -> bool:
+    def continues_texts(self) -> bool:
         """Whether the examples are plain texts."""
-        return self.written == "texts"
+        return self.example_format == "texts"
 
     @property
-    def converses(self) -> bool:
+    def is_chat(self) -> bool:
         """Whether the examples are conversations."""
-        return self.written == "messages"
+        return self.example_format == "messages"
 
     @property
-    def written(self) -> Written:
+    def example_format(self) -> ExampleFormat:
         """Format of an example."""
         if self.messages_column is not None:
             return "messages"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from compress.core.task_kind import MetricKind, Quantity, TaskKind
 
-_BY_DOCUMENT = "paired bootstrap over the documents"
+_DOCUMENT_BOOTSTRAP = "paired bootstrap over the documents"
 PERPLEXITY = MetricKind(
     "perplexity",
     "perplexity",
     percent=False,
-    test=_BY_DOCUMENT,
+    test=_DOCUMENT_BOOTSTRAP,
     smaller_is_better=True,
     meanings={
         "examples": (
@@ -18,19 +18,19 @@ PERPLEXITY = MetricKind(
             "next-token accuracy is not comparable. Intervals are a bootstrap over the documents."
         )
     },
-    counts="tokens",
+    count_unit="tokens",
 )
-BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
-NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
+BITS_PER_BYTE = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
+NEXT_TOKEN_ACCURACY = MetricKind("next_token_accuracy", "next-token accuracy")
 DIVERGENCE = MetricKind(
     "divergence", "KL from the baseline, nats per token", percent=False, smaller_is_better=True
 )
-RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test", column="right")
-IN_TASKS = MetricKind("task_accuracy", "lm-eval accuracy", test="exact McNemar test", column="in tasks")
+RIGHT_ANSWERS = MetricKind("right_answers", "right answers", test="exact McNemar test", column="right")
+TASK_ACCURACY = MetricKind("task_accuracy", "lm-eval accuracy", test="exact McNemar test", column="in tasks")
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's most likely token")
-PROMPT = 128
+PROMPT_TOKENS = 128
 """Number of prompt tokens if a target names no lengths."""
-ANSWER = 32
+ANSWER_TOKENS = 32
 """Number of tokens generated after the longest prompt when memory is measured."""
 QUANTITIES = (
     Quantity("decode_tokens_per_s", "writing", "tokens/s", "write", "examples_per_s", "tokens/s"),
@@ -49,20 +49,28 @@ KIND = TaskKind(
     keys="compress.tasks.causal_lm.keys:LanguageData",
     task="compress.tasks.causal_lm.task:CausalLanguageModel",
     record="compress.tasks.causal_lm.record:language_record",
-    metrics=(PERPLEXITY, BITS, NEXT_TOKEN, AGREEMENT, DIVERGENCE, RIGHT, IN_TASKS),
+    metrics=(
+        PERPLEXITY,
+        BITS_PER_BYTE,
+        NEXT_TOKEN_ACCURACY,
+        AGREEMENT,
+        DIVERGENCE,
+        RIGHT_ANSWERS,
+        TASK_ACCURACY,
+    ),
     label_loss="next_token",
     logits=True,
-    writes=True,
+    generates=True,
     workloads="compress.tasks.causal_lm.workloads:workloads",
     bundle="compress.tasks.causal_lm.bundle:TEXTS",
     starter="compress.tasks.causal_lm.starter:STARTER",
-    likely=lambda seen: 4 * seen.writes,
+    fit_score=lambda seen: 4 * seen.generates,
     against_baseline=True,
-    weighed="compress.tasks.causal_lm.workloads:weighed",
-    positions=lambda lengths: max(lengths or (PROMPT,)) + ANSWER,
+    memory_workloads="compress.tasks.causal_lm.workloads:memory_workloads",
+    positions=lambda lengths: max(lengths or (PROMPT_TOKENS,)) + ANSWER_TOKENS,
     quantities=QUANTITIES,
-    asks="compress.tasks.causal_lm.asking:asked",
-    scored_in="compress.tasks.causal_lm.harness.scores:scored_in",
+    prompts_for="compress.tasks.causal_lm.asking:generation_prompts",
+    harness_scores="compress.tasks.causal_lm.harness.scores:harness_scores",
     sections=("compress.tasks.causal_lm.sections:answers", "compress.tasks.causal_lm.sections:tasks"),
     uses={
         "teacher.config": "trains a model from scratch",

@@ -17,16 +17,16 @@ from runner import RunnerError, command, in_words, open_predictor  # type: ignor
 
 
 def number(
-    kind: Callable[[str], float], least: float, most: float = sys.float_info.max
+    parse: Callable[[str], float], minimum: float, maximum: float = sys.float_info.max
 ) -> Callable[[str], float]:
-    """What reads a number from `least` to `most` of the command line."""
+    """What reads a number from `minimum` to `maximum` of the command line."""
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):
-            if least <= (value := kind(text)) <= most:
+            if minimum <= (value := parse(text)) <= maximum:
                 return value
-        bounds = f"{least} or more" if most == sys.float_info.max else f"from {least} to {most}"
-        what = "a number" if kind is float else "a whole number"
+        bounds = f"{minimum} or more" if maximum == sys.float_info.max else f"from {minimum} to {maximum}"
+        what = "a number" if parse is float else "a whole number"
         raise argparse.ArgumentTypeError(f"expected {what}, {bounds}, not {text!r}")
 
     return read
@@ -66,39 +66,39 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=number(int, 1), default=1)
     parser.add_argument("--model", default="model.onnx", help="file in this folder (model.onnx)")
-    asked = parser.parse_args()
-    if not (FOLDER / asked.model).is_file():
-        parser.error(f"argument --model: there is no {asked.model} in this folder")
+    args = parser.parse_args()
+    if not (FOLDER / args.model).is_file():
+        parser.error(f"argument --model: there is no {args.model} in this folder")
     try:
-        model = open_predictor(str(FOLDER), asked.threads, model=asked.model)
+        model = open_predictor(str(FOLDER), args.threads, model=args.model)
     except Exception as error:  # noqa: BLE001 (each library has errors of its own for a damaged file)
         print(f"cannot load the model: {in_words(error)}", file=sys.stderr)
         return 1
-    if asked.chat and not model.chats:
+    if args.chat and not model.chats:
         parser.error("this model has no chat template that could be carried: give it plain prompts")
-    sampling = model.sampling(asked.temperature, asked.top_k, asked.top_p, asked.seed)
-    said: list[dict[str, str]] = []
-    forgot, code = False, 0
-    for place, text in enumerate(asked.texts or map(str.rstrip, sys.stdin), 1):
-        if not text and not asked.texts:
+    sampling = model.sampling(args.temperature, args.top_k, args.top_p, args.seed)
+    messages: list[dict[str, str]] = []
+    truncated, code = False, 0
+    for position, text in enumerate(args.texts or map(str.rstrip, sys.stdin), 1):
+        if not text and not args.texts:
             continue
-        kept: list[dict[str, str]] = []
-        if asked.chat:
-            kept = model.fitted([*said, {"role": "user", "content": text}], asked.most)
-            prompt = model.tokens(model.chat(kept), begins=False)
+        fitted: list[dict[str, str]] = []
+        if args.chat:
+            fitted = model.fitted([*messages, {"role": "user", "content": text}], args.most)
+            prompt = model.tokens(model.chat(fitted), begins=False)
         else:
             prompt = model.tokens(text)
         if not prompt:
             continue
         try:
-            parts = model.stream(prompt, asked.most, sampling, asked.stop)
+            parts = model.stream(prompt, args.most, sampling, args.stop)
         except RunnerError as error:
             # The others are answered all the same, and a conversation goes on as if this had not been said.
-            print(f"{'text' if asked.texts else 'line'} {place}: {error}", file=sys.stderr)
+            print(f"{'text' if args.texts else 'line'} {position}: {error}", file=sys.stderr)
             code = 1
             continue
-        if asked.chat and len(kept) <= len(said) and not forgot:
-            forgot = True
+        if args.chat and len(fitted) <= len(messages) and not truncated:
+            truncated = True
             print(
                 f"the oldest turns are forgotten: the model holds {model.positions} tokens", file=sys.stderr
             )
@@ -114,7 +114,7 @@ def main() -> int:
             print(f"the model failed: {in_words(error)}", file=sys.stderr)
             return 1
         print()
-        said = [*kept, {"role": "assistant", "content": answer}]
+        messages = [*fitted, {"role": "assistant", "content": answer}]
     return code
 
 

@@ -21,11 +21,11 @@ from runner import (  # type: ignore[import-not-found]
 
 decoding = load_file(str(Path(__file__).with_name("decoding.py")))
 
-PROBED = 256
+NUM_PROBED_LOGITS = 256
 """Words whose logits `outputs` gives: as many as tell one model from another."""
-HALF_A_LETTER = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 """What the bytes of a letter are decoded to before the last of them is there."""
-NO_LETTER = "<0xFF>"
+INVALID_BYTE_TOKEN = "<0xFF>"
 """The token of a byte that no letter has, where a tokenizer writes unknown letters as bytes."""
 
 
@@ -50,26 +50,28 @@ class Predictor:
         return ids if begin is None or not begins or ids[:1] == [begin] else [begin, *ids]
 
     def outputs(self, items: Sequence[str]) -> Any:
-        """Logits of every n-th word as the token after each text, float32 (texts, `PROBED`)."""
-        found = []
+        """Logits of every n-th word as the token after each text, float32 (texts, `NUM_PROBED_LOGITS`)."""
+        rows = []
         for item in items:
             prompt = self.prompt_of(item)[-self.task["max_length"] :]
             logits = decoding.Decoder(self.session, len(prompt)).start([prompt])[0]
-            found.append(logits[:: max(1, len(logits) // PROBED)][:PROBED])
-        return np.stack(found)
+            rows.append(logits[:: max(1, len(logits) // NUM_PROBED_LOGITS)][:NUM_PROBED_LOGITS])
+        return np.stack(rows)
 
     def prompt_of(self, item: str) -> list[int]:
         """The tokens of an item of the data: a text, a prompt with its completion, or a conversation, as JSON."""
         if self.task["written"] == "texts":
             return self.tokens(item)
-        said = json.loads(item)
+        example = json.loads(item)
         if self.task["written"] == "prompts":
-            return self.tokens(said["prompt"])
-        asked = next((place + 1 for place, message in enumerate(said) if message["role"] == "user"), 0)
-        if self.chats and asked:
+            return self.tokens(example["prompt"])
+        prompt_turns = next(
+            (index + 1 for index, message in enumerate(example) if message["role"] == "user"), 0
+        )
+        if self.chats and prompt_turns:
             with contextlib.suppress(KeyError):
-                return self.tokens(self.chat(said[:asked]), begins=False)
-        return self.tokens(next((message["content"] for message in said if message["content"]), ""))
+                return self.tokens(self.chat(example[:prompt_turns]), begins=False)
+        return self.tokens(next((message["content"] for message in example if message["content"]), ""))
 
     @property
     def chats(self) -> bool:
@@ -84,22 +86,22 @@ class Predictor:
         """
         pieces, roles = self.task["chat"], [message["role"] for message in messages]
         trim = pieces.get("trim", ())
-        said = [one["content"].strip() if one["role"] in trim else one["content"] for one in messages]
-        text: str = pieces["start"][roles[0]] + said[0]
-        for before, role, words in zip(roles, roles[1:], said[1:]):  # noqa: B905 (no `strict` before Python 3.10)
-            text += pieces["between"][f"{before}>{role}"] + words
+        contents = [turn["content"].strip() if turn["role"] in trim else turn["content"] for turn in messages]
+        text: str = pieces["start"][roles[0]] + contents[0]
+        for previous, role, content in zip(roles, roles[1:], contents[1:]):  # noqa: B905 (no `strict` before Python 3.10)
+            text += pieces["between"][f"{previous}>{role}"] + content
         return text + str(pieces["asks"][roles[-1]])
 
     def fitted(self, messages: Sequence[dict[str, str]], most: int = 128) -> list[dict[str, str]]:
         """Messages without the oldest turns, so that an answer has room: `most` tokens, or half of what the model holds
         where that is less. What the system says stays, and so does the last turn."""
-        kept, room = list(messages), min(most, self.positions // 2)
-        while len(self.tokens(self.chat(kept), begins=False)) + room > self.positions:
-            turns = [place for place, message in enumerate(kept) if message["role"] == "user"]
+        remaining, reserved = list(messages), min(most, self.positions // 2)
+        while len(self.tokens(self.chat(remaining), begins=False)) + reserved > self.positions:
+            turns = [index for index, message in enumerate(remaining) if message["role"] == "user"]
             if len(turns) < 2:
                 break
-            del kept[turns[0] : turns[1]]
-        return kept
+            del remaining[turns[0] : turns[1]]
+        return remaining
 
     def stream(
         self,
@@ -122,8 +124,8 @@ class Predictor:
         most, ends = min(most, self.positions - len(prompt)), self.stopping(stops)
         decoder = decoding.Decoder(self.session, len(prompt) + most)
         how = decoding.GREEDY if sampling is None else sampling
-        written = (token for _, token in decoding.stream(decoder, [list(prompt)], most, ends, how))
-        return parts(itertools.takewhile(lambda token: token not in ends, written), self.tokenizer, stops)
+        generated = (token for _, token in decoding.stream(decoder, [list(prompt)], most, ends, how))
+        return parts(itertools.takewhile(lambda token: token not in ends, generated), self.tokenizer, stops)
 
     @property
     def positions(self) -> int:
@@ -133,7 +135,10 @@ class Predictor:
     def stopping(self, stops: Sequence[str]) -> tuple[int, ...]:
         """The tokens that end an answer: the model's own, and the special ones among `stops`, which no text shows."""
         added = self.tokenizer.get_added_tokens_decoder().items()
-        return (*self.ends, *(one for one, token in added if token.special and token.content in stops))
+        return (
+            *self.ends,
+            *(token_id for token_id, token in added if token.special and token.content in stops),
+        )
 
     @staticmethod
     def sampling(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> Any:
@@ -143,7 +148,9 @@ class Predictor:
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
-        return tuple(one for one in self.task.get("end_ids", [self.task["end_id"]]) if one is not None)
+        return tuple(
+            token_id for token_id in self.task.get("end_ids", [self.task["end_id"]]) if token_id is not None
+        )
 
     def __call__(self, prompt: str, **how: Any) -> str:
         """The answer to a prompt, as one text."""
@@ -156,23 +163,25 @@ def parts(tokens: Iterable[int], tokenizer: Any, stops: Sequence[str] = ()) -> I
     What may still change is held back: the beginning of a stop, half a letter, and where unknown letters are written
     as bytes, those that stand side by side, as one that fits to no letter spoils them all.
     """
-    ids, told, text, byte = list[int](), 0, "", tokenizer.token_to_id(NO_LETTER)
-    spoilt = [] if byte is None or tokenizer.decode([byte]) != HALF_A_LETTER else [byte]
+    ids, emitted, text, invalid_id = list[int](), 0, "", tokenizer.token_to_id(INVALID_BYTE_TOKEN)
+    invalid = (
+        [] if invalid_id is None or tokenizer.decode([invalid_id]) != REPLACEMENT_CHARACTER else [invalid_id]
+    )
     for token in tokens:
         ids.append(token)
         text = tokenizer.decode(ids)
-        found = [place for stop in stops if (place := text.find(stop)) >= 0]
-        if found:
-            yield text[told : min(found)]
+        stop_positions = [position for stop in stops if (position := text.find(stop)) >= 0]
+        if stop_positions:
+            yield text[emitted : min(stop_positions)]
             return
-        stays = tokenizer.decode([*ids, *spoilt]).rstrip(HALF_A_LETTER)
-        known = len(stays) - begun(stays, stops)
-        yield text[told:known]
-        told = max(told, known)
-    yield text[told:]
+        stable = tokenizer.decode([*ids, *invalid]).rstrip(REPLACEMENT_CHARACTER)
+        stable_length = len(stable) - partial_stop_length(stable, stops)
+        yield text[emitted:stable_length]
+        emitted = max(emitted, stable_length)
+    yield text[emitted:]
 
 
-def begun(text: str, stops: Sequence[str]) -> int:
+def partial_stop_length(text: str, stops: Sequence[str]) -> int:
     """How many letters at the end of a text may be the beginning of a stop."""
     lengths = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
     return max(lengths, default=0)

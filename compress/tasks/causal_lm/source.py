@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.core.disk.files import write_json, write_text
-from compress.core.disk.reading import understood
-from compress.core.disk.source_uris import CODE, CONFIG, local_path
+from compress.core.disk.reading import content_errors
+from compress.core.disk.source_uris import CODE_PREFIX, CONFIG_PREFIX, local_path
 from compress.core.errors import ModelError
-from compress.core.pre_tokenization import SPACE, WHOLE_WORDS, pre_tokenizer
+from compress.core.pre_tokenization import IGNORE_MERGES_RULES, SENTENCEPIECE_SPACE, pre_tokenizer
 from compress.models.anatomy.table.families import why_not_generating
 from compress.models.io.adapter import merge_adapter
 from compress.models.io.architectures import read_config
@@ -26,18 +26,18 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.models.io.offline import offline
 from compress.models.io.pretrained import load_pretrained, quiet
 from compress.models.students.decoder import new_decoder
-from compress.models.teacher.code import call
+from compress.models.teacher.code import call_function
 from compress.models.teacher.location import GGUF, hub_commit, model_folder, tokenizer_path
 from compress.models.teacher.materialise import check_lengths, check_vocabulary
 from compress.models.text.chat import renderer
-from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
+from compress.models.text.tokenization import Tokenization, from_transformers, read_tokenization
 from compress.profile.model_checks.gguf import (
     adds_space,
     end_token_ids,
     header_fields,
     is_sentencepiece,
     pre_tokenization_of,
-    why_not_cut,
+    why_tokenizer_unsupported,
 )
 from compress.profile.model_checks.tokenizers import tokenizer_missing_problem
 from compress.profile.schema import TeacherSpec
@@ -45,23 +45,23 @@ from compress.profile.specs.decoder import DecoderSpec, TrainedTokenizerSpec
 from compress.step import StepContext
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.text.chat_pieces import pieces_of_template
-from compress.tasks.causal_lm.text.ends import end_of, ends_of
-from compress.tasks.causal_lm.text.own_tokenizer import of_file, trained_tokenizer
+from compress.tasks.causal_lm.text.ends import answer_end_tokens, end_token_of
+from compress.tasks.causal_lm.text.own_tokenizer import load_tokenizer_file, trained_tokenizer
 
 
 @dataclass(frozen=True)
 class _Source:
     """A model in memory with its tokenizer, chat template (None if it has none), and the facts of a merged adapter.
 
-    `ends`: tokens that end an answer according to a GGUF file.
+    `gguf_end_ids`: tokens that end an answer according to a GGUF file.
     """
 
     model: PreTrainedModel
     tokenization: Tokenization
     template: str | None
     special: Mapping[str, str]
-    adapted: Mapping[str, Any] = field(default_factory=dict)
-    ends: Sequence[int] = ()
+    adapter_facts: Mapping[str, Any] = field(default_factory=dict)
+    gguf_end_ids: Sequence[int] = ()
 
 
 def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
@@ -72,9 +72,9 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     """
     data = ctx.task.data
     assert isinstance(data, LanguageData)
-    source = _found(ctx, spec)
+    source = _load_source(ctx, spec)
     if spec.adapter is not None:
-        source = _adapted(source, spec.adapter, ctx.base)
+        source = _with_adapter(source, spec.adapter, ctx.base)
     model, tokenization, template = source.model, source.tokenization, source.template
     where = "teacher.config" if spec.config is not None else spec.model
     if (why := why_not_generating(model.config.to_dict())) is not None:
@@ -82,12 +82,12 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     check_lengths(model.config, data.max_length, where)
     tokenizer = tokenization.tokenizer()
     check_vocabulary(model, tokenizer, where)
-    tokenization.prove(ctx.data.train.texts, data.max_length, where)
+    tokenization.verify(ctx.data.train.texts, data.max_length, where)
     save_model(model, ctx.out)
     write_text(ctx.out / TOKENIZER, tokenization.text)
-    end = end_of(model.config.eos_token_id, tokenizer, source.special)
+    end_id = end_token_of(model.config.eos_token_id, tokenizer, source.special)
     render = None if template is None else renderer(template, source.special, where)
-    pad = model.config.pad_token_id
+    pad_id = model.config.pad_token_id
     write_json(
         ctx.out / TASK,
         {
@@ -97,70 +97,72 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
             "output_names": ["logits"],
             "max_length": data.max_length,
             "words": model.config.vocab_size,
-            "pad_id": next(one for one in (pad, end, 0) if one is not None),
-            "begin_id": _begin_of(tokenizer),
-            "end_id": end,
-            "end_ids": ends_of(model, source.ends, end, render, tokenizer),
-            "written": data.written,
+            "pad_id": next(token_id for token_id in (pad_id, end_id, 0) if token_id is not None),
+            "begin_id": _begin_token(tokenizer),
+            "end_id": end_id,
+            "end_ids": answer_end_tokens(model, source.gguf_end_ids, end_id, render, tokenizer),
+            "written": data.example_format,
             "chat_template": template,
             "chat": None if template is None or render is None else pieces_of_template(template, render),
             "special_tokens": dict(source.special),
         },
     )
     commit = None
-    if not spec.model.startswith((CODE, CONFIG)) and local_path(spec.model, ctx.base) is None:
+    if not spec.model.startswith((CODE_PREFIX, CONFIG_PREFIX)) and local_path(spec.model, ctx.base) is None:
         commit = hub_commit(spec.model, spec.revision)
     return {
         "parameters": count_parameters(model),
         "architecture": type(model).__name__,
-        "source": spec.model if spec.config is None else spec.config.words,
+        "source": spec.model if spec.config is None else spec.config.description,
         "chat_template": template is not None,
         **({} if commit is None else {"commit": commit}),
-        **source.adapted,
+        **source.adapter_facts,
     }
 
 
-def _found(ctx: StepContext, spec: TeacherSpec) -> _Source:
+def _load_source(ctx: StepContext, spec: TeacherSpec) -> _Source:
     if spec.config is not None:
-        return _fresh(ctx, spec.config)
-    if spec.model.startswith(CODE):
-        made = call(spec.model, ctx.base, ctx.seed, allow_code=ctx.allow_code)
-        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], PreTrainedModel)):
+        return _new_source(ctx, spec.config)
+    if spec.model.startswith(CODE_PREFIX):
+        result = call_function(spec.model, ctx.base, ctx.seed, allow_code=ctx.allow_code)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], PreTrainedModel)):
             raise ModelError(
                 "expected the function to return (model, tokenizer) from transformers", where=spec.model
             )
         return _Source(
-            made[0].float().cpu().eval(), of_transformers(made[1], spec.model), *_conversations(made[1])
+            result[0].float().cpu().eval(),
+            from_transformers(result[1], spec.model),
+            *_chat_template(result[1]),
         )
     path = model_folder(spec.model, spec.revision, ctx.base, ctx.task.kind.name)
-    with understood("this model", str(path)), offline(), quiet():
-        return _of_gguf(path) if path.suffix == GGUF else _of_folder(path)
+    with content_errors("this model", str(path)), offline(), quiet():
+        return _from_gguf(path) if path.suffix == GGUF else _from_folder(path)
 
 
-def _adapted(source: _Source, adapter: str, base: Path) -> _Source:
+def _with_adapter(source: _Source, adapter: str, base: Path) -> _Source:
     """Merge an adapter into a model's weights; a tokenizer in the adapter's folder replaces the model's."""
     folder = local_path(adapter, base)
     if folder is None:
         raise ModelError("an adapter must be a folder on this machine", where=adapter)
-    with understood("this adapter", str(folder)), offline(), quiet():
+    with content_errors("this adapter", str(folder)), offline(), quiet():
         model, facts = merge_adapter(source.model, folder)
         facts = {"adapter": adapter, **facts}
         if tokenizer_missing_problem({file.name for file in folder.iterdir()}) is not None:
-            return replace(source, model=model, adapted=facts)
-        return _Source(model, *_tokenizer_in(folder), facts, source.ends)
+            return replace(source, model=model, adapter_facts=facts)
+        return _Source(model, *_tokenizer_in(folder), facts, source.gguf_end_ids)
 
 
-def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
+def _new_source(ctx: StepContext, spec: DecoderSpec) -> _Source:
     """Create a model with random weights, and a tokenizer that is loaded or trained here."""
     loaded = _tokenizer(ctx, spec)
-    tokenization, (template, special) = of_transformers(loaded, "teacher.config"), _conversations(loaded)
+    tokenization, (template, special) = from_transformers(loaded, "teacher.config"), _chat_template(loaded)
     tokenizer = tokenization.tokenizer()
     model = new_decoder(
         spec.fresh,
-        words=max(tokenizer.get_vocab().values()) + 1,
-        positions=spec.positions or ctx.task.kind.positions_unset(ctx.task.data.max_length),
-        begin=_begin_of(tokenizer),
-        end=end_of(None, tokenizer, special),
+        vocabulary_size=max(tokenizer.get_vocab().values()) + 1,
+        max_positions=spec.positions or ctx.task.kind.default_positions(ctx.task.data.max_length),
+        bos_id=_begin_token(tokenizer),
+        eos_id=end_token_of(None, tokenizer, special),
         seed=ctx.seed,
     )
     return _Source(model, tokenization, template, special)
@@ -170,17 +172,17 @@ def _tokenizer(ctx: StepContext, spec: DecoderSpec) -> Any:
     if isinstance(spec.tokenizer, TrainedTokenizerSpec):
         data = ctx.task.data
         assert isinstance(data, LanguageData)
-        return trained_tokenizer(ctx.data.train.texts, data.written, spec.tokenizer.vocabulary)
-    place = tokenizer_path(spec.tokenizer, ctx.base)
-    with understood("this tokenizer", str(place)), offline(), quiet():
-        if place.suffix == GGUF:
-            return gguf_tokenizer(place)
-        if place.is_file():
-            return of_file(place)
-        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        return trained_tokenizer(ctx.data.train.texts, data.example_format, spec.tokenizer.vocabulary)
+    path = tokenizer_path(spec.tokenizer, ctx.base)
+    with content_errors("this tokenizer", str(path)), offline(), quiet():
+        if path.suffix == GGUF:
+            return gguf_tokenizer(path)
+        if path.is_file():
+            return load_tokenizer_file(path)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
-def _of_folder(folder: Path) -> _Source:
+def _from_folder(folder: Path) -> _Source:
     if (folder / STRUCTURE).exists():
         model = load_model(folder)
         assert isinstance(model, PreTrainedModel)
@@ -193,10 +195,10 @@ def _tokenizer_in(folder: Path) -> tuple[Tokenization, str | None, dict[str, str
     """Load the tokenizer of a folder, its chat template, and the special tokens used in templates."""
     tokenization = read_tokenization(folder, sentences=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return tokenization, *_conversations(tokenizer)
+    return tokenization, *_chat_template(tokenizer)
 
 
-def _of_gguf(file: Path) -> _Source:
+def _from_gguf(file: Path) -> _Source:
     """Load a model in llama.cpp's format, with dequantized weights and its tokenizer."""
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -209,9 +211,12 @@ def _of_gguf(file: Path) -> _Source:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    tokenization = of_transformers(tokenizer, str(file))
+    tokenization = from_transformers(tokenizer, str(file))
     return _Source(
-        model.eval(), tokenization, *_conversations(tokenizer), ends=end_token_ids(header_fields(file))
+        model.eval(),
+        tokenization,
+        *_chat_template(tokenizer),
+        gguf_end_ids=end_token_ids(header_fields(file)),
     )
 
 
@@ -222,26 +227,26 @@ def gguf_tokenizer(file: Path) -> Any:
         ModelError: the pre-tokenization is not given or unknown, or the order of merges is unknown.
     """
     fields = header_fields(file)
-    if (why := why_not_cut(fields)) is not None:
+    if (why := why_tokenizer_unsupported(fields)) is not None:
         raise ModelError(why, where=str(file), code="tokenizer-unsupported")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     backend = tokenizer.backend_tokenizer
     if (name := pre_tokenization_of(fields)) is not None:
-        bare = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": pre_tokenizer(name)}
-        backend.pre_tokenizer = Tokenizer.from_str(json.dumps(bare)).pre_tokenizer
-        backend.model.ignore_merges = name == WHOLE_WORDS
+        config = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": pre_tokenizer(name)}
+        backend.pre_tokenizer = Tokenizer.from_str(json.dumps(config)).pre_tokenizer
+        backend.model.ignore_merges = name == IGNORE_MERGES_RULES
     elif is_sentencepiece(fields):
         _check_scores(file, backend)
-        _join_letters(backend, adds_space=adds_space(fields))
+        _encode_spaces(backend, adds_space=adds_space(fields))
     return tokenizer
 
 
-def _join_letters(tokenizer: Tokenizer, *, adds_space: bool) -> None:
+def _encode_spaces(tokenizer: Tokenizer, *, adds_space: bool) -> None:
     """Make a SentencePiece BPE encode spaces like llama.cpp."""
-    spaces, before = normalizers.Replace(" ", SPACE), normalizers.Prepend(SPACE)
-    tokenizer.normalizer = normalizers.Sequence([before, spaces]) if adds_space else spaces
+    spaces, prefix = normalizers.Replace(" ", SENTENCEPIECE_SPACE), normalizers.Prepend(SENTENCEPIECE_SPACE)
+    tokenizer.normalizer = normalizers.Sequence([prefix, spaces]) if adds_space else spaces
     tokenizer.pre_tokenizer = None
-    parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    parts = [decoders.Replace(SENTENCEPIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)] if adds_space else parts)
 
 
@@ -250,12 +255,12 @@ def _check_scores(file: Path, tokenizer: Tokenizer) -> None:
 
     For Gemma, transformers uses the order of the tokens instead, like its authors.
     """
-    read = GGUFReader(file).fields
-    if read["general.architecture"].contents().startswith("gemma"):
+    fields = GGUFReader(file).fields
+    if fields["general.architecture"].contents().startswith("gemma"):
         return
-    tokens, scores = (read[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores"))
-    made = {"".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]}
-    if len({score for token, score in zip(tokens, scores, strict=True) if token in made}) < len(made):
+    tokens, scores = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores"))
+    merged = {"".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]}
+    if len({score for token, score in zip(tokens, scores, strict=True) if token in merged}) < len(merged):
         raise ModelError(
             "tokens of this GGUF file have equal scores (`tokenizer.ggml.scores`), so the order of merges is "
             "unknown",
@@ -265,7 +270,7 @@ def _check_scores(file: Path, tokenizer: Tokenizer) -> None:
         )
 
 
-def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
+def _chat_template(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
     """Return the chat template of a tokenizer, and the special tokens used in templates."""
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
@@ -275,7 +280,9 @@ def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
     return template, special
 
 
-def _begin_of(tokenizer: Tokenizer) -> int | None:
+def _begin_token(tokenizer: Tokenizer) -> int | None:
     """Return the token that the tokenizer prepends to every text; None if there is none."""
-    plain, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
-    return None if whole[:1] == plain[:1] else int(whole[0])
+    without_special, with_special = (
+        tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True)
+    )
+    return None if with_special[:1] == without_special[:1] else int(with_special[0])

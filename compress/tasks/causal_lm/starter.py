@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compress.starter.detection import Detected
-from compress.starter.lines import SPLITS, WRITTEN, key
+from compress.starter.lines import FORMAT_KEYS, SPLIT_KEYS, key_line
 from compress.starter.outline import Outline
 
 DATA = """\
@@ -24,27 +24,29 @@ _LENGTH = 512
 """Tokens per window, if the model accepts as many."""
 
 
-def data_keys(found: Detected) -> Iterator[str]:
+def data_keys(detected: Detected) -> Iterator[str]:
     """Yield the columns, how files are read, and the window length."""
-    columns = found.to_write
+    columns = detected.language_columns
     if columns.messages is not None:
-        yield key("messages_column", columns.messages, "", "conversations; what the assistant says is learnt")
-    elif columns.asked is not None:
-        yield key("prompt_column", columns.asked[0], "", "the column of prompts")
-        yield key(
-            "completion_column", columns.asked[1], "", "the column of what is learnt: their completions"
+        yield key_line(
+            "messages_column", columns.messages, "", "conversations; what the assistant says is learnt"
+        )
+    elif columns.prompted is not None:
+        yield key_line("prompt_column", columns.prompted[0], "", "the column of prompts")
+        yield key_line(
+            "completion_column", columns.prompted[1], "", "the column of what is learnt: their completions"
         )
     else:
-        yield key("text_column", columns.text, "text", "the column that holds the text")
+        yield key_line("text_column", columns.text, "text", "the column that holds the text")
         yield "  # prompt_column: prompt         # instead: prompts, and the completions that are learnt\n"
         yield "  # completion_column: completion\n"
         yield "  # messages_column: messages     # instead: conversations; what the assistant says is learnt\n"
-    yield SPLITS + WRITTEN
-    length = min(_LENGTH, found.model.longest or _LENGTH)
+    yield SPLIT_KEYS + FORMAT_KEYS
+    length = min(_LENGTH, detected.model.max_tokens or _LENGTH)
     yield f"  max_length: {length:<18}# tokens of a window; longer texts are cut into several\n"
 
 
-def teacher_keys(found: Detected) -> Iterator[str]:
+def teacher_keys(detected: Detected) -> Iterator[str]:
     """Yield whether the model is fine-tuned on the texts first."""
     yield "  # Delete this line to leave it as it is. `lora: {rank: 16}` among its keys trains adapters alone, with\n"
     yield "  # less memory; `pack: true` puts short texts side by side.\n"

@@ -17,10 +17,10 @@ from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
 from compress.tasks.causal_lm import scorer as token_scorer
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import KIND
-from compress.tasks.causal_lm.text.documents import answered_item, asked_in, question_of
+from compress.tasks.causal_lm.text.documents import answered_item, prompt_and_answer, questions_of
 from compress.tasks.causal_lm.text.windows import WindowInputs, encode_documents, encoding_key
 
-KEPT = 4
+MAX_CACHED = 4
 """Number of encoded splits to cache: the three of one tokenizer, and one of another."""
 
 
@@ -42,45 +42,45 @@ class CausalLanguageModel:
         key = encoding_key(examples, self.data, model)
         inputs = self._encoded.pop(key, None) or encode_documents(examples, self.data, model)
         self._encoded[key] = inputs
-        while len(self._encoded) > KEPT:
+        while len(self._encoded) > MAX_CACHED:
             del self._encoded[next(iter(self._encoded))]
         return inputs
 
     @property
-    def answered(self) -> CausalLanguageModel:
+    def answered_task(self) -> CausalLanguageModel:
         """Task of prompts or conversations with generated answers."""
-        if not self.data.goes_on:
+        if not self.data.continues_texts:
             return self
         columns = {"prompt_column": "prompt", "completion_column": "completion"}
         return CausalLanguageModel(self.data.model_copy(update=columns))
 
     @property
-    def conversing(self) -> CausalLanguageModel:
+    def conversation_task(self) -> CausalLanguageModel:
         """Task of conversations with generated answers."""
         columns = {"prompt_column": None, "completion_column": None, "messages_column": "messages"}
         return CausalLanguageModel(self.data.model_copy(update=columns))
 
-    def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
-        """Return the prompt of an example, and its own answer; a plain text is continued after its `beginning`."""
+    def split_prompt(self, item: Item, shorten: Callable[[str], str]) -> tuple[Prompt, str]:
+        """Return the prompt of an example, and its own answer; a plain text is continued after its `shorten`."""
         text = str(item)
-        if not self.data.goes_on:
-            return question_of(text)
-        prompt = beginning(text)
+        if not self.data.continues_texts:
+            return prompt_and_answer(text)
+        prompt = shorten(text)
         return prompt, text[len(prompt) :]
 
     def prompt_of(self, text: str) -> Prompt:
         """Return a text as a prompt; for conversations, as the first user message."""
-        return [{"role": "user", "content": text}] if self.data.converses else text
+        return [{"role": "user", "content": text}] if self.data.is_chat else text
 
-    def asked_in(self, item: Item) -> Sequence[str]:
+    def questions_of(self, item: Item) -> Sequence[str]:
         """Return a plain text, a prompt, or the user's messages in a conversation."""
-        return [str(item)] if self.data.goes_on else asked_in(str(item))
+        return [str(item)] if self.data.continues_texts else questions_of(str(item))
 
     def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
         """Combine a prompt with an answer, where only the answer is trained on."""
         return answered_item(prompt, answer, ends=ends)
 
-    def scored(self, examples: Examples) -> Examples:
+    def scorable(self, examples: Examples) -> Examples:
         """Return all examples: each text is its own target."""
         return examples
 
@@ -88,18 +88,18 @@ class CausalLanguageModel:
         """Return False: the ground truth is the text."""
         return False
 
-    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, task_json: Mapping[str, Any]) -> dict[str, Any]:
         """Return the maximum window length, for the most likely tokens, and the vocabulary size."""
-        return {"length": int(described.get("max_length", 0)), "words": int(described.get("words", 0))}
+        return {"length": int(task_json.get("max_length", 0)), "words": int(task_json.get("words", 0))}
 
-    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+    def check_outputs(self, shape: tuple[int, ...], task_json: Mapping[str, Any], where: str) -> None:
         """Reject outputs that are not one row of logits per token.
 
         Raises:
             ModelError: they have another shape.
         """
-        if len(shape) != 3 or shape[2] != described["words"]:
-            raise wrong_shape(shape, f"(tokens, {described['words']})", where)
+        if len(shape) != 3 or shape[2] != task_json["words"]:
+            raise wrong_shape(shape, f"(tokens, {task_json['words']})", where)
 
     def score(self, answers: Answers, truth: Truth) -> Score:
         """Return the perplexity: e to the mean negative log-likelihood of a token.
@@ -114,7 +114,7 @@ class CausalLanguageModel:
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
         """Return KL(reference || outputs) in nats, averaged over the tokens of logits (n, tokens, words)."""
         total = 0.0
-        for expected, found in zip(reference, outputs, strict=True):
-            sure, guess = (token_scorer.log_softmax(each) for each in (expected, found))
-            total += float((np.exp(sure) * (sure - guess)).sum(axis=-1).mean())
+        for expected, actual in zip(reference, outputs, strict=True):
+            reference_logs, output_logs = (token_scorer.log_softmax(logits) for logits in (expected, actual))
+            total += float((np.exp(reference_logs) * (reference_logs - output_logs)).sum(axis=-1).mean())
         return total / len(reference)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from compress.encoding.inputs import Batch, Inputs
 from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS
 from compress.measuring.timing.feeds import Scenario
-from compress.runtimes.runner import LOGIT_POSITIONS, ROOM
-from compress.tasks.causal_lm.kind import ANSWER, PROMPT
+from compress.runtimes.runner import CACHE_CAPACITY, LOGIT_POSITIONS
+from compress.tasks.causal_lm.kind import ANSWER_TOKENS, PROMPT_TOKENS
 
 
 @dataclass(frozen=True)
-class Reading(Scenario):
+class Prefill(Scenario):
     """Prefill of a prompt of `length` tokens: its latency is the time to the first token."""
 
     @property
@@ -47,7 +47,7 @@ class Reading(Scenario):
 
 
 @dataclass(frozen=True)
-class Writing(Reading):
+class Decode(Prefill):
     """Decoding of one token after `length` tokens that are already in the KV cache."""
 
     @property
@@ -68,36 +68,38 @@ class Writing(Reading):
 
 
 @dataclass(frozen=True)
-class Answering(Reading):
-    """Prefill of `length` tokens and decoding of `ANSWER` more, one at a time, in a preallocated KV cache."""
+class PrefillAndDecode(Prefill):
+    """Prefill of `length` tokens and decoding of `ANSWER_TOKENS` more, one at a time, in a preallocated KV cache."""
 
     @property
     def lengths(self) -> str:
         """`read:128 write:32`, the name in records."""
-        return f"read:{self.length} write:{ANSWER}"
+        return f"read:{self.length} write:{ANSWER_TOKENS}"
 
     def batches(self, inputs: Inputs) -> list[Batch]:
         """Return the prompt, followed by its last token repeatedly in place of generated tokens."""
-        made = []
+        steps = []
         for row in self.indices:
             tokens = self.tokens(inputs, row)
-            for past in (0, *range(self.size, self.size + ANSWER)):
-                new = 1 if past else self.size
-                made.append(
+            for past in (0, *range(self.size, self.size + ANSWER_TOKENS)):
+                num_new = 1 if past else self.size
+                steps.append(
                     {
-                        INPUT_IDS: tokens[:, -new:],
-                        ATTENTION_MASK: np.ones((len(row), past + new), np.int64),
-                        LOGIT_POSITIONS: np.full((len(row), 1), new - 1, np.int64),
-                        ROOM: np.full(len(row), self.size + ANSWER, np.int64),
+                        INPUT_IDS: tokens[:, -num_new:],
+                        ATTENTION_MASK: np.ones((len(row), past + num_new), np.int64),
+                        LOGIT_POSITIONS: np.full((len(row), 1), num_new - 1, np.int64),
+                        CACHE_CAPACITY: np.full(len(row), self.size + ANSWER_TOKENS, np.int64),
                     }
                 )
-        return made
+        return steps
 
 
-def weighed(indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Sequence[int]) -> list[Scenario]:
+def memory_workloads(
+    indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Sequence[int]
+) -> list[Scenario]:
     """Return the scenario for memory measurement: two answers to the longest prompt, at the first batch size."""
     size = batch_sizes[0]
-    return [Answering(size, max(lengths or (PROMPT,)), np.resize(indices, (2, size)))]
+    return [PrefillAndDecode(size, max(lengths or (PROMPT_TOKENS,)), np.resize(indices, (2, size)))]
 
 
 def workloads(
@@ -105,8 +107,8 @@ def workloads(
 ) -> list[Scenario]:
     """Return scenarios by length and batch size: decoding first, to which flat keys and budgets refer, then prefill."""
     return [
-        kind(size, length, np.resize(indices, (max(1, len(indices) // size), size)))
-        for kind in (Writing, Reading)
-        for length in lengths or (PROMPT,)
+        scenario_type(size, length, np.resize(indices, (max(1, len(indices) // size), size)))
+        for scenario_type in (Decode, Prefill)
+        for length in lengths or (PROMPT_TOKENS,)
         for size in batch_sizes
     ]

@@ -17,7 +17,7 @@ KIND = TaskKind(
     logits=True,
     bundle="compress.bundles.answers:LABELS",
     starter="compress.tasks.image_classification.starter:STARTER",
-    likely=lambda seen: 3 * seen.images,
+    fit_score=lambda seen: 3 * seen.images,
     refused={"data.sentences": "images have no sentences"},
     sections=LABEL_SECTIONS,
 )

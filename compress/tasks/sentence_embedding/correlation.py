@@ -31,16 +31,16 @@ def spearman_interval(
         texts: the two texts of each pair, as indices starting at 0, (p,) each.
         seed: of the draws.
     """
-    one, two = rank_groups(first), rank_groups(second)
-    n = int(max(side.max() for side in texts)) + 1
+    first_groups, second_groups = rank_groups(first), rank_groups(second)
+    num_texts = int(max(side.max() for side in texts)) + 1
     draws = np.array(
         [
-            weighted_spearman(one, two, times[texts[0]] * times[texts[1]])
-            for times in _drawn(n, PAIR_RESAMPLES, seed)
+            weighted_spearman(first_groups, second_groups, counts[texts[0]] * counts[texts[1]])
+            for counts in _resample_counts(num_texts, PAIR_RESAMPLES, seed)
         ]
     )
-    found = percentile_interval(value, draws + (value - spearman(first, second)))
-    return Interval(value, max(-1.0, min(found.low, value)), min(1.0, max(found.high, value)))
+    interval = percentile_interval(value, draws + (value - spearman(first, second)))
+    return Interval(value, max(-1.0, min(interval.low, value)), min(1.0, max(interval.high, value)))
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,21 @@ def paired_correlations(
     groups = [rank_groups(series) for series in (model, baseline, scores)]
     draws = np.array(
         [
-            [weighted_spearman(one, groups[2], times) for one in groups[:2]]
-            for times in _drawn(len(scores), RESAMPLES, seed)
+            [weighted_spearman(model_side, groups[2], counts) for model_side in groups[:2]]
+            for counts in _resample_counts(len(scores), RESAMPLES, seed)
         ]
     )
-    values = [spearman(one, scores) for one in (model, baseline)]
+    values = [spearman(model_side, scores) for model_side in (model, baseline)]
     difference = draws[:, 0] - draws[:, 1]
-    tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
+    smaller_tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
     ratio = None
     if values[1] > 0 and (draws[:, 1] > 0).all():
         ratio = percentile_interval(values[0] / values[1], draws[:, 0] / draws[:, 1])
-    p_value = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
+    p_value = min(1.0, 2 * (smaller_tail + 1) / (RESAMPLES + 1))
     return PairedCorrelation(percentile_interval(values[0], draws[:, 0]), values[1], ratio, p_value)
 
 
-def _drawn(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def _resample_counts(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Yield for each resample how often each of n items is drawn (n,)."""
     generator = np.random.default_rng(seed)
     for _ in range(resamples):

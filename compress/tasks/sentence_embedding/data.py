@@ -9,16 +9,16 @@ from compress.core.errors import DataError
 from compress.data.documents import split_documents
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.reading.locate import open_source
-from compress.data.roles import choose_splits, named_splits, read_splits
+from compress.data.roles import choose_splits, declared_splits, read_splits
 from compress.data.rows import Columns
 from compress.data.splits import Splits
 from compress.data.splitting import text_key
 from compress.data.unlabeled import load_unlabeled
-from compress.tasks.sentence_embedding.documents import IN_SENTENCES, SENTENCES
+from compress.tasks.sentence_embedding.documents import SENTENCE_SPLITTER, SENTENCES
 from compress.tasks.sentence_embedding.keys import SentenceData
 from compress.tasks.sentence_embedding.pairs import split_pairs
 
-FEWEST_TEXTS = 3
+MIN_TEXTS = 3
 """Minimum number of texts in a split: fewer have no order of similarities."""
 
 
@@ -32,30 +32,30 @@ def load(spec: SentenceData, base: Path, seed: int, kind: ItemKind) -> Splits:
     if spec.labels is not None:
         raise DataError("embeddings have no labels: leave `labels` out", where="data.labels")
     if spec.pair_columns is None:
-        source = open_source(spec, base, Columns(spec.text_column, None), named_splits(spec), kind)
+        source = open_source(spec, base, Columns(spec.text_column, None), declared_splits(spec), kind)
         names, fractions = choose_splits(spec, source)
-        read = read_splits(source, names)
+        rows = read_splits(source, names)
         splits = split_documents(
-            read,
+            rows,
             names,
             fractions,
             seed,
             where=source.where,
-            fewest=FEWEST_TEXTS,
-            use="comparing similarities",
-            cut=IN_SENTENCES if spec.sentences else None,
+            minimum=MIN_TEXTS,
+            needed_by="comparing similarities",
+            splitter=SENTENCE_SPLITTER if spec.sentences else None,
         )
     else:
         splits = _load_pairs(spec, spec.pair_columns, base, seed, kind)
-    if spec.further is None:
+    if spec.existing_unlabeled is None:
         return splits
     unlabeled, dropped = load_unlabeled(
-        spec.further,
+        spec.existing_unlabeled,
         spec,
         base,
         SENTENCES if spec.sentences else kind,
-        held_out={text_key(text) for part in (splits.validation, splits.test) for text in part.texts},
-        trained={text_key(text) for text in splits.train.texts},
+        held_out_keys={text_key(text) for split in (splits.validation, splits.test) for text in split.texts},
+        train_keys={text_key(text) for text in splits.train.texts},
     )
     return replace(splits, unlabeled=unlabeled, notes=(*splits.notes, *dropped))
 
@@ -69,10 +69,11 @@ def _load_pairs(
             f"two texts and their score need three columns, not {first!r}, {second!r} and {spec.score_column!r}",
             where="data.pair_columns",
         )
-    own = Columns(first, spec.score_column, text_key="pair_columns", label_key="score_column")
+    first_columns = Columns(first, spec.score_column, text_key="pair_columns", label_key="score_column")
     sources = [
-        open_source(spec, base, each, named_splits(spec), kind) for each in (own, replace(own, text=second))
+        open_source(spec, base, source_columns, declared_splits(spec), kind)
+        for source_columns in (first_columns, replace(first_columns, text=second))
     ]
     names, fractions = choose_splits(spec, sources[0])
-    read = [read_splits(source, names) for source in sources]
-    return split_pairs(read[0], read[1], names, fractions, seed, sources[0].where)
+    rows = [read_splits(source, names) for source in sources]
+    return split_pairs(rows[0], rows[1], names, fractions, seed, sources[0].where)

@@ -10,7 +10,7 @@ from compress.data.kinds import TEXTS
 from compress.data.rows import Rows
 from compress.data.splitting import text_key
 from compress.data.texts import check_texts
-from compress.tasks.sentence_embedding.sentences import FEWEST_WORDS, cut_sentences
+from compress.tasks.sentence_embedding.sentences import MIN_WORDS, split_sentences
 
 
 def check_sentences(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
@@ -19,14 +19,16 @@ def check_sentences(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
     Raises:
         DataError: a text is missing, blank, not a text, or not valid Unicode.
     """
-    return _cut(check_texts(rows)[0])
+    return _split_texts(check_texts(rows)[0])
 
 
-def _cut(texts: Sequence[str]) -> tuple[tuple[str, ...], list[bytes]]:
-    sentences = tuple(sentence for text in texts for sentence in cut_sentences(text))
+def _split_texts(texts: Sequence[str]) -> tuple[tuple[str, ...], list[bytes]]:
+    sentences = tuple(sentence for text in texts for sentence in split_sentences(text))
     return sentences, [text_key(sentence) for sentence in sentences]
 
 
 SENTENCES = replace(TEXTS, noun="sentence", check=check_sentences)
 """Texts that are split into sentences while they are read."""
-IN_SENTENCES = Splitter("sentence", _cut, f"Sentences of fewer than {FEWEST_WORDS} words are left out.")
+SENTENCE_SPLITTER = Splitter(
+    "sentence", _split_texts, f"Sentences of fewer than {MIN_WORDS} words are left out."
+)

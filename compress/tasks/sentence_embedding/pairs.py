@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import DataError
-from compress.core.units import counted
+from compress.core.units import pluralize
 from compress.data.leaks import kept_indices, leak_notes
 from compress.data.roles import HELD_OUT
 from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
-from compress.data.splitting import rank
+from compress.data.splitting import split_rank
 from compress.data.texts import check_texts, describe, is_missing
 
-FEWEST_PAIRS = 3
+MIN_PAIRS = 3
 """Minimum number of pairs in a held-out split: fewer have no order of scores."""
 
 _HINT = "Is `data.score_column` the right column?"
@@ -32,9 +32,9 @@ class _Pairs:
     keys: tuple[tuple[bytes, bytes], ...]
     scores: NDArray[np.float32]
 
-    def take(self, chosen: Sequence[int]) -> _Pairs:
-        texts, keys = (tuple(side[i] for i in chosen) for side in (self.texts, self.keys))
-        return _Pairs(texts, keys, self.scores[np.asarray(chosen, np.int64)])  # type: ignore[arg-type]
+    def take(self, indices: Sequence[int]) -> _Pairs:
+        texts, keys = (tuple(side[i] for i in indices) for side in (self.texts, self.keys))
+        return _Pairs(texts, keys, self.scores[np.asarray(indices, np.int64)])  # type: ignore[arg-type]
 
 
 def split_pairs(
@@ -62,22 +62,22 @@ def split_pairs(
         DataError: a text is not valid, a score is not a finite number, or a held-out split has too few pairs or just
             one distinct score.
     """
-    for role, each in first.items():
-        if not len(each):
-            raise DataError(f"the {role} split is empty", where=each.where)
-    pairs = {role: _checked(first[role], second[role]) for role in first}
-    notes = [note for each in first.values() for note in each.notes]
-    before = {role: each.keys for role, each in pairs.items()}
-    places = kept_indices(before)
-    notes += leak_notes(places, before, names, "pair", "a text of each")
-    pairs = {role: pairs[role].take(stay) for role, stay in places.items()}
-    pairs = _make_missing(pairs, fractions, seed)
+    for role, part in first.items():
+        if not len(part):
+            raise DataError(f"the {role} split is empty", where=part.where)
+    pairs = {role: _check_pairs(first[role], second[role]) for role in first}
+    notes = [note for part in first.values() for note in part.notes]
+    keys = {role: part.keys for role, part in pairs.items()}
+    kept = kept_indices(keys)
+    notes += leak_notes(kept, keys, names, "pair", "a text of each")
+    pairs = {role: pairs[role].take(indices) for role, indices in kept.items()}
+    pairs = _generate_splits(pairs, fractions, seed)
     for role in HELD_OUT:
         scores = pairs[role].scores
-        if len(scores) < FEWEST_PAIRS:
+        if len(scores) < MIN_PAIRS:
             raise DataError(
-                f"the {role} split has {counted(len(scores), 'pair')}; "
-                f"comparing their order needs at least {FEWEST_PAIRS}",
+                f"the {role} split has {pluralize(len(scores), 'pair')}; "
+                f"comparing their order needs at least {MIN_PAIRS}",
                 where=where,
                 hint="Pairs that share a text stay in one split; name splits that exist under `data.splits`.",
             )
@@ -89,8 +89,8 @@ def split_pairs(
             )
     if not len(pairs["train"].scores):
         raise DataError("no training pair is left: every one shares a text with a held-out pair", where=where)
-    made = {role: _examples(each) for role, each in pairs.items()}
-    return Splits(made["train"], made["validation"], made["test"], (), notes=tuple(notes))
+    examples = {role: _examples(part) for role, part in pairs.items()}
+    return Splits(examples["train"], examples["validation"], examples["test"], (), notes=tuple(notes))
 
 
 def linked_groups(pairs: Sequence[tuple[bytes, bytes]]) -> list[list[int]]:
@@ -105,24 +105,28 @@ def linked_groups(pairs: Sequence[tuple[bytes, bytes]]) -> list[list[int]]:
             parent[key], key = top, parent[key]
         return top
 
-    for one, two in pairs:
-        parent[root(one)] = root(two)
+    for left, right in pairs:
+        parent[root(left)] = root(right)
     groups: dict[bytes, list[int]] = {}
-    for index, (one, _) in enumerate(pairs):
-        groups.setdefault(root(one), []).append(index)
+    for index, (left, _) in enumerate(pairs):
+        groups.setdefault(root(left), []).append(index)
     return list(groups.values())
 
 
-def _checked(first: Rows, second: Rows) -> _Pairs:
-    (one, one_keys), (two, two_keys) = check_texts(first), check_texts(second)
+def _check_pairs(first: Rows, second: Rows) -> _Pairs:
+    (first_texts, first_keys), (second_texts, second_keys) = check_texts(first), check_texts(second)
     scores = np.array([_score(first, i) for i in range(len(first))], np.float32)
-    return _Pairs(tuple(zip(one, two, strict=True)), tuple(zip(one_keys, two_keys, strict=True)), scores)
+    return _Pairs(
+        tuple(zip(first_texts, second_texts, strict=True)),
+        tuple(zip(first_keys, second_keys, strict=True)),
+        scores,
+    )
 
 
 def _score(rows: Rows, i: int) -> float:
     value = rows.labels[i]
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
-        raise DataError("the score is missing", where=rows.place(i))
+        raise DataError("the score is missing", where=rows.location(i))
     try:
         number = (
             float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
@@ -130,24 +134,28 @@ def _score(rows: Rows, i: int) -> float:
     except ValueError:
         number = None
     if number is None:
-        raise DataError(f"the score is {describe(value)}; expected a number", where=rows.place(i), hint=_HINT)
+        raise DataError(
+            f"the score is {describe(value)}; expected a number", where=rows.location(i), hint=_HINT
+        )
     if not math.isfinite(number):
-        raise DataError(f"the score is {number}; expected a finite number", where=rows.place(i))
+        raise DataError(f"the score is {number}; expected a finite number", where=rows.location(i))
     return number
 
 
-def _make_missing(
+def _generate_splits(
     pairs: Mapping[str, _Pairs], fractions: Mapping[str, float], seed: int
 ) -> dict[str, _Pairs]:
     """Make the splits that the data lacks; a group joins a split that has room for all of it, otherwise train."""
     train = pairs["train"]
-    room = {role: round(share * len(train.scores)) for role, share in fractions.items()}
-    chosen: dict[str, list[int]] = {role: [] for role in ("train", *fractions)}
+    capacity = {role: round(share * len(train.scores)) for role, share in fractions.items()}
+    assigned: dict[str, list[int]] = {role: [] for role in ("train", *fractions)}
     groups = linked_groups(train.keys)
-    for group in sorted(groups, key=lambda group: rank(min(min(train.keys[i]) for i in group), seed)):
-        role = next((role for role in fractions if len(chosen[role]) + len(group) <= room[role]), "train")
-        chosen[role] += group
-    return {**pairs, **{role: train.take(sorted(indices)) for role, indices in chosen.items()}}
+    for group in sorted(groups, key=lambda group: split_rank(min(min(train.keys[i]) for i in group), seed)):
+        role = next(
+            (role for role in fractions if len(assigned[role]) + len(group) <= capacity[role]), "train"
+        )
+        assigned[role] += group
+    return {**pairs, **{role: train.take(sorted(indices)) for role, indices in assigned.items()}}
 
 
 def _examples(pairs: _Pairs) -> Examples:

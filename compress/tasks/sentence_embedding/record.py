@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from compress.core.records import Accuracy, Verdict
 from compress.data.splits import Examples, item_content
 from compress.measuring.accuracy import SPLIT, metric_record
-from compress.measuring.protocol import INTERVAL_PAIRS, SAME_ORDER, SIGNIFICANCE
+from compress.measuring.protocol import MAX_INTERVAL_PAIRS, RANK_TOLERANCE, SIGNIFICANCE
 from compress.measuring.statistics import Interval, mean_interval
 from compress.tasks.base import Scored, Truth
 from compress.tasks.sentence_embedding.correlation import paired_correlations, spearman_interval
@@ -41,11 +41,13 @@ def embedding_record(scored: Scored) -> Accuracy:
         n = len(outputs)
         interval = _interval(outputs, reference, value, seed)
         retention, bounds = value, interval
-        verdict = "worse" if interval.high < 1 - SAME_ORDER else "no difference"
+        verdict = "worse" if interval.high < 1 - RANK_TOLERANCE else "no difference"
     else:
         n = len(truth.scores)
-        own, theirs = (pair_similarities(each) for each in (outputs, reference))
-        paired = paired_correlations(own, theirs, truth.scores, seed)
+        model_similarities, reference_similarities = (
+            pair_similarities(vectors) for vectors in (outputs, reference)
+        )
+        paired = paired_correlations(model_similarities, reference_similarities, truth.scores, seed)
         interval, bounds, p_value = paired.correlation, paired.ratio, paired.p_value
         retention = value / paired.baseline if paired.baseline > 0 else None
         better = value > paired.baseline
@@ -78,8 +80,16 @@ def _interval(
     outputs: NDArray[np.float32], reference: NDArray[np.float32], value: float, seed: int
 ) -> Interval:
     """Return the bootstrap interval of the correlation over texts, from a limited number of pairs."""
-    own, theirs = (similarities(each, INTERVAL_PAIRS) for each in (outputs, reference))
-    return spearman_interval(value, own, theirs, compared_pairs(len(outputs), INTERVAL_PAIRS), seed)
+    model_similarities, reference_similarities = (
+        similarities(vectors, MAX_INTERVAL_PAIRS) for vectors in (outputs, reference)
+    )
+    return spearman_interval(
+        value,
+        model_similarities,
+        reference_similarities,
+        compared_pairs(len(outputs), MAX_INTERVAL_PAIRS),
+        seed,
+    )
 
 
 def _distinct(examples: Examples) -> NDArray[np.int64]:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_PAIRS = 2_000_000
+MAX_PAIRS = 2_000_000
 """Maximum number of compared pairs: all pairs of up to 2,000 texts."""
-MOST_QUERIES = 5_000
+MAX_QUERIES = 5_000
 """Maximum number of texts whose neighbours are searched; they are searched among all texts."""
 NEIGHBOURS = 10
 """Number of neighbours per text that are compared."""
 
 _SEED = 20_260_101
 """Seed of the order in which texts are paired: the same pairs for every model."""
-_CELLS = 4_000_000
-_SMALLEST = 1e-12
+_MAX_CELLS = 4_000_000
+_MIN_LENGTH = 1e-12
 
 
 def unit_vectors(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     """Normalize embeddings (n, d) to length 1, float32; a zero vector stays zero and is similar to nothing."""
     wide = np.asarray(embeddings, np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.asarray(wide / np.maximum(lengths, _SMALLEST), np.float32)
+    return np.asarray(wide / np.maximum(lengths, _MIN_LENGTH), np.float32)
 
 
 def pair_similarities(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -31,32 +31,33 @@ def pair_similarities(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.einsum("nd,nd->n", unit[0::2], unit[1::2]), np.float32)
 
 
-def compared_pairs(n: int, most: int = MOST_PAIRS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which of n texts are compared: two index arrays (p,) with p = n (n - 1) / 2, or `most` if that is less.
+def compared_pairs(n: int, max_pairs: int = MAX_PAIRS) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which of n texts are compared: two index arrays (p,) with p = n (n - 1) / 2, or `max_pairs` if that is
+    less.
 
     The texts form a circle in a fixed random order; each is paired with its next neighbour, then with the second next,
     and so on. Hence no pair occurs twice, and each text occurs equally often, give or take one.
     """
-    order, count, _ = _circle(n, most)
-    turn, first = np.divmod(np.arange(count, dtype=np.int64), max(n, 1))
-    return order[first], order[(first + 1 + turn) % max(n, 1)]
+    order, count, _ = _circle(n, max_pairs)
+    offset, first = np.divmod(np.arange(count, dtype=np.int64), max(n, 1))
+    return order[first], order[(first + 1 + offset) % max(n, 1)]
 
 
-def similarities(embeddings: NDArray[np.float32], most: int = MOST_PAIRS) -> NDArray[np.float32]:
-    """Return the cosine similarities (p,) of embeddings (n, d) for `compared_pairs(n, most)`, in that order."""
+def similarities(embeddings: NDArray[np.float32], max_pairs: int = MAX_PAIRS) -> NDArray[np.float32]:
+    """Return the cosine similarities (p,) of embeddings (n, d) for `compared_pairs(n, max_pairs)`, in that order."""
     n = len(embeddings)
-    order, count, turns = _circle(n, most)
+    order, count, num_offsets = _circle(n, max_pairs)
     circle = unit_vectors(embeddings)[order]
-    twice = np.concatenate([circle, circle[: turns + 1]])
-    found = np.empty((turns, n), np.float32)
-    for turn in range(turns):
-        np.einsum("nd,nd->n", circle, twice[turn + 1 : turn + 1 + n], out=found[turn])
-    return found.reshape(-1)[:count]
+    unrolled = np.concatenate([circle, circle[: num_offsets + 1]])
+    cosines = np.empty((num_offsets, n), np.float32)
+    for offset in range(num_offsets):
+        np.einsum("nd,nd->n", circle, unrolled[offset + 1 : offset + 1 + n], out=cosines[offset])
+    return cosines.reshape(-1)[:count]
 
 
-def _circle(n: int, most: int) -> tuple[NDArray[np.int64], int, int]:
+def _circle(n: int, max_pairs: int) -> tuple[NDArray[np.int64], int, int]:
     """Return the texts in a circle, the number of compared pairs, and the number of rounds that takes."""
-    count = min(n * (n - 1) // 2, most)
+    count = min(n * (n - 1) // 2, max_pairs)
     return np.random.default_rng(_SEED).permutation(n).astype(np.int64), count, -(-count // max(n, 1))
 
 
@@ -87,18 +88,18 @@ def weighted_spearman(
         first, second: `rank_groups` of the series (n,).
         weights: float64 (n,), 0 or more; counts in a bootstrap.
     """
-    one, two = _mid_ranks(first, weights), _mid_ranks(second, weights)
+    first_ranks, second_ranks = _mid_ranks(first, weights), _mid_ranks(second, weights)
     total = weights.sum()
     if total <= 0:
         return 0.0
-    one -= weights @ one / total
-    two -= weights @ two / total
-    weighted = weights * one
-    spread = (weighted @ one) * ((weights * two) @ two)
+    first_ranks -= weights @ first_ranks / total
+    second_ranks -= weights @ second_ranks / total
+    weighted = weights * first_ranks
+    variances = (weighted @ first_ranks) * ((weights * second_ranks) @ second_ranks)
     # Ranks are multiples of one half: a smaller spread is rounding error.
-    if spread <= 1e-9:
+    if variances <= 1e-9:
         return 0.0
-    return float(np.clip((weighted @ two) / np.sqrt(spread), -1.0, 1.0))
+    return float(np.clip((weighted @ second_ranks) / np.sqrt(variances), -1.0, 1.0))
 
 
 def _mid_ranks(groups: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,21 +126,22 @@ def recall_shares(embeddings: NDArray[np.float32], reference: NDArray[np.float32
     if len(reference) != n or n < 2:
         raise ValueError(f"{n} embeddings against {len(reference)}")
     k = min(NEIGHBOURS, n - 1)
-    queries = np.sort(np.random.default_rng(_SEED).permutation(n)[:MOST_QUERIES])
-    own, theirs = unit_vectors(embeddings), unit_vectors(reference)
+    queries = np.sort(np.random.default_rng(_SEED).permutation(n)[:MAX_QUERIES])
+    unit_embeddings, unit_reference = unit_vectors(embeddings), unit_vectors(reference)
     shares = np.empty(len(queries))
-    rows = max(1, _CELLS // n)
-    for start in range(0, len(queries), rows):
-        chosen = queries[start : start + rows]
-        found, wanted = (_nearest(vectors, chosen, k) for vectors in (own, theirs))
-        shares[start : start + len(chosen)] = [
-            len(np.intersect1d(a, b, assume_unique=True)) / k for a, b in zip(found, wanted, strict=True)
+    block_size = max(1, _MAX_CELLS // n)
+    for start in range(0, len(queries), block_size):
+        block = queries[start : start + block_size]
+        neighbours, expected = (_nearest(vectors, block, k) for vectors in (unit_embeddings, unit_reference))
+        shares[start : start + len(block)] = [
+            len(np.intersect1d(a, b, assume_unique=True)) / k
+            for a, b in zip(neighbours, expected, strict=True)
         ]
     return shares
 
 
 def _nearest(unit: NDArray[np.float32], queries: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Return the k nearest other texts of each query: indices (len(queries), k), unordered."""
-    near = unit[queries] @ unit.T
-    near[np.arange(len(queries)), queries] = -np.inf
-    return np.asarray(np.argpartition(-near, k - 1, axis=1)[:, :k], np.int64)
+    cosines = unit[queries] @ unit.T
+    cosines[np.arange(len(queries)), queries] = -np.inf
+    return np.asarray(np.argpartition(-cosines, k - 1, axis=1)[:, :k], np.int64)

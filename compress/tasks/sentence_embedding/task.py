@@ -39,7 +39,7 @@ class SentenceEmbedding:
         """Encode examples with the tokenizer of the artifact directory `model`."""
         return encode_texts(examples.texts, model / TOKENIZER, model / TASK)
 
-    def scored(self, examples: Examples) -> Examples:
+    def scorable(self, examples: Examples) -> Examples:
         """Return all examples."""
         return examples
 
@@ -47,17 +47,17 @@ class SentenceEmbedding:
         """Whether the teacher's similarities are needed because there are no given scores."""
         return examples.scores is None
 
-    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, task_json: Mapping[str, Any]) -> dict[str, Any]:
         """Return no settings: a vector has no order."""
         return {}
 
-    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+    def check_outputs(self, shape: tuple[int, ...], task_json: Mapping[str, Any], where: str) -> None:
         """Reject outputs that are not one vector per text.
 
         Raises:
             ModelError: they have another shape.
         """
-        interface = Interface.of(described)
+        interface = Interface.of(task_json)
         if interface is not None:
             interface.check_outputs(shape)
         elif len(shape) != 2:
@@ -81,7 +81,7 @@ class SentenceEmbedding:
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
         """Return 1 - cosine similarity of embeddings (n, width), averaged over the texts."""
-        expected, found = reference.astype(np.float64), outputs.astype(np.float64)
-        lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-        cosines = (expected * found).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+        expected, actual = reference.astype(np.float64), outputs.astype(np.float64)
+        lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+        cosines = (expected * actual).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
         return float(1 - cosines.mean())

@@ -25,7 +25,7 @@ Box = tuple[int, int, int, int]
 """Top, bottom, left and right of a patch; bottom and right are exclusive."""
 
 
-def move_images(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator | None) -> Tensor:
+def flip_and_shift(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator | None) -> Tensor:
     """Flip and shift the images of a batch at random, as `spec` asks; labels stay valid.
 
     Args:
@@ -38,8 +38,8 @@ def move_images(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator | 
     if spec.crop:
         pixels = shift(
             pixels,
-            _whole(count, int(spec.crop * height), generator),
-            _whole(count, int(spec.crop * width), generator),
+            _random_offsets(count, int(spec.crop * height), generator),
+            _random_offsets(count, int(spec.crop * width), generator),
         )
     return pixels
 
@@ -52,24 +52,24 @@ def blend_images(pixels: Tensor, spec: AugmentSpec, generator: torch.Generator |
 
     Args:
         pixels: (n, channels, height, width), any float type; not modified.
-        generator: as for `move_images`.
+        generator: as for `flip_and_shift`.
     """
     if not (spec.mixup or spec.cutmix):
         return None
     count, _, height, width = pixels.shape
-    lot, share = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    choice, share = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     partners = torch.randperm(count, generator=generator)
-    across, down = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    if lot < spec.mixup:
+    horizontal, vertical = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    if choice < spec.mixup:
         return mixup(pixels, partners, share)
-    if lot < spec.mixup + spec.cutmix:
-        return cutmix(pixels, partners, cut_box(height, width, share, down * height, across * width))
+    if choice < spec.mixup + spec.cutmix:
+        return cutmix(pixels, partners, cut_box(height, width, share, vertical * height, horizontal * width))
     return None
 
 
-def flip(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror images (n, c, h, w) left to right where `chosen`, bool (n,), is true."""
-    return torch.where(chosen.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)
+def flip(pixels: Tensor, selected: Tensor) -> Tensor:
+    """Mirror images (n, c, h, w) left to right where `selected`, bool (n,), is true."""
+    return torch.where(selected.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)
 
 
 def shift(pixels: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -80,9 +80,9 @@ def shift(pixels: Tensor, down: Tensor, right: Tensor) -> Tensor:
     height, width = pixels.shape[-2:]
     rows = (torch.arange(height) - down[:, None]).clamp(0, height - 1).to(pixels.device)
     columns = (torch.arange(width) - right[:, None]).clamp(0, width - 1).to(pixels.device)
-    which = torch.arange(len(pixels), device=pixels.device)[:, None, None]
+    image_indices = torch.arange(len(pixels), device=pixels.device)[:, None, None]
     # Advanced indices separated by a slice come first: (n, h, w, c).
-    return pixels[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return pixels[image_indices, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def mixup(pixels: Tensor, partners: Tensor, share: float) -> Tensor:
@@ -96,19 +96,19 @@ def mixup(pixels: Tensor, partners: Tensor, share: float) -> Tensor:
     return pixels * share + pixels[partners.to(pixels.device)] * (1 - share)
 
 
-def cut_box(height: int, width: int, share: float, middle_down: float, middle_across: float) -> Box:
+def cut_box(height: int, width: int, share: float, center_row: float, center_column: float) -> Box:
     """Return the patch to replace so that `share` of the image remains.
 
     Its sides are sqrt(1 - share) of the image's, clipped at the image's edges.
 
     Args:
         share: 0 to 1; lambda in the paper.
-        middle_down: row of the patch's center, 0 to height.
-        middle_across: column of the patch's center, 0 to width.
+        center_row: row of the patch's center, 0 to height.
+        center_column: column of the patch's center, 0 to width.
     """
     side = (1 - share) ** 0.5
-    top, bottom = _span(height, side, middle_down)
-    left, right = _span(width, side, middle_across)
+    top, bottom = _span(height, side, center_row)
+    left, right = _span(width, side, center_column)
     return top, bottom, left, right
 
 
@@ -146,19 +146,19 @@ class AugmentedImages:
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Return the augmented images at `indices`: `pixel_values` float32 (n, channels, height, width)."""
         pixels = torch.from_numpy(self.inputs.batch(indices)[PIXEL_VALUES])
-        return {PIXEL_VALUES: move_images(pixels, self.spec, None).numpy()}
+        return {PIXEL_VALUES: flip_and_shift(pixels, self.spec, None).numpy()}
 
     def digest(self) -> str:
         """Return the sha256 over the source images and the augmentation settings."""
         return hashlib.sha256(f"{self.inputs.digest()} {self.spec.model_dump_json()}".encode()).hexdigest()
 
 
-def _whole(count: int, most: int, generator: torch.Generator | None) -> Tensor:
+def _random_offsets(count: int, max_offset: int, generator: torch.Generator | None) -> Tensor:
     """Return uniform random integers from -most to most, int64 (count,)."""
-    return torch.randint(-most, most + 1, (count,), generator=generator)
+    return torch.randint(-max_offset, max_offset + 1, (count,), generator=generator)
 
 
-def _span(size: int, side: float, middle: float) -> tuple[int, int]:
+def _span(size: int, side: float, center: float) -> tuple[int, int]:
     half = int(size * side) // 2
-    whole = int(middle)
-    return max(whole - half, 0), min(whole + half, size)
+    center_pixel = int(center)
+    return max(center_pixel - half, 0), min(center_pixel + half, size)

@@ -45,7 +45,7 @@ def nearest_neighbours(embeddings: NDArray[np.float32], tokens: Ids, count: int)
 def augment(
     texts: Sequence[Ids],
     neighbours: Ids,
-    fixed: frozenset[int],
+    special_ids: frozenset[int],
     spec: AugmentSpec,
     *,
     max_length: int,
@@ -56,36 +56,36 @@ def augment(
     Args:
         texts: token ids of each text, special tokens included.
         neighbours: `nearest_neighbours` of the vocabulary.
-        fixed: special ids; those before the first and after the last ordinary token stay in place, those
+        special_ids: special ids; those before the first and after the last ordinary token stay in place, those
             in between are neither replaced nor deleted.
         max_length: maximum length of a new text, special tokens included.
     """
     random = np.random.default_rng([seed, len(texts)])
     bounds = np.empty((len(texts), 2), np.int32)
-    for place, text in enumerate(texts):
-        bounds[place] = _bounds(text, fixed)
+    for index, text in enumerate(texts):
+        bounds[index] = _bounds(text, special_ids)
 
-    def inner_of(place: int) -> Ids:
-        first, last = bounds[place]
-        return texts[place][first:last]
+    def inner_of(index: int) -> Ids:
+        first, last = bounds[index]
+        return texts[index][first:last]
 
-    loose = np.ones(len(neighbours), dtype=bool)
-    loose[sorted(fixed)] = False
+    replaceable = np.ones(len(neighbours), dtype=bool)
+    replaceable[sorted(special_ids)] = False
     for _ in range(spec.copies):
         for text, (first, last) in zip(texts, bounds, strict=True):
             before, body, after = text[:first], text[first:last], text[last:]
             room = max_length - len(before) - len(after)
             if len(body) and random.random() < spec.splice:
                 body = _splice(body, inner_of(int(random.integers(len(texts)))), random)
-            body = _delete(body[:room], loose, spec.delete, random)
-            body = _replace(body, neighbours, loose, spec.replace, random)
+            body = _delete(body[:room], replaceable, spec.delete, random)
+            body = _replace(body, neighbours, replaceable, spec.replace, random)
             yield np.concatenate([before, body, after])
 
 
-def _bounds(text: Ids, fixed: frozenset[int]) -> tuple[int, int]:
+def _bounds(text: Ids, special_ids: frozenset[int]) -> tuple[int, int]:
     """Return where the leading special tokens of a text end, and where its trailing ones begin."""
-    others = [place for place, token in enumerate(text.tolist()) if token not in fixed]
-    return (others[0], others[-1] + 1) if others else (len(text), len(text))
+    ordinary = [index for index, token in enumerate(text.tolist()) if token not in special_ids]
+    return (ordinary[0], ordinary[-1] + 1) if ordinary else (len(text), len(text))
 
 
 def _splice(first: Ids, second: Ids, random: np.random.Generator) -> Ids:
@@ -94,16 +94,16 @@ def _splice(first: Ids, second: Ids, random: np.random.Generator) -> Ids:
     return np.concatenate([first[:head], second[tail:]])
 
 
-def _delete(text: Ids, loose: NDArray[np.bool_], share: float, random: np.random.Generator) -> Ids:
+def _delete(text: Ids, replaceable: NDArray[np.bool_], share: float, random: np.random.Generator) -> Ids:
     """Delete a random share of the tokens; at least one is left."""
-    keep = (random.random(len(text)) >= share) | ~loose[text]
+    keep = (random.random(len(text)) >= share) | ~replaceable[text]
     return text[keep] if keep.any() else text[:1]
 
 
 def _replace(
-    text: Ids, neighbours: Ids, loose: NDArray[np.bool_], share: float, random: np.random.Generator
+    text: Ids, neighbours: Ids, replaceable: NDArray[np.bool_], share: float, random: np.random.Generator
 ) -> Ids:
     """Replace a random share of the tokens by one of their neighbours each."""
-    chosen = (random.random(len(text)) < share) & loose[text]
-    picks = random.integers(neighbours.shape[1], size=len(text))
-    return np.where(chosen, neighbours[text, picks], text)
+    selected = (random.random(len(text)) < share) & replaceable[text]
+    choices = random.integers(neighbours.shape[1], size=len(text))
+    return np.where(selected, neighbours[text, choices], text)

@@ -50,7 +50,7 @@ def batch_statistics(teacher: nn.Module) -> Iterator[Callable[[], Tensor]]:
 
     Hooks the BatchNorms of a teacher in eval mode; the distance is the mean over its layers, 0 if it has none.
     """
-    noted: list[Tensor] = []
+    distances: list[Tensor] = []
 
     def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if torch.is_grad_enabled():
@@ -58,14 +58,14 @@ def batch_statistics(teacher: nn.Module) -> Iterator[Callable[[], Tensor]]:
             axes = [axis for axis in range(batch.dim()) if axis != 1]
             variance, mean = torch.var_mean(batch, dim=axes, correction=0)
             running = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-            noted.append(statistics_distance(mean, variance, *running))
+            distances.append(statistics_distance(mean, variance, *running))
 
     def distance() -> Tensor:
-        found = torch.stack(noted).mean() if noted else torch.zeros(())
-        noted.clear()
-        return found
+        mean = torch.stack(distances).mean() if distances else torch.zeros(())
+        distances.clear()
+        return mean
 
-    norms = [each for each in teacher.modules() if isinstance(each, _BatchNorm)]
+    norms = [module for module in teacher.modules() if isinstance(module, _BatchNorm)]
     with removing_hooks(
         norm.register_forward_pre_hook(note) for norm in norms if norm.running_mean is not None
     ):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NOISE = 64
+NOISE_SIZE = 64
 """Dimension of the noise vector."""
 
 
@@ -34,10 +34,10 @@ class Generator(nn.Module):
         self, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float], width: int = 64
     ) -> None:
         super().__init__()
-        channels, height, across = shape
-        self.size = (height, across)
-        self.start = (width, math.ceil(height / 4), math.ceil(across / 4))
-        self.spread = nn.Linear(NOISE, math.prod(self.start))
+        channels, height, image_width = shape
+        self.size = (height, image_width)
+        self.start = (width, math.ceil(height / 4), math.ceil(image_width / 4))
+        self.spread = nn.Linear(NOISE_SIZE, math.prod(self.start))
         self.first = nn.Sequential(nn.BatchNorm2d(width), nn.Upsample(scale_factor=2), *_block(width, width))
         self.second = nn.Sequential(nn.Upsample(scale_factor=2), *_block(width, width // 2))
         self.last = nn.Conv2d(width // 2, channels, 3, padding=1)

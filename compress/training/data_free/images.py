@@ -24,7 +24,7 @@ from compress.training.checkpointing import (
     training_state,
 )
 from compress.training.data_free.adversary import batch_statistics, disagreement, imbalance
-from compress.training.data_free.generator import NOISE, Generator
+from compress.training.data_free.generator import NOISE_SIZE, Generator
 from compress.training.loop import CHECKPOINT_SECONDS, set_dropout
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, autocast_for, forward
@@ -42,7 +42,7 @@ def train_data_free_images(
     mean: Sequence[float],
     std: Sequence[float],
     spec: TrainingSpec,
-    free: DataFreeSpec,
+    data_free: DataFreeSpec,
     loss: OutputLoss,
     validate: Callable[[nn.Module], float],
     work: Path,
@@ -69,7 +69,7 @@ def train_data_free_images(
         shape: channels, height and width of an image.
         mean: per-channel mean of the models' input normalization, (pixel - mean) / std, for pixels in 0..1.
         std: per-channel standard deviation of the same.
-        free: `examples` images are generated in an epoch.
+        data_free: `examples` images are generated in an epoch.
         loss: the student's loss from its outputs and the teacher's, both (n, classes).
         validate: returns the score of the student, larger is better.
         work: checkpoint folder of this training alone.
@@ -77,10 +77,10 @@ def train_data_free_images(
     Raises:
         PassError: the loss is no longer finite.
     """
-    per_epoch, total = training_steps(spec, free.examples)
+    per_epoch, total = training_steps(spec, data_free.examples)
     evaluations = evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
     plan = {"steps": total, "seed": seed, "shape": list(shape), "spec": spec.model_dump(mode="json")}
-    plan["free"] = free.model_dump(mode="json")
+    plan["free"] = data_free.model_dump(mode="json")
 
     student.to(device)
     teacher.to(device).eval().requires_grad_(False)
@@ -92,24 +92,29 @@ def train_data_free_images(
         generator = Generator(shape, mean, std).to(device)
         players = {
             "student": (student, adamw(student, spec)),
-            "generator": (generator, Adam(generator.parameters(), lr=free.generator_rate)),
+            "generator": (generator, Adam(generator.parameters(), lr=data_free.generator_rate)),
         }
-        game = _GanLosses(student, teacher, generator, distance, spec, free, loss, precision, device)
+        losses = _GanLosses(student, teacher, generator, distance, spec, data_free, loss, precision, device)
         state = _resume(work, plan, players)
         saved_at = time.monotonic()
         with progress.bar(name, total) as advance:
             advance(state.step)
             while not state.finished:
                 rate = learning_rate(state.step, total, spec)
-                if state.step % free.student_steps == 0:
-                    share = rate / spec.learning_rate
-                    _update(*players["generator"], game.generator_loss(), share * free.generator_rate, spec)
-                value = _update(*players["student"], game.student_loss(), rate, spec)
+                if state.step % data_free.student_steps == 0:
+                    rate_factor = rate / spec.learning_rate
+                    _update(
+                        *players["generator"],
+                        losses.generator_loss(),
+                        rate_factor * data_free.generator_rate,
+                        spec,
+                    )
+                step_loss = _update(*players["student"], losses.student_loss(), rate, spec)
                 state.step += 1
-                state.add_losses([value], total, "Lower `learning_rate` or `generator_rate`.")
+                state.add_losses([step_loss], total, "Lower `learning_rate` or `generator_rate`.")
                 if state.step in evaluations:
                     state.evaluate(student, validate(student), spec, total=total, per_epoch=per_epoch)
-                advance(1, state.note())
+                advance(1, state.progress_text())
                 if state.finished or time.monotonic() - saved_at >= checkpoint_seconds:
                     _save(work, plan, state, {} if state.finished else players)
                     saved_at = time.monotonic()
@@ -128,7 +133,7 @@ class _GanLosses:
     generator: Generator
     distance: Callable[[], Tensor]
     spec: TrainingSpec
-    free: DataFreeSpec
+    data_free: DataFreeSpec
     loss: OutputLoss
     precision: Precision
     device: Device
@@ -139,8 +144,8 @@ class _GanLosses:
         with autocast_for(self.precision, self.device):
             with torch.no_grad():
                 batch = self.images()
-                goal = forward(self.teacher, batch)
-            return self.loss(forward(self.student, batch), goal)
+                teacher_outputs = forward(self.teacher, batch)
+            return self.loss(forward(self.student, batch), teacher_outputs)
 
     def generator_loss(self) -> Tensor:
         """Return the generator's loss: low where the models disagree on images that fit the teacher's statistics.
@@ -150,36 +155,38 @@ class _GanLosses:
         self.student.eval()
         with autocast_for(self.precision, self.device):
             batch = self.images()
-            goal = forward(self.teacher, batch)
-            apart = disagreement(forward(self.student, batch), goal)
+            teacher_outputs = forward(self.teacher, batch)
+            gap = disagreement(forward(self.student, batch), teacher_outputs)
         return (
-            -torch.log1p(apart) + self.free.statistics * self.distance() + self.free.balance * imbalance(goal)
+            -torch.log1p(gap)
+            + self.data_free.statistics * self.distance()
+            + self.data_free.balance * imbalance(teacher_outputs)
         )
 
     def images(self) -> dict[str, Tensor]:
         """Return a batch of new images."""
-        noise = torch.randn(self.spec.batch_size, NOISE).to(self.device)
+        noise = torch.randn(self.spec.batch_size, NOISE_SIZE).to(self.device)
         return {PIXEL_VALUES: self.generator(noise)}
 
 
 Player = tuple[nn.Module, Optimizer]
 
 
-def _update(model: nn.Module, optimizer: Optimizer, value: Tensor, rate: float, spec: TrainingSpec) -> float:
+def _update(model: nn.Module, optimizer: Optimizer, loss: Tensor, rate: float, spec: TrainingSpec) -> float:
     """Take one optimizer step of a player; return its loss before the step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
     optimizer.step()
-    return float(value.detach())
+    return float(loss.detach())
 
 
 def _save(work: Path, plan: Mapping[str, Any], state: TrainingState, players: Mapping[str, Player]) -> None:
     tensors = {
-        f"{who}/{name}": tensor
-        for who, (model, optimizer) in players.items()
+        f"{player}/{name}": tensor
+        for player, (model, optimizer) in players.items()
         for name, tensor in training_state(model, optimizer).items()
     }
     save_checkpoint(work, {**state.values(), "plan": plan}, tensors, state.best, state.best_step)
@@ -192,12 +199,12 @@ def _resume(work: Path, plan: Mapping[str, Any], players: Mapping[str, Player]) 
         return TrainingState()
     state = TrainingState.read(checkpoint)
     if checkpoint.state:
-        for who, (model, optimizer) in players.items():
-            prefix = f"{who}/"
-            own = {
+        for player, (model, optimizer) in players.items():
+            prefix = f"{player}/"
+            tensors = {
                 name.removeprefix(prefix): tensor
                 for name, tensor in checkpoint.state.items()
                 if name.startswith(prefix)
             }
-            restore_state(model, optimizer, own)
+            restore_state(model, optimizer, tensors)
     return state

@@ -17,10 +17,10 @@ from compress.models.text.vocabulary import Vocabulary
 Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 
-_MARKS = ("##", "\u0120", "\u2581")
+_TOKEN_PREFIXES = ("##", "\u0120", "\u2581")
 """Prefixes that tokenizers put before a continuation piece (WordPiece) or before a word's first piece
 (byte-level BPE, Unigram)."""
-_COMMONEST = 200
+_NUM_COMMON = 200
 """Number of words assumed to be more frequent than a full stop or a single letter."""
 
 
@@ -30,11 +30,11 @@ def ordinary_tokens(vocabulary: Vocabulary) -> Ids:
     Words and word pieces in the order of their ids; the single ASCII characters, whose ids are not ordered by
     frequency, follow after the commonest words.
     """
-    bare = {number: _bare(token) for token, number in vocabulary.ids.items()}
-    ordinary = sorted(number for number in bare if number not in vocabulary.special)
-    words = [number for number in ordinary if _is_word(bare[number])]
-    characters = [number for number in ordinary if _is_character(bare[number])]
-    return np.array([*words[:_COMMONEST], *characters, *words[_COMMONEST:]], dtype=np.int64)
+    texts = {number: _without_prefix(token) for token, number in vocabulary.ids.items()}
+    ordinary = sorted(number for number in texts if number not in vocabulary.special)
+    words = [number for number in ordinary if _is_word(texts[number])]
+    characters = [number for number in ordinary if _is_character(texts[number])]
+    return np.array([*words[:_NUM_COMMON], *characters, *words[_NUM_COMMON:]], dtype=np.int64)
 
 
 def choose_words(count: int, log_probabilities: NDArray[np.float32] | None) -> Ids:
@@ -49,8 +49,8 @@ def choose_words(count: int, log_probabilities: NDArray[np.float32] | None) -> I
     if log_probabilities is None:
         return np.arange(count)
     frequent = min((count + 1) // 2, len(log_probabilities))
-    telling = np.argsort(-log_probabilities[frequent:].max(axis=1), kind="stable")[: count - frequent]
-    return np.sort(np.concatenate([np.arange(frequent), frequent + telling]))
+    confident = np.argsort(-log_probabilities[frequent:].max(axis=1), kind="stable")[: count - frequent]
+    return np.sort(np.concatenate([np.arange(frequent), frequent + confident]))
 
 
 def zipf(count: int) -> Probabilities:
@@ -58,12 +58,12 @@ def zipf(count: int) -> Probabilities:
 
     Zipf's law with Mandelbrot's shift, 1 / (rank + 2.7), mixed with a fifth uniform, so that every token occurs.
     """
-    falling: Probabilities = 1 / (np.arange(1, count + 1) + 2.7)
-    falling *= 0.8 / falling.sum()
-    return falling + 0.2 / count
+    probabilities: Probabilities = 1 / (np.arange(1, count + 1) + 2.7)
+    probabilities *= 0.8 / probabilities.sum()
+    return probabilities + 0.2 / count
 
 
-def words_of_classes(log_probabilities: NDArray[np.float32], prior: Probabilities) -> Probabilities:
+def class_word_probabilities(log_probabilities: NDArray[np.float32], prior: Probabilities) -> Probabilities:
     """Return the probability of drawing each word for each class: (classes, words), rows sum to 1.
 
     Bayes' rule with the square of the teacher's answer to the word alone: this sharpens it, since words
@@ -79,14 +79,14 @@ def words_of_classes(log_probabilities: NDArray[np.float32], prior: Probabilitie
 
 
 @dataclass(frozen=True)
-class Frame:
+class SpecialTokens:
     """The special tokens that a tokenizer puts before and after a text, int64 each."""
 
     before: Ids
     after: Ids
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> Frame:
+    def of(cls, tokenizer: Tokenizer) -> SpecialTokens:
         """Find those of a tokenizer by encoding a text of one letter."""
         encoding = tokenizer.encode("a")
         special = np.array(encoding.special_tokens_mask, dtype=bool)
@@ -96,57 +96,61 @@ class Frame:
             return cls(ids, ids[:0])
         return cls(ids[: inner[0]], ids[inner[-1] + 1 :])
 
-    def around(self, text: Ids) -> Ids:
+    def wrap(self, text: Ids) -> Ids:
         """Return the text with the special tokens added."""
         return np.concatenate([self.before, text, self.after])
 
 
 def draw_texts(
-    words: Ids, chances: Probabilities, lengths: tuple[int, int], count: int, random: np.random.Generator
+    words: Ids,
+    probabilities: Probabilities,
+    lengths: tuple[int, int],
+    count: int,
+    random: np.random.Generator,
 ) -> list[Ids]:
     """Draw texts of independent tokens, without special ones, of length uniform in `lengths[0]` to `lengths[1]`.
 
     Args:
-        chances: probabilities of the words, (words,).
+        probabilities: probabilities of the words, (words,).
     """
-    sizes = random.integers(lengths[0], lengths[1] + 1, count)
-    drawn = words[random.choice(len(words), size=int(sizes.sum()), p=chances)]
-    return np.split(drawn, np.cumsum(sizes)[:-1])
+    text_lengths = random.integers(lengths[0], lengths[1] + 1, count)
+    drawn = words[random.choice(len(words), size=int(text_lengths.sum()), p=probabilities)]
+    return np.split(drawn, np.cumsum(text_lengths)[:-1])
 
 
-def mix(first: Ids, second: Ids, share: float, random: np.random.Generator) -> Ids:
+def mix_tokens(first: Ids, second: Ids, share: float, random: np.random.Generator) -> Ids:
     """Return the first text with about `share` of its tokens taken from the second, position by position."""
-    common = min(len(first), len(second))
-    taken = random.random(common) < share
+    overlap = min(len(first), len(second))
+    from_second = random.random(overlap) < share
     mixed = first.copy()
-    mixed[:common][taken] = second[:common][taken]
+    mixed[:overlap][from_second] = second[:overlap][from_second]
     return mixed
 
 
-def change(text: Ids, source: Ids, lengths: tuple[int, int], random: np.random.Generator) -> Ids:
+def mutate_text(text: Ids, source: Ids, lengths: tuple[int, int], random: np.random.Generator) -> Ids:
     """Return a mutated text, of length within `lengths`.
 
     One mutation of: replace some tokens by those of `source`, insert one of `source`, delete one, swap two.
     """
     kind = random.integers(4)
-    place = int(random.integers(len(text)))
+    position = int(random.integers(len(text)))
     if kind == 1 and len(text) < lengths[1]:
-        return np.insert(text, place, source[random.integers(len(source))])
+        return np.insert(text, position, source[random.integers(len(source))])
     if kind == 2 and len(text) > lengths[0]:
-        return np.delete(text, place)
+        return np.delete(text, position)
     if kind == 3 and len(text) > 1:
-        other = int(random.integers(len(text)))
-        changed = text.copy()
-        changed[[place, other]] = text[[other, place]]
-        return changed
-    changed = mix(text, source, 2 / len(text), random)
-    changed[place] = source[random.integers(len(source))]
-    return changed
+        other_position = int(random.integers(len(text)))
+        mutated = text.copy()
+        mutated[[position, other_position]] = text[[other_position, position]]
+        return mutated
+    mutated = mix_tokens(text, source, 2 / len(text), random)
+    mutated[position] = source[random.integers(len(source))]
+    return mutated
 
 
-def _bare(token: str) -> str:
-    for mark in _MARKS:
-        token = token.removeprefix(mark)
+def _without_prefix(token: str) -> str:
+    for prefix in _TOKEN_PREFIXES:
+        token = token.removeprefix(prefix)
     return token
 
 

@@ -23,16 +23,18 @@ def shard(module: nn.Module, device: str) -> None:
     Layers are gathered one by one: the modules that the model lists in `_no_split_modules`.
     """
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
-    whole = {name for one in module.modules() for name in getattr(one, "_no_split_modules", None) or ()}
-    for stack in [one for one in module.modules() if isinstance(one, nn.ModuleList)]:
+    layer_classes = {
+        name for submodule in module.modules() for name in getattr(submodule, "_no_split_modules", None) or ()
+    }
+    for stack in [submodule for submodule in module.modules() if isinstance(submodule, nn.ModuleList)]:
         for layer in stack:
-            if type(layer).__name__ in whole:
+            if type(layer).__name__ in layer_classes:
                 fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh)
 
 
 @contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
+def unsharded(module: nn.Module) -> Iterator[None]:
     """Hold all weights outside the layers in every process inside the context.
 
     The layers are gathered as they run. Submodules may then be called directly, by all processes together.
@@ -52,22 +54,22 @@ def gathered_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return this process's shard of a full tensor, which is equal in all processes, placed as `like` is."""
-    if not isinstance(like, DTensor):
+def local_shard(tensor: Tensor, reference: Tensor) -> Tensor:
+    """Return this process's shard of a full tensor, which is equal in all processes, placed as `reference` is."""
+    if not isinstance(reference, DTensor):
         return tensor
-    return distribute_tensor(tensor, like.device_mesh, like.placements)
+    return distribute_tensor(tensor, reference.device_mesh, reference.placements)
 
 
 def unshard(model: nn.Module) -> None:
     """Replace all sharded weights of a model by full ones, permanently; tied weights stay tied."""
-    plain: dict[int, nn.Parameter] = {}
+    full_parameters: dict[int, nn.Parameter] = {}
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
                 if isinstance(parameter.data, DTensor):
-                    if id(parameter) not in plain:
-                        plain[id(parameter)] = nn.Parameter(
+                    if id(parameter) not in full_parameters:
+                        full_parameters[id(parameter)] = nn.Parameter(
                             gathered_tensor(parameter.detach()), parameter.requires_grad
                         )
-                    setattr(module, name, plain[id(parameter)])
+                    setattr(module, name, full_parameters[id(parameter)])

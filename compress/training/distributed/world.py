@@ -36,7 +36,7 @@ class World:
         """Whether this is the process that validates and writes for all."""
         return self.rank == 0
 
-    def shares(self, indices: NDArray[np.int64], parts: int = 1) -> list[tuple[NDArray[np.int64], bool]]:
+    def local_parts(self, indices: NDArray[np.int64], parts: int = 1) -> list[tuple[NDArray[np.int64], bool]]:
         """Return this process's examples of each part of a batch, and whether they are its own.
 
         A process without a share gets an example of another one, so that it takes part in the all-reduce.
@@ -45,12 +45,13 @@ class World:
             parts: number of gradient accumulation parts; none is empty.
         """
         split = np.array_split(indices, min(parts, len(indices)))
-        own = [part[self.rank :: self.size] for part in split]
+        local = [part[self.rank :: self.size] for part in split]
         return [
-            (mine, True) if len(mine) else (part[:1], False) for mine, part in zip(own, split, strict=True)
+            (local_part, True) if len(local_part) else (part[:1], False)
+            for local_part, part in zip(local, split, strict=True)
         ]
 
-    def factors(self, counts: Sequence[Tensor]) -> list[Tensor]:
+    def mean_factors(self, counts: Sequence[Tensor]) -> list[Tensor]:
         """Return the factors, (k,) each, by which the means of each part are multiplied.
 
         With them the sum over parts, averaged over processes, is the mean over the whole batch; a mean over no
@@ -60,8 +61,8 @@ class World:
             counts: number of items in each of the k means of a part, float64 (k,), 0 if the part belongs to
                 another process.
         """
-        whole = torch.tensor(self.mean(torch.stack(list(counts)).sum(0).tolist()), dtype=torch.float64)
-        return [torch.where(whole > 0, count / whole, 0.0) for count in counts]
+        totals = torch.tensor(self.mean(torch.stack(list(counts)).sum(0).tolist()), dtype=torch.float64)
+        return [torch.where(totals > 0, count / totals, 0.0) for count in counts]
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Return the mean over processes of each value."""
@@ -75,31 +76,31 @@ class World:
         """Return the JSON value of rank 0 in every process."""
         if self.size == 1:
             return value
-        text = json.dumps(value).encode() if self.is_main else b""
-        length = torch.tensor([len(text)])
+        payload = json.dumps(value).encode() if self.is_main else b""
+        length = torch.tensor([len(payload)])
         distributed.broadcast(length, 0)
-        body = torch.zeros(int(length), dtype=torch.uint8)
+        buffer = torch.zeros(int(length), dtype=torch.uint8)
         if self.is_main:
-            body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        distributed.broadcast(body, 0)
-        return json.loads(bytes(body.tolist()))
+            buffer = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+        distributed.broadcast(buffer, 0)
+        return json.loads(bytes(buffer.tolist()))
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of rank 0 on the CPU of every process; the argument of the others is ignored."""
         if self.size == 1:
             return dict(tensors)
-        kinds = {name: (str(one.dtype), list(one.shape)) for name, one in tensors.items()}
+        specs = {name: (str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors.items()}
         received = {}
-        for name, (dtype, shape) in self.broadcast_object(kinds).items():
+        for name, (dtype, shape) in self.broadcast_object(specs).items():
             if self.is_main:
-                one = tensors[name].detach().cpu().contiguous()
+                tensor = tensors[name].detach().cpu().contiguous()
             else:
-                one = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
-            distributed.broadcast(one, 0)
-            received[name] = one
+                tensor = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+            distributed.broadcast(tensor, 0)
+            received[name] = tensor
         return received
 
-    def gathered(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Return the tensors of all processes by rank; they must have the same shape and be on the CPU."""
         if self.size == 1:
             return [tensor]

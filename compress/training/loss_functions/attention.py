@@ -16,7 +16,7 @@ from compress.training.loss_functions.precision import in_float32
 from compress.training.loss_functions.vectors import masked_mean, unit
 
 # Finite, unlike -inf, so that the softmax of a fully masked row and its gradient stay finite.
-_NEVER = -1e9
+_MASKED_SCORE = -1e9
 
 
 @in_float32
@@ -28,8 +28,10 @@ def attention_scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
     Args:
         query, key: (n, t, heads * size), heads concatenated, any float type.
     """
-    first, second = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key))
-    scores: Tensor = first @ second.transpose(2, 3) / math.sqrt(first.shape[-1])
+    query_heads, key_heads = (
+        part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key)
+    )
+    scores: Tensor = query_heads @ key_heads.transpose(2, 3) / math.sqrt(query_heads.shape[-1])
     return scores
 
 
@@ -43,7 +45,9 @@ def log_attention(scores: Tensor, mask: Tensor | None = None) -> Tensor:
             no mask.
     """
     if mask is not None:
-        scores = scores.masked_fill(~(mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]), _NEVER)
+        scores = scores.masked_fill(
+            ~(mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]), _MASKED_SCORE
+        )
     return functional.log_softmax(scores, dim=-1)
 
 
@@ -91,8 +95,8 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
         student, teacher: log-probabilities (n, heads, t, t); no gradient reaches the teacher's.
         mask: as in `log_attention`.
     """
-    goal = teacher.detach()
-    terms = goal.exp() * (goal - student)
+    target = teacher.detach()
+    terms = target.exp() * (target - student)
     pairs = pair_mask(mask)
     rows = (terms if pairs is None else torch.where(pairs, terms, 0.0)).sum(-1)
     return masked_mean(rows, None if pairs is None else pairs.any(-1))
@@ -125,8 +129,10 @@ def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
             coarser resolution; no gradient reaches the teacher's.
     """
     height, width = (min(sides) for sides in zip(student.shape[2:], teacher.shape[2:], strict=True))
-    mine, theirs = (spatial_attention(feature, height, width) for feature in (student, teacher.detach()))
-    return (mine - theirs).square().sum(-1).mean()
+    student_map, teacher_map = (
+        spatial_attention(feature, height, width) for feature in (student, teacher.detach())
+    )
+    return (student_map - teacher_map).square().sum(-1).mean()
 
 
 def pair_mask(mask: Tensor | None) -> Tensor | None:

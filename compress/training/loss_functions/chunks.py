@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NUMBERS = {"cpu": 2**20, "cuda": 2**24}
+CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**24}
 """Number of logits converted to float32 at a time, by device.
 
 On CPUs 4 MiB, which stay in cache while they are read several times; on a GPU kernel launches would take longer
@@ -22,9 +22,9 @@ RowLoss = Callable[[Tensor, Tensor], Tensor]
 def in_chunks(
     loss: RowLoss,
     logits: Tensor,
-    goal: Tensor,
-    numbers: int | None = None,
-    compared: Tensor | None = None,
+    targets: Tensor,
+    max_logits: int | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return the mean of a loss over the selected rows, a float32 scalar, computed in chunks.
 
@@ -33,40 +33,42 @@ def in_chunks(
 
     Args:
         logits: (n, classes) or (n, t, classes), any float type.
-        goal: targets of the selected rows, in their order, (m, ...); no gradient reaches them.
-        numbers: maximum number of logits in a chunk; None: by device.
-        compared: bool (n, t) or (n,), the selected rows; None: all.
+        targets: targets of the selected rows, in their order, (m, ...); no gradient reaches them.
+        max_logits: maximum number of logits in a chunk; None: by device.
+        mask: bool (n, t) or (n,), the selected rows; None: all.
     """
-    if not len(goal):
+    if not len(targets):
         return logits.float().sum() * 0.0
     rows = logits.flatten(0, -2)
-    places = None if compared is None or bool(compared.all()) else compared.flatten().nonzero()[:, 0]
-    size = max(1, (numbers or NUMBERS.get(logits.device.type, NUMBERS["cuda"])) // rows.shape[-1])
-    if len(goal) <= size:
-        return loss(rows if places is None else rows[places], goal)
-    found: Tensor = _Chunked.apply(loss, rows, goal.detach(), places, size)  # type: ignore[no-untyped-call]
-    return found
+    indices = None if mask is None or bool(mask.all()) else mask.flatten().nonzero()[:, 0]
+    chunk_rows = max(
+        1, (max_logits or CHUNK_LOGITS.get(logits.device.type, CHUNK_LOGITS["cuda"])) // rows.shape[-1]
+    )
+    if len(targets) <= chunk_rows:
+        return loss(rows if indices is None else rows[indices], targets)
+    mean_loss: Tensor = _Chunked.apply(loss, rows, targets.detach(), indices, chunk_rows)  # type: ignore[no-untyped-call]
+    return mean_loss
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loss: RowLoss, logits: Tensor, goal: Tensor, places: Tensor | None, size: int
+        ctx: Any, loss: RowLoss, logits: Tensor, targets: Tensor, indices: Tensor | None, chunk_rows: int
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[1]
-        made = torch.empty_like if places is None else torch.zeros_like
-        gradient = made(logits) if wanted else None
+        needs_grad = ctx.needs_input_grad[1]
+        allocate = torch.empty_like if indices is None else torch.zeros_like
+        gradient = allocate(logits) if needs_grad else None
         total = torch.zeros((), device=logits.device)
-        for start in range(0, len(goal), size):
-            chosen: Any = slice(start, start + size)
-            goals = goal[chosen]
-            if places is not None:
-                chosen = places[chosen]
-            some = logits[chosen].detach().requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                value = loss(some, goals) * (len(goals) / len(goal))
+        for start in range(0, len(targets), chunk_rows):
+            rows: Any = slice(start, start + chunk_rows)
+            chunk_targets = targets[rows]
+            if indices is not None:
+                rows = indices[rows]
+            chunk = logits[rows].detach().requires_grad_(needs_grad)
+            with torch.set_grad_enabled(needs_grad):
+                value = loss(chunk, chunk_targets) * (len(chunk_targets) / len(targets))
             if gradient is not None:
-                (gradient[chosen],) = torch.autograd.grad(value, some)
+                (gradient[rows],) = torch.autograd.grad(value, chunk)
             total += value.detach()
         ctx.gradient = gradient
         return total

@@ -26,13 +26,13 @@ def info_nce(student: Tensor, teacher: Tensor, negative: Tensor, temperature: fl
         temperature: T > 0, divides the cosines.
     """
     cosines = unit(student) @ unit(teacher).T / temperature
-    own = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
-    counted = cosines.masked_fill(~(own | negative), -torch.inf)
-    return (counted.logsumexp(1) - cosines.diagonal()).mean()
+    positive = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
+    candidates = cosines.masked_fill(~(positive | negative), -torch.inf)
+    return (candidates.logsumexp(1) - cosines.diagonal()).mean()
 
 
 @in_float32
-def differ(first: Tensor, second: Tensor) -> Tensor:
+def different_examples(first: Tensor, second: Tensor) -> Tensor:
     """Return which rows represent different examples: bool (n, m).
 
     A frozen teacher maps equal inputs to equal representations, so a cosine above 0.9999 means the same example

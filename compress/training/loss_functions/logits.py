@@ -36,17 +36,17 @@ def divergence(
     p = functional.log_softmax(teacher.detach() / temperature, dim=-1)
     q = functional.log_softmax(student / temperature, dim=-1)
     if kind == "forward":
-        found = _kl(p, q)
+        value = _kl(p, q)
     elif kind == "reverse":
-        found = _kl(q, p)
+        value = _kl(q, p)
     elif kind == "jsd":
         mean = _mixture(p, q, mix)
-        found = mix * _kl(p, mean) + (1 - mix) * _kl(q, mean)
+        value = mix * _kl(p, mean) + (1 - mix) * _kl(q, mean)
     elif kind == "skew":
-        found = _kl(p, _mixture(p, q, mix))
+        value = _kl(p, _mixture(p, q, mix))
     else:
-        found = _kl(q, _mixture(q, p, mix))
-    return found * temperature**2
+        value = _kl(q, _mixture(q, p, mix))
+    return value * temperature**2
 
 
 @in_float32

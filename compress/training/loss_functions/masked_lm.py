@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from compress.training.loss_functions.precision import in_float32
 
-_MASKED, _RANDOM = 0.8, 0.1
+_MASK_SHARE, _RANDOM_SHARE = 0.8, 0.1
 
 
 def mask_tokens(
-    ids: Tensor, may_change: Tensor, share: float, mask_id: int, vocabulary: int
+    ids: Tensor, maskable: Tensor, share: float, mask_id: int, vocabulary_size: int
 ) -> tuple[Tensor, Tensor]:
     """Mask a random share of the tokens: 80 % become the mask token, 10 % a random token, 10 % stay.
 
@@ -20,20 +20,20 @@ def mask_tokens(
 
     Args:
         ids: int64 (n, t).
-        may_change: bool (n, t), false for padding and special tokens.
+        maskable: bool (n, t), false for padding and special tokens.
         share: of the tokens that may change, in (0, 1).
         mask_id: id of the mask token.
-        vocabulary: random tokens are drawn from ids below it.
+        vocabulary_size: random tokens are drawn from ids below it.
 
     Returns:
         The masked ids (n, t), and which tokens are to be predicted: bool (n, t).
     """
-    chance, fate = torch.rand(2, *ids.shape).to(ids.device)
-    random = torch.randint(vocabulary, ids.shape).to(ids.device)
-    chosen = (chance < share) & may_change
-    changed = torch.where(chosen & (fate < _MASKED), mask_id, ids)
-    changed = torch.where(chosen & (fate >= 1 - _RANDOM), random, changed)
-    return changed, chosen
+    selection, action = torch.rand(2, *ids.shape).to(ids.device)
+    random_ids = torch.randint(vocabulary_size, ids.shape).to(ids.device)
+    selected = (selection < share) & maskable
+    masked = torch.where(selected & (action < _MASK_SHARE), mask_id, ids)
+    masked = torch.where(selected & (action >= 1 - _RANDOM_SHARE), random_ids, masked)
+    return masked, selected
 
 
 @in_float32

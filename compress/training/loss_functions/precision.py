@@ -19,12 +19,12 @@ def in_float32(function: Callable[Parameters, Tensor]) -> Callable[Parameters, T
     """
 
     @functools.wraps(function)
-    def computed(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
         tensors = [value for value in args if isinstance(value, Tensor)]
         with torch.autocast(tensors[0].device.type, enabled=False):
             return cast(Callable[..., Tensor], function)(*map(float32, args), **kwargs)
 
-    return computed
+    return wrapper
 
 
 def float32(value: Any) -> Any:

@@ -20,8 +20,12 @@ def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: (n, d), any float type. teacher: (n, d'); no gradient reaches it.
     """
-    mine, theirs = _relative_distances(student), _relative_distances(teacher.detach())
-    return functional.smooth_l1_loss(mine, theirs) if len(mine) else student.sum() * 0.0
+    student_distances, teacher_distances = _relative_distances(student), _relative_distances(teacher.detach())
+    return (
+        functional.smooth_l1_loss(student_distances, teacher_distances)
+        if len(student_distances)
+        else student.sum() * 0.0
+    )
 
 
 @in_float32
@@ -34,9 +38,9 @@ def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: (n, d), any float type. teacher: (n, d'); no gradient reaches it.
     """
-    other = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
+    distinct = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
     # [j, i, k]: the angle at j between i and k.
-    triples = other[:, :, None] & other[:, None, :] & other[None, :, :]
+    triples = distinct[:, :, None] & distinct[:, None, :] & distinct[None, :, :]
     losses = functional.smooth_l1_loss(_cosines(student), _cosines(teacher.detach()), reduction="none")
     return masked_mean(losses, triples)
 
@@ -51,8 +55,8 @@ def similarity_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: (n, d), any float type. teacher: (n, d'); no gradient reaches it.
     """
-    mine, theirs = (unit(rows @ rows.T) for rows in (student, teacher.detach()))
-    return (mine - theirs).square().mean()
+    student_matrix, teacher_matrix = (unit(rows @ rows.T) for rows in (student, teacher.detach()))
+    return (student_matrix - teacher_matrix).square().mean()
 
 
 @in_float32
@@ -75,5 +79,5 @@ def _relative_distances(rows: Tensor) -> Tensor:
 
 def _cosines(rows: Tensor) -> Tensor:
     """Return the cosine of the angle at row j between rows i and k, at [j, i, k]: (n, d) -> (n, n, n)."""
-    arms = unit(rows[None, :, :] - rows[:, None, :])
-    return arms @ arms.transpose(1, 2)
+    directions = unit(rows[None, :, :] - rows[:, None, :])
+    return directions @ directions.transpose(1, 2)

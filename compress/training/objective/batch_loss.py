@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.data.splits import UNLABELLED
-from compress.encoding.inputs import WRITTEN
+from compress.encoding.inputs import SELF_GENERATED
 from compress.encoding.tokens import ATTENTION_MASK
 from compress.training.loss_functions.labels import label_cross_entropy
 from compress.training.loss_functions.logits import divergence
@@ -21,25 +21,27 @@ from compress.training.signals.answers import SignalSource
 
 def batch_loss(
     module: TrainingModule,
-    answers: SignalSource,
+    signal_source: SignalSource,
     labels: NDArray[np.int64],
     *,
-    chosen: NDArray[np.int64] | None = None,
-    mutual: float | None = None,
+    example_indices: NDArray[np.int64] | None = None,
+    mutual_weight: float | None = None,
 ) -> SumOfMeans:
     """Return the objective of a training module as a loss of the batch that it has just run on.
 
     Args:
         module: has just run on the batch.
-        answers: source of the teacher's signals.
+        signal_source: source of the teacher's signals.
         labels: int64 (n,) of all examples, `UNLABELLED` where only the teacher labels.
-        chosen: int64 (m,), maps the indices of a batch to examples; None: they are example indices. Does not apply to
-            on-policy batches.
-        mutual: weight of the teacher's divergence from the student, for a teacher that is trained too (mutual
+        example_indices: int64 (m,), maps the indices of a batch to examples; None: they are example indices. Does not
+            apply to on-policy batches.
+        mutual_weight: weight of the teacher's divergence from the student, for a teacher that is trained too (mutual
             learning);
             its loss is added to the student's.
     """
-    return _BatchLoss(module, answers, torch.from_numpy(np.ascontiguousarray(labels)), chosen, mutual)
+    return _BatchLoss(
+        module, signal_source, torch.from_numpy(np.ascontiguousarray(labels)), example_indices, mutual_weight
+    )
 
 
 @dataclass(frozen=True)
@@ -47,48 +49,52 @@ class _BatchLoss(SumOfMeans):
     """The means of the objective, followed by the two means of `mutual_loss`."""
 
     module: TrainingModule
-    answers: SignalSource
+    signal_source: SignalSource
     labels: Tensor
-    chosen: NDArray[np.int64] | None
-    mutual: float | None
+    example_indices: NDArray[np.int64] | None
+    mutual_weight: float | None
 
     def counts(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         """Return the number of items in each mean; labels are counted even if augmentation later invalidates them."""
-        objective, numbers = self.module.objective, self._numbers(batch, indices)
-        own = self._own(batch, numbers, known=True)
-        teacher = {} if objective.trusted is None else self.answers(numbers, batch)
-        counted = objective.counts(teacher, own, batch.get(ATTENTION_MASK), batch)
-        if self.mutual is None:
-            return counted
-        return torch.cat([counted, torch.tensor([int((own != UNLABELLED).sum()), len(own)])])
+        objective, examples = self.module.objective, self._examples_of(batch, indices)
+        labels = self._labels_of(batch, examples, valid=True)
+        teacher = {} if objective.trusted is None else self.signal_source(examples, batch)
+        totals = objective.counts(teacher, labels, batch.get(ATTENTION_MASK), batch)
+        if self.mutual_weight is None:
+            return totals
+        return torch.cat([totals, torch.tensor([int((labels != UNLABELLED).sum()), len(labels)])])
 
     def __call__(
         self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor, factors: Tensor | None = None
     ) -> Tensor:
         """Return the loss of the batch that the module has just run on."""
-        shown, student = self.module.seen, self.module.take()
-        numbers = self._numbers(shown, indices)
-        own = self._own(shown, numbers, known=self.module.labels_hold).to(outputs.device)
-        teacher = self.answers(numbers, shown)
-        mask, own_factors = shown.get(ATTENTION_MASK), factors
-        if self.mutual is not None and factors is not None:
-            own_factors = factors[:-2]
-        value: Tensor = self.module.objective(student, teacher, own, mask, shown, own_factors)
-        if self.mutual is not None:
-            last = None if factors is None else factors[-2:]
-            value = value + mutual_loss(teacher["outputs"], outputs, own, self.mutual, last)
-        return value
+        augmented, student = self.module.last_batch, self.module.take()
+        examples = self._examples_of(augmented, indices)
+        labels = self._labels_of(augmented, examples, valid=self.module.labels_valid).to(outputs.device)
+        teacher = self.signal_source(examples, augmented)
+        mask, objective_factors = augmented.get(ATTENTION_MASK), factors
+        if self.mutual_weight is not None and factors is not None:
+            objective_factors = factors[:-2]
+        loss: Tensor = self.module.objective(student, teacher, labels, mask, augmented, objective_factors)
+        if self.mutual_weight is not None:
+            mutual_factors = None if factors is None else factors[-2:]
+            loss = loss + mutual_loss(teacher["outputs"], outputs, labels, self.mutual_weight, mutual_factors)
+        return loss
 
-    def _numbers(self, shown: dict[str, Tensor], indices: Tensor) -> NDArray[np.int64]:
+    def _examples_of(self, batch: dict[str, Tensor], indices: Tensor) -> NDArray[np.int64]:
         """Return the example indices of a batch."""
-        mine = indices.numpy()
-        return mine if self.chosen is None or WRITTEN in shown else self.chosen[mine]
+        batch_indices = indices.numpy()
+        return (
+            batch_indices
+            if self.example_indices is None or SELF_GENERATED in batch
+            else self.example_indices[batch_indices]
+        )
 
-    def _own(self, shown: dict[str, Tensor], numbers: NDArray[np.int64], *, known: bool) -> Tensor:
+    def _labels_of(self, batch: dict[str, Tensor], examples: NDArray[np.int64], *, valid: bool) -> Tensor:
         """Return the labels of these examples, `UNLABELLED` where they do not hold."""
-        if known and WRITTEN not in shown:
-            return self.labels[torch.from_numpy(numbers)]
-        return torch.full((len(numbers),), UNLABELLED)
+        if valid and SELF_GENERATED not in batch:
+            return self.labels[torch.from_numpy(examples)]
+        return torch.full((len(examples),), UNLABELLED)
 
 
 def mutual_loss(
@@ -105,5 +111,5 @@ def mutual_loss(
         factors: of the mean over labelled examples and of that over all, (2,); None: 1 each.
     """
     means = label_cross_entropy(teacher, labels), divergence(teacher, student, 1.0)
-    labelled, every = means if factors is None else (factors[0] * means[0], factors[1] * means[1])
-    return labelled + weight * every
+    labelled, overall = means if factors is None else (factors[0] * means[0], factors[1] * means[1])
+    return labelled + weight * overall

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.encoding.inputs import LOSS_MASK
 
-MeanOfLearnt = Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]
+MeanLoss = Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]
 """A loss that is one mean over examples or over target tokens: a scalar from the outputs (n, ...), the batch
 they were computed from, and the indices int64 (n,) of its examples, on the CPU."""
 
@@ -37,16 +37,16 @@ class SumOfMeans(ABC):
 class SingleMean(SumOfMeans):
     """Adapts a single-mean function to `SumOfMeans`."""
 
-    function: MeanOfLearnt
+    function: MeanLoss
 
     def counts(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         """Return the number of target tokens if the batch has them, else of examples."""
-        counted = batch[LOSS_MASK][:, 1:].sum().cpu() if LOSS_MASK in batch else torch.tensor(len(indices))
-        return counted.double().reshape(1)
+        count = batch[LOSS_MASK][:, 1:].sum().cpu() if LOSS_MASK in batch else torch.tensor(len(indices))
+        return count.double().reshape(1)
 
     def __call__(
         self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor, factors: Tensor | None = None
     ) -> Tensor:
         """Return the function's value times its factor."""
-        value = self.function(outputs, batch, indices)
-        return value if factors is None else factors[0] * value
+        mean = self.function(outputs, batch, indices)
+        return mean if factors is None else factors[0] * mean

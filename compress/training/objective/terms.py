@@ -47,13 +47,13 @@ class LossInputs:
     batch: dict[str, Tensor]
 
     @property
-    def compared(self) -> Tensor | None:
+    def output_mask(self) -> Tensor | None:
         """Mask of the token outputs that are trained on, bool (n, t); None: all.
 
         For causal language models the positions before a target token, else the real tokens.
         """
-        learnt = self.batch.get(LOSS_MASK)
-        return self.mask if learnt is None else functional.pad(learnt[:, 1:], (0, 1)).bool()
+        loss_mask = self.batch.get(LOSS_MASK)
+        return self.mask if loss_mask is None else functional.pad(loss_mask[:, 1:], (0, 1)).bool()
 
     @property
     def examples(self) -> Tensor:
@@ -62,26 +62,26 @@ class LossInputs:
 
     @property
     def tokens(self) -> Tensor:
-        """Number of tokens that are `compared`; for images, whose number of positions is constant, of examples."""
-        return self.examples if self.compared is None else self.compared.sum()
+        """Number of tokens that are `output_mask`; for images, whose number of positions is constant, of examples."""
+        return self.examples if self.output_mask is None else self.output_mask.sum()
 
-    def looks(self, window: int | None = None) -> Tensor:
+    def causal_mask(self, window: int | None = None) -> Tensor:
         """Return the causal attention mask of a decoder, bool (n, t, t).
 
-        Query tokens are those that are `compared`; each attends to itself and to the tokens before it in the
+        Query tokens are those that are `output_mask`; each attends to itself and to the tokens before it in the
         same packed text, at most `window` in all.
         """
         ids = self.batch[INPUT_IDS]
-        places = torch.arange(ids.shape[1], device=ids.device)
-        back = places[:, None] - places[None, :]
-        found = (back >= 0) & (back < (window or ids.shape[1]))
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        distance = positions[:, None] - positions[None, :]
+        mask = (distance >= 0) & (distance < (window or ids.shape[1]))
         if POSITION_IDS in self.batch:
-            text = (self.batch[POSITION_IDS] == 0).cumsum(1)
-            found = found & (text[:, :, None] == text[:, None, :])
-        found = found.expand(len(ids), -1, -1)
-        if self.compared is not None:
-            found = found & self.compared[:, :, None]
-        return found if self.mask is None else found & self.mask[:, None, :]
+            text_numbers = (self.batch[POSITION_IDS] == 0).cumsum(1)
+            mask = mask & (text_numbers[:, :, None] == text_numbers[:, None, :])
+        mask = mask.expand(len(ids), -1, -1)
+        if self.output_mask is not None:
+            mask = mask & self.output_mask[:, :, None]
+        return mask if self.mask is None else mask & self.mask[:, None, :]
 
 
 class Term(nn.Module):
@@ -91,7 +91,7 @@ class Term(nn.Module):
     returns several such means, (means,), of which the loss is the mean.
     """
 
-    means = 1
+    num_means = 1
 
     def __init__(self, student_needs: Iterable[str] = (), teacher_needs: Iterable[str] = ()) -> None:
         super().__init__()
@@ -110,15 +110,15 @@ class Term(nn.Module):
         return seen.tokens if LOSS_MASK in seen.batch else seen.examples
 
 
-def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
+def rows_of(outputs: Tensor, mask: Tensor | None) -> Tensor:
     """Return the compared rows of outputs: (n, k) unchanged; of (n, t, k) those of the selected tokens, (m, k).
 
     Args:
-        compared: bool (n, t); None: all tokens.
+        mask: bool (n, t); None: all tokens.
     """
     if outputs.ndim == 2:
         return outputs
-    return outputs.flatten(0, -2) if compared is None else outputs[compared]
+    return outputs.flatten(0, -2) if mask is None else outputs[mask]
 
 
 def attention_items(seen: LossInputs, mask: Tensor | None, *, pairs: bool) -> Tensor:
@@ -129,10 +129,10 @@ def attention_items(seen: LossInputs, mask: Tensor | None, *, pairs: bool) -> Te
     Args:
         mask: as in `log_attention`.
     """
-    looks = pair_mask(mask)
-    if looks is None:
+    unmasked = pair_mask(mask)
+    if unmasked is None:
         return seen.examples
-    return (looks if pairs else looks.any(-1)).sum()
+    return (unmasked if pairs else unmasked.any(-1)).sum()
 
 
 def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:
@@ -144,28 +144,34 @@ def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:
     raise ModelError(reason, where=f"losses.{kind}", hint=hint)
 
 
-def linear(width: int, goal: int, generator: torch.Generator, *, bias: bool = False) -> nn.Linear:
+def orthogonal_linear(
+    in_features: int, out_features: int, generator: torch.Generator, *, bias: bool = False
+) -> nn.Linear:
     """Return a linear layer initialized with orthonormal rows or columns, whichever are fewer.
 
     This preserves lengths as far as possible.
     """
-    made = nn.Linear(width, goal, bias=bias)
-    nn.init.orthogonal_(made.weight, generator=generator)
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.orthogonal_(layer.weight, generator=generator)
     if bias:
-        nn.init.zeros_(made.bias)
-    return made
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
-def projection(width: int, goal: int, generator: torch.Generator) -> nn.Module:
+def projection(in_features: int, out_features: int, generator: torch.Generator) -> nn.Module:
     """Return the map from the student's width to the teacher's.
 
     A learned linear layer without bias (Romero et al., FitNets, 2015, arXiv:1412.6550); the identity if widths
     are equal (Sanh et al., DistilBERT, 2019), so that only the student can reduce the loss.
     """
-    return nn.Identity() if width == goal else linear(width, goal, generator)
+    return (
+        nn.Identity()
+        if in_features == out_features
+        else orthogonal_linear(in_features, out_features, generator)
+    )
 
 
-def layer_pairs(kind: str, wanted: LayerMap, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+def layer_pairs(kind: str, layer_map: LayerMap, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
     """Return the pairs (student layer, teacher layer) to compare, counted from 0 at the bottom.
 
     `uniform` pairs layer i of m with layer (i + 1) * n // m - 1 of n (Jiao et al., TinyBERT, 2020,
@@ -179,21 +185,25 @@ def layer_pairs(kind: str, wanted: LayerMap, student: int, teacher: int) -> tupl
     Raises:
         ModelError: a given pair names a layer that does not exist.
     """
-    if wanted == "last":
+    if layer_map == "last":
         return ((student - 1, teacher - 1),)
-    if wanted == "uniform":
+    if layer_map == "uniform":
         if student <= teacher:
             return tuple((i, (i + 1) * teacher // student - 1) for i in range(student))
         return tuple(((i + 1) * student // teacher - 1, i) for i in range(teacher))
-    for mine, theirs in wanted:
-        for layer, count, who in ((mine, student, "student"), (theirs, teacher, "teacher")):
-            if layer >= count:
+    for student_layer, teacher_layer in layer_map:
+        for layer, num_layers, role in (
+            (student_layer, student, "student"),
+            (teacher_layer, teacher, "teacher"),
+        ):
+            if layer >= num_layers:
                 raise ModelError(
-                    f"the pair [{mine}, {theirs}] names layer {layer} of the {who}, whose layers are 0 to {count - 1}",
+                    f"the pair [{student_layer}, {teacher_layer}] names layer {layer} of the {role}, whose "
+                    f"layers are 0 to {num_layers - 1}",
                     where=f"losses.{kind}.layers",
                     hint="Use pairs [student layer, teacher layer], `uniform` or `last`.",
                 )
-    return wanted
+    return layer_map
 
 
 def check_tokens(kind: str, models: ModelPair) -> None:
@@ -202,18 +212,20 @@ def check_tokens(kind: str, models: ModelPair) -> None:
     Raises:
         ModelError: one has no distinguishable layers, or they split images into different patches.
     """
-    for anatomy, who in ((models.student, "student"), (models.teacher, "teacher")):
-        if not anatomy.layers:
+    for anatomy, role in ((models.student, "student"), (models.teacher, "teacher")):
+        if not anatomy.num_layers:
             refuse(
-                kind, f"the {who} has no transformer layers", "Compare `logits`, `output` or `similarity`."
+                kind, f"the {role} has no transformer layers", "Compare `logits`, `output` or `similarity`."
             )
-    mine, theirs = models.student.patches, models.teacher.patches
-    if mine != theirs:
-        shown = " and ".join("words" if count is None else f"{count} patches" for count in (mine, theirs))
-        refuse(kind, f"positions do not match: student and teacher see {shown}", "Give equal patches.")
+    student_patches, teacher_patches = models.student.num_patches, models.teacher.num_patches
+    if student_patches != teacher_patches:
+        descriptions = " and ".join(
+            "words" if count is None else f"{count} patches" for count in (student_patches, teacher_patches)
+        )
+        refuse(kind, f"positions do not match: student and teacher see {descriptions}", "Give equal patches.")
 
 
-def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def align_tokens(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return token signals (n, t, d) of both models without the `extra` tokens before the patches of each.
 
     Raises:
@@ -236,12 +248,12 @@ def extra_tokens(models: ModelPair) -> tuple[int, int]:
     return models.student.extra_tokens, models.teacher.extra_tokens
 
 
-def grouped(part: Tensor, width: int, size: int) -> Tensor:
+def expand_groups(states: Tensor, width: int, head_size: int) -> Tensor:
     """Expand grouped-query keys or values (n, t, groups * size) to one copy per head, (n, t, width)."""
-    if part.shape[-1] == width:
-        return part
-    heads = part.reshape(*part.shape[:2], -1, size)
-    return heads.repeat_interleave(width // part.shape[-1], 2).flatten(2)
+    if states.shape[-1] == width:
+        return states
+    heads = states.reshape(*states.shape[:2], -1, head_size)
+    return heads.repeat_interleave(width // states.shape[-1], 2).flatten(2)
 
 
 def check_queries(kind: str, models: ModelPair) -> None:
@@ -251,11 +263,11 @@ def check_queries(kind: str, models: ModelPair) -> None:
         ModelError: they cannot.
     """
     check_tokens(kind, models)
-    for anatomy, who in ((models.student, "student"), (models.teacher, "teacher")):
-        if not anatomy.heads:
+    for anatomy, role in ((models.student, "student"), (models.teacher, "teacher")):
+        if not anatomy.head_counts:
             refuse(
                 kind,
-                f"the {who} computes query, key and value in one map, so they cannot be separated",
+                f"the {role} computes query, key and value in one map, so they cannot be separated",
                 "Compare `hidden` instead.",
             )
 
@@ -267,17 +279,17 @@ class Pooled:
     feature map over the positions.
     """
 
-    def __init__(self, kind: str, anatomy: Anatomy, who: str) -> None:
-        self.extra = anatomy.extra_tokens
-        if anatomy.layers and anatomy.hidden is not None:
-            self.name, self.width = f"hidden.{anatomy.layers - 1}", anatomy.hidden
+    def __init__(self, kind: str, anatomy: Anatomy, role: str) -> None:
+        self.extra_tokens = anatomy.extra_tokens
+        if anatomy.num_layers and anatomy.hidden_size is not None:
+            self.name, self.width = f"hidden.{anatomy.num_layers - 1}", anatomy.hidden_size
         elif anatomy.features:
             self.name, self.width = f"feature.{anatomy.features[-1].name}", anatomy.features[-1].channels
         else:
             hint = "Set `representation: outputs`." if kind == "similarity" else None
-            refuse(kind, f"the {who} has no layers and no feature maps to average", hint)
+            refuse(kind, f"the {role} has no layers and no feature maps to average", hint)
 
     def __call__(self, signals: Signals, mask: Tensor | None) -> Tensor:
         """Return float32 (n, width)."""
         signal = signals[self.name].float()
-        return signal.mean((2, 3)) if signal.ndim == 4 else token_mean(signal[:, self.extra :], mask)
+        return signal.mean((2, 3)) if signal.ndim == 4 else token_mean(signal[:, self.extra_tokens :], mask)

@@ -14,7 +14,7 @@ from compress.encoding.inputs import model_inputs
 from compress.training.objective.weighted_losses import Objective
 from compress.training.signals.capture import Recorder, Signals
 
-Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
+Augmentation = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
 """A batch -> the augmented batch, and whether its labels still hold."""
 
 
@@ -22,7 +22,7 @@ class TrainingModule(nn.Module):
     """The student with everything that is trained or averaged beside it, so that a checkpoint contains all of it.
 
     In training mode, forward augments the batch (`change`) and captures the signals that the losses need;
-    `seen` is the augmented batch and `labels_hold` whether its labels are valid. In eval mode it is the student
+    `last_batch` is the augmented batch and `labels_valid` whether its labels are valid. In eval mode it is the student
     alone.
 
     Args:
@@ -38,7 +38,7 @@ class TrainingModule(nn.Module):
         student: nn.Module,
         objective: Objective,
         *,
-        change: Change | None = None,
+        augment: Augmentation | None = None,
         teacher: nn.Module | None = None,
         decay: float | None = None,
     ) -> None:
@@ -47,9 +47,9 @@ class TrainingModule(nn.Module):
         self.objective = objective
         self.teacher = teacher
         self.moving_average = None if decay is None else copy.deepcopy(student).requires_grad_(False)
-        self.seen: dict[str, Tensor] = {}
-        self.labels_hold = True
-        self._change = change
+        self.last_batch: dict[str, Tensor] = {}
+        self.labels_valid = True
+        self._augment = augment
         self._decay = decay
         self._captured: Signals | None = None
         # Built once: finding the layers of a model takes longer than registering hooks.
@@ -59,10 +59,10 @@ class TrainingModule(nn.Module):
         """Return the student's result for a batch."""
         if not self.training:
             return self.student(**model_inputs(batch))
-        self.labels_hold = True
-        if self._change is not None:
-            batch, self.labels_hold = self._change(batch)
-        self.seen = batch
+        self.labels_valid = True
+        if self._augment is not None:
+            batch, self.labels_valid = self._augment(batch)
+        self.last_batch = batch
         with self._recorder as recorder:
             result = self.student(**model_inputs(batch))
             self._captured = recorder.take()
@@ -77,8 +77,8 @@ class TrainingModule(nn.Module):
         """Return and release the student's signals of the last training forward pass."""
         if self._captured is None:
             raise PassError("the student's signals were taken before it was run")
-        taken, self._captured = self._captured, None
-        return taken
+        signals, self._captured = self._captured, None
+        return signals
 
 
 @torch.no_grad()
@@ -90,8 +90,8 @@ def update_average(average: nn.Module, student: nn.Module, decay: float) -> None
     """
     states = (model.state_dict(keep_vars=True).values() for model in (average, student))
     weights = ({id(weight): weight for weight in state}.values() for state in states)
-    for mine, theirs in zip(*weights, strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(theirs.detach().to(mine.dtype), 1.0 - decay)
+    for average_weight, student_weight in zip(*weights, strict=True):
+        if average_weight.is_floating_point():
+            average_weight.lerp_(student_weight.detach().to(average_weight.dtype), 1.0 - decay)
         else:
-            mine.copy_(theirs)
+            average_weight.copy_(student_weight)

@@ -15,12 +15,13 @@ from compress.training.signals.top_k import TopK
 
 
 @dataclass(frozen=True)
-class Counted:
-    """How many target tokens are `kept` `of` how many, and the highest probability that the teacher assigns there."""
+class SelectionCounts:
+    """How many target tokens are `selected` `total` how many, and the highest probability that the teacher assigns
+    there."""
 
-    kept: int
-    of: int
-    highest: float
+    selected: int
+    total: int
+    max_confidence: float
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class TrustedTokens:
     """Removes target tokens on which the teacher is not to be trusted, batch by batch.
 
     A token is kept if the teacher's most probable token has at least probability `confidence`, at temperature
-    1, and, with `right`, if it is the actual next token. `words`: size of the teacher's vocabulary.
+    1, and, with `must_be_correct`, if it is the actual next token. `vocabulary_size`: size of the teacher's vocabulary.
     """
 
     confidence: float
-    right: bool
-    words: int
+    must_be_correct: bool
+    vocabulary_size: int
 
     @property
     def name(self) -> str:
@@ -42,31 +43,31 @@ class TrustedTokens:
 
     @property
     def _top(self) -> TopK:
-        return TopK(1, 1.0, self.words)
+        return TopK(1, 1.0, self.vocabulary_size)
 
     def __call__(self, batch: dict[str, Tensor], teacher: Signals) -> dict[str, Tensor]:
         """Return the batch with the reduced set of target tokens."""
-        word, confidence = self._likeliest(teacher)
+        top_token, confidence = self._top_prediction(teacher)
         trusted = confidence >= self.confidence
-        if self.right:
-            trusted &= word == batch[INPUT_IDS].roll(-1, 1)
+        if self.must_be_correct:
+            trusted &= top_token == batch[INPUT_IDS].roll(-1, 1)
         # The prediction at a token is for the next one.
-        left = batch[LOSS_MASK].bool() & functional.pad(trusted[:, :-1], (1, 0))
-        return {**batch, LOSS_MASK: left.to(batch[LOSS_MASK].dtype)}
+        loss_mask = batch[LOSS_MASK].bool() & functional.pad(trusted[:, :-1], (1, 0))
+        return {**batch, LOSS_MASK: loss_mask.to(batch[LOSS_MASK].dtype)}
 
-    def counted(self, seen: Iterable[tuple[dict[str, Tensor], Signals]]) -> Counted:
+    def count_selected(self, batches: Iterable[tuple[dict[str, Tensor], Signals]]) -> SelectionCounts:
         """Count the target tokens that are kept in some batches."""
-        kept, of, highest = 0, 0, 0.0
-        for batch, teacher in seen:
-            learnt = batch[LOSS_MASK].bool()
-            kept += int(self(batch, teacher)[LOSS_MASK].sum())
-            of += int(learnt.sum())
-            confidence = self._likeliest(teacher)[1][:, :-1][learnt[:, 1:]]
-            highest = float(functional.pad(confidence, (1, 0), value=highest).max())
-        return Counted(kept, of, highest)
+        selected, total, max_confidence = 0, 0, 0.0
+        for batch, teacher in batches:
+            loss_mask = batch[LOSS_MASK].bool()
+            selected += int(self(batch, teacher)[LOSS_MASK].sum())
+            total += int(loss_mask.sum())
+            confidence = self._top_prediction(teacher)[1][:, :-1][loss_mask[:, 1:]]
+            max_confidence = float(functional.pad(confidence, (1, 0), value=max_confidence).max())
+        return SelectionCounts(selected, total, max_confidence)
 
-    def _likeliest(self, teacher: Signals) -> tuple[Tensor, Tensor]:
+    def _top_prediction(self, teacher: Signals) -> tuple[Tensor, Tensor]:
         """Return the teacher's top next token at each position, int64 (n, t), and its probability, float32."""
-        said = teacher[self.name]
-        ids, logs = self._top.unpack(said.flatten(0, 1))
-        return ids[:, 0].view(said.shape[:2]), logs[:, 0].exp().view(said.shape[:2])
+        packed = teacher[self.name]
+        ids, log_probabilities = self._top.unpack(packed.flatten(0, 1))
+        return ids[:, 0].view(packed.shape[:2]), log_probabilities[:, 0].exp().view(packed.shape[:2])

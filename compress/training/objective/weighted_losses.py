@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.reading import read_mapping
-from compress.core.plugins import call
-from compress.encoding.inputs import WRITTEN, Inputs
+from compress.core.plugins import call_named
+from compress.encoding.inputs import SELF_GENERATED, Inputs
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSSES, name_of
 from compress.models.text.vocabulary import read_vocabulary
@@ -33,7 +33,7 @@ class Objective(nn.Module):
         two_heads: whether a student's class head and distillation head are used separately, as those of a DeiT; else
             both signals are its outputs.
         trusted: selects the target tokens; None: all target tokens of the batch.
-        of_data: names of the terms that need no teacher; they are skipped for text that the student generated.
+        data_terms: names of the terms that need no teacher; they are skipped for text that the student generated.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Objective(nn.Module):
         *,
         two_heads: bool = True,
         trusted: TrustedTokens | None = None,
-        of_data: Collection[str] = (),
+        data_terms: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = weights
-        self.of_data = frozenset(of_data)
+        self.data_terms = frozenset(data_terms)
         needs = frozenset[str]().union(*(term.student_needs for term in terms.values()))
         self.student_needs = needs if two_heads or not needs & OUTPUTS else needs - OUTPUTS | {"outputs"}
         self.two_heads = two_heads
@@ -56,7 +56,7 @@ class Objective(nn.Module):
         self.trusted = trusted
         if trusted is not None:
             self.teacher_needs |= {trusted.name}
-        self._parts: dict[str, Tensor] = {}
+        self._last_losses: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -79,12 +79,18 @@ class Objective(nn.Module):
         """
         if not self.two_heads and "outputs" in student:
             student = {**student, **dict.fromkeys(OUTPUTS, student["outputs"])}
-        seen, terms = self._seen(student, teacher, labels, mask, batch), self._speaking(batch)
-        values = {name: term(seen) for name, term in terms.items()}
-        self._parts = {name: value.detach().mean() for name, value in values.items()}
+        inputs, terms = (
+            self._loss_inputs(student, teacher, labels, mask, batch),
+            self._applicable_terms(batch),
+        )
+        values = {name: term(inputs) for name, term in terms.items()}
+        self._last_losses = {name: value.detach().mean() for name, value in values.items()}
         if factors is not None:
-            own = torch.split(factors, [term.means for term in terms.values()])
-            values = {name: factor * value for factor, (name, value) in zip(own, values.items(), strict=True)}
+            term_factors = torch.split(factors, [term.num_means for term in terms.values()])
+            values = {
+                name: factor * value
+                for factor, (name, value) in zip(term_factors, values.items(), strict=True)
+            }
         return torch.stack([self.weights[name] * value.mean() for name, value in values.items()]).sum()
 
     def counts(
@@ -96,11 +102,11 @@ class Objective(nn.Module):
             teacher: the signals that `trusted` needs; otherwise may be empty.
             labels, mask, batch: as in `forward`.
         """
-        seen = self._seen({}, teacher, labels, mask, batch)
-        counted = [term.counts(seen).reshape(-1).cpu() for term in self._speaking(batch).values()]
-        return torch.cat(counted).double()
+        inputs = self._loss_inputs({}, teacher, labels, mask, batch)
+        totals = [term.counts(inputs).reshape(-1).cpu() for term in self._applicable_terms(batch).values()]
+        return torch.cat(totals).double()
 
-    def _seen(
+    def _loss_inputs(
         self,
         student: Signals,
         teacher: Signals,
@@ -109,18 +115,18 @@ class Objective(nn.Module):
         batch: dict[str, Tensor],
     ) -> LossInputs:
         teacher = {name: signal.detach() for name, signal in teacher.items()}
-        shown = batch if self.trusted is None else self.trusted(batch, teacher)
-        return LossInputs(student, teacher, labels, None if mask is None else mask.bool(), shown)
+        filtered_batch = batch if self.trusted is None else self.trusted(batch, teacher)
+        return LossInputs(student, teacher, labels, None if mask is None else mask.bool(), filtered_batch)
 
-    def _speaking(self, batch: dict[str, Tensor]) -> dict[str, Term]:
+    def _applicable_terms(self, batch: dict[str, Tensor]) -> dict[str, Term]:
         """Return the terms that apply to a batch."""
-        silent = self.of_data if WRITTEN in batch else ()
-        return {name: cast(Term, term) for name, term in self.terms.items() if name not in silent}
+        skipped = self.data_terms if SELF_GENERATED in batch else ()
+        return {name: cast(Term, term) for name, term in self.terms.items() if name not in skipped}
 
     @property
-    def parts(self) -> dict[str, float]:
+    def last_losses(self) -> dict[str, float]:
         """The last value of each loss, unweighted; a second loss of the same kind is called `hidden-2`."""
-        return {name: float(value) for name, value in self._parts.items()}
+        return {name: float(value) for name, value in self._last_losses.items()}
 
 
 def build_objective(
@@ -148,23 +154,23 @@ def build_objective(
     models = ModelPair(student, teacher or student, generator, student_model, mask_id, special_ids)
     terms: dict[str, Term] = {}
     weights: dict[str, float] = {}
-    of_data = set[str]()
+    data_terms = set[str]()
     for spec in losses:
         kind = name_of(spec)
-        if spec.compares and teacher is None:
+        if spec.needs_teacher and teacher is None:
             refuse(kind, "this loss compares with a teacher, and there is none")
-        count = 1 + sum(name.split("-")[0] == kind for name in terms)
-        name = kind if count == 1 else f"{kind}-{count}"
-        terms[name], weights[name] = call(LOSSES[kind].term, spec, models), spec.weight
-        if not spec.compares:
-            of_data.add(name)
-    return Objective(terms, weights, two_heads=two_heads, trusted=trusted, of_data=of_data)
+        number = 1 + sum(name.split("-")[0] == kind for name in terms)
+        name = kind if number == 1 else f"{kind}-{number}"
+        terms[name], weights[name] = call_named(LOSSES[kind].term, spec, models), spec.weight
+        if not spec.needs_teacher:
+            data_terms.add(name)
+    return Objective(terms, weights, two_heads=two_heads, trusted=trusted, data_terms=data_terms)
 
 
 def objective_between(
     losses: Sequence[LossSpec],
     student: nn.Module,
-    read: tuple[Path, Inputs],
+    encoded: tuple[Path, Inputs],
     teacher: tuple[nn.Module, Inputs] | None,
     *,
     seed: int,
@@ -174,11 +180,11 @@ def objective_between(
     """Build the objective of `losses` between two loaded models, by `build_objective`.
 
     Args:
-        read: the student's interface folder, and examples encoded for it.
+        encoded: the student's interface folder, and examples encoded for it.
         teacher: the teacher with the same examples encoded for it; None: no teacher.
         two_heads, trusted: as in `Objective`.
     """
-    folder, inputs = read
+    folder, inputs = encoded
     mask_id = int(read_mapping(folder / TASK).get("mask_id", -1))
     tokenizer = folder / TOKENIZER
     return build_objective(

@@ -11,34 +11,34 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-OnMade = Callable[["Operation", Tensor], Tensor]
+OnResult = Callable[["Operation", Tensor], Tensor]
 """An operation and its result tensor -> the tensor that the model continues with."""
 
 
 class Operation(NamedTuple):
-    """The `number`-th call of a torch function in a forward pass, counted from 0."""
+    """The `call_index`-th call of a torch function in a forward pass, counted from 0."""
 
     name: str
-    number: int
+    call_index: int
 
 
 class InterceptedOperations(TorchFunctionMode):
     """Mode in which the result tensor of every torch operation passes through a function."""
 
-    def __init__(self, on_made: OnMade) -> None:
+    def __init__(self, on_result: OnResult) -> None:
         super().__init__()
-        self.on_made = on_made
+        self.on_result = on_result
         self.calls: Counter[str] = Counter()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Intercept every torch function that the model calls."""
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         operation = Operation(name, self.calls[name])
         self.calls[name] += 1
-        return self.on_made(operation, made) if isinstance(made, Tensor) else made
+        return self.on_result(operation, result) if isinstance(result, Tensor) else result
 
 
 @contextmanager

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compress.training.rounding.substitution import run_on
+from compress.training.rounding.substitution import run_with_weights
 
 
 class ScaledWeight(NamedTuple):
     """A parameter, by name, whose rows are split into blocks of `block_size` values that share a scale.
 
-    `turned`: the parameter is stored as (inputs, outputs), while its rows are the outputs.
+    `transposed`: the parameter is stored as (inputs, outputs), while its rows are the outputs.
     """
 
     name: str
     block_size: int
-    turned: bool
+    transposed: bool
 
 
 class ScaledBlocks(nn.Module):
@@ -36,21 +36,21 @@ class ScaledBlocks(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.weights = tuple(weights)
-        self.changes = nn.ParameterList(self._unchanged(weight) for weight in weights)
+        self.changes = nn.ParameterList(self._zero_changes(weight) for weight in weights)
 
     def forward(self, **batch: Tensor) -> Any:
         """Return the model's result for a batch."""
-        return run_on(self.model, self.scaled(), batch)
+        return run_with_weights(self.model, self.scaled_weights(), batch)
 
-    def scaled(self) -> dict[str, Tensor]:
+    def scaled_weights(self) -> dict[str, Tensor]:
         """Return the weights, by name, that the model runs on."""
-        found: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         for weight, change in zip(self.weights, self.changes, strict=True):
             rows = self._rows(weight)
             # The last block may be partial.
             factors = (1 + change)[..., None].expand(-1, -1, weight.block_size).flatten(1)[:, : rows.shape[1]]
-            found[weight.name] = (rows * factors).T if weight.turned else rows * factors
-        return found
+            weights[weight.name] = (rows * factors).T if weight.transposed else rows * factors
+        return weights
 
     def factors(self) -> dict[str, Tensor]:
         """Return the factors on the scales of each weight, (rows, blocks), by its name."""
@@ -60,9 +60,9 @@ class ScaledBlocks(nn.Module):
         }
 
     def _rows(self, weight: ScaledWeight) -> Tensor:
-        own = self.model.get_parameter(weight.name)
-        return own.T if weight.turned else own
+        parameter = self.model.get_parameter(weight.name)
+        return parameter.T if weight.transposed else parameter
 
-    def _unchanged(self, weight: ScaledWeight) -> nn.Parameter:
+    def _zero_changes(self, weight: ScaledWeight) -> nn.Parameter:
         rows, width = self._rows(weight).shape
         return nn.Parameter(torch.zeros(rows, -(-width // weight.block_size)))

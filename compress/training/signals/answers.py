@@ -16,14 +16,14 @@ from compress.training.batches import to_tensors
 from compress.training.prediction import Device
 from compress.training.signals.capture import Recorder, Signals
 from compress.training.signals.teachers import TeacherSource
-from compress.training.signals.top_k import taken_from, with_top_k
+from compress.training.signals.top_k import source_signals, with_top_k
 
 SignalSource = Callable[[NDArray[np.int64], dict[str, Tensor]], Signals]
 """Function from the example indices of a batch and the batch shown to the student to the teacher's signals of
 these examples, on the device of the batch."""
 
 
-def no_signals(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+def no_signals(indices: NDArray[np.int64], student_batch: dict[str, Tensor]) -> Signals:
     """Return no signals: there is no teacher."""
     return {}
 
@@ -34,7 +34,7 @@ def is_cached(task: TaskKind, losses: Sequence[LossSpec], epochs: float) -> bool
     For language models that is not worth it if only part of the data is seen once, and a loss that reads the
     whole vocabulary would need too much space.
     """
-    return not (task.writes and (epochs < 1 or any(loss.reads_all for loss in losses)))
+    return not (task.generates and (epochs < 1 or any(loss.needs_all_logits for loss in losses)))
 
 
 def from_cache(teacher: TeacherSource) -> SignalSource:
@@ -48,7 +48,7 @@ def from_model(
     device: Device,
     *,
     inputs: Inputs | None = None,
-    learns: bool = False,
+    trainable: bool = False,
 ) -> SignalSource:
     """Return answers of a teacher that runs in every step, because it is trained or because the inputs change.
 
@@ -56,15 +56,15 @@ def from_model(
         model: called in each step, so it may be trained meanwhile.
         names: names of the needed signals.
         inputs: the teacher's inputs at the indices; None: the batch shown to the student.
-        learns: keep the graph of its outputs, because it is trained too.
+        trainable: keep the graph of its outputs, because it is trained too.
     """
-    recorder = Recorder(model, taken_from(names))
+    recorder = Recorder(model, source_signals(names))
 
-    def answer(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-        batch = shown if inputs is None else to_tensors(inputs.batch(indices), device)
-        if not learns:
+    def answer(indices: NDArray[np.int64], student_batch: dict[str, Tensor]) -> Signals:
+        batch = student_batch if inputs is None else to_tensors(inputs.batch(indices), device)
+        if not trainable:
             model.eval()
-        with torch.set_grad_enabled(learns), recorder:
+        with torch.set_grad_enabled(trainable), recorder:
             model(**model_inputs(batch))
             return with_top_k(recorder.take(), names)
 

@@ -32,11 +32,11 @@ class MeanOfTeachers(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Map the inputs of the members to (n, ..., k)."""
-        said = [outputs_of(member(**inputs)) for member in self.members]
-        return mean_outputs(list(zip(said, self.weights, strict=True)), self.combine)
+        outputs = [outputs_of(member(**inputs)) for member in self.members]
+        return mean_outputs(list(zip(outputs, self.weights, strict=True)), self.combine)
 
 
-def shares(weights: Sequence[float]) -> list[float]:
+def normalized_weights(weights: Sequence[float]) -> list[float]:
     """Normalize weights to sum to 1."""
     return [weight / math.fsum(weights) for weight in weights]
 
@@ -50,7 +50,7 @@ def mean_outputs(outputs: Sequence[tuple[Tensor, float]], combine: Combine) -> T
     Raises:
         ModelError: their sizes differ.
     """
-    shapes = {one.shape for one, _ in outputs}
+    shapes = {tensor.shape for tensor, _ in outputs}
     if len(shapes) > 1:
         sizes = " and ".join(str(shape[-1]) for shape in sorted(shapes))
         raise ModelError(
@@ -58,20 +58,22 @@ def mean_outputs(outputs: Sequence[tuple[Tensor, float]], combine: Combine) -> T
             where="teachers",
             hint="Use teachers with the same outputs; for language models, with equally many rows of words.",
         )
-    weights = shares([weight for _, weight in outputs])
+    weights = normalized_weights([weight for _, weight in outputs])
     shape = shapes.pop()
-    rows = [one.detach().flatten(0, -2) for one, _ in outputs]
-    found = torch.empty(rows[0].shape, dtype=torch.float32, device=rows[0].device)
+    rows = [tensor.detach().flatten(0, -2) for tensor, _ in outputs]
+    result = torch.empty(rows[0].shape, dtype=torch.float32, device=rows[0].device)
     size = max(1, _AT_ONCE // shape[-1])
-    for start in range(0, len(found), size):
-        some = [one[start : start + size].float() for one in rows]
+    for start in range(0, len(result), size):
+        chunk = [tensor[start : start + size].float() for tensor in rows]
         if combine == "logits":
-            mean = torch.stack([weight * one for one, weight in zip(some, weights, strict=True)]).sum(0)
+            mean = torch.stack([weight * tensor for tensor, weight in zip(chunk, weights, strict=True)]).sum(
+                0
+            )
         else:
-            logs = [
-                torch.log_softmax(one, -1) + math.log(weight)
-                for one, weight in zip(some, weights, strict=True)
+            weighted_logs = [
+                torch.log_softmax(tensor, -1) + math.log(weight)
+                for tensor, weight in zip(chunk, weights, strict=True)
             ]
-            mean = torch.logsumexp(torch.stack(logs), 0)
-        found[start : start + size] = mean
-    return found.reshape(shape)
+            mean = torch.logsumexp(torch.stack(weighted_logs), 0)
+        result[start : start + size] = mean
+    return result.reshape(shape)

@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.core.disk.files import (
-    Damaged,
+    DamagedFileError,
     allocate,
-    entry_of,
+    file_entry,
     first_damaged,
     publish,
     read_sealed,
     write_sealed,
 )
 from compress.core.errors import PassError
-from compress.store.checking import LAYOUT
+from compress.store.checking import LAYOUT_SUFFIX
 from compress.store.flat import FileArray, FlatArray, Ragged
 
 Digest = Any
 """A hashlib hash object, for which there is no public type."""
-_NOTHING = hashlib.sha256().hexdigest()
-_AT_A_TIME = 256
+_EMPTY_DIGEST = hashlib.sha256().hexdigest()
+_HASH_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class StoredSignal:
 
 def open_signal(folder: Path, name: str, offsets: NDArray[np.int64]) -> StoredSignal | None:
     """Open the named signal after verifying its checksum; None if it is incomplete or damaged."""
-    path, noted = _path(folder, name, "bin"), _read(folder, name)
-    if noted is None or not noted.files or first_damaged(folder, noted.files) is not None:
+    path, metadata = _path(folder, name, "bin"), _read_metadata(folder, name)
+    if metadata is None or not metadata.files or first_damaged(folder, metadata.files) is not None:
         return None
-    layout = noted.layout
+    layout = metadata.layout
     if path.stat().st_size != layout.bytes(offsets):
         return None
     values = FileArray(path, layout.dtype, layout.shape(offsets))
@@ -88,7 +88,7 @@ def open_signal(folder: Path, name: str, offsets: NDArray[np.int64]) -> StoredSi
 
 
 class SignalWriter:
-    """Writes the file of one signal; progress recorded by `note` survives a kill.
+    """Writes the file of one signal; progress recorded by `record` survives a kill.
 
     Args:
         layout: layout on disk. A float16 signal in which a value overflowed continues in float32.
@@ -99,49 +99,49 @@ class SignalWriter:
         self._folder = folder
         self._offsets = offsets
         self._partial = _path(folder, name, "part")
-        noted = _read(folder, name)
-        there = self._partial.stat().st_size if self._partial.exists() else None
-        if noted is None or there != noted.layout.bytes(offsets):
-            noted = _Noted(layout)
-        self.layout, self._noted = noted.layout, noted
+        metadata = _read_metadata(folder, name)
+        partial_size = self._partial.stat().st_size if self._partial.exists() else None
+        if metadata is None or partial_size != metadata.layout.bytes(offsets):
+            metadata = _Metadata(layout)
+        self.layout, self._metadata = metadata.layout, metadata
         # Over the rows written so far, in writing order.
         self._digest = hashlib.sha256()
-        if noted.done == 0:
+        if metadata.num_done == 0:
             self._allocate()
         self._values = FileArray(self._partial, self.layout.dtype, self.layout.shape(offsets), writable=True)
 
     def done(self, order: NDArray[np.int64]) -> int:
         """Return how many examples of this writing order are intact on disk."""
-        if self._digest_of(order[: self._noted.done]).hexdigest() != self._noted.written:
+        if self._digest_of(order[: self._metadata.num_done]).hexdigest() != self._metadata.rows_digest:
             return 0
-        return self._noted.done
+        return self._metadata.num_done
 
-    def go_on(self, order: NDArray[np.int64], done: int) -> None:
+    def resume(self, order: NDArray[np.int64], done: int) -> None:
         """Continue writing after `done` examples."""
         self._digest = self._digest_of(order[:done])
 
-    def put(self, indices: NDArray[np.int64], signal: Tensor) -> None:
+    def write(self, indices: NDArray[np.int64], signal: Tensor) -> None:
         """Write the signal of a batch, (n, *row) or padded (n, longest, *row), for the examples at `indices`.
 
         Raises:
             TooLarge: a value overflows the dtype; the file has to be rewritten in float32.
             PassError: the teacher returned a value that is not finite.
         """
-        kept = signal.detach().to(getattr(torch, self.layout.dtype))
-        if self.layout.dtype != "uint8" and not torch.isfinite(kept).all():
+        converted = signal.detach().to(getattr(torch, self.layout.dtype))
+        if self.layout.dtype != "uint8" and not torch.isfinite(converted).all():
             if not torch.isfinite(signal).all():
                 raise PassError(f"the teacher's {self.name} is not finite", hint="Try `precision: fp32`.")
             raise TooLarge(self.name)
-        rows = kept.cpu().numpy()
+        rows = converted.cpu().numpy()
         if self.layout.ragged:
-            places, present = Ragged(self._values, self._offsets).places(indices)
+            positions, present = Ragged(self._values, self._offsets).row_indices(indices)
             rows = rows[present]
         else:
-            places = indices
-        self._values.put(places, rows)
+            positions = indices
+        self._values.write_rows(positions, rows)
         self._digest.update(np.ascontiguousarray(rows).tobytes())
 
-    def widen(self) -> None:
+    def restart_in_float32(self) -> None:
         """Start over in float32."""
         self.layout = Layout("float32", self.layout.row, self.layout.ragged)
         self._allocate()
@@ -149,33 +149,35 @@ class SignalWriter:
             self._partial, self.layout.dtype, self.layout.shape(self._offsets), writable=True
         )
 
-    def note(self, done: int) -> None:
+    def record(self, done: int) -> None:
         """Record that `done` examples, in writing order, are on disk."""
         self._values.flush()
-        self._noted = _Noted(self.layout, done, self._digest.hexdigest())
-        _write(self._folder, self.name, self._noted)
+        self._metadata = _Metadata(self.layout, done, self._digest.hexdigest())
+        _write_metadata(self._folder, self.name, self._metadata)
 
     def finish(self) -> None:
         """Rename the complete file to its final name."""
         self._values.flush()
         final = _path(self._folder, self.name, "bin")
-        noted = replace(self._noted, files={final.name: entry_of(self._partial)})
-        _write(self._folder, self.name, noted)
+        metadata = replace(self._metadata, files={final.name: file_entry(self._partial)})
+        _write_metadata(self._folder, self.name, metadata)
         publish(self._partial, final)
 
     def _digest_of(self, indices: NDArray[np.int64]) -> Digest:
         """Hash the rows of these examples, in order."""
         digest = hashlib.sha256()
-        for start in range(0, len(indices), _AT_A_TIME):
-            some = indices[start : start + _AT_A_TIME]
-            places = Ragged(self._values, self._offsets).places(some)[0] if self.layout.ragged else some
-            digest.update(self._values.rows(places).tobytes())
+        for start in range(0, len(indices), _HASH_EXAMPLES):
+            chunk = indices[start : start + _HASH_EXAMPLES]
+            positions = (
+                Ragged(self._values, self._offsets).row_indices(chunk)[0] if self.layout.ragged else chunk
+            )
+            digest.update(self._values.rows(positions).tobytes())
         return digest
 
     def _allocate(self) -> None:
         allocate(self._partial, self.layout.bytes(self._offsets))
-        self._digest, self._noted = hashlib.sha256(), _Noted(self.layout)
-        _write(self._folder, self.name, self._noted)
+        self._digest, self._metadata = hashlib.sha256(), _Metadata(self.layout)
+        _write_metadata(self._folder, self.name, self._metadata)
 
 
 def _path(folder: Path, name: str, suffix: str) -> Path:
@@ -183,28 +185,29 @@ def _path(folder: Path, name: str, suffix: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _Noted:
+class _Metadata:
     """The metadata of a signal.
 
-    `written`: sha256 of the rows of the `done` examples, in writing order; `files`: checksums of the finished file.
+    `rows_digest`: sha256 of the rows of the `num_done` examples, in writing order; `files`: checksums of the finished
+    file.
     """
 
     layout: Layout
-    done: int = 0
-    written: str = _NOTHING
+    num_done: int = 0
+    rows_digest: str = _EMPTY_DIGEST
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _read(folder: Path, name: str) -> _Noted | None:
+def _read_metadata(folder: Path, name: str) -> _Metadata | None:
     """Read the metadata of a signal; None if there is none or it is damaged."""
     try:
-        body = read_sealed(_path(folder, name, LAYOUT))
+        body = read_sealed(_path(folder, name, LAYOUT_SUFFIX))
         layout = Layout(body["dtype"], tuple(body["row"]), body["ragged"])
-        return _Noted(layout, body["done"], body["written"], body["files"])
-    except (FileNotFoundError, Damaged, KeyError):
+        return _Metadata(layout, body["done"], body["written"], body["files"])
+    except (FileNotFoundError, DamagedFileError, KeyError):
         return None
 
 
-def _write(folder: Path, name: str, noted: _Noted) -> None:
-    rest = {"done": noted.done, "written": noted.written, "files": noted.files}
-    write_sealed(_path(folder, name, LAYOUT), {**asdict(noted.layout), **rest})
+def _write_metadata(folder: Path, name: str, metadata: _Metadata) -> None:
+    progress = {"done": metadata.num_done, "written": metadata.rows_digest, "files": metadata.files}
+    write_sealed(_path(folder, name, LAYOUT_SUFFIX), {**asdict(metadata.layout), **progress})

@@ -35,8 +35,8 @@ from compress.training.signals.positions import Hooks, rotated_signal, window_of
 
 Signals = dict[str, Tensor]
 
-_HEADS_OF_OUTPUTS = {"outputs.labels": "cls_logits", "outputs.teacher": "distillation_logits"}
-OUTPUTS = frozenset({"outputs", *_HEADS_OF_OUTPUTS})
+_HEAD_ATTRIBUTES = {"outputs.labels": "cls_logits", "outputs.teacher": "distillation_logits"}
+OUTPUTS = frozenset({"outputs", *_HEAD_ATTRIBUTES})
 """The signals that are model outputs."""
 
 
@@ -54,27 +54,27 @@ class Feature:
 class Anatomy:
     """The parts of a model that can be compared.
 
-    `hidden`, `embedding`: widths, None without layers. `heads`: number of each layer; empty, and `head_size`
-    None, if queries and keys cannot be captured. `features`: the last map at each resolution above 1 x 1, in
-    the order of computation; none for a model with attention, whose patches are tokens. `by_token`: outputs are
+    `hidden_size`, `embedding_size`: widths, None without layers. `head_counts`: number of each layer; empty, and
+    `head_size` None, if queries and keys cannot be captured. `features`: the last map at each resolution above 1 x 1,
+    in the order of computation; none for a model with attention, whose patches are tokens. `by_token`: outputs are
     per token, not per example. `extra_tokens`: class and distillation tokens before the patches, 0 for texts;
-    `patches`: None for texts. `causal`: tokens attend only to earlier ones; then `windows` is the attention
-    window of each layer, None: unlimited, and `cap` the soft cap of the scores, None: none.
+    `num_patches`: None for texts. `causal`: tokens attend only to earlier ones; then `attention_windows` is the
+    attention window of each layer, None: unlimited, and `score_cap` the soft cap of the scores, None: none.
     """
 
-    outputs: int
-    layers: int = 0
-    hidden: int | None = None
-    heads: tuple[int, ...] = ()
+    num_outputs: int
+    num_layers: int = 0
+    hidden_size: int | None = None
+    head_counts: tuple[int, ...] = ()
     head_size: int | None = None
-    embedding: int | None = None
+    embedding_size: int | None = None
     features: tuple[Feature, ...] = ()
     extra_tokens: int = 0
-    patches: int | None = None
+    num_patches: int | None = None
     by_token: bool = False
     causal: bool = False
-    windows: tuple[int | None, ...] = ()
-    cap: float | None = None
+    attention_windows: tuple[int | None, ...] = ()
+    score_cap: float | None = None
 
 
 class Recorder:
@@ -95,13 +95,13 @@ class Recorder:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self._model = model.module if isinstance(model, DistributedDataParallel) else model
         self._names = frozenset(names)
-        self._held: Signals = {}
+        self._captured: Signals = {}
         self._handles: list[RemovableHandle | Hooks] = []
         layers = layers_of(self._model) if self._names - OUTPUTS else ()
-        self._open = [self._opener(name, layers) for name in sorted(self._names)]
+        self._registrations = [self._hook_registration(name, layers) for name in sorted(self._names)]
 
     def __enter__(self) -> Recorder:
-        self._handles = [register() for register in self._open]
+        self._handles = [register() for register in self._registrations]
         return self
 
     def __exit__(
@@ -110,7 +110,7 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._held.clear()
+        self._captured.clear()
 
     def take(self) -> Signals:
         """Return and release the signals of the last forward pass.
@@ -118,40 +118,44 @@ class Recorder:
         Raises:
             PassError: a signal was not computed since the last `take()`.
         """
-        missing = self._names - self._held.keys()
+        missing = self._names - self._captured.keys()
         if missing:
             raise PassError(f"the model ran without computing {', '.join(sorted(missing))}")
-        taken = dict(self._held)
-        self._held.clear()
-        return taken
+        signals = dict(self._captured)
+        self._captured.clear()
+        return signals
 
-    def _opener(self, name: str, layers: tuple[Block, ...]) -> Callable[[], RemovableHandle | Hooks]:
+    def _hook_registration(
+        self, name: str, layers: tuple[Block, ...]
+    ) -> Callable[[], RemovableHandle | Hooks]:
         """Return a function that registers the hook of one signal."""
-        held = self._held
-        kind, _, rest = name.partition(".")
+        captured = self._captured
+        kind, _, suffix = name.partition(".")
 
-        def keep(module: nn.Module, given: Any, result: Any) -> None:
-            held[name] = _first(result)
+        def keep(module: nn.Module, args: Any, result: Any) -> None:
+            captured[name] = _first_tensor(result)
 
-        def keep_outputs(module: nn.Module, given: Any, result: Any) -> None:
-            head = getattr(result, _HEADS_OF_OUTPUTS.get(name, ""), None)
-            held[name] = outputs_of(result) if head is None else head
+        def keep_outputs(module: nn.Module, args: Any, result: Any) -> None:
+            head = getattr(result, _HEAD_ATTRIBUTES.get(name, ""), None)
+            captured[name] = outputs_of(result) if head is None else head
 
-        def keep_input(module: nn.Module, given: Any, named: dict[str, Any]) -> None:
-            held[name] = given[0] if given else named["hidden_states"]
+        def keep_input(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            captured[name] = args[0] if args else kwargs["hidden_states"]
 
         if name in OUTPUTS:
             return lambda: self._model.register_forward_hook(keep_outputs)
         if name == "embedding" and layers:
             return lambda: layers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)
-        if kind in ("turned_query", "turned_key") and _of_layer(layers, kind.removeprefix("turned_"), rest):
-            return lambda: rotated_signal(layers[int(rest)], kind.removeprefix("turned_"), held, name)
+        if kind in ("turned_query", "turned_key") and _layer_module(
+            layers, kind.removeprefix("turned_"), suffix
+        ):
+            return lambda: rotated_signal(layers[int(suffix)], kind.removeprefix("turned_"), captured, name)
         if kind == "feature":
-            module = dict(self._model.named_modules()).get(rest or ".")
+            module = dict(self._model.named_modules()).get(suffix or ".")
         else:
-            module = _of_layer(layers, kind, rest)
+            module = _layer_module(layers, kind, suffix)
         if module is None:
-            raise PassError(f"the model cannot give {name!r}: {_what_it_has(layers)}")
+            raise PassError(f"the model cannot give {name!r}: {_available_signals(layers)}")
         return lambda: module.register_forward_hook(keep)
 
 
@@ -169,34 +173,34 @@ def capture(model: nn.Module, batch: dict[str, Tensor], names: Iterable[str]) ->
 def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
     """Determine a model's anatomy by running it on a batch in eval mode, without gradients."""
     root = model.module if isinstance(model, DistributedDataParallel) else model
-    calls = _run(root, batch)
+    calls = _trace_calls(root, batch)
     outputs, by_token = calls[-1].shape[-1], len(calls[-1].shape) == 3
     layers = layers_of(root)
     shapes = [call.shape for layer in layers for call in calls if call.module is layer.module]
     patches = _patches(calls, layers)
     # Layers that share a module cannot be distinguished; stages of decreasing resolution have no common positions.
-    alike = len(shapes) == len(layers) and len(set(shapes)) == 1 and len(shapes[0]) == 3
-    if not alike or (patches or 0) > shapes[0][1]:
+    uniform = len(shapes) == len(layers) and len(set(shapes)) == 1 and len(shapes[0]) == 3
+    if not uniform or (patches or 0) > shapes[0][1]:
         features = () if attentions_of(root) else _feature_maps(root, calls)
-        return Anatomy(outputs=outputs, features=features, by_token=by_token)
+        return Anatomy(num_outputs=outputs, features=features, by_token=by_token)
     _, tokens, hidden = shapes[0]
-    heads, size = heads_of(layers)
+    heads, head_size = heads_of(layers)
     causal = is_causal(root)
     with evaluating(root), torch.no_grad():
-        read = capture(root, batch, {"embedding"})["embedding"]
+        embedded = capture(root, batch, {"embedding"})["embedding"]
     return Anatomy(
-        outputs=outputs,
-        layers=len(layers),
-        hidden=hidden,
-        heads=heads,
-        head_size=size,
-        embedding=read.shape[-1],
+        num_outputs=outputs,
+        num_layers=len(layers),
+        hidden_size=hidden,
+        head_counts=heads,
+        head_size=head_size,
+        embedding_size=embedded.shape[-1],
         extra_tokens=0 if patches is None else tokens - patches,
-        patches=patches,
+        num_patches=patches,
         by_token=by_token,
         causal=causal,
-        windows=tuple(window_of(layer.attention) for layer in layers) if causal else (),
-        cap=getattr(layers[0].attention, "attn_logit_softcapping", None),
+        attention_windows=tuple(window_of(layer.attention) for layer in layers) if causal else (),
+        score_cap=getattr(layers[0].attention, "attn_logit_softcapping", None),
     )
 
 
@@ -208,12 +212,12 @@ class _Call:
     shape: tuple[int, ...]
 
 
-def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
+def _trace_calls(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
     """Return every module that returned a tensor, in the order in which they finished; the model itself is last."""
     calls: list[_Call] = []
 
-    def note(module: nn.Module, given: Any, result: Any) -> None:
-        value = outputs_of(result) if module is model else _first(result)
+    def note(module: nn.Module, args: Any, result: Any) -> None:
+        value = outputs_of(result) if module is model else _first_tensor(result)
         if isinstance(value, Tensor):
             calls.append(_Call(module, tuple(value.shape)))
 
@@ -223,19 +227,19 @@ def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
     return calls
 
 
-def _of_layer(layers: tuple[Block, ...], kind: str, number: str) -> nn.Module | None:
+def _layer_module(layers: tuple[Block, ...], kind: str, number: str) -> nn.Module | None:
     """Return the module whose output is the signal `kind.number`; None if there is none."""
     if not number.isdecimal() or int(number) >= len(layers):
         return None
     layer = layers[int(number)]
     if kind == "hidden":
         return layer.module
-    maps = layer.projections
+    projections = layer.projections
     names = ("query", "key", "value")
-    return maps[names.index(kind)] if maps is not None and kind in names else None
+    return projections[names.index(kind)] if projections is not None and kind in names else None
 
 
-def _what_it_has(layers: tuple[Block, ...]) -> str:
+def _available_signals(layers: tuple[Block, ...]) -> str:
     if not layers:
         return "its layers are not known"
     queries = "" if heads_of(layers)[0] else ", whose queries, keys and values cannot be captured"
@@ -245,10 +249,10 @@ def _what_it_has(layers: tuple[Block, ...]) -> str:
 def _feature_maps(model: nn.Module, calls: list[_Call]) -> tuple[Feature, ...]:
     """Return the last map at each resolution, in order of computation; 1 x 1 maps have no positions."""
     names = {module: name for name, module in model.named_modules()}
-    times = Counter(call.module for call in calls)
+    run_counts = Counter(call.module for call in calls)
     last: dict[tuple[int, ...], Feature] = {}
     for call in calls:
-        if len(call.shape) == 4 and times[call.module] == 1 and max(call.shape[2:]) > 1:
+        if len(call.shape) == 4 and run_counts[call.module] == 1 and max(call.shape[2:]) > 1:
             last.pop(call.shape[2:], None)
             last[call.shape[2:]] = Feature(names[call.module], *call.shape[1:])
     return tuple(last.values())
@@ -266,6 +270,6 @@ def _patches(calls: list[_Call], layers: tuple[Block, ...]) -> int | None:
     return None
 
 
-def _first(result: Any) -> Any:
+def _first_tensor(result: Any) -> Any:
     """Return the tensor in a module's result: the result itself, or the first of a tuple."""
     return result[0] if isinstance(result, tuple) else result

@@ -24,21 +24,21 @@ class Hooks:
             handle.remove()
 
 
-def rotated_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -> Hooks:
-    """Register hooks that store the queries or keys of a layer as `held[name]`, (n, t, heads * size).
+def rotated_signal(layer: Block, part: str, captured: dict[str, Tensor], name: str) -> Hooks:
+    """Register hooks that store the queries or keys of a layer as `captured[name]`, (n, t, heads * size).
 
     They are normalized where the family does so, rotated by position, and queries include the scaling of the
     scores, so that their products divided by the square root of the head size are the scores.
     """
-    seen: dict[str, Tensor] = {}
+    raw_outputs: dict[str, Tensor] = {}
     size = layer.head_size
     assert size is not None
 
-    def see(module: nn.Module, given: Any, result: Tensor) -> None:
-        seen[part] = result
+    def save_raw(module: nn.Module, given: Any, result: Tensor) -> None:
+        raw_outputs[part] = result
 
-    def turn(module: nn.Module, given: Any, named: dict[str, Any], result: Any) -> None:
-        raw = seen.pop(part)
+    def rotate(module: nn.Module, given: Any, named: dict[str, Any], result: Any) -> None:
+        raw = raw_outputs.pop(part)
         values = raw.reshape(*raw.shape[:2], -1, size)
         if norm is not None:
             values = norm(values)
@@ -46,12 +46,12 @@ def rotated_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) 
             values = apply_rotary(values, *named["position_embeddings"])
         if part == "query":
             values = values * (getattr(module, "scaling", size**-0.5) * math.sqrt(size))
-        held[name] = values.flatten(2)
+        captured[name] = values.flatten(2)
 
     norm = layer.parts.get(f"{part}_norm")
     return Hooks(
-        layer.parts[part].register_forward_hook(see),
-        layer.attention.register_forward_hook(turn, with_kwargs=True),
+        layer.parts[part].register_forward_hook(save_raw),
+        layer.attention.register_forward_hook(rotate, with_kwargs=True),
     )
 
 
@@ -65,14 +65,14 @@ def apply_rotary(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         cosine, sine: (n or 1, t, angles).
     """
     angles = cosine.shape[-1]
-    some, rest = values[..., :angles], values[..., angles:]
-    first, second = some.chunk(2, -1)
-    across = torch.cat([-second, first], -1)
-    return torch.cat([some * cosine[:, :, None] + across * sine[:, :, None], rest], -1)
+    rotated, unrotated = values[..., :angles], values[..., angles:]
+    first, second = rotated.chunk(2, -1)
+    half_swapped = torch.cat([-second, first], -1)
+    return torch.cat([rotated * cosine[:, :, None] + half_swapped * sine[:, :, None], unrotated], -1)
 
 
 def window_of(attention: nn.Module) -> int | None:
     """Return the number of tokens, itself included, that a token of this layer attends to; None: unlimited."""
-    of_all: int | None = getattr(getattr(attention, "config", None), "sliding_window", None)
-    own: int | None = getattr(attention, "sliding_window", of_all)
-    return own
+    config_window: int | None = getattr(getattr(attention, "config", None), "sliding_window", None)
+    layer_window: int | None = getattr(attention, "sliding_window", config_window)
+    return layer_window

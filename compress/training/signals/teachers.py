@@ -24,18 +24,18 @@ from compress.encoding.tokens import ATTENTION_MASK, TokenInputs
 from compress.models.io.checkpoints import load_model
 from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
-from compress.store.locks import held
+from compress.store.locks import hold_lock
 from compress.training.batches import to_tensors
-from compress.training.prediction import Device, Precision, autocast_for, examples_at_once
-from compress.training.signals.averaging import Combine, MeanOfTeachers, mean_outputs, shares
+from compress.training.prediction import Device, Precision, autocast_for, inference_batch_size
+from compress.training.signals.averaging import Combine, MeanOfTeachers, mean_outputs, normalized_weights
 from compress.training.signals.cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
 from compress.training.signals.capture import Recorder, Signals
-from compress.training.signals.top_k import TopK, taken_from, with_top_k
+from compress.training.signals.top_k import TopK, source_signals, with_top_k
 
-BUDGET = 8 * GIB
+CACHE_BUDGET_BYTES = 8 * GIB
 """Maximum disk bytes for the signals of one teacher on one set of inputs, not counting its outputs."""
 
-CHUNK = 1024
+CHUNK_EXAMPLES = 1024
 """Examples in a chunk: a kill loses the work on at most one."""
 
 OUTPUTS = "outputs"
@@ -66,8 +66,10 @@ class TeacherSignals:
         `outputs` (len(indices), k), token signals (len(indices), longest, d) padded at the end, others
         (len(indices), ...).
         """
-        found = {name: _numbers(signal.take(indices).to(self.device)) for name, signal in self.stored.items()}
-        return found if self.live is None else {**found, **self.live.take(indices)}
+        signals = {
+            name: _to_float32(signal.take(indices).to(self.device)) for name, signal in self.stored.items()
+        }
+        return signals if self.live is None else {**signals, **self.live.take(indices)}
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class LiveSignals:
     def take(self, indices: NDArray[np.int64]) -> Signals:
         """As `TeacherSignals.take`, but padding positions have the values that the model returned."""
         batch = to_tensors(self.inputs.batch(indices), self.device)
-        found = observe(self.model, batch, self.names, precision=self.precision, device=self.device)
-        return {name: _numbers(signal) for name, signal in found.items()}
+        signals = compute_signals(self.model, batch, self.names, precision=self.precision, device=self.device)
+        return {name: _to_float32(signal) for name, signal in signals.items()}
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,15 @@ class AveragedSignals:
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
         """Return the mean of their outputs on the examples at `indices`, (len(indices), k)."""
-        said = [(teacher.take(indices)[OUTPUTS], weight) for teacher, weight in self.teachers]
-        return {OUTPUTS: mean_outputs(said, self.combine)}
+        outputs = [(teacher.take(indices)[OUTPUTS], weight) for teacher, weight in self.teachers]
+        return {OUTPUTS: mean_outputs(outputs, self.combine)}
 
 
 TeacherSource = TeacherSignals | AveragedSignals
 """One teacher or several averaged ones, on one set of inputs."""
 
 
-def averaged(teachers: Sequence[tuple[TeacherSource, float]], combine: Combine) -> TeacherSource:
+def combine_teachers(teachers: Sequence[tuple[TeacherSource, float]], combine: Combine) -> TeacherSource:
     """Combine several weighted teachers into one; a single one is returned unchanged."""
     return teachers[0][0] if len(teachers) == 1 else AveragedSignals(teachers, combine)
 
@@ -125,9 +127,9 @@ def cached_signals(
     device: Device,
     precision: Precision,
     progress: Progress,
-    budget_bytes: int = BUDGET,
+    budget_bytes: int = CACHE_BUDGET_BYTES,
     title: str = "teacher",
-    chunk: int = CHUNK,
+    chunk: int = CHUNK_EXAMPLES,
 ) -> TeacherSignals:
     """Return the named signals of a frozen teacher on `inputs`, and `outputs` unless `TopK` signals replace them.
 
@@ -147,44 +149,46 @@ def cached_signals(
     Raises:
         PassError: the teacher does not have a signal, or returns one that is not finite.
     """
-    wanted = sorted(set(names) - {OUTPUTS})
-    if OUTPUTS in names or not any(map(TopK.of, wanted)):
-        wanted.insert(0, OUTPUTS)
+    requested = sorted(set(names) - {OUTPUTS})
+    if OUTPUTS in names or not any(map(TopK.of, requested)):
+        requested.insert(0, OUTPUTS)
     folder = shared / signals_key(teacher_digest, inputs, device, precision)
     offsets = _offsets(inputs)
-    stored = _stored(folder, wanted, offsets)
+    stored = _open_stored(folder, requested, offsets)
     live: LiveSignals | None = None
-    if len(stored) < len(wanted):
+    if len(stored) < len(requested):
         model = load().to(device).eval()
-        layouts = _layouts(model, inputs, wanted, precision=precision, device=device)
+        layouts = _layouts(model, inputs, requested, precision=precision, device=device)
         with _locked(folder, progress, title):
-            kept = _within(layouts, offsets, budget_bytes)
-            stored = _stored(folder, kept, offsets)
+            cacheable = _cacheable(layouts, offsets, budget_bytes)
+            stored = _open_stored(folder, cacheable, offsets)
             write_sealed(folder / SIGNALS_NOTE, {"title": f"{title} on {len(inputs)} examples"})
-            missing = {name: layouts[name] for name in kept if name not in stored}
+            missing = {name: layouts[name] for name in cacheable if name not in stored}
             if missing:
-                _fill(
+                _compute_missing(
                     model,
                     inputs,
                     [SignalWriter(folder, name, layout, offsets) for name, layout in missing.items()],
                     precision=precision,
                     device=device,
                     progress=progress,
-                    title=f"{title}'s {_few([*missing])}",
+                    title=f"{title}'s {_short_list([*missing])}",
                     chunk=chunk,
                 )
-                stored = _stored(folder, kept, offsets)
-        rest = [name for name in wanted if name not in stored]
-        if rest:
-            progress.say(f"{title}: {_few(rest)} do not fit into the cache and are computed for each batch")
-            live = LiveSignals(model, inputs, rest, device=device, precision=precision)
+                stored = _open_stored(folder, cacheable, offsets)
+        live_names = [name for name in requested if name not in stored]
+        if live_names:
+            progress.say(
+                f"{title}: {_short_list(live_names)} do not fit into the cache and are computed for each batch"
+            )
+            live = LiveSignals(model, inputs, live_names, device=device, precision=precision)
     with suppress(FileNotFoundError):
         # The cache may be pruned concurrently; mapped files stay readable.
         os.utime(folder / SIGNALS_NOTE)
     return TeacherSignals(stored, live, device=device)
 
 
-def signals_in(
+def step_signals(
     ctx: StepContext, teacher: Artifact, inputs: Inputs, names: Iterable[str] = (), title: str = "teacher"
 ) -> TeacherSignals:
     """`cached_signals` of a teacher in a step."""
@@ -201,7 +205,7 @@ def signals_in(
     )
 
 
-def signals_of_mean(
+def mean_signals(
     ctx: StepContext,
     teachers: Sequence[tuple[Artifact, float]],
     combine: Combine,
@@ -212,7 +216,7 @@ def signals_of_mean(
 
     The top tokens of the mean cannot be derived from the top tokens of each, so the outputs are averaged first.
     """
-    weights = shares([weight for _, weight in teachers])
+    weights = normalized_weights([weight for _, weight in teachers])
     paths = [teacher.path for teacher, _ in teachers]
     members = [[teacher.digest, weight] for (teacher, _), weight in zip(teachers, weights, strict=True)]
     return cached_signals(
@@ -243,12 +247,12 @@ def signals_key(teacher_digest: str, inputs: Inputs, device: Device, precision: 
     return digest_of(parts)
 
 
-def observe(
+def compute_signals(
     model: nn.Module, batch: dict[str, Tensor], names: Iterable[str], *, precision: Precision, device: Device
 ) -> Signals:
     """Return the named signals of one batch, without gradients, in the dtypes of the computation."""
     names = frozenset(names)
-    with torch.no_grad(), autocast_for(precision, device), Recorder(model, taken_from(names)) as recorder:
+    with torch.no_grad(), autocast_for(precision, device), Recorder(model, source_signals(names)) as recorder:
         model(**model_inputs(batch))
         return with_top_k(recorder.take(), names)
 
@@ -258,7 +262,7 @@ def _layouts(
 ) -> dict[str, Layout]:
     """Return the disk layouts of a model's signals, determined on its shortest example."""
     arrays = inputs.batch([int(np.argmin(inputs.lengths))])
-    signals = observe(model, to_tensors(arrays, device), names, precision=precision, device=device)
+    signals = compute_signals(model, to_tensors(arrays, device), names, precision=precision, device=device)
     layouts = {}
     for name in names:
         shape = tuple(signals[name].shape)
@@ -271,18 +275,18 @@ def _layouts(
     return layouts
 
 
-def _within(layouts: Mapping[str, Layout], offsets: NDArray[np.int64], budget: int) -> list[str]:
+def _cacheable(layouts: Mapping[str, Layout], offsets: NDArray[np.int64], budget: int) -> list[str]:
     """Return the signals to cache: always `outputs`, the others in order while they fit the budget."""
-    kept, used = [], 0
+    selected, used_bytes = [], 0
     for name, layout in layouts.items():
         size = 0 if name == OUTPUTS else layout.bytes(offsets)
-        if used + size <= budget:
-            kept.append(name)
-            used += size
-    return kept
+        if used_bytes + size <= budget:
+            selected.append(name)
+            used_bytes += size
+    return selected
 
 
-def _fill(
+def _compute_missing(
     model: nn.Module,
     inputs: Inputs,
     writers: Sequence[SignalWriter],
@@ -294,38 +298,38 @@ def _fill(
     chunk: int,
 ) -> None:
     """Compute what the writers lack, longest examples first so that batches need little padding."""
-    order, size = np.argsort(-inputs.lengths, kind="stable"), examples_at_once(inputs)
+    order, batch_size = np.argsort(-inputs.lengths, kind="stable"), inference_batch_size(inputs)
     by_name = {writer.name: writer for writer in writers}
     with progress.bar(title, len(order)) as advance, torch.no_grad(), autocast_for(precision, device):
         done = min(writer.done(order) for writer in writers)
         for writer in writers:
-            writer.go_on(order, done)
+            writer.resume(order, done)
         advance(done)
         names = frozenset(by_name)
-        with Recorder(model, taken_from(names)) as recorder:
+        with Recorder(model, source_signals(names)) as recorder:
             while done < len(order):
                 stop = min(done + chunk, len(order))
                 try:
-                    for first in range(done, stop, size):
-                        places = order[first : min(first + size, stop)]
-                        model(**model_inputs(to_tensors(inputs.batch(places), device)))
+                    for start in range(done, stop, batch_size):
+                        indices = order[start : min(start + batch_size, stop)]
+                        model(**model_inputs(to_tensors(inputs.batch(indices), device)))
                         for name, signal in with_top_k(recorder.take(), names).items():
-                            by_name[name].put(places, signal)
+                            by_name[name].write(indices, signal)
                 except TooLarge as error:
-                    by_name[str(error)].widen()
+                    by_name[str(error)].restart_in_float32()
                     done = 0
                     for writer in writers:
-                        writer.go_on(order, done)
+                        writer.resume(order, done)
                     continue
                 for writer in writers:
-                    writer.note(stop)
+                    writer.record(stop)
                 advance(stop - done)
                 done = stop
     for writer in writers:
         writer.finish()
 
 
-def _numbers(signal: Tensor) -> Tensor:
+def _to_float32(signal: Tensor) -> Tensor:
     """Cast to float32, except for packed signals."""
     return signal if signal.dtype == torch.uint8 else signal.float()
 
@@ -337,9 +341,9 @@ def _offsets(inputs: Inputs) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
 
 
-def _stored(folder: Path, names: Iterable[str], offsets: NDArray[np.int64]) -> dict[str, StoredSignal]:
-    found = ((name, open_signal(folder, name, offsets)) for name in names)
-    return {name: signal for name, signal in found if signal is not None}
+def _open_stored(folder: Path, names: Iterable[str], offsets: NDArray[np.int64]) -> dict[str, StoredSignal]:
+    opened = ((name, open_signal(folder, name, offsets)) for name in names)
+    return {name: signal for name, signal in opened if signal is not None}
 
 
 @contextmanager
@@ -347,10 +351,10 @@ def _locked(folder: Path, progress: Progress, title: str) -> Iterator[None]:
     """Create and lock the folder; wait, with a message, while another process fills it."""
     make_folder(folder.parent)
     busy = f"{title}: waiting for another process that computes its outputs"
-    with held(folder.with_suffix(".lock"), lambda: progress.say(busy)):
+    with hold_lock(folder.with_suffix(".lock"), lambda: progress.say(busy)):
         make_folder(folder)
         yield
 
 
-def _few(names: Sequence[str]) -> str:
+def _short_list(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more signals"

@@ -14,28 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FEW = 1024
+MIN_VOCABULARY = 1024
 """Vocabulary size from which on only the top k tokens of each position are stored."""
-KEPT = 64
+DEFAULT_K = 64
 """Default k."""
 _PREFIX = "top"
 _STEPS = 255
-_NOTHING = -30.0
+_MIN_LOG_REST = -30.0
 """Log-probability of the rest if it is zero; smaller ones are clamped, since they do not matter."""
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The `k` most probable of `words` tokens, of probabilities softened by `temperature`."""
+    """The `k` most probable of `vocabulary_size` tokens, of probabilities softened by `temperature`."""
 
     k: int
     temperature: float
-    words: int
+    vocabulary_size: int
 
     @property
     def name(self) -> str:
         """Name of the signal."""
-        return f"{_PREFIX}.{self.k}.{self.temperature!r}.{self.words}"
+        return f"{_PREFIX}.{self.k}.{self.temperature!r}.{self.vocabulary_size}"
 
     @classmethod
     def of(cls, name: str) -> TopK | None:
@@ -44,67 +44,71 @@ class TopK:
         if kind != _PREFIX:
             return None
         k, _, others = rest.partition(".")
-        temperature, _, words = others.rpartition(".")
-        return cls(int(k), float(temperature), int(words))
+        temperature, _, vocabulary_size = others.rpartition(".")
+        return cls(int(k), float(temperature), int(vocabulary_size))
 
     @property
-    def bits(self) -> int:
+    def id_bits(self) -> int:
         """Bits per id."""
-        return max(1, (self.words - 1).bit_length())
+        return max(1, (self.vocabulary_size - 1).bit_length())
 
     @property
-    def bytes(self) -> int:
+    def row_bytes(self) -> int:
         """Bytes per row."""
         return self._id_bytes + self.k + 8
 
     @property
     def _id_bytes(self) -> int:
-        return -(-self.k * self.bits // 8)
+        return -(-self.k * self.id_bits // 8)
 
     def pack(self, logits: Tensor) -> Tensor:
         """Encode logits (..., words) -> uint8 (..., bytes)."""
         shape, rows = logits.shape[:-1], logits.reshape(-1, logits.shape[-1])
         # In chunks: a float32 copy of all rows would need as much memory again.
-        size = max(1, 2**22 // self.words)
-        parts = [self._packed(rows[start : start + size]) for start in range(0, len(rows), size)]
-        return torch.cat(parts).reshape(*shape, self.bytes)
+        size = max(1, 2**22 // self.vocabulary_size)
+        parts = [self._pack_rows(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return torch.cat(parts).reshape(*shape, self.row_bytes)
 
-    def _packed(self, logits: Tensor) -> Tensor:
-        said = torch.log_softmax(logits.float() / self.temperature, -1)
-        top, ids = said.topk(self.k, -1)
+    def _pack_rows(self, logits: Tensor) -> Tensor:
+        log_probabilities = torch.log_softmax(logits.float() / self.temperature, -1)
+        top, ids = log_probabilities.topk(self.k, -1)
         first = top[:, :1]
         step = ((first - top[:, -1:]) / _STEPS).half()
         steps = ((first - top) / step.float().clamp(min=1e-6)).round().clamp(0, _STEPS).to(torch.uint8)
-        rest = torch.log1p(-top.double().exp().sum(-1, keepdim=True).clamp(max=1)).clamp(min=_NOTHING).half()
-        parts = [_bytes(each) for each in (first.contiguous(), step, rest)]
-        return torch.cat([_to_bits(ids, self.bits), steps, *parts], -1)
+        rest = (
+            torch.log1p(-top.double().exp().sum(-1, keepdim=True).clamp(max=1))
+            .clamp(min=_MIN_LOG_REST)
+            .half()
+        )
+        parts = [_bytes(values) for values in (first.contiguous(), step, rest)]
+        return torch.cat([_to_bits(ids, self.id_bits), steps, *parts], -1)
 
     def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Decode uint8 (n, bytes) -> ids int64 (n, k), and float32 log-probabilities (n, k + 1).
 
         The last one is that of all other tokens; they are normalized.
         """
-        ids = _from_bits(rows[:, : self._id_bytes], self.k, self.bits)
+        ids = _from_bits(rows[:, : self._id_bytes], self.k, self.id_bits)
         steps = rows[:, self._id_bytes : self._id_bytes + self.k].float()
         first, step, rest = (
-            rows[:, begin : begin + size].reshape(-1).clone().view(kind).float()[:, None]
-            for begin, size, kind in (
-                (self.bytes - 8, 4, torch.float32),
-                (self.bytes - 4, 2, torch.float16),
-                (self.bytes - 2, 2, torch.float16),
+            rows[:, offset : offset + size].reshape(-1).clone().view(dtype).float()[:, None]
+            for offset, size, dtype in (
+                (self.row_bytes - 8, 4, torch.float32),
+                (self.row_bytes - 4, 2, torch.float16),
+                (self.row_bytes - 2, 2, torch.float16),
             )
         )
         return ids, torch.log_softmax(torch.cat([first - steps * step, rest], -1), -1)
 
-    def kept_of(self, logits: Tensor, ids: Tensor) -> Tensor:
+    def log_probabilities_of(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Return log-probabilities (n, k + 1) of the tokens `ids` (n, k) and of all others together, float32.
 
         Args:
             logits: of a student, (n, words).
         """
-        together: Tensor = _TopAndRest.apply(logits, ids, self.temperature)  # type: ignore[no-untyped-call]
-        said = torch.log_softmax(together, -1)
-        return torch.cat([said[:, :-1], said[:, -1:].clamp(min=_NOTHING)], -1)
+        logits_and_rest: Tensor = _TopAndRest.apply(logits, ids, self.temperature)  # type: ignore[no-untyped-call]
+        log_probabilities = torch.log_softmax(logits_and_rest, -1)
+        return torch.cat([log_probabilities[:, :-1], log_probabilities[:, -1:].clamp(min=_MIN_LOG_REST)], -1)
 
 
 class _TopAndRest(torch.autograd.Function):
@@ -121,11 +125,11 @@ class _TopAndRest(torch.autograd.Function):
         top = others.gather(-1, ids)
         others.scatter_(-1, ids, -torch.inf)
         # If no token is left, the maximum is -inf and must not be subtracted.
-        most = others.amax(-1, keepdim=True).clamp(min=-1e30)
-        mass = others.sub_(most).exp_().sum(-1, keepdim=True)
+        maximum = others.amax(-1, keepdim=True).clamp(min=-1e30)
+        mass = others.sub_(maximum).exp_().sum(-1, keepdim=True)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         ctx.save_for_backward(ids, others, mass)
-        return torch.cat([top, most + mass.log()], -1)
+        return torch.cat([top, maximum + mass.log()], -1)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
@@ -135,18 +139,18 @@ class _TopAndRest(torch.autograd.Function):
         return gradient.scatter_(-1, ids, top).to(ctx.dtype), None, None
 
 
-def taken_from(names: frozenset[str]) -> frozenset[str]:
+def source_signals(names: frozenset[str]) -> frozenset[str]:
     """Return the model signals from which the named ones are derived."""
     return frozenset("outputs" if TopK.of(name) else name for name in names)
 
 
 def with_top_k(signals: dict[str, Tensor], names: frozenset[str]) -> dict[str, Tensor]:
-    """Derive the named signals from those of `taken_from`."""
-    found = {}
+    """Derive the named signals from those of `source_signals`."""
+    derived = {}
     for name in names:
         top = TopK.of(name)
-        found[name] = signals[name] if top is None else top.pack(signals["outputs"])
-    return found
+        derived[name] = signals[name] if top is None else top.pack(signals["outputs"])
+    return derived
 
 
 def _bytes(values: Tensor) -> Tensor:
@@ -156,17 +160,17 @@ def _bytes(values: Tensor) -> Tensor:
 
 def _to_bits(ids: Tensor, bits: int) -> Tensor:
     """Pack integers (n, k) below 2^bits contiguously, lowest bits first: uint8 (n, ceil(k * bits / 8))."""
-    places = torch.arange(bits, device=ids.device)
-    each = ((ids[..., None] >> places) & 1).flatten(1)
-    padded = torch.nn.functional.pad(each, (0, -each.shape[1] % 8)).reshape(len(ids), -1, 8)
+    shifts = torch.arange(bits, device=ids.device)
+    bit_values = ((ids[..., None] >> shifts) & 1).flatten(1)
+    padded = torch.nn.functional.pad(bit_values, (0, -bit_values.shape[1] % 8)).reshape(len(ids), -1, 8)
     return (padded << torch.arange(8, device=ids.device)).sum(-1).to(torch.uint8)
 
 
 def _from_bits(rows: Tensor, k: int, bits: int) -> Tensor:
     """Unpack the integers of `_to_bits`, int64 (n, k)."""
     first = torch.arange(k, device=rows.device) * bits
-    wide = torch.nn.functional.pad(rows.long(), (0, 4))
+    padded = torch.nn.functional.pad(rows.long(), (0, 4))
     # An integer of at most 25 bits fits into four consecutive bytes.
-    together = torch.stack([wide[:, first // 8 + place] << 8 * place for place in range(4)]).sum(0)
-    found: Tensor = (together >> (first % 8)) & (2**bits - 1)
-    return found
+    windows = torch.stack([padded[:, first // 8 + byte] << 8 * byte for byte in range(4)]).sum(0)
+    ids: Tensor = (windows >> (first % 8)) & (2**bits - 1)
+    return ids

@@ -10,62 +10,68 @@ import torch
 
 from compress.core.artifacts import Artifact
 from compress.core.disk.files import digest_of, make_folder, write_sealed
-from compress.generation.answers import Answer, known_answers, read_answers
-from compress.generation.writing import TOGETHER, GenerationSettings, answers_file, key_of, write_answers
+from compress.generation.answers import Answer, index_answers, read_answers
+from compress.generation.writing import (
+    BATCH_SIZE,
+    GenerationSettings,
+    answer_key,
+    answers_file,
+    write_answers,
+)
 from compress.models.text.chat import Prompt
 from compress.profile.specs.server import ServerSpec
 from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
-from compress.store.locks import held
+from compress.store.locks import hold_lock
 
 Answers = dict[str, Answer]
-"""Answers by the `key_of` their prompt and sample."""
+"""Answers by the `answer_key` their prompt and sample."""
 
 
-def answers_to(
+def cached_answers(
     ctx: StepContext,
     model: Artifact | ServerSpec,
     prompts: Sequence[Prompt],
-    how: GenerationSettings,
+    settings: GenerationSettings,
     title: str,
-    together: int = TOGETHER,
+    batch_size: int = BATCH_SIZE,
     spent: int = 0,
 ) -> tuple[Answers, dict[str, Any]]:
     """Return a model's answers to the prompts, and statistics of this call.
 
     Args:
         title: of the progress bar.
-        together: generation batch size on this machine.
+        batch_size: generation batch size on this machine.
         spent: tokens already used of the server's token limit.
 
     Raises:
         DataError, ModelError, ResourceError: generation fails.
     """
-    wanted = {key_of(prompt, sample) for prompt in prompts for sample in range(how.samples)}
+    keys = {answer_key(prompt, sample) for prompt in prompts for sample in range(settings.samples)}
     key = digest_of(["answers", model.digest])
     folder = ctx.shared / key
     make_folder(ctx.shared)
     started = time.monotonic()
-    with held(
+    with hold_lock(
         ctx.shared / f"{key}.lock",
         lambda: ctx.progress.say("waiting for another run that generates with this model"),
     ):
         make_folder(folder)
         write_sealed(folder / SIGNALS_NOTE, {"title": "answers that a teacher wrote"})
-        before = known_answers(answers_file(folder, model, how))[0]
-        there = sum(int(one, 16) in before for one in wanted)
-        with ctx.progress.bar(title, len(wanted)) as advance:
+        known = index_answers(answers_file(folder, model, settings))[0]
+        num_known = sum(int(key_text, 16) in known for key_text in keys)
+        with ctx.progress.bar(title, len(keys)) as advance:
             file = write_answers(
                 model,
                 prompts,
-                how,
+                settings,
                 folder,
                 threads=torch.get_num_threads(),
                 device=ctx.device,
-                together=together,
+                batch_size=batch_size,
                 allow_code=ctx.allow_code,
                 advance=advance,
-                spent=spent,
+                tokens_spent=spent,
             )
-    found = {answer.key: answer for answer in read_answers(file) if answer.key in wanted}
-    return found, {"written_before": there, "seconds": time.monotonic() - started}
+    answers = {answer.key: answer for answer in read_answers(file) if answer.key in keys}
+    return answers, {"written_before": num_known, "seconds": time.monotonic() - started}

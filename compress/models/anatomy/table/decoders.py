@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from compress.models.anatomy.table.family import TEXT_KEYS, Family, Network, Use
+from compress.models.anatomy.table.family import TEXT_KEYS, Family, Network, Operation
 
 _QKV = ("query", "key", "value")
 _NO_BIAS: Mapping[str, bool | str] = dict.fromkeys(
@@ -14,9 +14,9 @@ _NO_BIAS: Mapping[str, bool | str] = dict.fromkeys(
 
 _LLAMA = Network(
     base="model",
-    layer="layers.{i}",
+    layer_path="layers.{i}",
     attention="self_attn",
-    inside={
+    layer_parts={
         "query": "self_attn.q_proj",
         "key": "self_attn.k_proj",
         "value": "self_attn.v_proj",
@@ -27,12 +27,12 @@ _LLAMA = Network(
         "feed_out": "mlp.down_proj",
         "output_norm": "post_attention_layernorm",
     },
-    outside={"words": "embed_tokens", "final_norm": "norm"},
+    outer_parts={"words": "embed_tokens", "final_norm": "norm"},
     heads={"none": {}, "words": {"head_words": "lm_head"}, "labels": {"head_out": "score"}},
     keys={**TEXT_KEYS, "groups": "num_key_value_heads", "head_size": "head_dim"},
     positions="rotary",
-    norm="rms",
-    norms="before",
+    norm_type="rms",
+    norm_placement="before",
     causal=True,
     biases={
         **_NO_BIAS,
@@ -69,7 +69,7 @@ _BIASED_ATTENTION: Mapping[str, bool | str] = {
 
 _QWEN3 = replace(
     _LLAMA,
-    inside={**_LLAMA.inside, **_NORMED_HEADS},
+    layer_parts={**_LLAMA.layer_parts, **_NORMED_HEADS},
     biases=_BIASED_ATTENTION,
     defaults={
         "num_key_value_heads": 32,
@@ -82,7 +82,7 @@ _QWEN3 = replace(
 _GEMMA = replace(
     _LLAMA,
     norm_offset=1.0,
-    scales_words=True,
+    scales_embeddings=True,
     biases=_BIASED_ATTENTION,
     defaults={
         "num_key_value_heads": 16,
@@ -94,21 +94,21 @@ _GEMMA = replace(
 
 _GEMMA2 = replace(
     _GEMMA,
-    inside={
-        **_LLAMA.inside,
+    layer_parts={
+        **_LLAMA.layer_parts,
         "attention_result_norm": "post_attention_layernorm",
         "output_norm": "pre_feedforward_layernorm",
         "output_result_norm": "post_feedforward_layernorm",
     },
-    norms="around",
+    norm_placement="around",
     defaults={**_GEMMA.defaults, "num_key_value_heads": 4},
 )
 
-_GEMMA3 = replace(_GEMMA2, inside={**_GEMMA2.inside, **_NORMED_HEADS})
+_GEMMA3 = replace(_GEMMA2, layer_parts={**_GEMMA2.layer_parts, **_NORMED_HEADS})
 
 _PHI3 = replace(
     _LLAMA,
-    inside={
+    layer_parts={
         "qkv": "self_attn.qkv_proj",
         "attention_output": "self_attn.o_proj",
         "attention_norm": "input_layernorm",
@@ -132,12 +132,12 @@ _SMOLLM3 = replace(
 
 _STARCODER2 = replace(
     _LLAMA,
-    inside={
-        **{role: path for role, path in _LLAMA.inside.items() if role != "gate"},
+    layer_parts={
+        **{role: path for role, path in _LLAMA.layer_parts.items() if role != "gate"},
         "feed_in": "mlp.c_fc",
         "feed_out": "mlp.c_proj",
     },
-    norm="layer",
+    norm_type="layer",
     keys=_QWEN2.keys,
     biases={
         **_NO_BIAS,
@@ -148,9 +148,9 @@ _STARCODER2 = replace(
 
 _GPT2 = Network(
     base="transformer",
-    layer="h.{i}",
+    layer_path="h.{i}",
     attention="attn",
-    inside={
+    layer_parts={
         "qkv": "attn.c_attn",
         "attention_output": "attn.c_proj",
         "attention_norm": "ln_1",
@@ -158,7 +158,7 @@ _GPT2 = Network(
         "feed_out": "mlp.c_proj",
         "output_norm": "ln_2",
     },
-    outside={"words": "wte", "positions": "wpe", "final_norm": "ln_f"},
+    outer_parts={"words": "wte", "positions": "wpe", "final_norm": "ln_f"},
     heads=_LLAMA.heads,
     keys={
         "hidden": "n_embd",
@@ -168,18 +168,18 @@ _GPT2 = Network(
         "vocabulary": "vocab_size",
         "positions": "n_positions",
     },
-    norms="before",
+    norm_placement="before",
     causal=True,
-    in_out=True,
+    transposed=True,
     biases={"head_words": False, "head_out": False},
     defaults={"n_inner": None, "tie_word_embeddings": True},
 )
 
 _GPT_NEOX = Network(
     base="gpt_neox",
-    layer="layers.{i}",
+    layer_path="layers.{i}",
     attention="attention",
-    inside={
+    layer_parts={
         "qkv": "attention.query_key_value",
         "attention_output": "attention.dense",
         "attention_norm": "input_layernorm",
@@ -187,12 +187,12 @@ _GPT_NEOX = Network(
         "feed_out": "mlp.dense_4h_to_h",
         "output_norm": "post_attention_layernorm",
     },
-    outside={"words": "embed_in", "final_norm": "final_layer_norm"},
+    outer_parts={"words": "embed_in", "final_norm": "final_layer_norm"},
     heads=_LLAMA.heads,
     keys=TEXT_KEYS,
     positions="rotary",
-    norms="before",
-    parallel="use_parallel_residual",
+    norm_placement="before",
+    parallel_key="use_parallel_residual",
     qkv="heads",
     causal=True,
     biases={
@@ -204,7 +204,7 @@ _GPT_NEOX = Network(
 )
 
 DECODES = "each token attends only to earlier tokens"
-_CANNOT: Mapping[Use, str] = {
+_CANNOT: Mapping[Operation, str] = {
     "lower": DECODES,
     "take apart": "it is a decoder, and only encoders are supported",
 }

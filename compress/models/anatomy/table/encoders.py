@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from compress.models.anatomy.table.family import TEXT_KEYS, Config, Family, Network, Use
+from compress.models.anatomy.table.family import TEXT_KEYS, Config, Family, Network, Operation
 
 _EMBEDDINGS = {
     "words": "embeddings.word_embeddings",
     "positions": "embeddings.position_embeddings",
     "embedding_norm": "embeddings.LayerNorm",
 }
-_TYPED = {**_EMBEDDINGS, "token_types": "embeddings.token_type_embeddings"}
+_TYPED_EMBEDDINGS = {**_EMBEDDINGS, "token_types": "embeddings.token_type_embeddings"}
 _AFTER_ATTENTION = {
     "feed_in": "intermediate.dense",
     "feed_out": "output.dense",
@@ -23,9 +23,9 @@ _DENSE_AND_OUT = {"head_dense": "classifier.dense", "head_out": "classifier.out_
 
 _BERT = Network(
     base="bert",
-    layer="encoder.layer.{i}",
+    layer_path="encoder.layer.{i}",
     attention="attention.self",
-    inside={
+    layer_parts={
         "query": "attention.self.query",
         "key": "attention.self.key",
         "value": "attention.self.value",
@@ -33,7 +33,7 @@ _BERT = Network(
         "attention_norm": "attention.output.LayerNorm",
         **_AFTER_ATTENTION,
     },
-    outside=_TYPED,
+    outer_parts=_TYPED_EMBEDDINGS,
     heads={"none": _POOLER, "labels": {"head_dense": "bert.pooler.dense", "head_out": "classifier"}},
     keys={**TEXT_KEYS, "types": "type_vocab_size"},
 )
@@ -45,18 +45,18 @@ _DATA2VEC = replace(_ROBERTA, base="data2vec_text")
 _ELECTRA = replace(
     _BERT,
     base="electra",
-    outside={**_TYPED, "projection": "embeddings_project"},
+    outer_parts={**_TYPED_EMBEDDINGS, "projection": "embeddings_project"},
     heads={"none": {}, "labels": _DENSE_AND_OUT},
     keys={**_BERT.keys, "embedding": "embedding_size"},
-    when={"projection": lambda config: bool(config["embedding_size"] != config["hidden_size"])},
+    present_if={"projection": lambda config: bool(config["embedding_size"] != config["hidden_size"])},
     defaults={"embedding_size": 128},
 )
 
 _DISTILBERT = Network(
     base="distilbert",
-    layer="transformer.layer.{i}",
+    layer_path="transformer.layer.{i}",
     attention="attention",
-    inside={
+    layer_parts={
         "query": "attention.q_lin",
         "key": "attention.k_lin",
         "value": "attention.v_lin",
@@ -66,7 +66,7 @@ _DISTILBERT = Network(
         "feed_out": "ffn.lin2",
         "output_norm": "output_layer_norm",
     },
-    outside=_EMBEDDINGS,
+    outer_parts=_EMBEDDINGS,
     heads={"none": {}, "labels": {"head_dense": "pre_classifier", "head_out": "classifier"}},
     keys={
         **TEXT_KEYS,
@@ -79,9 +79,9 @@ _DISTILBERT = Network(
 
 _MPNET = Network(
     base="mpnet",
-    layer="encoder.layer.{i}",
+    layer_path="encoder.layer.{i}",
     attention="attention.attn",
-    inside={
+    layer_parts={
         "query": "attention.attn.q",
         "key": "attention.attn.k",
         "value": "attention.attn.v",
@@ -89,7 +89,7 @@ _MPNET = Network(
         "attention_norm": "attention.LayerNorm",
         **_AFTER_ATTENTION,
     },
-    outside={**_EMBEDDINGS, "position_bias": "encoder.relative_attention_bias"},
+    outer_parts={**_EMBEDDINGS, "position_bias": "encoder.relative_attention_bias"},
     heads={"none": _POOLER, "labels": _DENSE_AND_OUT},
     keys={**TEXT_KEYS, "buckets": "relative_attention_num_buckets"},
     defaults={"relative_attention_num_buckets": 32},
@@ -99,9 +99,9 @@ _MPNET = Network(
 _ALBERT = Network(
     base="albert",
     # Every published model has one layer per group, although `inner_group_num` allows more.
-    layer="encoder.albert_layer_groups.{i}.albert_layers.0",
+    layer_path="encoder.albert_layer_groups.{i}.albert_layers.0",
     attention="attention",
-    inside={
+    layer_parts={
         "query": "attention.query",
         "key": "attention.key",
         "value": "attention.value",
@@ -111,43 +111,43 @@ _ALBERT = Network(
         "feed_out": "ffn_output",
         "output_norm": "full_layer_layer_norm",
     },
-    outside={**_TYPED, "projection": "encoder.embedding_hidden_mapping_in"},
+    outer_parts={**_TYPED_EMBEDDINGS, "projection": "encoder.embedding_hidden_mapping_in"},
     heads={
         "none": {"head_dense": "pooler"},
         "labels": {"head_dense": "albert.pooler", "head_out": "classifier"},
     },
     keys={**TEXT_KEYS, "types": "type_vocab_size", "embedding": "embedding_size"},
     defaults={"embedding_size": 128, "num_hidden_groups": 1},
-    shared="num_hidden_groups",
+    shared_layers_key="num_hidden_groups",
 )
 
 
 def _distances(config: Config) -> int:
     """Rows of DeBERTa's relative position table: the distances it distinguishes, in both directions."""
-    longest = config["max_relative_positions"]
-    side = longest if longest > 0 else config["max_position_embeddings"]
+    max_distance = config["max_relative_positions"]
+    side = max_distance if max_distance > 0 else config["max_position_embeddings"]
     return 2 * int(config["position_buckets"] if config["position_buckets"] > 0 else side)
 
 
-def _by_position(kind: str, config: Config) -> bool:
+def _has_position_projection(attention_kind: str, config: Config) -> bool:
     """Whether DeBERTa's positions have their own projection of this kind (`c2p` or `p2c`)."""
-    apart = config["relative_attention"] and not config["share_att_key"]
-    return bool(apart and kind in (config["pos_att_type"] or ()))
+    separate = config["relative_attention"] and not config["share_att_key"]
+    return bool(separate and attention_kind in (config["pos_att_type"] or ()))
 
 
 _DEBERTA_V2 = replace(
     _BERT,
     base="deberta",
-    inside={
-        **_BERT.inside,
+    layer_parts={
+        **_BERT.layer_parts,
         "query": "attention.self.query_proj",
         "key": "attention.self.key_proj",
         "value": "attention.self.value_proj",
         "position_query": "attention.self.pos_query_proj",
         "position_key": "attention.self.pos_key_proj",
     },
-    outside={
-        **{role: path for role, path in _TYPED.items() if role != "embedding_norm"},
+    outer_parts={
+        **{role: path for role, path in _TYPED_EMBEDDINGS.items() if role != "embedding_norm"},
         "projection": "embeddings.embed_proj",
         "projected_norm": "embeddings.LayerNorm",
         "relative_positions": "encoder.rel_embeddings",
@@ -171,7 +171,7 @@ _DEBERTA_V2 = replace(
         "norm_rel_ebd": "none",
         "conv_kernel_size": 0,
     },
-    when={
+    present_if={
         "positions": lambda config: bool(config["position_biased_input"]),
         "token_types": lambda config: config["type_vocab_size"] > 0,
         "projection": lambda config: config["embedding_size"] not in (None, config["hidden_size"]),
@@ -181,17 +181,17 @@ _DEBERTA_V2 = replace(
         ),
         "convolution": lambda config: config["conv_kernel_size"] > 0,
         "convolution_norm": lambda config: config["conv_kernel_size"] > 0,
-        "position_key": lambda config: _by_position("c2p", config),
-        "position_query": lambda config: _by_position("p2c", config),
+        "position_key": lambda config: _has_position_projection("c2p", config),
+        "position_query": lambda config: _has_position_projection("p2c", config),
     },
-    computed={"distances": _distances},
+    computed_sizes={"distances": _distances},
 )
 
 _MODERNBERT = Network(
     base="model",
-    layer="layers.{i}",
+    layer_path="layers.{i}",
     attention="attn",
-    inside={
+    layer_parts={
         "qkv": "attn.Wqkv",
         "attention_output": "attn.Wo",
         "attention_norm": "attn_norm",
@@ -199,7 +199,7 @@ _MODERNBERT = Network(
         "feed_out": "mlp.Wo",
         "output_norm": "mlp_norm",
     },
-    outside={
+    outer_parts={
         "words": "embeddings.tok_embeddings",
         "embedding_norm": "embeddings.norm",
         "final_norm": "final_norm",
@@ -210,7 +210,7 @@ _MODERNBERT = Network(
     },
     keys=TEXT_KEYS,
     positions="rotary",
-    norms="before",
+    norm_placement="before",
     not_in_first=("attention_norm",),
     biases={
         **dict.fromkeys(("qkv", "attention_output"), "attention_bias"),
@@ -224,7 +224,7 @@ _MODERNBERT = Network(
 )
 
 _RELATIVE = "its attention uses relative positions with"
-DEBERTA_CANNOT: Mapping[Use, str] = {
+DEBERTA_CANNOT: Mapping[Operation, str] = {
     "lower": f"{_RELATIVE} a special mask",
     "take apart": f"{_RELATIVE} separate weights",
     "compare": f"{_RELATIVE} separate weights",
@@ -232,12 +232,12 @@ DEBERTA_CANNOT: Mapping[Use, str] = {
 
 ENCODERS: Mapping[str, Family] = {
     "bert": Family("texts", _BERT),
-    "data2vec-text": Family("texts", _DATA2VEC, counts_from_padding=True),
-    "camembert": Family("texts", _ROBERTA, counts_from_padding=True),
+    "data2vec-text": Family("texts", _DATA2VEC, positions_after_padding=True),
+    "camembert": Family("texts", _ROBERTA, positions_after_padding=True),
     "distilbert": Family("texts", _DISTILBERT),
     "electra": Family("texts", _ELECTRA),
-    "roberta": Family("texts", _ROBERTA, counts_from_padding=True),
-    "xlm-roberta": Family("texts", _ROBERTA, counts_from_padding=True),
+    "roberta": Family("texts", _ROBERTA, positions_after_padding=True),
+    "xlm-roberta": Family("texts", _ROBERTA, positions_after_padding=True),
     "mpnet": Family(
         "texts",
         _MPNET,
@@ -245,7 +245,7 @@ ENCODERS: Mapping[str, Family] = {
             "take apart": "its layers share one table of relative positions, with one column per head",
             "compare": "its layers share one table of relative positions, with one column per head",
         },
-        counts_from_padding=True,
+        positions_after_padding=True,
     ),
     "albert": Family(
         "texts",

@@ -13,7 +13,7 @@ Head = Literal["none", "labels", "distilled", "words"]
 """Head on top of a base model: none (but a pooler), a classifier, a classifier with a second head on a distillation
 token, or a language-modelling head."""
 
-Use = Literal["lower", "embed", "take apart", "compare"]
+Operation = Literal["lower", "embed", "take apart", "compare"]
 """Operations a family may support: exact ONNX export; use as a sentence encoder; student and pruned models; losses
 that compare signals of its layers."""
 
@@ -73,7 +73,8 @@ ROLES: Mapping[str, Role] = {
     "gate": _FEED,
     "gate_feed_in": Role("linear", ("gate_feed_forward", "hidden")),
     "feed_out": Role("linear", ("hidden", "feed_forward")),
-    # In a layer: the norms. `Network.norms` gives their placement; result norms apply before a result is added.
+    # In a layer: the norms. `Network.norm_placement` gives their placement; result norms apply before a result is
+    # added.
     "attention_norm": _NORM,
     "attention_result_norm": _NORM,
     "output_norm": _NORM,
@@ -88,7 +89,7 @@ ROLES: Mapping[str, Role] = {
 }
 """Every part that a network may have."""
 
-_READ_TOGETHER = (
+_SHARED_INPUT_ROLES = (
     ("qkv", "query", "key", "value"),
     ("attention_output",),
     ("gate_feed_in", "gate", "feed_in"),
@@ -111,78 +112,80 @@ TEXT_KEYS: Mapping[str, str] = {**KEYS, "vocabulary": "vocab_size", "positions":
 class Network:
     """The layer structure of a family: the paths and kinds of its parts, which are named by their roles.
 
-    `base` is the attribute of a model with a head that holds its base model. Inside the base model, `layer` is the
-    path of the layer `{i}`, and `outside` holds the parts around the layers. Inside a layer, `inside` holds its
-    parts, and `attention` is the module that stores the head counts. `heads` holds the parts of each kind of head,
+    `base` is the attribute of a model with a head that holds its base model. Inside the base model, `layer_path` is the
+    path of the layer `{i}`, and `outer_parts` holds the parts around the layers. Inside a layer, `layer_parts` holds
+    its parts, and `attention` is the module that stores the head counts. `heads` holds the parts of each kind of head,
     as paths in the whole model.
 
-    `norm`, `norms`: LayerNorm or RMSNorm, applied `after` each residual addition (post-norm), `before` attention and
-    feed-forward (pre-norm), or `around` both: before their input and on their output before the addition.
-    `norm_offset` is added to the weight of a norm before it scales. `scales_words`: embeddings are multiplied by the
-    square root of their width.
-    `parallel`: the config key that makes attention and feed-forward read the same hidden state, if there is one.
+    `norm_type`, `norm_placement`: LayerNorm or RMSNorm, applied `after` each residual addition (post-norm), `before`
+    attention and feed-forward (pre-norm), or `around` both: before their input and on their output before the addition.
+    `norm_offset` is added to the weight of a norm before it scales. `scales_embeddings`: embeddings are multiplied by
+    the square root of their width.
+    `parallel_key`: the config key that makes attention and feed-forward read the same hidden state, if there is one.
     `qkv`: layout of query, key and value in a fused layer: `blocks` stacked one after the other, or `heads`
     interleaved per head.
     `causal`: each token attends only to itself and earlier tokens.
-    `shared`: the config key for the number of layers with weights of their own, which the other layers share.
-    `not_in_first`: roles that the lowest layer lacks.
-    `in_out`: linear layers inside the layers have their weight as (in, out).
+    `shared_layers_key`: the config key for the number of layers with weights of their own, which the other layers
+    share. `not_in_first`: roles that the lowest layer lacks.
+    `transposed`: linear layers inside the layers have their weight as (in, out).
 
     `keys`: config keys of the sizes. `defaults`: values that the family's class uses for keys missing from older
     configs. `biases`: for linear layers and LayerNorms that do not always have a bias: whether they do, or the
-    config key that decides. `when`: for parts that some models of the family lack, whether a model has them.
-    `computed`: sizes that are not config keys. These functions receive the config with its defaults.
+    config key that decides. `present_if`: for parts that some models of the family lack, whether a model has them.
+    `computed_sizes`: sizes that are not config keys. These functions receive the config with its defaults.
     """
 
     base: str
-    layer: str
+    layer_path: str
     attention: str
-    inside: Mapping[str, str]
-    outside: Mapping[str, str]
+    layer_parts: Mapping[str, str]
+    outer_parts: Mapping[str, str]
     heads: Mapping[Head, Mapping[str, str]]
     keys: Mapping[str, str]
     positions: Literal["learned", "relative", "rotary"] = "learned"
-    norm: Literal["layer", "rms"] = "layer"
-    norms: Literal["after", "before", "around"] = "after"
+    norm_type: Literal["layer", "rms"] = "layer"
+    norm_placement: Literal["after", "before", "around"] = "after"
     norm_offset: float = 0.0
-    scales_words: bool = False
-    parallel: str | None = None
+    scales_embeddings: bool = False
+    parallel_key: str | None = None
     qkv: Literal["blocks", "heads"] = "blocks"
     causal: bool = False
-    shared: str | None = None
+    shared_layers_key: str | None = None
     not_in_first: tuple[str, ...] = ()
-    in_out: bool = False
+    transposed: bool = False
     defaults: Config = field(default_factory=dict)
     biases: Mapping[str, bool | str] = field(default_factory=dict)
-    when: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)
-    computed: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    present_if: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)
+    computed_sizes: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
 
     @property
     def gated(self) -> bool:
         """Whether the feed-forward network is gated."""
-        return not self.inside.keys().isdisjoint({"gate", "gate_feed_in"})
+        return not self.layer_parts.keys().isdisjoint({"gate", "gate_feed_in"})
 
     @property
     def fused(self) -> bool:
         """Whether query, key and value are one fused layer."""
-        return "qkv" in self.inside
+        return "qkv" in self.layer_parts
 
     @property
-    def maps(self) -> tuple[tuple[str, ...], ...]:
+    def linear_groups(self) -> tuple[tuple[str, ...], ...]:
         """Linear layers of a decoder layer in order of computation, grouped by shared input."""
-        return tuple(tuple(role for role in roles if role in self.inside) for roles in _READ_TOGETHER)
+        return tuple(
+            tuple(role for role in roles if role in self.layer_parts) for roles in _SHARED_INPUT_ROLES
+        )
 
-    def has(self, role: str, config: Config) -> bool:
+    def has_part(self, role: str, config: Config) -> bool:
         """Whether a model of this config has a part that its family may have."""
-        return role not in self.when or self.when[role]({**self.defaults, **config})
+        return role not in self.present_if or self.present_if[role]({**self.defaults, **config})
 
     def has_bias(self, role: str, config: Config) -> bool:
         """Whether a part has a bias."""
         kind = ROLES[role].kind
-        if kind in ("table", "parameter") or (kind == "norm" and self.norm == "rms"):
+        if kind in ("table", "parameter") or (kind == "norm" and self.norm_type == "rms"):
             return False
-        said = self.biases.get(role, True)
-        return said if isinstance(said, bool) else bool({**self.defaults, **config}[said])
+        bias = self.biases.get(role, True)
+        return bias if isinstance(bias, bool) else bool({**self.defaults, **config}[bias])
 
 
 @dataclass(frozen=True)
@@ -190,12 +193,12 @@ class Family:
     """What is known of a `model_type` of transformers.
 
     `network`: its layer structure; None if not known. `cannot`: unsupported operations and the reason, phrased to
-    follow "a model of the family ...". `attends`: it has self-attention. `counts_from_padding`: positions are
+    follow "a model of the family ...". `has_attention`: it has self-attention. `positions_after_padding`: positions are
     numbered from the padding index + 1, so it takes that many fewer tokens than it has positions.
     """
 
-    takes: Literal["texts", "images"]
+    modality: Literal["texts", "images"]
     network: Network | None = None
-    cannot: Mapping[Use, str] = field(default_factory=dict)
-    attends: bool = True
-    counts_from_padding: bool = False
+    cannot: Mapping[Operation, str] = field(default_factory=dict)
+    has_attention: bool = True
+    positions_after_padding: bool = False

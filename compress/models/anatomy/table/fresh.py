@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.family import Config, Network
 
-WIDER = 4
+FEED_FORWARD_RATIO = 4
 """Default ratio of the feed-forward width to the hidden size."""
 _HEAD_SIZE = 32
-_TURNED = 16
+_ROTARY_MULTIPLE = 16
 """The lowered rotary embedding rotates a multiple of this many dimensions per head."""
 
 
@@ -40,7 +40,9 @@ class FreshDecoder:
     def _heads(self) -> int:
         if self.heads is not None:
             return self.heads
-        return next((self.hidden // size for size in (_HEAD_SIZE, _TURNED) if self.hidden % size == 0), 1)
+        return next(
+            (self.hidden // size for size in (_HEAD_SIZE, _ROTARY_MULTIPLE) if self.hidden % size == 0), 1
+        )
 
     def fault(self) -> str | None:
         """Return why no such model can be created and lowered; None if it can."""
@@ -52,19 +54,19 @@ class FreshDecoder:
         if self.groups is not None and heads % self.groups:
             return f"{self.groups} groups of keys and values do not divide {heads} heads"
         size = self.hidden // heads
-        if network.positions == "rotary" and size % _TURNED:
+        if network.positions == "rotary" and size % _ROTARY_MULTIPLE:
             return (
                 f"the width {self.hidden} over {heads} heads leaves {size} numbers a head, and rotary positions need a "
-                f"multiple of {_TURNED}"
+                f"multiple of {_ROTARY_MULTIPLE}"
             )
         return None
 
-    def config(self, words: int | None = None, positions: int | None = None) -> Config:
+    def config(self, vocabulary_size: int | None = None, max_positions: int | None = None) -> Config:
         """Return its `config.json` with the family's keys; all else is left to the defaults of the family's class.
 
         Args:
-            words: vocabulary size, None if not known yet.
-            positions: maximum number of tokens, None if not known yet.
+            vocabulary_size: vocabulary size, None if not known yet.
+            max_positions: maximum number of tokens, None if not known yet.
         """
         network, heads = self._network, self._heads
         sizes = {
@@ -73,10 +75,10 @@ class FreshDecoder:
             "heads": heads,
             "groups": self.groups or heads,
             "head_size": self.hidden // heads,
-            "feed_forward": self.feed_forward or WIDER * self.hidden,
-            "vocabulary": words,
-            "positions": positions,
+            "feed_forward": self.feed_forward or FEED_FORWARD_RATIO * self.hidden,
+            "vocabulary": vocabulary_size,
+            "positions": max_positions,
         }
-        named = {network.keys[size]: value for size, value in sizes.items() if size in network.keys}
-        said = {key: value for key, value in named.items() if value is not None}
-        return {"model_type": self.kind, "tie_word_embeddings": self.tied, **said}
+        values_by_key = {network.keys[size]: value for size, value in sizes.items() if size in network.keys}
+        values = {key: value for key, value in values_by_key.items() if value is not None}
+        return {"model_type": self.kind, "tie_word_embeddings": self.tied, **values}

@@ -10,7 +10,7 @@ from compress.core.errors import ModelError
 from compress.models.anatomy.table.families import FAMILIES, FAMILY_UNSUPPORTED, why_not_taken_apart
 from compress.models.anatomy.table.family import ROLES, Config, Head, Network
 
-_LABELS = 2
+_DEFAULT_LABELS = 2
 """Number of labels if the config names none."""
 
 
@@ -32,15 +32,15 @@ class Sizes:
     stored: int
 
 
-def network_of(kind: str) -> Network:
+def network_of(model_type: str) -> Network:
     """Return the layer structure of a `model_type`.
 
     Raises:
         ModelError: it is not known.
     """
-    family = FAMILIES.get(kind)
+    family = FAMILIES.get(model_type)
     if family is None or family.network is None:
-        raise ModelError(why_not_taken_apart(kind) or kind, code=FAMILY_UNSUPPORTED)
+        raise ModelError(why_not_taken_apart(model_type) or model_type, code=FAMILY_UNSUPPORTED)
     return family.network
 
 
@@ -51,16 +51,16 @@ def sizes_of_config(config: Config) -> Sizes:
         ModelError: the layer structure of its family is not known, or a size is missing.
     """
     network = network_of(str(config.get("model_type")))
-    found = dimensions(network, config)
+    sizes = dimensions(network, config)
     return Sizes(
-        hidden=found["hidden"],
-        layers=found["layers"],
-        heads=found["heads"],
-        feed_forward=found["feed_forward"],
-        vocabulary=found.get("vocabulary"),
-        groups=found["groups"],
-        head_size=found["head_size"],
-        stored=found["stored"],
+        hidden=sizes["hidden"],
+        layers=sizes["layers"],
+        heads=sizes["heads"],
+        feed_forward=sizes["feed_forward"],
+        vocabulary=sizes.get("vocabulary"),
+        groups=sizes["groups"],
+        head_size=sizes["head_size"],
+        stored=sizes["stored"],
     )
 
 
@@ -71,37 +71,39 @@ def dimensions(network: Network, config: Config) -> dict[str, int]:
         ModelError: a size that every model has is missing.
     """
     config = {**network.defaults, **config}
-    found: dict[str, int] = {
+    sizes: dict[str, int] = {
         size: value for size, key in network.keys.items() if isinstance(value := config.get(key), int)
     }
-    missing = [network.keys[size] for size in ("hidden", "layers", "heads") if not found.get(size)]
+    missing = [network.keys[size] for size in ("hidden", "layers", "heads") if not sizes.get(size)]
     if missing:
         raise ModelError(f"its config.json lacks {', '.join(f'`{key}`' for key in missing)}")
-    hidden, heads = found["hidden"], found["heads"]
-    found.setdefault("feed_forward", 4 * hidden)
-    found.setdefault("groups", heads)
-    found.setdefault("head_size", hidden // heads)
-    found.setdefault("embedding", hidden)
-    found["stored"] = found["layers"] if network.shared is None else int(config[network.shared])
-    found["labels"] = len(config.get("id2label") or range(_LABELS))
-    found["one"] = 1
-    found["queries"] = heads * found["head_size"]
-    found["keys"] = found["groups"] * found["head_size"]
-    found["queries_keys_values"] = found["queries"] + 2 * found["keys"]
-    found["gate_feed_forward"] = 2 * found["feed_forward"]
-    return found | {size: compute(config) for size, compute in network.computed.items()}
+    hidden, heads = sizes["hidden"], sizes["heads"]
+    sizes.setdefault("feed_forward", 4 * hidden)
+    sizes.setdefault("groups", heads)
+    sizes.setdefault("head_size", hidden // heads)
+    sizes.setdefault("embedding", hidden)
+    sizes["stored"] = (
+        sizes["layers"] if network.shared_layers_key is None else int(config[network.shared_layers_key])
+    )
+    sizes["labels"] = len(config.get("id2label") or range(_DEFAULT_LABELS))
+    sizes["one"] = 1
+    sizes["queries"] = heads * sizes["head_size"]
+    sizes["keys"] = sizes["groups"] * sizes["head_size"]
+    sizes["queries_keys_values"] = sizes["queries"] + 2 * sizes["keys"]
+    sizes["gate_feed_forward"] = 2 * sizes["feed_forward"]
+    return sizes | {size: compute(config) for size, compute in network.computed_sizes.items()}
 
 
 def parts_of(network: Network, config: Config, head: Head) -> Iterator[tuple[str, str]]:
     """Yield the role and the path in the whole model of every part that a model has, in no particular order."""
     base = "" if head == "none" else f"{network.base}."
-    for role, path in network.outside.items():
-        if network.has(role, config):
+    for role, path in network.outer_parts.items():
+        if network.has_part(role, config):
             yield role, base + path
     for layer in range(dimensions(network, config)["stored"]):
-        for role, path in network.inside.items():
-            if network.has(role, config) and not (layer == 0 and role in network.not_in_first):
-                yield role, f"{base}{network.layer.format(i=layer)}.{path}"
+        for role, path in network.layer_parts.items():
+            if network.has_part(role, config) and not (layer == 0 and role in network.not_in_first):
+                yield role, f"{base}{network.layer_path.format(i=layer)}.{path}"
     yield from network.heads[head].items()
 
 
@@ -115,18 +117,18 @@ def parameters_of(config: Config, head: Head) -> dict[str, tuple[int, ...]]:
     if head not in network.heads:
         raise ModelError(f"a {config['model_type']} has no head of {head}")
     sizes = dimensions(network, config)
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for role, path in parts_of(network, config, head):
         kind = ROLES[role].kind
         shape = tuple(sizes[name] for name in ROLES[role].shape)
         if kind == "parameter":
-            found[path] = shape
+            shapes[path] = shape
             continue
-        turned = network.in_out and kind == "linear" and role in network.inside
-        found[f"{path}.weight"] = shape[::-1] if turned else shape
+        is_transposed = network.transposed and kind == "linear" and role in network.layer_parts
+        shapes[f"{path}.weight"] = shape[::-1] if is_transposed else shape
         if network.has_bias(role, config):
-            found[f"{path}.bias"] = shape[:1]
-    return found
+            shapes[f"{path}.bias"] = shape[:1]
+    return shapes
 
 
 def tied_parameters(config: Config, head: Head) -> Mapping[str, str]:
@@ -135,7 +137,7 @@ def tied_parameters(config: Config, head: Head) -> Mapping[str, str]:
     head_words = network.heads[head].get("head_words")
     if head_words is None or not {**network.defaults, **config}["tie_word_embeddings"]:
         return {}
-    return {f"{head_words}.weight": f"{network.base}.{network.outside['words']}.weight"}
+    return {f"{head_words}.weight": f"{network.base}.{network.outer_parts['words']}.weight"}
 
 
 def count_parameters(config: Config, head: Head) -> int:

@@ -23,26 +23,27 @@ class SmallerDecoder:
     feed_forward: int | None = None
 
     @property
-    def old(self) -> Mapping[str, int]:
+    def original_sizes(self) -> Mapping[str, int]:
         """Sizes of the larger model."""
         return dimensions(network_of(str(self.config["model_type"])), self.config)
 
     @property
     def sizes(self) -> Mapping[str, int]:
         """`hidden`, `heads`, `groups`, `head_size` and `feed_forward`."""
-        old = self.old
-        hidden = self.hidden or old["hidden"]
-        size = old["head_size"]
-        heads = self.heads or (old["heads"] if self._says_head_size else max(1, hidden // size))
+        original = self.original_sizes
+        hidden = self.hidden or original["hidden"]
+        size = original["head_size"]
+        heads = self.heads or (original["heads"] if self._has_head_size_key else max(1, hidden // size))
         return {
             "hidden": hidden,
             "heads": heads,
-            "groups": max(1, heads * old["groups"] // old["heads"]),
+            "groups": max(1, heads * original["groups"] // original["heads"]),
             "head_size": size,
-            "feed_forward": self.feed_forward or round(hidden * old["feed_forward"] / old["hidden"]),
+            "feed_forward": self.feed_forward
+            or round(hidden * original["feed_forward"] / original["hidden"]),
         }
 
-    def described(self, layers: int) -> Config:
+    def config_values(self, layers: int) -> Config:
         """Return the new sizes by their config keys."""
         keys = network_of(str(self.config["model_type"])).keys
         sizes = {**self.sizes, "layers": layers}
@@ -50,25 +51,30 @@ class SmallerDecoder:
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Yield why no such model is possible: the student key that asks for too much, and the reason."""
-        old, new = self.old, self.sizes
-        shared, hidden, heads = max(1, old["heads"] // old["groups"]), new["hidden"], new["heads"]
+        original, new = self.original_sizes, self.sizes
+        queries_per_group, hidden, heads = (
+            max(1, original["heads"] // original["groups"]),
+            new["hidden"],
+            new["heads"],
+        )
         for key, size in (
             ("hidden_size", "hidden"),
             ("heads", "heads"),
             ("intermediate_size", "feed_forward"),
         ):
-            if new[size] > old[size]:
+            if new[size] > original[size]:
                 yield (
                     key,
-                    f"{new[size]} is more than the {old[size]} of the model that the student is cut from",
+                    f"{new[size]} is more than the {original[size]} of the model that the student is cut from",
                 )
-        if heads % shared:
+        if heads % queries_per_group:
             yield (
                 "heads",
-                f"{shared} heads share keys and values in the model that the student is cut from, and stay together: "
-                f"{heads} is not a multiple of {shared}",
+                f"{queries_per_group} heads share keys and values in the model that the student is cut "
+                "from, and stay together: "
+                f"{heads} is not a multiple of {queries_per_group}",
             )
-        if not self._says_head_size and hidden != heads * new["head_size"]:
+        if not self._has_head_size_key and hidden != heads * new["head_size"]:
             yield (
                 "heads" if self.heads else "hidden_size",
                 f"a {self.config['model_type']} derives the head size from the number of heads, and heads of size "
@@ -78,7 +84,7 @@ class SmallerDecoder:
             yield "heads" if self.heads else "hidden_size", f"{heads} heads do not divide the width {hidden}"
 
     @property
-    def _says_head_size(self) -> bool:
+    def _has_head_size_key(self) -> bool:
         return "head_size" in network_of(str(self.config["model_type"])).keys
 
 

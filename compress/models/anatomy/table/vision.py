@@ -8,23 +8,26 @@ from dataclasses import replace
 from compress.models.anatomy.table.family import KEYS, Config, Family, Network
 
 
-def _sides(value: object) -> tuple[int, int]:
+def _height_and_width(value: object) -> tuple[int, int]:
     """Height and width, given in a config as one number or two."""
     if isinstance(value, list | tuple):
         return int(value[0]), int(value[1])
     return int(str(value)), int(str(value))
 
 
-def _places(tokens: int, config: Config) -> int:
-    (height, width), (high, wide) = _sides(config["image_size"]), _sides(config["patch_size"])
-    return (height // high) * (width // wide) + tokens
+def _position_count(extra_tokens: int, config: Config) -> int:
+    (height, width), (patch_height, patch_width) = (
+        _height_and_width(config["image_size"]),
+        _height_and_width(config["patch_size"]),
+    )
+    return (height // patch_height) * (width // patch_width) + extra_tokens
 
 
 _VIT = Network(
     base="vit",
-    layer="layers.{i}",
+    layer_path="layers.{i}",
     attention="attention",
-    inside={
+    layer_parts={
         "query": "attention.q_proj",
         "key": "attention.k_proj",
         "value": "attention.v_proj",
@@ -34,7 +37,7 @@ _VIT = Network(
         "feed_out": "mlp.fc2",
         "output_norm": "layernorm_after",
     },
-    outside={
+    outer_parts={
         "class_token": "embeddings.cls_token",
         "places": "embeddings.position_embeddings",
         "patches": "embeddings.patch_embeddings.projection",
@@ -42,25 +45,25 @@ _VIT = Network(
     },
     heads={"none": {"head_dense": "pooler.dense"}, "labels": {"head_out": "classifier"}},
     keys={**KEYS, "channels": "num_channels"},
-    norms="before",
+    norm_placement="before",
     biases=dict.fromkeys(("query", "key", "value"), "qkv_bias"),
     defaults={"qkv_bias": True, "image_size": 224, "patch_size": 16, "num_channels": 3},
-    computed={
-        "places": lambda config: _places(1, config),
-        "patch_height": lambda config: _sides(config["patch_size"])[0],
-        "patch_width": lambda config: _sides(config["patch_size"])[1],
+    computed_sizes={
+        "places": lambda config: _position_count(1, config),
+        "patch_height": lambda config: _height_and_width(config["patch_size"])[0],
+        "patch_width": lambda config: _height_and_width(config["patch_size"])[1],
     },
 )
 
 _DEIT = replace(
     _VIT,
     base="deit",
-    outside={**_VIT.outside, "distillation_token": "embeddings.distillation_token"},
+    outer_parts={**_VIT.outer_parts, "distillation_token": "embeddings.distillation_token"},
     heads={
         **_VIT.heads,
         "distilled": {"head_out": "cls_classifier", "head_teacher": "distillation_classifier"},
     },
-    computed={**_VIT.computed, "places": lambda config: _places(2, config)},
+    computed_sizes={**_VIT.computed_sizes, "places": lambda config: _position_count(2, config)},
 )
 
 VISION: Mapping[str, Family] = {"vit": Family("images", _VIT), "deit": Family("images", _DEIT)}

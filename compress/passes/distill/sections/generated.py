@@ -10,48 +10,48 @@ from compress.core.units import format_seconds
 from compress.passes.distill.kind import GENERATED
 from compress.passes.distill.sections.teaching import sample_rows
 from compress.passes.distill.spec import DistillSpec
-from compress.reporting.data.row import ordered
+from compress.reporting.data.row import ordered_steps
 from compress.reporting.render.document import Row, Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, percent, significant
 
-LABELS = 30
+MAX_LABELS = 30
 """Maximum number of labels shown: those with the lowest agreement of the teacher."""
 
 
 def generated(run: RunRecord) -> Section:
     """Build the section: shares by reason, labels, costs and samples of each distillation with generated texts."""
-    found = [(step, step.facts[GENERATED]) for step in ordered(run) if _has_its_own(step)]
+    entries = [(step, step.facts[GENERATED]) for step in ordered_steps(run) if _has_own_facts(step)]
     reasons = [
-        row(step.step, reason, count(number), percent(number / told["answers"]))
-        for step, told in found
-        for reason, number in told["by_reason"].items()
+        row(step.step, reason, count(number), percent(number / facts["answers"]))
+        for step, facts in entries
+        for reason, number in facts["by_reason"].items()
     ]
     costs = [
         row(
             step.step,
-            told["model"] or MISSING,
-            told["license"],
-            significant(-told["writer"]["validation_score"]),
-            count(told["answers"]),
-            count(told["tokens"]),
-            count(told["written_before"]),
-            format_seconds(told["seconds"]),
+            facts["model"] or MISSING,
+            facts["license"],
+            significant(-facts["writer"]["validation_score"]),
+            count(facts["answers"]),
+            count(facts["tokens"]),
+            count(facts["written_before"]),
+            format_seconds(facts["seconds"]),
         )
-        for step, told in found
+        for step, facts in entries
     ]
-    samples = [line for step, _ in found for line in sample_rows(step, step.samples)]
+    samples = [line for step, _ in entries for line in sample_rows(step, step.samples)]
     words = tuple(
-        f"{step.step}: {count(told['kept'])} of the {count(told['wanted'])} requested texts are kept. The teacher "
-        f"gives {percent(told['agreed'] / told['kept'])} of them the requested label; the student learns the "
+        f"{step.step}: {count(facts['kept'])} of the {count(facts['wanted'])} requested texts are kept. The teacher "
+        f"gives {percent(facts['agreed'] / facts['kept'])} of them the requested label; the student learns the "
         "teacher's outputs for all of them."
-        for step, told in found
+        for step, facts in entries
     )
     tables = (
         Table("Generated texts", ("Step", "", "texts", "share"), tuple(reasons), frozenset({1})),
         Table(
             "By label, lowest agreement of the teacher first",
             ("Step", "label", "requested", "written", "kept", "agreement"),
-            tuple(line for step, told in found for line in _by_label(step, told)),
+            tuple(line for step, facts in entries for line in _label_rows(step, facts)),
             frozenset({1}),
         ),
         Table(
@@ -62,24 +62,24 @@ def generated(run: RunRecord) -> Section:
         ),
         Table("Samples", ("Step", "", "requested label", "text"), tuple(samples), frozenset({1, 2, 3})),
     )
-    return section_of("generated-texts", "Generated texts labelled by the teacher", *tables, words=words)
+    return section_of("generated-texts", "Generated texts labelled by the teacher", *tables, paragraphs=words)
 
 
-def _by_label(step: StepRecord, told: Mapping[str, Any]) -> list[Row]:
-    lines = sorted(told["by_label"].items(), key=lambda one: one[1][3] / max(1, one[1][2]))
+def _label_rows(step: StepRecord, facts: Mapping[str, Any]) -> list[Row]:
+    labels = sorted(facts["by_label"].items(), key=lambda one: one[1][3] / max(1, one[1][2]))
     return [
         row(
             step.step,
             name,
-            count(wanted),
-            count(tried),
+            count(requested),
+            count(written),
             count(kept),
             percent(agreed / kept if kept else None),
         )
-        for name, (wanted, tried, kept, agreed) in lines[:LABELS]
+        for name, (requested, written, kept, agreed) in labels[:MAX_LABELS]
     ]
 
 
-def _has_its_own(step: StepRecord) -> bool:
+def _has_own_facts(step: StepRecord) -> bool:
     # Later steps inherit the facts of their input model.
     return step.kind == DistillSpec.kind and isinstance(step.facts.get(GENERATED), Mapping)

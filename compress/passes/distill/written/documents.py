@@ -14,41 +14,41 @@ import numpy as np
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.data.splits import Examples
-from compress.generation.answers import Answer, tokens_drawn, tokens_read
+from compress.generation.answers import Answer, count_generated_tokens, count_prompt_tokens
 from compress.generation.copies import find_duplicates
-from compress.generation.passages import passages
+from compress.generation.passages import split_passages
 from compress.generation.prompts import PromptCodec
-from compress.generation.reasons import by_reason, first_of_each, in_words
+from compress.generation.reasons import count_by_reason, format_counts, limit_per_kind
 from compress.generation.validators import Validator, validator_of
-from compress.generation.writing import GenerationSettings, key_of
+from compress.generation.writing import GenerationSettings, answer_key
 from compress.models.text.chat import Prompt
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.written.held_out import HeldOut
-from compress.passes.distill.written.kept import KEPT
-from compress.passes.distill.written.lessons import Lessons, how_of, source_of
+from compress.passes.distill.written.kept import ACCEPTED
+from compress.passes.distill.written.lessons import TeacherExamples, generation_settings, source_of
 from compress.passes.distill.written.pairs import (
-    ALIKE,
-    COPIED,
-    LONG,
+    HELD_OUT_COPY,
+    NEAR_DUPLICATE,
     PAIR_REASONS,
+    TOO_LONG,
     UNSUPPORTED,
     Pair,
-    asked_of,
-    pair_of,
-    prompt_of,
-    stops_of,
+    parse_pair,
+    render_student_prompt,
+    render_teacher_prompt,
+    stop_strings,
 )
 from compress.profile.specs.validator import REGEX, pattern_of
 from compress.profile.specs.writing import PASSAGE, SequenceSpec, SyntheticSpec
 from compress.step import StepContext
-from compress.tasks.base import Task, WritingTask
-from compress.training.signals.written import Answers, answers_to
+from compress.tasks.base import GenerativeTask, Task
+from compress.training.signals.written import Answers, cached_answers
 
-SHOWN = 50
+MAX_ACCEPTED_SAMPLES = 50
 """Number of accepted pairs in the record, with passage, question and answer."""
-_OTHERS = 5
+_MAX_REJECTED_SAMPLES = 5
 """Number of rejected pairs in the record, per reason."""
-_ROOM = 4
+_TEMPLATE_TOKENS = 4
 """Upper bound on the tokens of the template around an answer."""
 
 
@@ -67,104 +67,104 @@ class _PairGeneration:
 
     ctx: StepContext
     spec: DistillSpec
-    how: SequenceSpec
-    pairs: SyntheticSpec
+    sequence: SequenceSpec
+    synthetic: SyntheticSpec
     writer: PromptCodec
     reader: PromptCodec
 
     @property
-    def converses(self) -> bool:
+    def uses_chat(self) -> bool:
         """Whether the teacher is prompted by a conversation."""
-        server = self.how.server
-        return self.writer.converses if server is None else server.api == "chat"
+        server = self.sequence.server
+        return self.writer.has_chat_template if server is None else server.api == "chat"
 
     @property
     def task(self) -> Task:
         """The task of the pairs, in the student's chat format if it has one."""
-        task = cast(WritingTask, self.ctx.task)
-        return task.conversing if self.reader.converses else task.answered
+        task = cast(GenerativeTask, self.ctx.task)
+        return task.conversation_task if self.reader.has_chat_template else task.answered_task
 
     @property
-    def written(self) -> GenerationSettings:
+    def settings(self) -> GenerationSettings:
         """The teacher's generation settings."""
-        how = how_of(self.how, self.spec, self.ctx.seed)
+        how = generation_settings(self.sequence, self.spec, self.ctx.seed)
         return GenerationSettings(
-            how.most, how.sampling, (*how.stops, *stops_of(converses=self.converses)), how.samples
+            how.most, how.sampling, (*how.stops, *stop_strings(uses_chat=self.uses_chat)), how.samples
         )
 
-    def asked(self, passage: str) -> Prompt:
+    def teacher_prompt(self, passage: str) -> Prompt:
         """Return the teacher's prompt."""
-        return asked_of(self.pairs, passage, converses=self.converses)
+        return render_teacher_prompt(self.synthetic, passage, uses_chat=self.uses_chat)
 
-    def prompt(self, passage: str, question: str) -> Prompt:
+    def student_prompt(self, passage: str, question: str) -> Prompt:
         """Return the student's prompt."""
-        text = prompt_of(self.pairs, passage, question)
-        return [{"role": "user", "content": text}] if self.reader.converses else f"{text}\n"
+        text = render_student_prompt(self.synthetic, passage, question)
+        return [{"role": "user", "content": text}] if self.reader.has_chat_template else f"{text}\n"
 
-    def drawn(self, documents: Sequence[str], most: int) -> list[_Passage]:
+    def draw_passages(self, documents: Sequence[str], max_passages: int) -> list[_Passage]:
         """Draw passages by the generation's seed, so that other students learn the same pairs."""
-        count = partial(_tokens, self.writer)
-        fewest, longest = self.pairs.passage_tokens
-        cut = partial(passages, count=count, fewest=fewest, most=longest)
-        return drawn(documents, cut, most, self.written.sampling.seed)
+        count = partial(_count_tokens, self.writer)
+        fewest, longest = self.synthetic.passage_tokens
+        cut = partial(split_passages, count_tokens=count, min_tokens=fewest, max_tokens=longest)
+        return draw_passages(documents, cut, max_passages, self.settings.sampling.seed)
 
-    def judge(self, passage: _Passage, found: Answers, validator: Validator | None) -> list[Answer]:
+    def judge(self, passage: _Passage, answers_by_key: Answers, validator: Validator | None) -> list[Answer]:
         """Parse and judge the pairs written about a passage, and add them to it; return the raw answers."""
-        prompt = self.asked(passage.text)
-        answers = [found[key_of(prompt, sample)] for sample in range(self.written.samples)]
+        prompt = self.teacher_prompt(passage.text)
+        answers = [answers_by_key[answer_key(prompt, sample)] for sample in range(self.settings.samples)]
         for answer in answers:
-            pair = pair_of(answer, passage.text, self.pairs, validator)
-            if pair.reason == KEPT and self.is_long(passage.text, pair):
-                pair = Pair(LONG, pair.question, pair.answer)
+            pair = parse_pair(answer, passage.text, self.synthetic, validator)
+            if pair.reason == ACCEPTED and self.is_long(passage.text, pair):
+                pair = Pair(TOO_LONG, pair.question, pair.answer)
             passage.pairs.append(pair)
         return answers
 
     def is_long(self, passage: str, pair: Pair) -> bool:
         """Whether a pair exceeds the student's context window."""
-        prompt = self.prompt(passage, pair.question)
-        used = len(self.reader.tokens(prompt)) + _tokens(self.reader, pair.answer)
-        return used + _ROOM > self.ctx.task.data.max_length
+        prompt = self.student_prompt(passage, pair.question)
+        used = len(self.reader.encode_prompt(prompt)) + _count_tokens(self.reader, pair.answer)
+        return used + _TEMPLATE_TOKENS > self.ctx.task.data.max_length
 
-    def leave_out_copies(self, own: Sequence[_Passage], known: Sequence[str]) -> list[str]:
+    def mark_duplicates(self, group: Sequence[_Passage], known_texts: Sequence[str]) -> list[str]:
         """Mark pairs that duplicate an earlier or a known one; return the texts of the others."""
-        by_heart = PASSAGE not in self.pairs.prompt
-        places = [
-            (passage, place)
-            for passage in own
-            for place, pair in enumerate(passage.pairs)
-            if pair.reason == KEPT
+        without_passage = PASSAGE not in self.synthetic.prompt
+        locations = [
+            (passage, index)
+            for passage in group
+            for index, pair in enumerate(passage.pairs)
+            if pair.reason == ACCEPTED
         ]
-        pairs = [passage.pairs[place] for passage, place in places]
-        texts = [pair.question if by_heart else f"{pair.question}\n{pair.answer}" for pair in pairs]
-        found = find_duplicates(texts, known, self.pairs.alike)
-        for (passage, place), pair, original in zip(places, pairs, found, strict=True):
+        pairs = [passage.pairs[index] for passage, index in locations]
+        texts = [pair.question if without_passage else f"{pair.question}\n{pair.answer}" for pair in pairs]
+        duplicates = find_duplicates(texts, known_texts, self.synthetic.alike)
+        for (passage, index), pair, original in zip(locations, pairs, duplicates, strict=True):
             if original is not None:
-                reason = COPIED if original.known else ALIKE
-                passage.pairs[place] = Pair(reason, pair.question, pair.answer)
-        return [text for text, original in zip(texts, found, strict=True) if original is None]
+                reason = HELD_OUT_COPY if original.is_known else NEAR_DUPLICATE
+                passage.pairs[index] = Pair(reason, pair.question, pair.answer)
+        return [text for text, original in zip(texts, duplicates, strict=True) if original is None]
 
-    def copied(self, texts: Sequence[str]) -> Sequence[bool]:
+    def in_held_out_splits(self, texts: Sequence[str]) -> Sequence[bool]:
         """Return which texts occur in documents of the validation or the test split."""
-        assert self.ctx.data.copied is not None
-        return self.ctx.data.copied(texts)
+        assert self.ctx.data.is_heldout_copy is not None
+        return self.ctx.data.is_heldout_copy(texts)
 
-    def examples(self, own: Sequence[_Passage]) -> tuple[Examples, list[int]]:
+    def examples(self, group: Sequence[_Passage]) -> tuple[Examples, list[int]]:
         """Return the accepted pairs of passages as examples, and the document of each."""
-        task = cast(WritingTask, self.ctx.task)
-        found = [
+        task = cast(GenerativeTask, self.ctx.task)
+        kept = [
             (
-                task.answered_item(self.prompt(passage.text, pair.question), pair.answer, ends=True),
+                task.answered_item(self.student_prompt(passage.text, pair.question), pair.answer, ends=True),
                 passage.document,
             )
-            for passage in own
+            for passage in group
             for pair in passage.pairs
-            if pair.reason == KEPT
+            if pair.reason == ACCEPTED
         ]
-        items = tuple(item for item, _ in found)
-        return Examples.unlabelled(items), [place for _, place in found]
+        items = tuple(item for item, _ in kept)
+        return Examples.unlabelled(items), [place for _, place in kept]
 
 
-def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Lessons:
+def write_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> TeacherExamples:
     """Let a teacher write pairs about the training and the validation documents, and return the accepted ones.
 
     Raises:
@@ -173,96 +173,116 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
     """
     assert spec.sequence is not None
     assert spec.synthetic is not None
-    reads = ctx.inputs.get("student", ctx.inputs["model"])
-    writing = _PairGeneration(
-        ctx, spec, spec.sequence, spec.synthetic, PromptCodec(teacher.path), PromptCodec(reads.path)
+    student_source = ctx.inputs.get("student", ctx.inputs["model"])
+    generation = _PairGeneration(
+        ctx, spec, spec.sequence, spec.synthetic, PromptCodec(teacher.path), PromptCodec(student_source.path)
     )
     validator = _validator(ctx, spec.synthetic)
-    held = writing.drawn(ctx.data.validation.texts, spec.synthetic.held_out)
-    cut = writing.drawn(ctx.data.train.texts, spec.synthetic.passages)
+    held_out = generation.draw_passages(ctx.data.validation.texts, spec.synthetic.held_out)
+    candidates = generation.draw_passages(ctx.data.train.texts, spec.synthetic.passages)
     # A passage that occurs in several documents is used once, and not at all if it is held out.
-    texts = [one.text for one in cut]
-    copies = zip(find_duplicates(texts, (), spec.synthetic.alike), writing.copied(texts), strict=True)
-    learnt = [
-        one for one, (original, copied) in zip(cut, copies, strict=True) if original is None and not copied
-    ]
-    if not learnt or not held:
-        raise _no_passages(spec.synthetic, "training" if held else "validation")
-    asked = [writing.asked(one.text) for one in (*held, *learnt)]
-    found, cost = answers_to(
-        ctx, spec.sequence.server or teacher, asked, writing.written, "the teacher writes"
+    texts = [passage.text for passage in candidates]
+    copies = zip(
+        find_duplicates(texts, (), spec.synthetic.alike), generation.in_held_out_splits(texts), strict=True
     )
-    answers = [answer for one in (*held, *learnt) for answer in writing.judge(one, found, validator)]
-    known = writing.leave_out_copies(held, ())
-    writing.leave_out_copies(learnt, known)
-    examples, documents = writing.examples(learnt)
-    counts = _counted(learnt)
+    accepted = [
+        passage
+        for passage, (original, copied) in zip(candidates, copies, strict=True)
+        if original is None and not copied
+    ]
+    if not accepted or not held_out:
+        raise _no_passages(spec.synthetic, "training" if held_out else "validation")
+    prompts = [generation.teacher_prompt(passage.text) for passage in (*held_out, *accepted)]
+    answers_by_key, cost = cached_answers(
+        ctx, spec.sequence.server or teacher, prompts, generation.settings, "the teacher writes"
+    )
+    answers = [
+        answer
+        for passage in (*held_out, *accepted)
+        for answer in generation.judge(passage, answers_by_key, validator)
+    ]
+    known = generation.mark_duplicates(held_out, ())
+    generation.mark_duplicates(accepted, known)
+    examples, documents = generation.examples(accepted)
+    counts = _count_reasons(accepted)
     if not len(examples):
         raise _nothing_kept(counts)
-    source, read = source_of(spec.sequence, teacher), tokens_read(answers)
+    source, num_prompt_tokens = source_of(spec.sequence, teacher), count_prompt_tokens(answers)
     facts: dict[str, Any] = {
         **source,
         "documents": len(set(documents)),
-        "prompts": len(learnt),
-        **({"passages_left_out": len(cut) - len(learnt)} if len(cut) > len(learnt) else {}),
+        "prompts": len(accepted),
+        **({"passages_left_out": len(candidates) - len(accepted)} if len(candidates) > len(accepted) else {}),
         "answers": sum(counts.values()),
         "by_reason": counts,
-        "prompts_left_out": sum(all(pair.reason != KEPT for pair in one.pairs) for one in learnt),
-        "held_out": {"prompts": len(held), "by_reason": _counted(held)},
-        "tokens": tokens_drawn(answers),
-        **({"prompt_tokens": read} if read else {}),
+        "prompts_left_out": sum(
+            all(pair.reason != ACCEPTED for pair in passage.pairs) for passage in accepted
+        ),
+        "held_out": {"prompts": len(held_out), "by_reason": _count_reasons(held_out)},
+        "tokens": count_generated_tokens(answers),
+        **({"prompt_tokens": num_prompt_tokens} if num_prompt_tokens else {}),
         **cost,
     }
-    return Lessons(
-        writing.task, examples, 0, source, facts, _samples(learnt), _halves(writing, held, spec.synthetic)
+    return TeacherExamples(
+        generation.task,
+        examples,
+        0,
+        source,
+        facts,
+        _samples(accepted),
+        _split_held_out(generation, held_out, spec.synthetic),
     )
 
 
-def drawn(documents: Sequence[str], cut: Callable[[str], list[str]], most: int, seed: int) -> list[_Passage]:
-    """Draw up to `most` passages in random order: one of each document, then a second of each, and so on.
+def draw_passages(
+    documents: Sequence[str], split: Callable[[str], list[str]], max_passages: int, seed: int
+) -> list[_Passage]:
+    """Draw up to `max_passages` passages in random order: one of each document, then a second of each, and so on.
 
     Args:
-        cut: splits a document into passages.
+        split: splits a document into passages.
     """
     random = np.random.default_rng(seed)
-    own: list[tuple[int, list[str]]] = []
-    for place in random.permutation(len(documents)).tolist():
+    by_document: list[tuple[int, list[str]]] = []
+    for index in random.permutation(len(documents)).tolist():
         # Blank lines separate the examples in the teacher's prompt.
-        if found := [re.sub(r"\s*\n\s*", "\n", one) for one in cut(documents[place])]:
-            own.append((place, [found[one] for one in random.permutation(len(found))]))
-        if len(own) == most:
+        if document_passages := [re.sub(r"\s*\n\s*", "\n", one) for one in split(documents[index])]:
+            by_document.append(
+                (index, [document_passages[one] for one in random.permutation(len(document_passages))])
+            )
+        if len(by_document) == max_passages:
             break
 
     def rounds() -> Iterator[_Passage]:
-        for number in range(max((len(found) for _, found in own), default=0)):
-            yield from (_Passage(place, found[number]) for place, found in own if number < len(found))
+        for number in range(max((len(found) for _, found in by_document), default=0)):
+            yield from (_Passage(place, found[number]) for place, found in by_document if number < len(found))
 
-    return list(islice(rounds(), most))
+    return list(islice(rounds(), max_passages))
 
 
-def _halves(writing: _PairGeneration, held: Sequence[_Passage], spec: SyntheticSpec) -> HeldOut:
+def _split_held_out(generation: _PairGeneration, group: Sequence[_Passage], spec: SyntheticSpec) -> HeldOut:
     """Split the held-out pairs by document: one half selects weights, the other is scored.
 
     Raises:
         PassError: fewer than two documents are left in the scored half.
     """
-    left = [one for one in held if any(pair.reason == KEPT for pair in one.pairs)]
-    number = {document: place for place, document in enumerate(dict.fromkeys(one.document for one in left))}
-    halves = [[one for one in left if number[one.document] % 2 == half] for half in range(2)]
-    chooses, (scored, documents) = writing.examples(halves[0])[0], writing.examples(halves[1])
+    kept = [one for one in group if any(pair.reason == ACCEPTED for pair in one.pairs)]
+    index_of = {document: place for place, document in enumerate(dict.fromkeys(one.document for one in kept))}
+    halves = [[one for one in kept if index_of[one.document] % 2 == half] for half in range(2)]
+    selection, (scored, documents) = generation.examples(halves[0])[0], generation.examples(halves[1])
     if len(set(documents)) < 2:
         raise PassError(
-            f"pairs from only {len(number)} validation documents are kept, and four are needed: half of them choose "
+            f"pairs from only {len(index_of)} validation documents are kept, and four are needed: half of them choose "
             f"among the student's weights, half are scored",
             where="synthetic.held_out",
             hint="Raise it, or provide more validation documents.",
         )
     places = np.unique(documents, return_inverse=True)[1]
-    return HeldOut(writing.task, chooses, scored, places)
+    return HeldOut(generation.task, selection, scored, places)
 
 
-def _tokens(writer: PromptCodec, text: str) -> int:
-    return len(writer.encoded(text, begins=False))
+def _count_tokens(codec: PromptCodec, text: str) -> int:
+    return len(codec.encode(text, add_bos=False))
 
 
 def _validator(ctx: StepContext, spec: SyntheticSpec) -> Validator | None:
@@ -271,21 +291,25 @@ def _validator(ctx: StepContext, spec: SyntheticSpec) -> Validator | None:
     if spec.validator.startswith(REGEX):
         pattern = pattern_of(spec.validator)
         return lambda question, passage, answer: pattern.search(answer) is not None
-    found = validator_of(spec.validator, ctx.base, allow_code=ctx.allow_code, where="synthetic.validator")
+    validator = validator_of(spec.validator, ctx.base, allow_code=ctx.allow_code, where="synthetic.validator")
     for one in spec.examples[:1]:
         # Detect broken validator code before anything is generated.
-        found(one.question, one.passage, one.answer)
-    return found
+        validator(one.question, one.passage, one.answer)
+    return validator
 
 
-def _counted(own: Sequence[_Passage]) -> dict[str, int]:
-    return by_reason((pair.reason for one in own for pair in one.pairs), PAIR_REASONS)
+def _count_reasons(group: Sequence[_Passage]) -> dict[str, int]:
+    return count_by_reason((pair.reason for one in group for pair in one.pairs), PAIR_REASONS)
 
 
-def _samples(own: Sequence[_Passage]) -> list[dict[str, str]]:
+def _samples(group: Sequence[_Passage]) -> list[dict[str, str]]:
     """Return the first pairs for each reason, with their passages."""
-    pairs = ((one.text, pair) for one in own for pair in one.pairs)
-    first = first_of_each(pairs, lambda found: found[1].reason, lambda why: SHOWN if why == KEPT else _OTHERS)
+    pairs = ((one.text, pair) for one in group for pair in one.pairs)
+    first = limit_per_kind(
+        pairs,
+        lambda found: found[1].reason,
+        lambda why: MAX_ACCEPTED_SAMPLES if why == ACCEPTED else _MAX_REJECTED_SAMPLES,
+    )
     return [
         {"why": pair.reason, "prompt": pair.question, "answer": pair.answer, "passage": passage}
         for passage, pair in first
@@ -293,23 +317,23 @@ def _samples(own: Sequence[_Passage]) -> list[dict[str, str]]:
 
 
 def _no_passages(spec: SyntheticSpec, split: str) -> PassError:
-    fewest, most = spec.passage_tokens
+    min_tokens, max_tokens = spec.passage_tokens
     return PassError(
-        f"the {split} documents contain no passage of {fewest} to {most} tokens",
+        f"the {split} documents contain no passage of {min_tokens} to {max_tokens} tokens",
         where="synthetic.passage_tokens",
         hint="Lower the minimum, or provide longer documents.",
     )
 
 
 def _nothing_kept(counts: dict[str, int]) -> PassError:
-    often = max(counts, key=counts.__getitem__)
+    top_reason = max(counts, key=counts.__getitem__)
     hint = "Check what the teacher writes, `synthetic.ask` and `synthetic.examples`."
-    if often == UNSUPPORTED:
+    if top_reason == UNSUPPORTED:
         hint += " `synthetic.support` sets how much of an answer must be in its passage."
-    if often == LONG:
+    if top_reason == TOO_LONG:
         hint = "Raise `data.max_length`, or lower `synthetic.passage_tokens`."
     return PassError(
-        f"none of the {sum(counts.values())} pairs that the teacher wrote is kept: {in_words(counts.items())}",
+        f"none of the {sum(counts.values())} pairs that the teacher wrote is kept: {format_counts(counts.items())}",
         where="synthetic",
         hint=hint,
     )

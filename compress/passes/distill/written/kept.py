@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from compress.generation.answers import Answer
 from compress.generation.reasons import WITHHELD
 
-KEPT, CUT, EMPTY, UNANSWERED, WRONG, REPEATED, SPARE = (
+ACCEPTED, TRUNCATED, EMPTY, UNANSWERED, WRONG, DUPLICATE, SURPLUS = (
     "kept",
     "cut at the length",
     "empty",
@@ -18,31 +18,31 @@ KEPT, CUT, EMPTY, UNANSWERED, WRONG, REPEATED, SPARE = (
     "repeated",
     "more than are kept",
 )
-REASONS = (KEPT, CUT, *WITHHELD.values(), EMPTY, UNANSWERED, WRONG, REPEATED, SPARE)
+REASONS = (ACCEPTED, TRUNCATED, *WITHHELD.values(), EMPTY, UNANSWERED, WRONG, DUPLICATE, SURPLUS)
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedAnswer:
     """A judged answer.
 
-    `reason`: why it is accepted or rejected; `lesson`: the text to learn; `alone`: the final answer in it;
-    `ends`: the text is complete.
+    `reason`: why it is accepted or rejected; `text`: the text to learn; `final_answer`: the final answer in it;
+    `is_complete`: the text is complete.
     """
 
     reason: str
-    lesson: str
-    alone: str
-    ends: bool = True
+    text: str
+    final_answer: str
+    is_complete: bool = True
 
 
-def judged(
+def judge_answers(
     answers: Iterable[Answer],
     *,
     unended: bool = False,
     pattern: re.Pattern[str] | None = None,
     right: Callable[[str], bool] = lambda answer: True,
     most: int | None = None,
-) -> list[Judged]:
+) -> list[JudgedAnswer]:
     """Judge the answers to one prompt, in order.
 
     Args:
@@ -51,30 +51,30 @@ def judged(
         right: whether a text is right.
         most: maximum number of accepted answers.
     """
-    found, kept = list[Judged](), set[str]()
+    results, accepted = list[JudgedAnswer](), set[str]()
     for answer in answers:
         match = None if pattern is None else pattern.search(answer.text)
-        lesson = answer.text if match is None else answer.text[: match.end()]
-        alone = lesson if match is None else match.group()
+        text = answer.text if match is None else answer.text[: match.end()]
+        final_answer = text if match is None else match.group()
         # Hitting the length limit matters only if the lesson extends to the end of the text.
-        cut = answer.ended == "length" and len(lesson) == len(answer.text)
-        said = " ".join(lesson.split())
-        reason = KEPT
-        if not said:
+        truncated = answer.ended == "length" and len(text) == len(answer.text)
+        normalized = " ".join(text.split())
+        reason = ACCEPTED
+        if not normalized:
             reason = EMPTY
         elif answer.ended in WITHHELD:
             reason = WITHHELD[answer.ended]
-        elif cut and not unended:
-            reason = CUT
+        elif truncated and not unended:
+            reason = TRUNCATED
         elif pattern is not None and (match is None or not (match.group(1) or "").strip()):
             reason = UNANSWERED
-        elif not right(lesson):
+        elif not right(text):
             reason = WRONG
-        elif said in kept:
-            reason = REPEATED
-        elif most is not None and len(kept) == most:
-            reason = SPARE
+        elif normalized in accepted:
+            reason = DUPLICATE
+        elif most is not None and len(accepted) == most:
+            reason = SURPLUS
         else:
-            kept.add(said)
-        found.append(Judged(reason, lesson, alone, not cut))
-    return found
+            accepted.add(normalized)
+        results.append(JudgedAnswer(reason, text, final_answer, not truncated))
+    return results

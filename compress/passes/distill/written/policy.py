@@ -10,17 +10,17 @@ from transformers import PreTrainedModel
 from compress.encoding.inputs import Inputs
 from compress.generation.prompts import PromptCodec
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written.lessons import SHOWN, no_room
+from compress.passes.distill.written.lessons import MAX_SAMPLE_CHARS, no_room_error
 from compress.profile.specs.writing import OnPolicySpec
 from compress.step import StepContext
 from compress.store.flat import Ragged, RaggedWriter
-from compress.tasks.base import WritingTask
+from compress.tasks.base import GenerativeTask
 from compress.training.distributed.world import current_world
 from compress.training.on_policy import OnPolicy, OnPolicySettings
-from compress.training.trimming import tokens_of
+from compress.training.trimming import as_token_inputs
 
 
-def policy_of(
+def build_policy(
     ctx: StepContext, spec: DistillSpec, student: nn.Module, inputs: Inputs, seed: int
 ) -> OnPolicy | None:
     """Build the on-policy generation of a stage; None if the stage has none.
@@ -32,64 +32,64 @@ def policy_of(
         DataError: a prompt has no tokens, or is a conversation and the student has no chat template.
         PassError: no prompt leaves room for an answer.
     """
-    how = spec.on_policy
-    if how is None:
+    settings = spec.on_policy
+    if settings is None:
         return None
     assert isinstance(student, PreTrainedModel)
     writer = PromptCodec(ctx.out)
     policy = OnPolicy(
         student,
         OnPolicySettings(
-            share=how.share,
-            prompts=_prompts(ctx, how, writer, spec.prompt_tokens),
+            share=settings.share,
+            prompts=_prompts(ctx, settings, writer, spec.prompt_tokens),
             batch_size=spec.batch_size,
-            most=how.most,
-            ends=writer.ends,
-            temperature=how.temperature,
+            most=settings.most,
+            ends=writer.end_ids,
+            temperature=settings.temperature,
             seed=seed,
         ),
-        tokens_of(inputs),
+        as_token_inputs(inputs),
         parts=spec.accumulate,
         world=current_world(),
         precision=ctx.precision,
         device=ctx.device,
-        said=writer.text,
+        decode=writer.decode,
     )
     ctx.progress.say(
-        f"in {how.share:.0%} of the steps the student writes and the teacher judges it on the fly: this cannot be "
+        f"in {settings.share:.0%} of the steps the student writes and the teacher judges it on the fly: this cannot be "
         "cached"
     )
     return policy
 
 
-def _prompts(ctx: StepContext, how: OnPolicySpec, writer: PromptCodec, beginning: int) -> Ragged:
+def _prompts(ctx: StepContext, settings: OnPolicySpec, writer: PromptCodec, max_plain_tokens: int) -> Ragged:
     """Return the prompts of the training split that leave room for an answer, each once, as tokens."""
-    task, room = cast(WritingTask, ctx.task), ctx.task.data.max_length - how.most
-    found, known, long = RaggedWriter(), set[bytes](), 0
+    task, max_prompt_tokens = cast(GenerativeTask, ctx.task), ctx.task.data.max_length - settings.most
+    prompts, seen, num_too_long = RaggedWriter(), set[bytes](), 0
     for item in ctx.data.train.items:
-        prompt, _ = task.question(item, lambda text: writer.beginning(text, beginning))
-        tokens = writer.tokens(prompt)
-        if len(tokens) > room:
-            long += 1
-        elif (key := str(tokens).encode()) not in known:
-            known.add(key)
-            found.add([tokens])
-    if not known:
-        raise no_room(long, "on_policy.most")
-    return found.finish()
+        prompt, _ = task.split_prompt(item, lambda text: writer.truncate(text, max_plain_tokens))
+        tokens = writer.encode_prompt(prompt)
+        if len(tokens) > max_prompt_tokens:
+            num_too_long += 1
+        elif (key := str(tokens).encode()) not in seen:
+            seen.add(key)
+            prompts.add([tokens])
+    if not seen:
+        raise no_room_error(num_too_long, "on_policy.most")
+    return prompts.finish()
 
 
-def told(policy: OnPolicy) -> tuple[dict[str, Any], tuple[dict[str, str], ...]]:
+def policy_facts(policy: OnPolicy) -> tuple[dict[str, Any], tuple[dict[str, str], ...]]:
     """Return the statistics of the student's texts, and samples."""
-    facts = dict(policy.told)
+    facts = dict(policy.stats)
     samples = tuple(
         {
             "by": "student",
-            "why": f"step {one['step']}" + ("" if one["ended"] else ", cut at the length"),
+            "why": f"step {sample['step']}" + ("" if sample["ended"] else ", cut at the length"),
             # The question is usually at the end of a prompt.
-            "prompt": one["prompt"][-SHOWN:],
-            "answer": one["answer"][:SHOWN],
+            "prompt": sample["prompt"][-MAX_SAMPLE_CHARS:],
+            "answer": sample["answer"][:MAX_SAMPLE_CHARS],
         }
-        for one in facts.pop("samples")
+        for sample in facts.pop("samples")
     )
     return facts, samples

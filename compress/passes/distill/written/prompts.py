@@ -12,78 +12,86 @@ from typing import Any
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError
-from compress.generation.answers import Answer, tokens_drawn
+from compress.generation.answers import Answer, count_generated_tokens
 from compress.generation.copies import find_duplicates
 from compress.generation.prompts import PromptCodec
-from compress.generation.reasons import WITHHELD, by_reason
-from compress.generation.writing import GenerationSettings, key_of, tokens_used
-from compress.models.text.chat import UNWRITTEN, Prompt
-from compress.passes.distill.written.kept import CUT, EMPTY, KEPT
+from compress.generation.reasons import WITHHELD, count_by_reason
+from compress.generation.writing import GenerationSettings, answer_key, tokens_used
+from compress.models.text.chat import EMPTY_USER_TURN, Prompt
+from compress.passes.distill.written.kept import ACCEPTED, EMPTY, TRUNCATED
 from compress.profile.specs.examples import DataFreeSpec
 from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import Sampling
 from compress.step import StepContext
-from compress.training.signals.written import answers_to
+from compress.training.signals.written import cached_answers
 
-ENDED, ALIKE, COPIED = (
+ENDED_EARLY, NEAR_DUPLICATE, HELD_OUT_COPY = (
     "ended before the limit",
     "nearly a copy of another",
     "in the validation or test split",
 )
-REASONS = (KEPT, CUT, ENDED, *WITHHELD.values(), EMPTY, ALIKE, COPIED)
+REASONS = (ACCEPTED, TRUNCATED, ENDED_EARLY, *WITHHELD.values(), EMPTY, NEAR_DUPLICATE, HELD_OUT_COPY)
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """The accepted prompts; the reason and text of all; their statistics; tokens that a server `spent` on them."""
+class GeneratedPrompts:
+    """The accepted prompts; the reason and text of all; their statistics; tokens that a server `server_tokens` on
+    them."""
 
-    kept: list[str]
+    accepted: list[str]
     judged: list[tuple[str, str]]
-    told: dict[str, Any]
-    spent: int
+    facts: dict[str, Any]
+    server_tokens: int
 
 
-def written_prompts(
+def write_prompts(
     ctx: StepContext,
-    free: DataFreeSpec,
+    data_free: DataFreeSpec,
     model: Artifact | ServerSpec,
     writer: PromptCodec,
     *,
-    room: int,
-    goes_on: bool,
-) -> Prompts:
+    max_tokens: int,
+    continues_texts: bool,
+) -> GeneratedPrompts:
     """Let a teacher write prompts, and return the accepted ones.
 
     Args:
         writer: tokenizer and template of the model.
-        room: maximum tokens of a prompt.
-        goes_on: write beginnings of plain texts; else user messages.
+        max_tokens: maximum tokens of a prompt.
+        continues_texts: write beginnings of plain texts; else user messages.
 
     Raises:
         DataError: the model has no chat template, which marks the user's turn.
         ModelError: it has no beginning-of-text token, or the server's model does not match the template's tokenizer.
     """
-    prompt: Prompt = writer.nothing if goes_on else UNWRITTEN
-    stops = () if goes_on else writer.turn_stops(UNWRITTEN)
-    seed = ctx.seed if free.seed is None else free.seed
-    how = GenerationSettings(
-        min(free.most, room), Sampling(free.temperature, 0, free.top_p, seed), stops, free.examples
+    prompt: Prompt = writer.empty_prompt if continues_texts else EMPTY_USER_TURN
+    stops = () if continues_texts else writer.message_stops(EMPTY_USER_TURN)
+    seed = ctx.seed if data_free.seed is None else data_free.seed
+    settings = GenerationSettings(
+        min(data_free.most, max_tokens),
+        Sampling(data_free.temperature, 0, data_free.top_p, seed),
+        stops,
+        data_free.examples,
     )
     if isinstance(model, ServerSpec):
-        prompt = writer.plain(prompt)
-        first, _ = answers_to(ctx, model, [prompt], replace(how, samples=1), "the teacher writes a prompt")
-        check_tokenizer(first[key_of(prompt, 0)], writer, model)
-    found, cost = answers_to(ctx, model, [prompt], how, "the teacher writes prompts")
-    written = [found[key_of(prompt, sample)] for sample in range(free.examples)]
-    judged = _judged(ctx, written, goes_on)
-    told = {
-        "prompts": len(written),
-        "by_reason": by_reason((reason for reason, _ in judged), REASONS),
-        "tokens": tokens_drawn(written),
+        prompt = writer.render_without_bos(prompt)
+        first, _ = cached_answers(
+            ctx, model, [prompt], replace(settings, samples=1), "the teacher writes a prompt"
+        )
+        check_tokenizer(first[answer_key(prompt, 0)], writer, model)
+    found, cost = cached_answers(ctx, model, [prompt], settings, "the teacher writes prompts")
+    prompt_answers = [found[answer_key(prompt, sample)] for sample in range(data_free.examples)]
+    judged = _judge_prompts(ctx, prompt_answers, continues_texts)
+    facts = {
+        "prompts": len(prompt_answers),
+        "by_reason": count_by_reason((reason for reason, _ in judged), REASONS),
+        "tokens": count_generated_tokens(prompt_answers),
         **cost,
     }
-    kept = [text for reason, text in judged if reason == KEPT]
-    return Prompts(kept, judged, told, sum(tokens_used(answer, how) for answer in written))
+    accepted = [text for reason, text in judged if reason == ACCEPTED]
+    return GeneratedPrompts(
+        accepted, judged, facts, sum(tokens_used(answer, settings) for answer in prompt_answers)
+    )
 
 
 def check_tokenizer(answer: Answer, writer: PromptCodec, server: ServerSpec) -> None:
@@ -92,10 +100,11 @@ def check_tokenizer(answer: Answer, writer: PromptCodec, server: ServerSpec) -> 
     Raises:
         ModelError: it does not (`server-tokenizer`).
     """
-    read, own = (answer.used or {}).get("prompt"), len(writer.tokens(answer.prompt))
-    if read is not None and read != own:
+    server_count, own_count = (answer.used or {}).get("prompt"), len(writer.encode_prompt(answer.prompt))
+    if server_count is not None and server_count != own_count:
         raise ModelError(
-            f"the server counts {read} tokens where the teacher's tokenizer counts {own}: its model has a different "
+            f"the server counts {server_count} tokens where the teacher's tokenizer counts {own_count}: its "
+            "model has a different "
             "tokenizer, so the teacher's chat template does not fit it",
             where=server.url,
             hint="Set `teacher.model` to a model with the same tokenizer and template as the server's model.",
@@ -103,28 +112,33 @@ def check_tokenizer(answer: Answer, writer: PromptCodec, server: ServerSpec) -> 
         )
 
 
-def _judged(ctx: StepContext, written: list[Answer], goes_on: bool) -> list[tuple[str, str]]:
+def _judge_prompts(
+    ctx: StepContext, prompt_answers: list[Answer], continues_texts: bool
+) -> list[tuple[str, str]]:
     """Return the reason why each is accepted or rejected, and its text."""
     # The beginning of a plain text is kept unstripped, since it will be continued.
-    judged = [(_reason(one, goes_on), one.text if goes_on else one.text.strip()) for one in written]
-    texts = [text for reason, text in judged if reason == KEPT]
-    assert ctx.data.copied is not None
-    copies = iter(zip(find_duplicates(texts), ctx.data.copied(texts), strict=True))
+    judged = [
+        (_reason(one, continues_texts), one.text if continues_texts else one.text.strip())
+        for one in prompt_answers
+    ]
+    texts = [text for reason, text in judged if reason == ACCEPTED]
+    assert ctx.data.is_heldout_copy is not None
+    copies = iter(zip(find_duplicates(texts), ctx.data.is_heldout_copy(texts), strict=True))
 
     def against_others(reason: str) -> str:
-        if reason != KEPT:
+        if reason != ACCEPTED:
             return reason
         original, copied = next(copies)
-        return COPIED if copied else KEPT if original is None else ALIKE
+        return HELD_OUT_COPY if copied else ACCEPTED if original is None else NEAR_DUPLICATE
 
     return [(against_others(reason), text) for reason, text in judged]
 
 
-def _reason(one: Answer, goes_on: bool) -> str:
-    if one.ended in WITHHELD:
-        return WITHHELD[one.ended]
-    if not one.text.strip():
+def _reason(answer: Answer, continues_texts: bool) -> str:
+    if answer.ended in WITHHELD:
+        return WITHHELD[answer.ended]
+    if not answer.text.strip():
         return EMPTY
-    if goes_on:
-        return KEPT if one.ended == "length" else ENDED
-    return CUT if one.ended == "length" else KEPT
+    if continues_texts:
+        return ACCEPTED if answer.ended == "length" else ENDED_EARLY
+    return TRUNCATED if answer.ended == "length" else ACCEPTED

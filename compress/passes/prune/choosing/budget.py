@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from compress.core.errors import PassError
-from compress.core.knapsack import Option, cheapest, choose_options
+from compress.core.knapsack import Option, choose_options, min_total_cost
 from compress.core.units import BYTES_PER_MB, FLOAT_BYTES
 from compress.passes.prune.choosing.importance import LayerScores
 from compress.passes.prune.choosing.selection import losses_by_size
@@ -79,20 +79,24 @@ def choose_sizes(
     Raises:
         PassError: nothing fits the budget.
     """
-    places: list[list[Option]] = []
-    now = budget.fixed
-    for layer, each in enumerate(scores):
-        heads, width = len(each.heads), len(each.feed_forward)
-        now += budget.heads(layer, heads) + budget.units(layer, width)
-        places.append(_options(each.heads, range(1, heads + 1), budget.heads, layer, loss_units))
+    option_groups: list[list[Option]] = []
+    current_cost = budget.fixed
+    for layer, layer_scores in enumerate(scores):
+        heads, width = len(layer_scores.heads), len(layer_scores.feed_forward)
+        current_cost += budget.heads(layer, heads) + budget.units(layer, width)
+        option_groups.append(
+            _options(layer_scores.heads, range(1, heads + 1), budget.heads, layer, loss_units)
+        )
         widths = sorted({width, *range(round_to, width, round_to)})
-        places.append(_options(each.feed_forward, widths, budget.units, layer, loss_units))
-    room = min(now, now - (now - budget.limit) * share) - budget.fixed
-    chosen = within(places, room, budget.what, budget.where)
+        option_groups.append(_options(layer_scores.feed_forward, widths, budget.units, layer, loss_units))
+    room = min(current_cost, current_cost - (current_cost - budget.limit) * share) - budget.fixed
+    chosen = solve_budget(option_groups, room, budget.what, budget.where)
     return [(chosen[place].size, chosen[place + 1].size) for place in range(0, len(chosen), 2)]
 
 
-def within(places: Sequence[Sequence[Option]], budget: float, what: str, where: str) -> list[Option]:
+def solve_budget(
+    option_groups: Sequence[Sequence[Option]], budget: float, what: str, where: str
+) -> list[Option]:
     """Run `choose_options`.
 
     Args:
@@ -101,15 +105,15 @@ def within(places: Sequence[Sequence[Option]], budget: float, what: str, where: 
     Raises:
         PassError: nothing fits the budget.
     """
-    found = choose_options(places, budget)
-    if found is None:
+    chosen = choose_options(option_groups, budget)
+    if chosen is None:
         raise PassError(
             f"{what} cannot be reached: with one head and the least feed-forward width in each layer, "
-            f"the layers still cost {cheapest(places):.4g} where {max(budget, 0):.4g} are left for them",
+            f"the layers still cost {min_total_cost(option_groups):.4g} where {max(budget, 0):.4g} are left for them",
             where=where,
             hint="Ask for less, or remove whole layers or hidden width first (`remove`).",
         )
-    return found
+    return chosen
 
 
 def _options(scores: Tensor, sizes: Sequence[int], cost: Cost, layer: int, loss_units: bool) -> list[Option]:

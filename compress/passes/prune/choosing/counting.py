@@ -12,7 +12,7 @@ from torch import Tensor, nn
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def remaining(model: nn.Module, graph: Any, groups: Iterable[Any]) -> int:
+def count_remaining(model: nn.Module, graph: Any, groups: Iterable[Any]) -> int:
     """Return the number of parameters of a model without the channels of torch-pruning's groups; nothing is changed.
 
     Args:
@@ -31,11 +31,11 @@ def remaining(model: nn.Module, graph: Any, groups: Iterable[Any]) -> int:
             if id(parameter) not in counted:
                 counted.add(id(parameter))
                 owner = parameter if parameter in outputs else module
-                total += _left(owner, name, parameter, outputs[owner], inputs[owner])
+                total += _remaining_values(owner, name, parameter, outputs[owner], inputs[owner])
     return total
 
 
-def _left(owner: Any, name: str, parameter: Tensor, outputs: int, inputs: int) -> int:
+def _remaining_values(owner: Any, name: str, parameter: Tensor, outputs: int, inputs: int) -> int:
     """Return how many values of a parameter remain when its layer loses these numbers of outputs and inputs."""
     if isinstance(owner, CONVOLUTIONS):
         if name == "bias":
@@ -47,9 +47,11 @@ def _left(owner: Any, name: str, parameter: Tensor, outputs: int, inputs: int) -
     if isinstance(owner, nn.Linear):
         rows = owner.out_features - outputs
         return rows if name == "bias" else rows * (owner.in_features - inputs)
-    lost = max(outputs, inputs)
+    removed = max(outputs, inputs)
     widths = [size for size in parameter.shape if size > 1]
     # Norms, tables and scales have values per channel along one axis.
     return (
-        parameter.numel() if not lost or not widths else parameter.numel() // widths[-1] * (widths[-1] - lost)
+        parameter.numel()
+        if not removed or not widths
+        else parameter.numel() // widths[-1] * (widths[-1] - removed)
     )

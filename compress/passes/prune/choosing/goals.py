@@ -15,18 +15,18 @@ from compress.passes.prune.spec import PruneSpec, RemoveSpec
 
 
 @dataclass(frozen=True)
-class DecoderGoals:
-    """Remaining sizes, equal in all layers; a reduced hidden size is a multiple of `multiple`."""
+class DecoderSizes:
+    """Remaining sizes, equal in all layers; a reduced hidden size is a multiple of `hidden_multiple`."""
 
     layers: int
     groups: int
     heads: int
     feed_forward: int
     hidden: int
-    multiple: int
+    hidden_multiple: int
 
 
-def decoder_goals(config: Config, remove: RemoveSpec, round_to: int) -> DecoderGoals:
+def remaining_sizes(config: Config, remove: RemoveSpec, round_to: int) -> DecoderSizes:
     """Return the remaining sizes of a decoder whose heads can be removed.
 
     Raises:
@@ -34,26 +34,31 @@ def decoder_goals(config: Config, remove: RemoveSpec, round_to: int) -> DecoderG
     """
     sizes = dimensions(network_of(str(config["model_type"])), config)
     groups = kept_count(sizes["groups"], remove.heads, "heads")
-    each = sizes["heads"] // sizes["groups"]
+    heads_per_group = sizes["heads"] // sizes["groups"]
     # Transformers requires the hidden size to be divisible by the number of heads.
-    multiple = math.lcm(round_to, groups * each)
-    found = DecoderGoals(
+    hidden_multiple = math.lcm(round_to, groups * heads_per_group)
+    goals = DecoderSizes(
         layers=kept_count(sizes["layers"], remove.layers, "layers"),
         groups=groups,
-        heads=groups * each,
+        heads=groups * heads_per_group,
         feed_forward=kept_width(sizes["feed_forward"], remove.feed_forward, round_to),
-        hidden=kept_width(sizes["hidden"], remove.hidden, multiple, "hidden"),
-        multiple=multiple,
+        hidden=kept_width(sizes["hidden"], remove.hidden, hidden_multiple, "hidden"),
+        hidden_multiple=hidden_multiple,
     )
-    faults = SmallerDecoder(config, found.hidden, found.heads, found.feed_forward).faults()
+    faults = SmallerDecoder(config, goals.hidden, goals.heads, goals.feed_forward).faults()
     for _, why in faults if remove.heads else ():
-        may = [str(count) for count in range(1, sizes["groups"]) if not sizes["hidden"] % (count * each)]
+        possible = [
+            str(count)
+            for count in range(1, sizes["groups"])
+            if not sizes["hidden"] % (count * heads_per_group)
+        ]
         raise PassError(
-            f"{why}: of its {sizes['groups']} groups of heads {' or '.join(may) or 'only all'} can be kept, or any "
+            f"{why}: of its {sizes['groups']} groups of heads {' or '.join(possible) or 'only all'} can be "
+            "kept, or any "
             "number if `hidden` is reduced too",
             where="prune.remove.heads",
         )
-    return found
+    return goals
 
 
 def pruned_config(spec: PruneSpec, config: Config) -> Config | None:
@@ -61,8 +66,8 @@ def pruned_config(spec: PruneSpec, config: Config) -> Config | None:
     if spec.remove is None or config.get("model_type") not in DECODERS:
         return None
     try:
-        goals = decoder_goals(config, spec.remove, spec.round_to)
+        goals = remaining_sizes(config, spec.remove, spec.round_to)
     except PassError:
         return None  # reported where the pass is checked
     smaller = SmallerDecoder(config, goals.hidden, goals.heads, goals.feed_forward)
-    return {**config, **smaller.described(goals.layers)}
+    return {**config, **smaller.config_values(goals.layers)}

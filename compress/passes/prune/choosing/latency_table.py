@@ -22,22 +22,22 @@ from compress.lowering.export import OPSET
 from compress.lowering.graph import MS_DOMAIN
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.disturbance import any_disturbed
-from compress.measuring.timing.latency import Timed, timed, undisturbed_ms
+from compress.measuring.timing.latency import VariantTimes, time_models, undisturbed_ms
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 
-POINTS = 8
+MAX_TIMED_SIZES = 8
 """Number of sizes of each part that are timed; the others are interpolated."""
-COPIES = 6
+MAX_COPIES = 6
 """Maximum number of copies of a part in its graph."""
-COPY_BYTES = 128 * MIB
+MAX_GRAPH_BYTES = 128 * MIB
 """Maximum bytes of weights in one graph, except for a single copy."""
 MEMORY_SHARE = 4
 """All graphs together use at most 1 / MEMORY_SHARE of the target machine's memory, except for one copy each.
 
 This holds even if a GPU runs them.
 """
-TIMED = MeasureSpec(examples=1, min_seconds=8.0, min_rounds=20)
+TIMING_SETTINGS = MeasureSpec(examples=1, min_seconds=8.0, min_rounds=20)
 PROCESSES = 4
 IR_VERSION = 10
 
@@ -74,14 +74,14 @@ class LatencyTable:
 
     def attention_ms(self, heads: int, *, last: bool) -> float:
         """Return the latency of attention with this number of heads, norm included."""
-        return interpolated(self.last_heads if last else self.heads, heads)
+        return interpolate(self.last_heads if last else self.heads, heads)
 
     def feed_forward_ms(self, width: int, *, last: bool) -> float:
         """Return the latency of a feed-forward part of this width, norm included."""
-        return interpolated(self.last_units if last else self.units, width)
+        return interpolate(self.last_units if last else self.units, width)
 
 
-def interpolated(points: Sequence[tuple[int, float]], size: int) -> float:
+def interpolate(points: Sequence[tuple[int, float]], size: int) -> float:
     """Interpolate the latency of a size between the timed ones."""
     sizes, times = zip(*points, strict=True)
     return float(np.interp(size, sizes, times))
@@ -101,11 +101,11 @@ def isotonic(times: Sequence[float]) -> list[float]:
     return [float(np.mean(block)) for block in blocks for _ in block]
 
 
-def timed_sizes(whole: int, multiple: int) -> list[int]:
-    """Return evenly spread sizes up to `whole`: multiples of `multiple`, and `whole` itself."""
-    multiple = min(multiple, whole)
-    exact = np.linspace(multiple, whole, POINTS)
-    return sorted({whole, *(max(multiple, multiple * round(size / multiple)) for size in exact[:-1])} - {0})
+def timed_sizes(maximum: int, multiple: int) -> list[int]:
+    """Return evenly spread sizes up to `maximum`: multiples of `multiple`, and `maximum` itself."""
+    multiple = min(multiple, maximum)
+    exact = np.linspace(multiple, maximum, MAX_TIMED_SIZES)
+    return sorted({maximum, *(max(multiple, multiple * round(size / multiple)) for size in exact[:-1])} - {0})
 
 
 def measure_table(
@@ -130,37 +130,37 @@ def measure_table(
         TargetError: a graph cannot be run, or the device of the target is lost.
     """
     sizes = {"attention": timed_sizes(heads, 1), "feed_forward": timed_sizes(width, round_to)}
-    alike = shape.last_tokens == shape.tokens
-    wanted = [
+    same_tokens = shape.last_tokens == shape.tokens
+    parts = [
         (part, size, last)
         for last in (False, True)
-        if not (last and alike)
+        if not (last and same_tokens)
         for part in sizes
         for size in sizes[part]
     ]
     copy_bytes = min(
-        COPY_BYTES, int(target.description["memory_mb"] * BYTES_PER_MB) // (MEMORY_SHARE * len(wanted))
+        MAX_GRAPH_BYTES, int(target.description["memory_mb"] * BYTES_PER_MB) // (MEMORY_SHARE * len(parts))
     )
     paths, copies = [folder / "empty.onnx"], [0]
     onnx.save(part_graph(shape, "attention", 1, 0, last=False), str(paths[0]))
-    for part, size, last in wanted:
+    for part, size, last in parts:
         bytes_each = 4 * shape.hidden * size * (4 * shape.head_size if part == "attention" else 2)
-        copies.append(max(1, min(COPIES, layers, copy_bytes // bytes_each)))
+        copies.append(max(1, min(MAX_COPIES, layers, copy_bytes // bytes_each)))
         paths.append(folder / f"{part}-{size}-{'last' if last else 'inner'}.onnx")
         onnx.save(part_graph(shape, part, size, copies[-1], last=last), str(paths[-1]))
     (*times, rest_ms), disturbed = _time(shape, paths, target, folder, rest)
-    found: dict[tuple[str, bool], list[tuple[int, float]]] = {}
-    for (part, size, last), count, time in zip(wanted, copies[1:], times[1:], strict=True):
-        found.setdefault((part, last), []).append((size, max(0.0, time - times[0]) / count))
+    points: dict[tuple[str, bool], list[tuple[int, float]]] = {}
+    for (part, size, last), count, time in zip(parts, copies[1:], times[1:], strict=True):
+        points.setdefault((part, last), []).append((size, max(0.0, time - times[0]) / count))
     tables = {
         key: tuple(zip([size for size, _ in each], isotonic([time for _, time in each]), strict=True))
-        for key, each in found.items()
+        for key, each in points.items()
     }
     return LatencyTable(
         tables["attention", False],
         tables["feed_forward", False],
-        tables["attention", not alike],
-        tables["feed_forward", not alike],
+        tables["attention", not same_tokens],
+        tables["feed_forward", not same_tokens],
         rest_ms,
         disturbed,
     )
@@ -197,26 +197,26 @@ class _Graph:
 
     def attention(self, heads: int, *, last: bool) -> str:
         shape, source = self.shape, self.value
-        inner = heads * shape.head_size
-        inputs = [source, self.weight(shape.hidden, 3 * inner), self.weight(3 * inner)]
+        projected = heads * shape.head_size
+        inputs = [source, self.weight(shape.hidden, 3 * projected), self.weight(3 * projected)]
         name = self.node(
             "Attention",
             [*inputs, *(["mask"] if shape.masked else [])],
             domain=MS_DOMAIN,
             num_heads=heads,
-            qkv_hidden_sizes=[inner] * 3,
+            qkv_hidden_sizes=[projected] * 3,
         )
         if last:
-            name, source = self.selected(name), self.selected(source)
-        return self.ended(name, source, self.weight(inner, shape.hidden))
+            name, source = self.select_tokens(name), self.select_tokens(source)
+        return self.project_and_norm(name, source, self.weight(projected, shape.hidden))
 
     def feed_forward(self, width: int) -> str:
         source = self.value
-        wide = self.node("MatMul", [source, self.weight(self.shape.hidden, width)])
-        wide = self.node("Gelu", [self.node("Add", [wide, self.weight(width)])])
-        return self.ended(wide, source, self.weight(width, self.shape.hidden))
+        hidden = self.node("MatMul", [source, self.weight(self.shape.hidden, width)])
+        hidden = self.node("Gelu", [self.node("Add", [hidden, self.weight(width)])])
+        return self.project_and_norm(hidden, source, self.weight(width, self.shape.hidden))
 
-    def selected(self, value: str) -> str:
+    def select_tokens(self, value: str) -> str:
         """Select the tokens that the head reads."""
         first = numpy_helper.from_array(
             np.arange(self.shape.last_tokens, dtype=np.int64), f"first{len(self.weights)}"
@@ -224,7 +224,7 @@ class _Graph:
         self.weights.append(first)
         return self.node("Gather", [value, first.name], axis=1)
 
-    def ended(self, value: str, source: str, weight: str) -> str:
+    def project_and_norm(self, value: str, source: str, weight: str) -> str:
         """Append the output projection with its bias, the residual sum, and the norm."""
         product = self.node("MatMul", [value, weight])
         total = self.node("Add", [self.node("Add", [product, self.weight(self.shape.hidden)]), source])
@@ -257,14 +257,14 @@ class _Graph:
 
 def _time(
     shape: LayerShape, paths: Sequence[Path], target: ResolvedTarget, folder: Path, rest: tuple[Path, Batch]
-) -> Timed:
+) -> VariantTimes:
     """Return ms of each graph and of the rest of the model, timed in turns."""
     jobs = JobFolder.of_target(folder, target)
     feeds: Mapping[int, str] = {
         tokens: jobs.feeds(f"tokens-{tokens}", [_batch(shape, tokens)])
         for tokens in {shape.tokens, shape.last_tokens}
     }
-    reads = [
+    model_feeds = [
         feeds[
             shape.last_tokens
             if path.stem.startswith("feed_forward") and path.stem.endswith("last")
@@ -273,10 +273,10 @@ def _time(
         for path in paths
     ]
     models = [*map(str, paths), str(rest[0])]
-    reads.append(jobs.feeds("rest", [rest[1]]))
-    results = timed(jobs, models, [reads], TIMED, processes=PROCESSES)
+    model_feeds.append(jobs.feeds("rest", [rest[1]]))
+    results = time_models(jobs, models, [model_feeds], TIMING_SETTINGS, processes=PROCESSES)
     times = tuple(undisturbed_ms(results, which) for which in range(len(models)))
-    return Timed(times, any_disturbed(results))
+    return VariantTimes(times, any_disturbed(results))
 
 
 def _batch(shape: LayerShape, tokens: int) -> dict[str, NDArray[np.generic]]:

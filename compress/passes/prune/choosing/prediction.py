@@ -23,30 +23,30 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """Sizes of an encoder layer whose linear maps have biases; `biases` counts those of query, key and value.
+    """Sizes of an encoder layer whose linear maps have biases; `num_biases` counts those of query, key and value.
 
-    `attention` is (columns of the query map, rows of the output map), `feed` the same of the two feed-forward maps;
-    None if those maps are not factored, when both are `hidden`.
+    `attention_features` is (columns of the query map, rows of the output map), `feed_forward_features` the same of the
+    two feed-forward maps; None if those maps are not factored, when both are `hidden`.
     """
 
     hidden: int
     heads: int
     head_size: int
     feed_forward: int
-    attention: tuple[int, int] | None = None
-    feed: tuple[int, int] | None = None
-    biases: int = 3
+    attention_features: tuple[int, int] | None = None
+    feed_forward_features: tuple[int, int] | None = None
+    num_biases: int = 3
 
     @property
     def head_parameters(self) -> int:
         """Parameters of one head: rows of query, key and value with their biases, columns of the output map."""
-        reads, writes = self.attention or (self.hidden, self.hidden)
-        return self.head_size * (3 * reads + self.biases + writes)
+        reads, writes = self.attention_features or (self.hidden, self.hidden)
+        return self.head_size * (3 * reads + self.num_biases + writes)
 
     @property
     def unit_parameters(self) -> int:
         """Parameters of one feed-forward unit: a row with its bias, and a column."""
-        reads, writes = self.feed or (self.hidden, self.hidden)
+        reads, writes = self.feed_forward_features or (self.hidden, self.hidden)
         return reads + writes + 1
 
 
@@ -58,7 +58,7 @@ class ModelSizes:
     layers: tuple[LayerSizes, ...]
 
 
-def kept_count(whole: int, fraction: float, what: str) -> int:
+def kept_count(total: int, fraction: float, what: str) -> int:
     """Return how many heads or layers remain when `fraction` of them is removed: rounded half up, at least one.
 
     Args:
@@ -67,10 +67,10 @@ def kept_count(whole: int, fraction: float, what: str) -> int:
     Raises:
         PassError: the fraction removes nothing.
     """
-    kept = max(1, math.floor(whole * (1 - fraction) + 0.5))
-    if fraction > 0 and kept == whole:
+    kept = max(1, math.floor(total * (1 - fraction) + 0.5))
+    if fraction > 0 and kept == total:
         raise PassError(
-            f"{fraction:g} of {whole} {what} is less than one {what[:-1]}: nothing would be removed",
+            f"{fraction:g} of {total} {what} is less than one {what[:-1]}: nothing would be removed",
             where=f"prune.remove.{what}",
         )
     return kept
@@ -156,13 +156,13 @@ def read_sizes(folder: Path) -> ModelSizes:
     kind = str(config.get("model_type"))
     if (why := why_not_taken_apart(kind)) is not None:
         raise ModelError(why, where=str(folder))
-    layers = layers_of(shapes, config)
+    layers = layer_sizes(shapes, config)
     if not layers:
         raise ModelError("no encoder layers with known parts", where=str(folder))
     return ModelSizes(sum(math.prod(shape) for shape in shapes.values()), layers)
 
 
-def layers_of(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
+def layer_sizes(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
     """Return the layers found in the shapes of a model's weights, by number.
 
     Args:
@@ -173,15 +173,15 @@ def layers_of(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
     biases = sum(network.has_bias(role, config) for role in ("query", "key", "value"))
     # For factored maps, use the factor that loses rows or columns with a head or a unit.
     parts = {"query": "second", "attention_output": "first", "feed_in": "second", "feed_out": "first"}
-    found: dict[str, dict[int, tuple[int, ...]]] = {}
+    shapes_by_role: dict[str, dict[int, tuple[int, ...]]] = {}
     for role, factor in parts.items():
-        stack, own = (re.escape(path) for path in network.layer.split("{i}"))
+        prefix, own = (re.escape(path) for path in network.layer_path.split("{i}"))
         pattern = re.compile(
-            rf"(?:.+\.)?{stack}(\d+){own}\.{re.escape(network.inside[role])}(?:\.{factor})?\.weight"
+            rf"(?:.+\.)?{prefix}(\d+){own}\.{re.escape(network.layer_parts[role])}(?:\.{factor})?\.weight"
         )
         matches = ((pattern.fullmatch(name), shape) for name, shape in shapes.items())
-        found[role] = {int(match[1]): shape for match, shape in matches if match}
-    query, output, feed_in, feed_out = found.values()
+        shapes_by_role[role] = {int(match[1]): shape for match, shape in matches if match}
+    query, output, feed_in, feed_out = shapes_by_role.values()
     layers = []
     for layer in sorted(query.keys() & output.keys() & feed_in.keys() & feed_out.keys()):
         attention = (query[layer][1], output[layer][0])
@@ -194,9 +194,9 @@ def layers_of(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
                 heads=query[layer][0] // head_size,
                 head_size=head_size,
                 feed_forward=feed_in[layer][0],
-                attention=None if attention == (hidden, hidden) else attention,
-                feed=None if feed == (hidden, hidden) else feed,
-                biases=biases,
+                attention_features=None if attention == (hidden, hidden) else attention,
+                feed_forward_features=None if feed == (hidden, hidden) else feed,
+                num_biases=biases,
             )
         )
     return tuple(layers)

@@ -20,13 +20,13 @@ def removal_schedule(steps: int) -> tuple[float, ...]:
     return tuple(1 - (1 - step / steps) ** 3 for step in range(1, steps + 1))
 
 
-def remaining_count(whole: int, final: int, share: float, multiple: int = 1) -> int:
-    """Return how many of `whole` remain after a `share` of the way to `final`: `final` + k * `multiple`, or all."""
-    exact = (whole - final) * (1 - share)
-    return min(whole, final + multiple * math.ceil(exact / multiple - 1e-9))
+def remaining_count(total: int, final: int, share: float, multiple: int = 1) -> int:
+    """Return how many of `total` remain after a `share` of the way to `final`: `final` + k * `multiple`, or all."""
+    exact = (total - final) * (1 - share)
+    return min(total, final + multiple * math.ceil(exact / multiple - 1e-9))
 
 
-def comparable(scores: Sequence[Tensor], *, loss: bool) -> list[Tensor]:
+def comparable_scores(scores: Sequence[Tensor], *, loss: bool) -> list[Tensor]:
     """Return scores that can be ranked across layers.
 
     Scores in units of the loss already can (Molchanov et al. 2019); others are divided by the mean of their layer.
@@ -37,38 +37,38 @@ def comparable(scores: Sequence[Tensor], *, loss: bool) -> list[Tensor]:
 
 
 def least_important_globally(
-    scores: Sequence[Tensor], count: int, block: int, least: int
+    scores: Sequence[Tensor], count: int, block: int, min_units: int
 ) -> list[tuple[int, ...]]:
     """Return the indices that each layer loses when the `count` least important units of all layers are removed.
 
     Units are removed in blocks ranked within their layer, so that each layer keeps a multiple of `block`. A layer keeps
-    at least `least` units, or all if it has no more. At most `count` units are removed.
+    at least `min_units` units, or all if it has no more. At most `count` units are removed.
 
     Args:
         scores: float (units,) for each layer, comparable.
     """
     ordered = [torch.sort(each, stable=True).values for each in scores]
-    gone = [0] * len(scores)
-    waiting: list[tuple[float, int, int]] = []
+    num_removed = [0] * len(scores)
+    queue: list[tuple[float, int, int]] = []
 
-    def offer(layer: int) -> None:
-        width, start = len(ordered[layer]), gone[layer]
+    def push_next(layer: int) -> None:
+        width, start = len(ordered[layer]), num_removed[layer]
         size = (width - start) % block or block
-        if width - start - size >= least:
+        if width - start - size >= min_units:
             waiting_score = float(ordered[layer][start : start + size].mean())
-            heapq.heappush(waiting, (waiting_score, layer, size))
+            heapq.heappush(queue, (waiting_score, layer, size))
 
     for layer in range(len(scores)):
-        offer(layer)
-    left = count
-    while waiting:
-        _, layer, size = heapq.heappop(waiting)
-        if size > left:
+        push_next(layer)
+    remaining = count
+    while queue:
+        _, layer, size = heapq.heappop(queue)
+        if size > remaining:
             continue
-        gone[layer] += size
-        left -= size
-        offer(layer)
-    return [least_important(each, lost) for each, lost in zip(scores, gone, strict=True)]
+        num_removed[layer] += size
+        remaining -= size
+        push_next(layer)
+    return [least_important(each, lost) for each, lost in zip(scores, num_removed, strict=True)]
 
 
 def losses_by_size(scores: Tensor, sizes: Sequence[int]) -> list[float]:

@@ -20,9 +20,9 @@ from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measuring.jobs import JobFolder
-from compress.measuring.timing.disturbance import chosen_while_disturbed
+from compress.measuring.timing.disturbance import disturbed_choice_warning
 from compress.measuring.timing.feeds import sample_indices, scenarios
-from compress.measuring.timing.latency import Timed, undisturbed_separately
+from compress.measuring.timing.latency import VariantTimes, undisturbed_separately
 from compress.models.anatomy.encoder import Encoder, encoder_of
 from compress.models.anatomy.observing import observe
 from compress.models.anatomy.pruned import block_sizes
@@ -37,7 +37,7 @@ from compress.targets.local import ResolvedTarget
 from compress.training.batches import to_tensors
 from compress.training.distributed.world import current_world
 
-TIMED = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
+TIMING_SETTINGS = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
 """Timing settings of the models before and after pruning."""
 PROCESSES = 4
 
@@ -60,17 +60,17 @@ def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
     encoder = encoder_of(model)
     sizes = [block_sizes(layer) for layer in encoder.layers]
     total = count_parameters(model)
-    in_layers = sum(each.numel() for layer in encoder.layers for each in layer.block.parameters())
-    in_units = sum(
+    layer_parameters = sum(each.numel() for layer in encoder.layers for each in layer.block.parameters())
+    unit_parameters = sum(
         head * layer.heads + unit * layer.feed_forward
         for layer, (head, unit) in zip(encoder.layers, sizes, strict=True)
     )
-    asked = ParameterLimit.of(target, total, in_layers, " in the layers")
+    limit = ParameterLimit.of(target, total, layer_parameters, " in the layers")
     return Budget(
-        asked.what,
-        asked.where,
-        asked.limit,
-        total - in_units,
+        limit.what,
+        limit.where,
+        limit.limit,
+        total - unit_parameters,
         lambda layer, heads: float(sizes[layer][0] * heads),
         lambda layer, width: float(sizes[layer][1] * width),
     )
@@ -83,21 +83,21 @@ def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) ->
     single input, and in the model weights evict each other from the caches.
     """
     if target.latency_ms is not None:
-        what, where, limit = f"a latency of {target.latency_ms:g} ms", "latency_ms", target.latency_ms
+        what, key, limit = f"a latency of {target.latency_ms:g} ms", "latency_ms", target.latency_ms
     else:
         assert target.speedup is not None
-        what, where = f"a speed-up of {target.speedup:g}", "speedup"
+        what, key = f"a speed-up of {target.speedup:g}", "speedup"
         limit = timing.before_ms / target.speedup
     last, table = len(encoder.layers) - 1, timing.table
-    now = sum(
+    layers_ms = sum(
         table.attention_ms(layer.heads, last=place == last)
         + table.feed_forward_ms(layer.feed_forward, last=place == last)
         for place, layer in enumerate(encoder.layers)
     )
-    scale = timing.before_ms / (table.rest_ms + now)
+    scale = timing.before_ms / (table.rest_ms + layers_ms)
     return Budget(
         what,
-        f"prune.target.{where}",
+        f"prune.target.{key}",
         limit,
         table.rest_ms * scale,
         lambda layer, heads: table.attention_ms(heads, last=layer == last) * scale,
@@ -123,27 +123,27 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
 
 def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> dict[str, Any]:
     batches = _real_inputs(ctx, interface)
-    done = _lower(model, interface, folder / "before")
-    rest = copy.deepcopy(model)
-    remove_layers(encoder_of(rest), range(len(encoder_of(rest).layers)))
-    _lower(rest, interface, folder / "rest")
-    typical = _typical_input(ctx, interface)
-    shape = _layer_shape(model, typical, done["selected_early"], ctx.device)
+    lowering_facts = _lower(model, interface, folder / "before")
+    without_layers = copy.deepcopy(model)
+    remove_layers(encoder_of(without_layers), range(len(encoder_of(without_layers).layers)))
+    _lower(without_layers, interface, folder / "rest")
+    typical_batch = _typical_input(ctx, interface)
+    shape = _layer_shape(model, typical_batch, lowering_facts["selected_early"], ctx.device)
     encoder = encoder_of(model)
     table = measure_table(
         shape,
         max(layer.heads for layer in encoder.layers),
         max(layer.feed_forward for layer in encoder.layers),
-        ctx.asked(PruneSpec).round_to,
+        ctx.spec_as(PruneSpec).round_to,
         len(encoder.layers),
         ctx.timing_target,
         _new_folder(folder / "table"),
-        (folder / "rest" / ONNX_MODEL, typical),
+        (folder / "rest" / ONNX_MODEL, typical_batch),
     )
     (before,), disturbed = _time([folder / "before"], batches, ctx.timing_target, folder)
     disturbed |= table.disturbed
     if disturbed:
-        ctx.progress.say(chosen_while_disturbed("prune", ctx.timing_target.place))
+        ctx.progress.say(disturbed_choice_warning("prune", ctx.timing_target.machine_name))
     return {"before_ms": before, "table": asdict(table), "disturbed": disturbed}
 
 
@@ -166,7 +166,7 @@ def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timi
     }
 
 
-def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> Timed:
+def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> VariantTimes:
     _lower(model, interface, timing.folder / "after")
     files = [timing.folder / "before", timing.folder / "after"]
     return _time(files, _real_inputs(ctx, interface), ctx.timing_target, timing.folder)
@@ -174,14 +174,14 @@ def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Tim
 
 def _lower(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
     """Lower a model into a folder and return what the lowering did."""
-    saved = _new_folder(out) / "torch"
-    save_model(model, saved)
-    copy_interface(interface, saved)
+    torch_folder = _new_folder(out) / "torch"
+    save_model(model, torch_folder)
+    copy_interface(interface, torch_folder)
     task = read_mapping(interface / TASK)
     # The model is in memory, so its code was allowed and has already run.
-    graph, done = lower(load_model(saved, attention="eager", allow_code=True), task)
+    graph, facts = lower(load_model(torch_folder, attention="eager", allow_code=True), task)
     save_onnx(graph, out)
-    return done
+    return facts
 
 
 def _new_folder(folder: Path) -> Path:
@@ -192,47 +192,49 @@ def _new_folder(folder: Path) -> Path:
 def _real_inputs(ctx: StepContext, interface: Path) -> list[Batch]:
     """Return real inputs of the validation split, one example per batch."""
     inputs = ctx.task.encode(ctx.data.validation, interface)
-    chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
+    chosen = sample_indices(len(inputs), TIMING_SETTINGS.examples, ctx.seed)
     return scenarios(chosen, [1], [])[0].batches(inputs)
 
 
-def _time(folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTarget, where: Path) -> Timed:
+def _time(
+    folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTarget, work: Path
+) -> VariantTimes:
     """Return ms of models on the same batches, each running alone."""
-    with tempfile.TemporaryDirectory(dir=where) as name:
+    with tempfile.TemporaryDirectory(dir=work) as name:
         jobs = JobFolder.of_target(Path(name), target)
         files = [folder / ONNX_MODEL for folder in folders]
-        return undisturbed_separately(jobs, files, batches, TIMED, processes=PROCESSES)
+        return undisturbed_separately(jobs, files, batches, TIMING_SETTINGS, processes=PROCESSES)
 
 
 def _typical_input(ctx: StepContext, interface: Path) -> Batch:
     """Return the validation input of median length."""
     inputs = ctx.task.encode(ctx.data.validation, interface)
-    chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
+    chosen = sample_indices(len(inputs), TIMING_SETTINGS.examples, ctx.seed)
     place = chosen[np.argsort(inputs.lengths[chosen], kind="stable")[len(chosen) // 2]]
     return inputs.batch([int(place)])
 
 
-def _layer_shape(model: nn.Module, typical: Batch, selected: bool, device: str) -> LayerShape:
+def _layer_shape(model: nn.Module, batch: Batch, selects_early: bool, device: str) -> LayerShape:
     """Return the input shape of a layer for a typical input.
 
     Args:
-        selected: whether the lowered model selects the tokens of its head before the last layer's maps.
+        selects_early: whether the lowered model selects the tokens of its head before the last layer's maps.
     """
     encoder = encoder_of(model)
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
 
-    def note(_module: nn.Module, _reads: Tensor, gives: Tensor, _mask: Tensor | None) -> None:
-        seen.append(tuple(gives.shape))
+    def note(_module: nn.Module, _inputs: Tensor, outputs: Tensor, _mask: Tensor | None) -> None:
+        shapes.append(tuple(outputs.shape))
 
-    observe(model, [to_tensors(typical, device)], [encoder.layers[0].block], note)
-    if not seen or len(seen[0]) != 3:
+    observe(model, [to_tensors(batch, device)], [encoder.layers[0].block], note)
+    if not shapes or len(shapes[0]) != 3:
         raise ModelError("cannot determine the inputs of this model's layers", where="prune.target")
-    read = 2 if encoder.head_teacher is not None else 1
+    head_tokens = 2 if encoder.head_teacher is not None else 1
     return LayerShape(
         batch=1,
-        tokens=seen[0][1],
+        tokens=shapes[0][1],
         hidden=encoder.hidden_size,
         head_size=encoder.layers[0].head_size,
-        last_tokens=read if selected else seen[0][1],
+        last_tokens=head_tokens if selects_early else shapes[0][1],
         masked=encoder.words is not None,
     )

@@ -14,7 +14,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.core.disk.exhaustion import ran_out
+from compress.core.disk.exhaustion import is_exhaustion
 from compress.core.errors import CompressError, ModelError, PassError, first_line
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
@@ -23,11 +23,11 @@ from compress.passes.prune.choosing.importance import least_important
 from compress.passes.prune.choosing.prediction import kept_channels
 from compress.passes.prune.spec import PruneTargetSpec
 
-_MAKERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Modules that create channels."""
-_PRODUCTS = ("bmm", "dotproduct", "attention")
+_PRODUCT_NAMES = ("bmm", "dotproduct", "attention")
 """Substrings of the names of operations that multiply two activations."""
-PARTS = 1000
+FRACTION_STEPS = 1000
 """Resolution of the fractions that are tried for a target."""
 
 
@@ -44,10 +44,10 @@ class ChannelGroup:
     width: int
     repeats: int
 
-    def channels(self, places: Sequence[int]) -> list[int]:
+    def channels(self, positions: Sequence[int]) -> list[int]:
         """Return the channels at these positions of every repeat."""
         period = self.width // self.repeats
-        return [repeat * period + place for repeat in range(self.repeats) for place in places]
+        return [repeat * period + place for repeat in range(self.repeats) for place in positions]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,13 @@ class ChannelSurgeon:
     concatenations, depthwise and grouped convolutions, norms, and the columns of a linear map after flattening.
     """
 
-    def __init__(self, model: nn.Module, example: Mapping[str, Tensor], leave: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, example: Mapping[str, Tensor], excluded: Collection[str] = ()
+    ) -> None:
         """Trace the model on an example batch.
 
         Args:
-            leave: names of groups to exclude from `groups` because they must stay whole.
+            excluded: names of groups to exclude from `groups` because they must stay whole.
 
         Raises:
             ModelError: the model cannot be traced.
@@ -77,12 +79,12 @@ class ChannelSurgeon:
         self.model = model
         self.example = example
         try:
-            with torch.enable_grad(), _learning(model):
+            with torch.enable_grad(), _gradients_enabled(model):
                 self.graph = tp.DependencyGraph().build_dependency(
                     model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
                 )
         except Exception as error:
-            if ran_out(error) or isinstance(error, CompressError):
+            if is_exhaustion(error) or isinstance(error, CompressError):
                 raise
             raise ModelError(
                 f"cannot determine which channels of this model belong together: {short_message(error)}",
@@ -91,9 +93,9 @@ class ChannelSurgeon:
                 code="untraceable",
             ) from error
         self.names = {module: name for name, module in model.named_modules()}
-        self.left_whole: dict[str, str] = {}
+        self.unprunable: dict[str, str] = {}
         """Groups that cannot be pruned, with the reason."""
-        self.groups = tuple(group for group in self._groups() if group.name not in leave)
+        self.groups = tuple(group for group in self._groups() if group.name not in excluded)
 
     def scores(self, importance: Any) -> list[Tensor]:
         """Score the channels of each group with one of torch-pruning's importances, float (width,) each."""
@@ -103,15 +105,15 @@ class ChannelSurgeon:
         """Score the channels of a group with one of torch-pruning's importances."""
         return importance(self._group(group, range(group.width)))
 
-    def same(self, cuts: Sequence[Cut]) -> list[Cut]:
+    def map_cuts(self, cuts: Sequence[Cut]) -> list[Cut]:
         """Map cuts of another copy of the model to this one."""
         groups = {group.name: group for group in self.groups}
         return [Cut(groups[cut.group.name], cut.channels) for cut in cuts]
 
-    def remaining(self, cuts: Sequence[Cut]) -> int:
+    def count_remaining(self, cuts: Sequence[Cut]) -> int:
         """Return the number of parameters after the cuts, counted in a copy; nothing is changed."""
-        surgeon = ChannelSurgeon(duplicate(self.model), self.example)
-        surgeon.remove(surgeon.same(cuts))
+        surgeon = ChannelSurgeon(copy_model(self.model), self.example)
+        surgeon.remove(surgeon.map_cuts(cuts))
         return count_parameters(surgeon.model)
 
     def remove(self, cuts: Sequence[Cut]) -> None:
@@ -121,26 +123,26 @@ class ChannelSurgeon:
 
     def consumers(self, cuts: Sequence[Cut]) -> dict[str, tuple[int, list[int]]]:
         """Return the readers of the removed channels: module name -> input axis, and the channels on it."""
-        found: dict[str, tuple[int, set[int]]] = {}
+        by_name: dict[str, tuple[int, set[int]]] = {}
         for cut in cuts:
             for dependency, channels in self._group(cut.group, cut.channels):
-                module, reads = (
+                module, is_input = (
                     dependency.target.module,
                     self.graph.is_in_channel_pruning_fn(dependency.handler),
                 )
                 if (
-                    reads
+                    is_input
                     and not self.graph.is_out_channel_pruning_fn(dependency.handler)
                     and module in self.names
                 ):
-                    axis = 1 if isinstance(module, _MAKERS) else -1
-                    found.setdefault(self.names[module], (axis, set()))[1].update(channels)
-        return {name: (axis, sorted(channels)) for name, (axis, channels) in found.items()}
+                    axis = 1 if isinstance(module, _CONVOLUTIONS) else -1
+                    by_name.setdefault(self.names[module], (axis, set()))[1].update(channels)
+        return {name: (axis, sorted(channels)) for name, (axis, channels) in by_name.items()}
 
     def _groups(self) -> Iterator[ChannelGroup]:
         # The widest first: a group wrongly coupled with a narrower one is then reported under its own name.
         roots = sorted(
-            (root for root in self.graph.module2node if isinstance(root, _MAKERS)),
+            (root for root in self.graph.module2node if isinstance(root, _CONVOLUTIONS)),
             key=lambda root: -root.out_channels,
         )
         seen: set[nn.Module] = set()
@@ -148,69 +150,69 @@ class ChannelSurgeon:
             if root in seen:
                 continue
             name, width = self.names[root], root.out_channels
-            if any(_multiplies_activations(node.module) for node in self._reached(root)):
+            if any(_multiplies_activations(node.module) for node in self._reachable_nodes(root)):
                 # torch-pruning would trace indices for minutes, and end with wrong ones.
-                self.left_whole[name] = "attention multiplies its channels with one another"
+                self.unprunable[name] = "attention multiplies its channels with one another"
                 continue
             try:
                 group = self.graph.get_pruning_group(
                     root, tp.prune_conv_out_channels, idxs=list(range(width))
                 )
             except Exception as error:
-                if ran_out(error):
+                if is_exhaustion(error):
                     raise
-                self.left_whole[name] = "what it is coupled to cannot be determined"
+                self.unprunable[name] = "what it is coupled to cannot be determined"
                 continue
             seen.update(
                 dependency.target.module
                 for dependency, _ in group
                 if self.graph.is_out_channel_pruning_fn(dependency.handler)
             )
-            if self._stays(group):
+            if self._must_stay_whole(group):
                 continue
             repeats = self._repeats(group)
             if repeats is None:
-                self.left_whole[name] = "its groups of channels do not line up"
+                self.unprunable[name] = "its groups of channels do not line up"
             else:
                 yield ChannelGroup(root, name, width, repeats)
 
-    def _reached(self, root: nn.Module) -> Iterator[Any]:
+    def _reachable_nodes(self, root: nn.Module) -> Iterator[Any]:
         """Yield the nodes reached by the channels of `root`; a concatenation does not lead back to its other inputs."""
         first = tp.prune_depthwise_conv_out_channels if _depthwise(root) else tp.prune_conv_out_channels
-        waiting = [(self.graph.module2node[root], first)]
-        seen = set(waiting)
-        while waiting:
-            node, handler = waiting.pop()
+        queue = [(self.graph.module2node[root], first)]
+        seen = set(queue)
+        while queue:
+            node, handler = queue.pop()
             yield node
             for dependency in node.dependencies:
                 step = (dependency.target, dependency.handler)
                 apart = node.type == tp.ops.OPTYPE.CONCAT and dependency.target in node.inputs
                 if dependency.is_triggered_by(handler) and step not in seen and not apart:
                     seen.add(step)
-                    waiting.append(step)
+                    queue.append(step)
 
     def _group(self, group: ChannelGroup, channels: Sequence[int]) -> Any:
         return self.graph.get_pruning_group(group.root, tp.prune_conv_out_channels, idxs=list(channels))
 
-    def _stays(self, group: Any) -> bool:
+    def _must_stay_whole(self, group: Any) -> bool:
         """Whether a group must stay whole.
 
         That is if it reaches the model's outputs, or nothing but a depthwise convolution of the model's input makes its
         channels.
         """
-        made = False
+        has_producer = False
         for dependency, _ in group:
             node, module = dependency.target, dependency.target.module
             if not self.graph.is_out_channel_pruning_fn(dependency.handler):
                 continue
             if not node.outputs:
                 return True
-            made = (
-                made
+            has_producer = (
+                has_producer
                 or isinstance(module, nn.Linear)
-                or (isinstance(module, _MAKERS) and not _depthwise(module))
+                or (isinstance(module, _CONVOLUTIONS) and not _depthwise(module))
             )
-        return not made
+        return not has_producer
 
     def _repeats(self, group: Any) -> int | None:
         """Return how often the pattern of removed channels must repeat in a group; None if that is impossible.
@@ -221,7 +223,7 @@ class ChannelSurgeon:
         width, grouped = len(group[0].idxs), set()
         for dependency, channels in group:
             module = dependency.target.module
-            if isinstance(module, _MAKERS):
+            if isinstance(module, _CONVOLUTIONS):
                 count = 1 if _depthwise(module) else module.groups
             elif isinstance(module, nn.GroupNorm):
                 count = 1 if module.num_groups == module.num_channels else module.num_groups
@@ -241,11 +243,11 @@ def _depthwise(module: Any) -> bool:
 
 def _multiplies_activations(operation: Any) -> bool:
     name = str(getattr(operation, "_grad_fn", "")).lower()
-    return any(word in name for word in _PRODUCTS)
+    return any(word in name for word in _PRODUCT_NAMES)
 
 
 @contextmanager
-def _learning(model: nn.Module) -> Iterator[None]:
+def _gradients_enabled(model: nn.Module) -> Iterator[None]:
     """Context manager that lets gradients flow through frozen weights too: dependencies are traced along them."""
     frozen = [each for each in model.parameters() if each.is_floating_point() and not each.requires_grad]
     for parameter in frozen:
@@ -263,7 +265,7 @@ def short_message(error: Exception) -> str:
     return first if len(first) <= 160 else f"{first[:157]}..."
 
 
-def duplicate(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module) -> nn.Module:
     """Copy a model, including weights that a module computes from others and caches (the older weight_norm)."""
     computed = {
         id(value): value.detach().clone()
@@ -299,30 +301,33 @@ def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: in
     Raises:
         PassError: the target is not reached with the fewest channels, or the model is already within it.
     """
-    whole, groups = surgeon.remaining([]), surgeon.groups
-    asked = ParameterLimit.of(target, whole, whole)
+    total, groups = surgeon.count_remaining([]), surgeon.groups
+    limit = ParameterLimit.of(target, total, total)
 
-    def kept(part: int) -> list[int]:
-        return [kept_channels(group.width, part / PARTS, multiple_of(group, round_to)) for group in groups]
+    def kept_at(part: int) -> list[int]:
+        return [
+            kept_channels(group.width, part / FRACTION_STEPS, multiple_of(group, round_to))
+            for group in groups
+        ]
 
-    def parameters(part: int) -> int:
+    def parameters(step: int) -> int:
         # The number of remaining parameters does not depend on which channels are removed.
         zeros = [torch.zeros(group.width) for group in groups]
-        return surgeon.remaining(choose_cuts(groups, zeros, kept(part)))
+        return surgeon.count_remaining(choose_cuts(groups, zeros, kept_at(step)))
 
-    if whole <= asked.limit:
+    if total <= limit.limit:
         raise PassError(
-            f"{asked.what}: the model is already within that, so nothing would be removed",
-            where=asked.where,
+            f"{limit.what}: the model is already within that, so nothing would be removed",
+            where=limit.where,
         )
-    part = bisect_left(range(PARTS), True, key=lambda part: parameters(part) <= asked.limit)
-    if part == PARTS and (least := parameters(PARTS)) > asked.limit:
+    step = bisect_left(range(FRACTION_STEPS), True, key=lambda part: parameters(part) <= limit.limit)
+    if step == FRACTION_STEPS and (minimum := parameters(FRACTION_STEPS)) > limit.limit:
         raise PassError(
-            f"{asked.what} cannot be reached: with the fewest channels {least:,} of {whole:,} parameters remain",
-            where=asked.where,
+            f"{limit.what} cannot be reached: with the fewest channels {minimum:,} of {total:,} parameters remain",
+            where=limit.where,
             hint="Ask for less, or lower `round_to`.",
         )
-    return kept(part)
+    return kept_at(step)
 
 
 def multiple_of(group: ChannelGroup, round_to: int) -> int:
@@ -338,9 +343,9 @@ def choose_cuts(groups: Sequence[ChannelGroup], scores: Sequence[Tensor], kept: 
         kept: number of channels to keep, for each group.
     """
     cuts = []
-    for group, importance, left in zip(groups, scores, kept, strict=True):
-        if left < group.width:
+    for group, importance, num_kept in zip(groups, scores, kept, strict=True):
+        if num_kept < group.width:
             period = importance.reshape(group.repeats, -1).mean(dim=0)
-            places = least_important(period, (group.width - left) // group.repeats)
+            places = least_important(period, (group.width - num_kept) // group.repeats)
             cuts.append(Cut(group, tuple(group.channels(places))))
     return cuts

@@ -13,17 +13,17 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compress.core.disk.exhaustion import ran_out
+from compress.core.disk.exhaustion import is_exhaustion
 from compress.models.anatomy.factors import Factored
 from compress.models.anatomy.observing import removing_hooks
 from compress.models.anatomy.structure import apply_structure, describe_structure
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
-from compress.passes.prune.removing.channels import ChannelSurgeon, Cut, duplicate, short_message
+from compress.passes.prune.removing.channels import ChannelSurgeon, Cut, copy_model, short_message
 
 Example = Mapping[str, Tensor]
 
-EXACT, ROUGH = 1e-9, 1e-3
+FLOAT64_TOLERANCE, FLOAT32_TOLERANCE = 1e-9, 1e-3
 """Tolerance of outputs relative to the largest one: in float64, and for a model that runs in float32 only."""
 
 
@@ -33,7 +33,7 @@ class SafeCuts:
 
     cuts: tuple[Cut, ...]
     parameters: int
-    left_whole: Mapping[str, str]
+    unprunable: Mapping[str, str]
 
 
 def safe_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> SafeCuts:
@@ -50,16 +50,18 @@ def safe_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> SafeCu
         return SafeCuts((), count_parameters(model), {cuts[0].group.name: fault})
     middle = len(cuts) // 2
     first, second = safe_cuts(model, example, cuts[:middle]), safe_cuts(model, example, cuts[middle:])
-    left = {**first.left_whole, **second.left_whole}
+    unprunable = {**first.unprunable, **second.unprunable}
     if not first.cuts or not second.cuts:
         kept = first if first.cuts else second
-        return SafeCuts(kept.cuts, kept.parameters, left)
+        return SafeCuts(kept.cuts, kept.parameters, unprunable)
     parameters, fault = check_cuts(model, example, [*first.cuts, *second.cuts])
     if fault is None:
-        return SafeCuts((*first.cuts, *second.cuts), parameters, left)
+        return SafeCuts((*first.cuts, *second.cuts), parameters, unprunable)
     kept, other = (first, second) if len(first.cuts) >= len(second.cuts) else (second, first)
     reason = f"it cannot be cut together with {kept.cuts[0].group.name}: {fault}"
-    return SafeCuts(kept.cuts, kept.parameters, {**left, **{cut.group.name: reason for cut in other.cuts}})
+    return SafeCuts(
+        kept.cuts, kept.parameters, {**unprunable, **{cut.group.name: reason for cut in other.cuts}}
+    )
 
 
 def check_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[int, str | None]:
@@ -69,33 +71,33 @@ def check_cuts(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple
     the outputs of the whole model with the removed channels masked; tied weights must stay tied; and the remaining
     widths must suffice to rebuild the model.
     """
-    whole = duplicate(model).eval()
-    narrow = duplicate(model).eval()
+    original = copy_model(model).eval()
+    pruned = copy_model(model).eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
             # torch-pruning warns of tensors that are not parameters, which are detected here.
             warnings.simplefilter("ignore")
-            surgeon = ChannelSurgeon(narrow, example)
-            cuts = surgeon.same(cuts)
-            fault = _unscored(surgeon, cuts)
+            surgeon = ChannelSurgeon(pruned, example)
+            cuts = surgeon.map_cuts(cuts)
+            fault = _scoring_fault(surgeon, cuts)
             if fault is not None:
                 return 0, fault
             consumers = surgeon.consumers(cuts)
             surgeon.remove(cuts)
             fault = (
-                _untied(whole, narrow)
-                or _other_outputs(whole, narrow, example, consumers)
-                or _not_rebuilt(whole, narrow, example)
-                or _broken(whole, narrow, example)
+                _tying_fault(original, pruned)
+                or _output_fault(original, pruned, example, consumers)
+                or _rebuild_fault(original, pruned, example)
+                or _training_fault(original, pruned, example)
             )
-        return count_parameters(narrow), fault
+        return count_parameters(pruned), fault
     except Exception as error:
-        if ran_out(error):
+        if is_exhaustion(error):
             raise
         return 0, f"it does not run without them: {short_message(error)}"
 
 
-def _unscored(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
+def _scoring_fault(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
     """Check that importance can rank the channels of each group."""
     importance = tp.importance.GroupMagnitudeImportance()
     for cut in cuts:
@@ -105,8 +107,8 @@ def _unscored(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
     return None
 
 
-def _untied(whole: nn.Module, narrow: nn.Module) -> str | None:
-    return None if _ties(whole) == _ties(narrow) else "shared weights would no longer be shared"
+def _tying_fault(original: nn.Module, pruned: nn.Module) -> str | None:
+    return None if _ties(original) == _ties(pruned) else "shared weights would no longer be shared"
 
 
 def _ties(model: nn.Module) -> list[list[str]]:
@@ -117,53 +119,53 @@ def _ties(model: nn.Module) -> list[list[str]]:
     return sorted(each for each in names.values() if len(each) > 1)
 
 
-def _broken(whole: nn.Module, narrow: nn.Module, example: Example) -> str | None:
+def _training_fault(original: nn.Module, pruned: nn.Module, example: Example) -> str | None:
     """Check that the cut model runs and trains if the whole one does; last, as train mode updates norm statistics."""
     for training in (False, True):
         try:
-            wanted = _run(whole.train(training), example)
+            expected = _run(original.train(training), example)
         except Exception as error:
-            if ran_out(error) or not training:
+            if is_exhaustion(error) or not training:
                 raise
             continue  # it cannot be trained on this example at all
-        outputs = _run(narrow.train(training), example)
-        if outputs.shape != wanted.shape:
-            return f"its outputs become {tuple(outputs.shape)} instead of {tuple(wanted.shape)}"
-        if wanted.isfinite().all() and not outputs.isfinite().all():
+        outputs = _run(pruned.train(training), example)
+        if outputs.shape != expected.shape:
+            return f"its outputs become {tuple(outputs.shape)} instead of {tuple(expected.shape)}"
+        if expected.isfinite().all() and not outputs.isfinite().all():
             return "its outputs are no longer finite"
         outputs.float().square().mean().backward()  # type: ignore[no-untyped-call]
-        narrow.zero_grad(set_to_none=True)
+        pruned.zero_grad(set_to_none=True)
     return None
 
 
-def _other_outputs(
-    whole: nn.Module, narrow: nn.Module, example: Example, consumers: Mapping[str, tuple[int, list[int]]]
+def _output_fault(
+    original: nn.Module, pruned: nn.Module, example: Example, consumers: Mapping[str, tuple[int, list[int]]]
 ) -> str | None:
     """Check that the cut model computes the same as the whole one with the removed channels masked.
 
     The statistics of norms over channels depend on which channels exist, so norms only scale and shift here.
     """
-    found = []
-    for dtype, tolerance in ((torch.float64, EXACT), (torch.float32, ROUGH)):
-        models = [duplicate(each).eval().to(dtype) for each in (whole, narrow)]
-        own = {
+    outputs = []
+    for dtype, tolerance in ((torch.float64, FLOAT64_TOLERANCE), (torch.float32, FLOAT32_TOLERANCE)):
+        models = [copy_model(each).eval().to(dtype) for each in (original, pruned)]
+        inputs = {
             name: value.to(dtype) if value.is_floating_point() else value for name, value in example.items()
         }
         try:
-            with torch.no_grad(), _WithoutStatistics():
+            with torch.no_grad(), _AffineNorms():
                 with _masked(models[0], consumers):
-                    found.append(_run(models[0], own))
-                found.append(_run(models[1], own))
+                    outputs.append(_run(models[0], inputs))
+                outputs.append(_run(models[1], inputs))
         except RuntimeError as error:
-            if ran_out(error) or dtype is torch.float32:
+            if is_exhaustion(error) or dtype is torch.float32:
                 raise
-            found.clear()  # it holds float32 tensors that are neither parameters nor buffers
+            outputs.clear()  # it holds float32 tensors that are neither parameters nor buffers
             continue
-        wanted, got = found
-        if wanted.shape != got.shape:
-            return f"its outputs become {tuple(got.shape)} instead of {tuple(wanted.shape)}"
-        limit = tolerance * float(wanted.abs().max())
-        same = torch.allclose(got, wanted, rtol=0, atol=limit, equal_nan=True)
+        expected, actual = outputs
+        if expected.shape != actual.shape:
+            return f"its outputs become {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+        limit = tolerance * float(expected.abs().max())
+        same = torch.allclose(actual, expected, rtol=0, atol=limit, equal_nan=True)
         return None if same else "what remains would compute something different"
     return None
 
@@ -187,7 +189,7 @@ def _masked(model: nn.Module, consumers: Mapping[str, tuple[int, list[int]]]) ->
         yield
 
 
-class _WithoutStatistics(TorchFunctionMode):
+class _AffineNorms(TorchFunctionMode):
     """Reduces norms over channels to scale and shift."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -196,33 +198,33 @@ class _WithoutStatistics(TorchFunctionMode):
             return func(*args, **kwargs)
         values, _, weight, bias = (*args, *[None] * 4)[:4]
         weight, bias = kwargs.get("weight", weight), kwargs.get("bias", bias)
-        if func in _GROUPED:
+        if func in _GROUP_NORMS:
             shape = (-1, *[1] * (values.ndim - 2))
             weight, bias = (None if each is None else each.reshape(shape) for each in (weight, bias))
-        return _scaled(values, weight, bias)
+        return _affine(values, weight, bias)
 
 
-_GROUPED = frozenset({torch.group_norm, nn.functional.group_norm})
-_NORMS = _GROUPED | {torch.layer_norm, nn.functional.layer_norm}
+_GROUP_NORMS = frozenset({torch.group_norm, nn.functional.group_norm})
+_NORMS = _GROUP_NORMS | {torch.layer_norm, nn.functional.layer_norm}
 
 
-def _scaled(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _affine(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     scaled = values if weight is None else values * weight
     return scaled if bias is None else scaled + bias
 
 
-def _not_rebuilt(whole: nn.Module, narrow: nn.Module, example: Example) -> str | None:
+def _rebuild_fault(original: nn.Module, pruned: nn.Module, example: Example) -> str | None:
     """Check that the stored structure of the cut model rebuilds it."""
-    if any(isinstance(module, Factored) for module in whole.modules()):
+    if any(isinstance(module, Factored) for module in original.modules()):
         return None  # `apply_structure` inserts factored maps, so it cannot be tried on a model that already has them
-    structure = describe_structure(narrow, duplicate(whole))
+    structure = describe_structure(pruned, copy_model(original))
     if structure is None:
         return "nothing in its description would change"
-    rebuilt = duplicate(whole)
+    rebuilt = copy_model(original)
     apply_structure(rebuilt, structure, "trial")
-    rebuilt.load_state_dict(narrow.state_dict())
+    rebuilt.load_state_dict(pruned.state_dict())
     with torch.no_grad():
-        wanted, got = _run(narrow.eval(), example), _run(rebuilt.eval(), example)
+        wanted, got = _run(pruned.eval(), example), _run(rebuilt.eval(), example)
     return None if torch.equal(wanted, got) else "it cannot be rebuilt from its widths"
 
 

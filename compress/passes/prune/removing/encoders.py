@@ -24,7 +24,11 @@ from compress.passes.prune.choosing.saliency import (
     sum_over_group,
     weight_saliency,
 )
-from compress.passes.prune.choosing.selection import comparable, least_important_globally, remaining_count
+from compress.passes.prune.choosing.selection import (
+    comparable_scores,
+    least_important_globally,
+    remaining_count,
+)
 from compress.passes.prune.removing.hidden import StreamSurgeon
 from compress.passes.prune.removing.layers import layers_to_remove, remove_layers
 from compress.passes.prune.removing.surgery import Surgeon
@@ -38,7 +42,7 @@ class EncoderPruner:
     removed.
     """
 
-    def __init__(self, model: nn.Module, material: ImportanceData, budget: Budget | None = None) -> None:
+    def __init__(self, model: nn.Module, data: ImportanceData, budget: Budget | None = None) -> None:
         """Compute the target sizes from the current model.
 
         Raises:
@@ -46,31 +50,31 @@ class EncoderPruner:
             ModelError: the model is not an encoder of a known family.
         """
         self.model = model
-        self.material = material
+        self.data = data
         self.budget = budget
         self.parameters = count_parameters(model)
         layers = encoder_of(model).layers
         self.layers = list(range(len(layers)))
         self.heads = [list(range(layer.heads)) for layer in layers]
         self.widths = [layer.feed_forward for layer in layers]
-        self.whole = [(layer.heads, layer.feed_forward) for layer in layers]
+        self.original_sizes = [(layer.heads, layer.feed_forward) for layer in layers]
         self.hidden = encoder_of(model).hidden_size
-        remove = material.spec.remove
+        remove = data.spec.remove
         if remove is not None:
             self._check(remove)
 
     def _check(self, remove: RemoveSpec) -> None:
         """Reject fractions that remove nothing or everything, before anything is removed."""
-        round_to = self.material.spec.round_to
+        round_to = self.data.spec.round_to
         kept_count(len(self.layers), remove.layers, "layers")
-        for heads, width in self.whole:
+        for heads, width in self.original_sizes:
             kept_count(heads, remove.heads, "heads")
             kept_width(width, remove.feed_forward, round_to)
         kept_width(self.hidden, remove.hidden, round_to, "hidden")
 
     def advance(self, share: float) -> None:
         """Prune until `share` of the total removal is done; 1: all of it."""
-        remove = self.material.spec.remove
+        remove = self.data.spec.remove
         if remove is None:
             self._fit_budget(share)
         else:
@@ -87,12 +91,12 @@ class EncoderPruner:
         """Current hidden size."""
         return encoder_of(self.model).hidden_size
 
-    def described(self) -> list[dict[str, Any]]:
+    def describe_layers(self) -> list[dict[str, Any]]:
         """Describe each remaining layer: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
-        found = []
+        descriptions = []
         for layer in self.layers:
-            heads, width = self.whole[layer]
-            found.append(
+            heads, width = self.original_sizes[layer]
+            descriptions.append(
                 {
                     "heads": len(self.heads[layer]),
                     "feed_forward": self.widths[layer],
@@ -100,24 +104,26 @@ class EncoderPruner:
                     "feed_forward_removed": width - self.widths[layer],
                 }
             )
-        return found
+        return descriptions
 
     def _remove_layers(self, share: float, fraction: float) -> None:
         encoder = encoder_of(self.model)
-        count = len(self.whole)
-        lost = len(self.layers) - remaining_count(count, kept_count(count, fraction, "layers"), share)
-        if not lost:
+        count = len(self.original_sizes)
+        num_removed = len(self.layers) - remaining_count(count, kept_count(count, fraction, "layers"), share)
+        if not num_removed:
             return
-        gone = layers_to_remove(self.model, [layer.block for layer in encoder.layers], self.material, lost)
-        blocks = [encoder.layers[place].block for place in gone]
+        removed = layers_to_remove(
+            self.model, [layer.block for layer in encoder.layers], self.data, num_removed
+        )
+        blocks = [encoder.layers[index].block for index in removed]
         self.parameters -= sum(each.numel() for block in blocks for each in block.parameters())
-        remove_layers(encoder, gone)
-        self.layers = [layer for place, layer in enumerate(self.layers) if place not in gone]
+        remove_layers(encoder, removed)
+        self.layers = [layer for index, layer in enumerate(self.layers) if index not in removed]
 
     def _remove_units(self, share: float, remove: RemoveSpec) -> None:
         encoder = encoder_of(self.model)
-        surgeon = Surgeon(encoder, self.material.example())
-        spec = self.material.spec
+        surgeon = Surgeon(encoder, self.data.example_batch())
+        spec = self.data.spec
         goals = [
             (
                 remaining_count(heads, kept_count(heads, remove.heads, "heads"), share),
@@ -125,60 +131,60 @@ class EncoderPruner:
                     width, kept_width(width, remove.feed_forward, spec.round_to), share, spec.round_to
                 ),
             )
-            for heads, width in (self.whole[layer] for layer in self.layers)
+            for heads, width in (self.original_sizes[layer] for layer in self.layers)
         ]
         if spec.scope == "layer":
-            heads, units = _least_important(self._plain_scores(surgeon), goals)
+            heads, units = _removed_units(self._plain_scores(surgeon), goals)
         else:
             scores = self._summed_scores(surgeon)
-            loss = spec.importance in LOSS_UNITS
+            loss_units = spec.importance in LOSS_UNITS
             lost_heads = sum(layer.heads for layer in encoder.layers) - sum(goal[0] for goal in goals)
             lost_units = sum(layer.feed_forward for layer in encoder.layers) - sum(goal[1] for goal in goals)
             heads = least_important_globally(
-                comparable([each.heads for each in scores], loss=loss), lost_heads, 1, 1
+                comparable_scores([each.heads for each in scores], loss=loss_units), lost_heads, 1, 1
             )
-            widths = comparable([each.feed_forward for each in scores], loss=loss)
+            widths = comparable_scores([each.feed_forward for each in scores], loss=loss_units)
             units = least_important_globally(widths, lost_units, spec.round_to, spec.round_to)
         self._cut(surgeon, heads, units)
 
     def _fit_budget(self, share: float) -> None:
         assert self.budget is not None
         encoder = encoder_of(self.model)
-        surgeon = Surgeon(encoder, self.material.example())
+        surgeon = Surgeon(encoder, self.data.example_batch())
         scores = self._summed_scores(surgeon)
-        spec = self.material.spec
+        spec = self.data.spec
         sizes = choose_sizes(
             scores, self.budget, share, spec.round_to, loss_units=spec.importance in LOSS_UNITS
         )
-        self._cut(surgeon, *_least_important(scores, sizes))
+        self._cut(surgeon, *_removed_units(scores, sizes))
 
     def _cut(self, surgeon: Surgeon, heads: Sequence[Sequence[int]], units: Sequence[Sequence[int]]) -> None:
-        for layer, number, lost_heads, lost_units in zip(
+        for layer, layer_index, lost_heads, lost_units in zip(
             surgeon.encoder.layers, self.layers, heads, units, strict=True
         ):
-            self.parameters -= _saved(layer, len(lost_heads), len(lost_units))
+            self.parameters -= _removed_parameters(layer, len(lost_heads), len(lost_units))
             surgeon.remove(layer, lost_heads, lost_units)
-            self.heads[number] = [
-                head for place, head in enumerate(self.heads[number]) if place not in lost_heads
+            self.heads[layer_index] = [
+                head for place, head in enumerate(self.heads[layer_index]) if place not in lost_heads
             ]
-            self.widths[number] -= len(lost_units)
+            self.widths[layer_index] -= len(lost_units)
 
     def _remove_hidden(self, share: float, fraction: float) -> None:
-        spec = self.material.spec
+        spec = self.data.spec
         encoder = encoder_of(self.model)
         final = kept_width(self.hidden, fraction, spec.round_to, "hidden")
-        lost = encoder.hidden_size - remaining_count(self.hidden, final, share, spec.round_to)
-        if not lost:
+        num_removed = encoder.hidden_size - remaining_count(self.hidden, final, share, spec.round_to)
+        if not num_removed:
             return
-        surgeon = StreamSurgeon(encoder, self.material.example())
-        with saliency_as_weights(weight_saliency(self.model, self.material)):
-            gone = surgeon.least_important(sum_over_group(), lost)
-        self.parameters = surgeon.remaining(gone)
-        surgeon.remove(gone)
+        surgeon = StreamSurgeon(encoder, self.data.example_batch())
+        with saliency_as_weights(weight_saliency(self.model, self.data)):
+            removed = surgeon.least_important(sum_over_group(), num_removed)
+        self.parameters = surgeon.count_remaining(removed)
+        surgeon.remove(removed)
 
     def _summed_scores(self, surgeon: Surgeon) -> list[LayerScores]:
         """Return the saliency of heads and units, summed over their weights."""
-        with saliency_as_weights(weight_saliency(self.model, self.material)):
+        with saliency_as_weights(weight_saliency(self.model, self.data)):
             scores = surgeon.scores(sum_over_group())
         # The surgeon averages over the channels of a head.
         return [
@@ -188,12 +194,12 @@ class EncoderPruner:
 
     def _plain_scores(self, surgeon: Surgeon) -> list[LayerScores]:
         """Return the scores by which each layer ranks its own parts."""
-        if self.material.spec.importance in ("hessian", "activation"):
+        if self.data.spec.importance in ("hessian", "activation"):
             return self._summed_scores(surgeon)
-        return plain_scores(surgeon, self.model, self.material)
+        return plain_scores(surgeon, self.model, self.data)
 
 
-def plain_scores(surgeon: Any, model: nn.Module, material: ImportanceData) -> list[Any]:
+def plain_scores(surgeon: Any, model: nn.Module, data: ImportanceData) -> list[Any]:
     """Return torch-pruning's scores: magnitude, random, or first-order Taylor expansion of the loss.
 
     Taylor scores are summed over batches.
@@ -209,22 +215,18 @@ def plain_scores(surgeon: Any, model: nn.Module, material: ImportanceData) -> li
         "random": tp.importance.RandomImportance,
         "taylor": tp.importance.GroupTaylorImportance,
     }
-    importance = kinds[material.spec.importance]()
+    importance = kinds[data.spec.importance]()
 
     def of_batches() -> Any:
-        for _ in gradients(model, material, material.batches()):
+        for _ in gradients(model, data, data.batches()):
             yield surgeon.scores(importance)
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(material.seed)
-        return (
-            sum_of_scores(of_batches())
-            if material.spec.importance == "taylor"
-            else surgeon.scores(importance)
-        )
+        torch.manual_seed(data.seed)
+        return sum_of_scores(of_batches()) if data.spec.importance == "taylor" else surgeon.scores(importance)
 
 
-def _least_important(
+def _removed_units(
     scores: Sequence[LayerScores], kept: Sequence[tuple[int, int]]
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Return the heads and feed-forward units that each layer loses when it keeps `kept` of both."""
@@ -235,7 +237,7 @@ def _least_important(
     )
 
 
-def _saved(layer: Layer, heads: int, units: int) -> int:
+def _removed_parameters(layer: Layer, heads: int, units: int) -> int:
     """Return the parameters of this many heads and feed-forward units of a layer."""
     head, unit = block_sizes(layer)
     if heads >= layer.heads or units >= layer.feed_forward:

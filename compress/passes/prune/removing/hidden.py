@@ -13,7 +13,7 @@ from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import Encoder
 from compress.models.anatomy.factors import input_linear, output_linear
 from compress.models.io.outputs import outputs_of
-from compress.passes.prune.choosing.counting import remaining
+from compress.passes.prune.choosing.counting import count_remaining
 from compress.passes.prune.choosing.importance import least_important
 
 
@@ -43,7 +43,7 @@ class StreamSurgeon:
             for part, _ in self._group(range(encoder.hidden_size))
             if isinstance(part.target.module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.Conv2d)
         }
-        if coupled != _expected(encoder):
+        if coupled != _stream_modules(encoder):
             raise ModelError(
                 "the residual stream of this model is not coupled with its layers as in an encoder",
                 where="prune.remove.hidden",
@@ -55,22 +55,22 @@ class StreamSurgeon:
         If the head's inner map is as wide as the stream, as configs require, it loses as many outputs.
         """
         stream = least_important(importance(self._group(range(self.encoder.hidden_size))), count)
-        inner = self._inner()
+        inner = self._head_inner_linear()
         if inner is None:
             return Narrowing(stream, ())
         return Narrowing(
             stream, least_important(importance(self._inner_group(range(inner.out_features))), count)
         )
 
-    def remaining(self, narrowing: Narrowing) -> int:
+    def count_remaining(self, narrowing: Narrowing) -> int:
         """Return the number of parameters of the model after a narrowing."""
-        return remaining(self.encoder.model, self.graph, self._groups(narrowing))
+        return count_remaining(self.encoder.model, self.graph, self._groups(narrowing))
 
     def remove(self, narrowing: Narrowing) -> None:
         """Narrow the model in place."""
         for group in self._groups(narrowing):
             group.prune()
-        for module in _expected(self.encoder):
+        for module in _stream_modules(self.encoder):
             if isinstance(module, nn.LayerNorm):
                 module.normalized_shape = (module.weight.shape[0],)
 
@@ -78,34 +78,38 @@ class StreamSurgeon:
         inner = [self._inner_group(narrowing.inner)] if narrowing.inner else []
         return [self._group(narrowing.stream), *inner]
 
-    def _inner(self) -> nn.Linear | None:
+    def _head_inner_linear(self) -> nn.Linear | None:
         """Return the inner map of the head if it is as wide as the stream."""
         dense = self.encoder.head_dense
-        inside = self.encoder.head_out is not None and dense is not None
+        has_inner = self.encoder.head_out is not None and dense is not None
         return (
-            dense if inside and dense is not None and dense.out_features == self.encoder.hidden_size else None
+            dense
+            if has_inner and dense is not None and dense.out_features == self.encoder.hidden_size
+            else None
         )
 
     def _inner_group(self, outputs: Sequence[int]) -> Any:
-        return self.graph.get_pruning_group(self._inner(), tp.prune_linear_out_channels, idxs=list(outputs))
+        return self.graph.get_pruning_group(
+            self._head_inner_linear(), tp.prune_linear_out_channels, idxs=list(outputs)
+        )
 
     def _group(self, dimensions: Sequence[int]) -> Any:
         root = output_linear(self.encoder.layers[0].attention_output)
         return self.graph.get_pruning_group(root, tp.prune_linear_out_channels, idxs=list(dimensions))
 
 
-def _expected(encoder: Encoder) -> set[nn.Module]:
+def _stream_modules(encoder: Encoder) -> set[nn.Module]:
     """Return the modules that read or write the residual stream."""
-    found: list[nn.Module | None] = [encoder.final_norm, encoder.patches]
+    modules: list[nn.Module | None] = [encoder.final_norm, encoder.patches]
     if encoder.projection is not None:
-        found.append(encoder.projection)
+        modules.append(encoder.projection)
     else:
-        found += [encoder.words, encoder.positions, encoder.token_types, encoder.embedding_norm]
-    found += (
+        modules += [encoder.words, encoder.positions, encoder.token_types, encoder.embedding_norm]
+    modules += (
         [encoder.head_dense] if encoder.head_dense is not None else [encoder.head_out, encoder.head_teacher]
     )
     for layer in encoder.layers:
-        found += [layer.attention_norm, layer.output_norm]
-        found += [input_linear(each) for each in (layer.query, layer.key, layer.value, layer.feed_in)]
-        found += [output_linear(layer.attention_output), output_linear(layer.feed_out)]
-    return {module for module in found if module is not None}
+        modules += [layer.attention_norm, layer.output_norm]
+        modules += [input_linear(each) for each in (layer.query, layer.key, layer.value, layer.feed_in)]
+        modules += [output_linear(layer.attention_output), output_linear(layer.feed_out)]
+    return {module for module in modules if module is not None}

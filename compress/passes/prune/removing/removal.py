@@ -37,7 +37,7 @@ from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.passes.prune.removing.encoders import EncoderPruner, plain_scores
 from compress.passes.prune.spec import PruneSpec
 
-HALF = 0.5
+TRIAL_FRACTION = 0.5
 """Fraction of every group that is tried if a target determines how much is removed."""
 
 
@@ -54,14 +54,14 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
     remove, target = spec.remove, spec.target
     convolutions = any(isinstance(module, CONVOLUTIONS) for module in model.modules())
     if target is not None:
-        if reason is not None and (target.timed or not convolutions):
-            chosen = "for a latency" if target.timed else "for a target"
+        if reason is not None and (target.depends_on_timing or not convolutions):
+            chosen = "for a latency" if target.depends_on_timing else "for a target"
             raise ModelError(
                 f"heads and feed-forward widths are chosen {chosen}, but this model has none: {reason.message}",
                 where="prune.target",
                 hint="For convolutions use `ratio` or `size_mb`, or remove `channels`.",
             )
-        if target.timed and any(isinstance(module, Factored) for module in model.modules()):
+        if target.depends_on_timing and any(isinstance(module, Factored) for module in model.modules()):
             raise ModelError(
                 "latencies cannot be predicted for factored maps, and this model has them",
                 where="prune.target",
@@ -78,11 +78,11 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
             )
         if not convolutions:
             raise ModelError("this model has no convolutions", where="prune.remove.channels")
-    for asked in ("heads", "feed_forward", "layers", "hidden"):
-        if getattr(remove, asked) and reason is not None:
+    for key in ("heads", "feed_forward", "layers", "hidden"):
+        if getattr(remove, key) and reason is not None:
             raise ModelError(
-                f"this model has no removable {asked.replace('_', '-')}: {reason.message}",
-                where=f"prune.remove.{asked}",
+                f"this model has no removable {key.replace('_', '-')}: {reason.message}",
+                where=f"prune.remove.{key}",
                 hint="From a model with convolutions remove `channels`.",
             )
 
@@ -106,10 +106,10 @@ def _no_encoder(model: nn.Module) -> ModelError | None:
 class ChannelPruner:
     """Prunes the convolutions of a model to the requested widths; see `EncoderPruner`.
 
-    `left_whole`: channel groups that cannot be pruned, by the name of their first convolution, with the reason.
+    `unprunable`: channel groups that cannot be pruned, by the name of their first convolution, with the reason.
     """
 
-    def __init__(self, model: nn.Module, material: ImportanceData) -> None:
+    def __init__(self, model: nn.Module, data: ImportanceData) -> None:
         """Compute the target widths from the current model, after a trial of a cut of that size.
 
         Raises:
@@ -117,19 +117,19 @@ class ChannelPruner:
             PassError: the target cannot be reached.
         """
         self.model = model
-        self.material = material
-        spec, example = material.spec, material.example()
+        self.data = data
+        spec, example = data.spec, data.example_batch()
         surgeon = ChannelSurgeon(model, example)
         self.parameters = count_parameters(model)
-        asked = HALF if spec.remove is None else spec.remove.channels
+        fraction = TRIAL_FRACTION if spec.remove is None else spec.remove.channels
         where = "prune.target" if spec.remove is None else "prune.remove.channels"
-        tried = safe_cuts(model, example, self._blind_cuts(surgeon, asked))
-        self.left_whole = {**surgeon.left_whole, **tried.left_whole}
-        if not tried.cuts and self.left_whole:
-            raise nothing_to_prune(self.left_whole, where)
-        surgeon = ChannelSurgeon(model, example, self.left_whole)
-        self.whole = {group.name: group.width for group in surgeon.groups}
-        self.widths = dict(self.whole)
+        trial = safe_cuts(model, example, self._blind_cuts(surgeon, fraction))
+        self.unprunable = {**surgeon.unprunable, **trial.unprunable}
+        if not trial.cuts and self.unprunable:
+            raise nothing_to_prune_error(self.unprunable, where)
+        surgeon = ChannelSurgeon(model, example, self.unprunable)
+        self.original_widths = {group.name: group.width for group in surgeon.groups}
+        self.widths = dict(self.original_widths)
         if spec.remove is not None:
             kept = kept_widths(surgeon.groups, spec.remove.channels, spec.round_to)
         else:
@@ -146,42 +146,42 @@ class ChannelPruner:
         Widths are rounded, so a step before the last may find nothing to remove and leave the model unchanged.
         """
         widths = {
-            name: remaining_count(self.whole[name], final, share, multiple)
+            name: remaining_count(self.original_widths[name], final, share, multiple)
             for name, (final, multiple) in self._goals.items()
         }
         if widths == self.widths:
             return
-        example = self.material.example()
-        surgeon = ChannelSurgeon(self.model, example, self.left_whole)
+        example = self.data.example_batch()
+        surgeon = ChannelSurgeon(self.model, example, self.unprunable)
         kept = [widths[group.name] for group in surgeon.groups]
         cuts = choose_cuts(surgeon.groups, self._scores(surgeon), kept)
-        tried = safe_cuts(self.model, example, cuts)
-        self.left_whole |= tried.left_whole
-        surgeon.remove(tried.cuts)
-        self.parameters = tried.parameters
-        cut = {each.group.name for each in tried.cuts}
+        trial = safe_cuts(self.model, example, cuts)
+        self.unprunable |= trial.unprunable
+        surgeon.remove(trial.cuts)
+        self.parameters = trial.parameters
+        cut = {each.group.name for each in trial.cuts}
         self.widths = {name: widths[name] if name in cut else width for name, width in self.widths.items()}
 
-    def described(self) -> list[dict[str, Any]]:
+    def describe_layers(self) -> list[dict[str, Any]]:
         """Describe each group of coupled convolutions that lost channels: `name`, `channels` and `channels_removed`."""
         return [
-            {"name": name, "channels": self.widths[name], "channels_removed": whole - self.widths[name]}
-            for name, whole in self.whole.items()
-            if self.widths[name] < whole
+            {"name": name, "channels": self.widths[name], "channels_removed": original - self.widths[name]}
+            for name, original in self.original_widths.items()
+            if self.widths[name] < original
         ]
 
-    def whole_groups(self) -> dict[str, str]:
+    def unpruned_groups(self) -> dict[str, str]:
         """Return the groups that lost nothing, by name, with the reason."""
-        narrow = {
+        too_narrow = {
             name: f"{width} channels are too few to remove a multiple of {self._goals[name][1]}"
             for name, width in self.widths.items()
-            if width == self.whole[name] and name not in self.left_whole
+            if width == self.original_widths[name] and name not in self.unprunable
         }
-        return {**self.left_whole, **narrow}
+        return {**self.unprunable, **too_narrow}
 
     def _blind_cuts(self, surgeon: ChannelSurgeon, fraction: float) -> list[Cut]:
         """Return cuts of a fraction of each group that is wide enough, with channels drawn at random."""
-        spec, random = self.material.spec, torch.Generator().manual_seed(self.material.seed)
+        spec, random = self.data.spec, torch.Generator().manual_seed(self.data.seed)
         kept = [
             kept_channels(group.width, fraction, multiple_of(group, spec.round_to))
             for group in surgeon.groups
@@ -190,42 +190,44 @@ class ChannelPruner:
         return choose_cuts(surgeon.groups, drawn, kept)
 
     def _scores(self, surgeon: ChannelSurgeon) -> Sequence[Tensor]:
-        if self.material.spec.importance in ("hessian", "activation"):
-            with saliency_as_weights(weight_saliency(self.model, self.material)):
+        if self.data.spec.importance in ("hessian", "activation"):
+            with saliency_as_weights(weight_saliency(self.model, self.data)):
                 return surgeon.scores(sum_over_group())
-        return plain_scores(surgeon, self.model, self.material)
+        return plain_scores(surgeon, self.model, self.data)
 
 
-def nothing_to_prune(left_whole: Mapping[str, str], where: str) -> ModelError:
+def nothing_to_prune_error(unprunable: Mapping[str, str], where: str) -> ModelError:
     """Return the error for a model in which no group can lose a channel."""
     return ModelError(
-        f"no channels of this model can be removed: {whole_words(left_whole)}",
+        f"no channels of this model can be removed: {describe_unprunable(unprunable)}",
         where=where,
         hint="Leave `prune` out, or rewrite what blocks it so that it follows the widths of its inputs.",
         code="nothing-to-prune",
     )
 
 
-def whole_words(left_whole: Mapping[str, str], most: int = 5) -> str:
+def describe_unprunable(unprunable: Mapping[str, str], max_groups: int = 5) -> str:
     """Describe the groups that stay whole, with reasons, as part of a sentence."""
-    told = [f"{name} ({why})" for name, why in [*left_whole.items()][:most]]
-    return "; ".join(told) + ("" if len(left_whole) <= most else f"; and {len(left_whole) - most} more")
+    descriptions = [f"{name} ({why})" for name, why in [*unprunable.items()][:max_groups]]
+    return "; ".join(descriptions) + (
+        "" if len(unprunable) <= max_groups else f"; and {len(unprunable) - max_groups} more"
+    )
 
 
 Pruner = EncoderPruner | DecoderPruner | ChannelPruner
 
 
-def pruner_of(model: nn.Module, material: ImportanceData, budget: Budget | None = None) -> Pruner:
+def pruner_of(model: nn.Module, data: ImportanceData, budget: Budget | None = None) -> Pruner:
     """Return the pruner of a model for a spec.
 
     Raises:
         PassError: a fraction removes nothing or everything.
         ModelError: the model does not have what is to be removed, or cannot lose it.
     """
-    check_request(model, material.spec)
-    if takes_channels(model, material.spec):
-        return ChannelPruner(model, material)
+    check_request(model, data.spec)
+    if takes_channels(model, data.spec):
+        return ChannelPruner(model, data)
     if decoder_of(model) is not None:
         assert isinstance(model, PreTrainedModel)
-        return DecoderPruner(model, material)
-    return EncoderPruner(model, material, budget)
+        return DecoderPruner(model, data)
+    return EncoderPruner(model, data, budget)

@@ -60,7 +60,7 @@ class Surgeon:
             channels = channels_of_heads(heads, layer.head_size)
             self._group(output_linear(layer.query), channels, _attention(layer)).prune()
             # torch-pruning does not update the head counts of the attention module.
-            layer.note_heads()
+            layer.update_head_count()
         if units:
             self._group(output_linear(layer.feed_in), units, _feed_forward(layer)).prune()
 

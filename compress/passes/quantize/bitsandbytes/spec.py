@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, model_validator
 
-from compress.core.forms import Form, Framework, Numbers
+from compress.core.forms import Form, Framework, NumberFormat
 from compress.passes.quantize.spec import QuantizeSpec
 
 
@@ -31,13 +31,13 @@ class BitsandbytesSpec(QuantizeSpec):
 
     @model_validator(mode="before")
     @classmethod
-    def _stores(cls, value: Any) -> Any:
+    def _check_bits(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and value.get("bits") == 16:
             raise ValueError("bitsandbytes stores 4 or 8 bits; leave `library` out for `bits: 16`")
         return value
 
     @model_validator(mode="after")
-    def _of_four_bits(self) -> Self:
+    def _check_four_bit_keys(self) -> Self:
         if self.bits == 8 and "double_quantization" in self.model_fields_set:
             raise ValueError(
                 "double_quantization is for 4 bits only: LLM.int8() has one scale per output and nothing to "
@@ -58,7 +58,7 @@ class BitsandbytesSpec(QuantizeSpec):
         """Description of the accepted input, for messages."""
         return "a float torch model"
 
-    def never_onnx(self) -> str:
+    def onnx_fault(self) -> str:
         """Reason why bitsandbytes weights cannot be exported to ONNX, and the alternative with the same bits."""
         operator = "MatMulNBits" if self.bits == 4 else "integer products"
         return (
@@ -66,7 +66,7 @@ class BitsandbytesSpec(QuantizeSpec):
             f"for {self.bits} bits in ONNX use `quantize: {{bits: {self.bits}}}` ({operator})"
         )
 
-    def refuses_average(self) -> tuple[str, str]:
+    def ensemble_fault(self) -> tuple[str, str]:
         """Profile key and message for an averaged ensemble, which cannot be packed; `{}` is the pass that leaves it."""
         return (
             "library",
@@ -80,4 +80,4 @@ class BitsandbytesSpec(QuantizeSpec):
 
     def produces(self, form: Form) -> Form:
         """Return the form of the output model."""
-        return form.with_(numbers=Numbers.BITSANDBYTES)
+        return form.with_fields(numbers=NumberFormat.BITSANDBYTES)

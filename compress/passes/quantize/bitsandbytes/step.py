@@ -12,7 +12,7 @@ from compress.core.artifacts import (
 )
 from compress.core.disk.files import copy_file
 from compress.core.errors import ModelError
-from compress.core.forms import Numbers
+from compress.core.forms import NumberFormat
 from compress.models.io.checkpoints import bare_model, load_model
 from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, write_low_bit
 from compress.models.io.weights import read_weights, write_weights
@@ -21,7 +21,7 @@ from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.passes.quantize.size_check import check_smaller
 from compress.step import StepContext, StepResult
 
-_DESCRIPTIONS = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)
+_DESCRIPTION_FILES = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -31,7 +31,7 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: a pattern in `exclude` matches no layer, or the model is an ensemble average.
         PassError: the file did not shrink.
     """
-    spec, source = ctx.asked(BitsandbytesSpec), ctx.inputs["model"]
+    spec, source = ctx.spec_as(BitsandbytesSpec), ctx.inputs["model"]
     model = bare_model(load_model(source.path, allow_code=ctx.allow_code))
     if model is None:
         raise ModelError(
@@ -40,11 +40,11 @@ def run(ctx: StepContext) -> StepResult:
             hint="Leave `library` out, or distil with `keep: last` or `keep: best`.",
         )
     weights = read_weights(source.path)
-    found = linear_layers(model, weights)
-    low_bit = LowBit(spec.stored_as, spec.double_quantization, tuple(_chosen(found, spec.exclude)))
+    layers = linear_layers(model, weights)
+    low_bit = LowBit(spec.stored_as, spec.double_quantization, tuple(_included_layers(layers, spec.exclude)))
     write_weights(pack_layers(weights, low_bit), ctx.out / TORCH_WEIGHTS)
     write_low_bit(low_bit, ctx.out)
-    for name in _DESCRIPTIONS:
+    for name in _DESCRIPTION_FILES:
         if (source.path / name).is_file():
             copy_file(source.path / name, ctx.out / name)
     copy_interface(source.path, ctx.out)
@@ -60,20 +60,20 @@ def run(ctx: StepContext) -> StepResult:
         "bits": spec.bits,
         "scheme": f"bitsandbytes {low_bit.numbers}",
         "packed_layers": len(low_bit.layers),
-        "float_layers": len(found) - len(low_bit.layers),
+        "float_layers": len(layers) - len(low_bit.layers),
         **sizes,
     }
-    return StepResult(source.form.with_(numbers=Numbers.BITSANDBYTES), facts)
+    return StepResult(source.form.with_fields(numbers=NumberFormat.BITSANDBYTES), facts)
 
 
-def _chosen(found: list[str], exclude: tuple[str, ...]) -> list[str]:
+def _included_layers(layers: list[str], exclude: tuple[str, ...]) -> list[str]:
     """Return the layers that no `exclude` pattern matches.
 
     Raises:
         ModelError: a pattern matches no layer, or no layer is left.
     """
-    excluded = matching_names(found, exclude, what="linear layer", where="quantize.exclude")
-    kept = [name for name in found if name not in excluded]
+    excluded = matching_names(layers, exclude, what="linear layer", where="quantize.exclude")
+    kept = [name for name in layers if name not in excluded]
     if not kept:
         raise ModelError(
             "no linear layer is left to pack", where="quantize.exclude" if exclude else "quantize"

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from compress.core.disk.files import discard
 from compress.core.errors import ModelError
 from compress.encoding.inputs import Batch, model_inputs
-from compress.runtimes.runner import LOGIT_POSITIONS, PAST, open_session
+from compress.runtimes.runner import LOGIT_POSITIONS, PAST_PREFIX, open_session
 
 Floats = NDArray[np.float32]
 
 
-def observe(
+def capture_activations(
     path: Path,
     names: Sequence[str],
     batches: Iterator[Batch],
@@ -38,19 +38,27 @@ def observe(
     Raises:
         ModelError: any other value is not a finite float32.
     """
-    session, made = _publishing(path, names, work)
-    for number, batch in enumerate(batches):
-        found = (
-            dict(zip(made, session.run(made, fed(session.get_inputs(), batch)), strict=True)) if made else {}
+    session, intermediate = _open_with_outputs(path, names, work)
+    for batch_index, batch in enumerate(batches):
+        outputs = (
+            dict(
+                zip(
+                    intermediate,
+                    session.run(intermediate, model_feeds(session.get_inputs(), batch)),
+                    strict=True,
+                )
+            )
+            if intermediate
+            else {}
         )
-        seen = {name: found[name] if name in found else batch[name] for name in names}
-        usable = {name: values for name, values in seen.items() if _is_range_of(values)}
-        for name in seen.keys() - usable.keys() - set(optional):
-            require_finite(seen[name], name, number)
+        activations = {name: outputs[name] if name in outputs else batch[name] for name in names}
+        usable = {name: values for name, values in activations.items() if _is_finite_float(values)}
+        for name in activations.keys() - usable.keys() - set(optional):
+            require_finite(activations[name], name, batch_index)
         yield usable
 
 
-def fed(inputs: Collection[Any], batch: Batch) -> Batch:
+def model_feeds(inputs: Collection[Any], batch: Batch) -> Batch:
     """Return the inputs that a model takes from a batch.
 
     A decoder gets an empty KV cache and returns the logits of all positions.
@@ -58,12 +66,12 @@ def fed(inputs: Collection[Any], batch: Batch) -> Batch:
     Args:
         inputs: of a session or a graph, with names and shapes.
     """
-    given = model_inputs(batch)
-    first = next(iter(given.values()))
-    given |= empty_past(inputs, len(first))
+    feeds = model_inputs(batch)
+    first = next(iter(feeds.values()))
+    feeds |= empty_past(inputs, len(first))
     if any(node.name == LOGIT_POSITIONS for node in inputs):
-        given.setdefault(LOGIT_POSITIONS, np.tile(np.arange(first.shape[1]), (len(first), 1)))
-    return given
+        feeds.setdefault(LOGIT_POSITIONS, np.tile(np.arange(first.shape[1]), (len(first), 1)))
+    return feeds
 
 
 def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[Any]]:
@@ -78,46 +86,48 @@ def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[Any]]:
             np.int8 if "int8" in str(node.type).lower() else np.float32,
         )
         for node in inputs
-        if node.name.startswith(PAST)
+        if node.name.startswith(PAST_PREFIX)
     }
 
 
-def require_finite(values: Any, name: str, number: int) -> Floats:
+def require_finite(values: Any, name: str, example_index: int) -> Floats:
     """Return the values if they are finite float32.
 
     Args:
-        number: index of the calibration example, for the message.
+        example_index: index of the calibration example, for the message.
 
     Raises:
         ModelError: they are not float32, not finite, or empty.
     """
-    if not _is_range_of(values):
+    if not _is_finite_float(values):
         raise ModelError(
-            f"{name} is not finite on calibration example {number}", where="quantize", code="not-finite"
+            f"{name} is not finite on calibration example {example_index}",
+            where="quantize",
+            code="not-finite",
         )
     return np.asarray(values)
 
 
-def _is_range_of(values: Any) -> bool:
+def _is_finite_float(values: Any) -> bool:
     """Whether the values are a non-empty, finite float32 array."""
     if not isinstance(values, np.ndarray) or values.dtype != np.float32 or not values.size:
         return False
     return bool(np.isfinite(values.sum(dtype=np.float64)))
 
 
-def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list[str]]:
+def _open_with_outputs(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list[str]]:
     """Open a session with these values as additional outputs; return it and the names that are not graph inputs."""
     model = ir.load(path)
     values = {value.name: value for node in model.graph for value in node.outputs}
-    made = [name for name in names if name in values]
-    for name in made:
+    intermediate = [name for name in names if name in values]
+    for name in intermediate:
         value = values[name]
         if not value.is_graph_output():
             # The session infers the type itself: an intermediate value may have any.
             value.type, value.shape = None, None
             model.graph.outputs.append(value)
     del values
-    return open_from_disk(model, work), made
+    return open_from_disk(model, work), intermediate
 
 
 def open_from_disk(model: ir.Model, work: Path) -> Any:

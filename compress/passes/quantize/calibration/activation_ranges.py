@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from compress.encoding.inputs import Batch
-from compress.passes.quantize.calibration.activation_capture import Floats, observe
+from compress.passes.quantize.calibration.activation_capture import Floats, capture_activations
 from compress.passes.quantize.calibration.observers import AverageExtremes, Extremes, Histogram
 from compress.passes.quantize.calibration.ranges import (
     PERCENTILE,
@@ -48,7 +48,7 @@ def calibrate(
     """
     if not names:
         return {}
-    seen = collect(names, observe(path, names, batches(), work, optional), method)
+    seen = collect(names, capture_activations(path, names, batches(), work, optional), method)
     found = {name: range_of(one, method, percentile) for name, one in seen.items()}
     return {name: symmetric_range(one) for name, one in found.items()} if symmetric else found
 
@@ -58,21 +58,21 @@ def collect(
 ) -> dict[str, Statistic]:
     """Collect the statistic of a method for each value that is present in every example."""
     kinds: dict[str, type[Statistic]] = {"minmax": Extremes, "average": AverageExtremes}
-    kept: dict[str, Statistic] = {name: kinds.get(method, Histogram)() for name in names}
+    statistics: dict[str, Statistic] = {name: kinds.get(method, Histogram)() for name in names}
     for example in examples:
-        for name in list(kept):
+        for name in list(statistics):
             if name in example:
-                kept[name].add(example[name])
+                statistics[name].add(example[name])
             else:
-                del kept[name]
-    return kept
+                del statistics[name]
+    return statistics
 
 
-def range_of(kept: Statistic, method: Method, percentile: float = PERCENTILE) -> Range:
+def range_of(statistic: Statistic, method: Method, percentile: float = PERCENTILE) -> Range:
     """Return the range that a method derives from a collected statistic."""
-    if not isinstance(kept, Histogram):
-        return kept.low, kept.high
-    counts, edges = kept.between_extremes()
+    if not isinstance(statistic, Histogram):
+        return statistic.low, statistic.high
+    counts, edges = statistic.trimmed_histogram()
     if method == "percentile":
         return percentile_range(counts, edges, percentile)
     return entropy_range(counts, edges) if method == "entropy" else mse_range(counts, edges)

@@ -25,12 +25,12 @@ def calibration_batches(
     """
     train = ctx.data.train
     random = np.random.default_rng(ctx.seed)
-    drawn = np.sort(random.permutation(len(train))[:count])
+    indices = np.sort(random.permutation(len(train))[:count])
 
     @cache
     def read() -> tuple[Inputs, NDArray[np.int64]]:
         # Encoded once, and only if a method reads examples at all.
-        inputs = ctx.task.encode(train.take(drawn), source.path)
+        inputs = ctx.task.encode(train.take(indices), source.path)
         order = random.permutation(len(inputs))
         lengths = inputs.lengths[order]
         return inputs, np.sort(order if tokens is None else order[lengths.cumsum() - lengths < tokens])

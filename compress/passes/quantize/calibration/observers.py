@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 BINS = 8192
-_HALF = BINS // 2
+_ZERO_BIN = BINS // 2
 _FINEST_EXPONENT = -100
 MOMENTUM = 0.01
 """Weight of a new example in the moving average, as usual in quantization-aware training."""
@@ -38,25 +38,29 @@ class Histogram:
         low, high = float(flat.min()), float(flat.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(-low, high))
-        bins = np.floor(flat * np.float32(2.0**-self._exponent)).astype(np.int32) + _HALF
+        bins = np.floor(flat * np.float32(2.0**-self._exponent)).astype(np.int32) + _ZERO_BIN
         self._counts += np.bincount(bins, minlength=BINS)
 
-    def _widen(self, furthest: float) -> None:
+    def _widen(self, max_magnitude: float) -> None:
         # frexp: furthest < 2^exponent, so that it falls into a bin.
-        needed = math.frexp(furthest)[1] - int(math.log2(_HALF)) if furthest > 0 else _FINEST_EXPONENT
+        needed = (
+            math.frexp(max_magnitude)[1] - int(math.log2(_ZERO_BIN))
+            if max_magnitude > 0
+            else _FINEST_EXPONENT
+        )
         if not self._counts.any():
             self._exponent = max(needed, _FINEST_EXPONENT)
         while self._exponent < needed:
             merged = self._counts.reshape(-1, 2).sum(axis=1)
             self._counts = np.zeros(BINS, np.int64)
-            self._counts[_HALF // 2 : _HALF // 2 + _HALF] = merged
+            self._counts[_ZERO_BIN // 2 : _ZERO_BIN // 2 + _ZERO_BIN] = merged
             self._exponent += 1
 
-    def between_extremes(self) -> tuple[Counts, Edges]:
+    def trimmed_histogram(self) -> tuple[Counts, Edges]:
         """Return counts (bins,) and edges (bins + 1,) from the smallest to the largest value."""
         width = 2.0**self._exponent
-        first, last = (math.floor(end / width) + _HALF for end in (self.low, self.high))
-        edges: Edges = (np.arange(first, last + 2) - _HALF).astype(np.float64) * width
+        first, last = (math.floor(end / width) + _ZERO_BIN for end in (self.low, self.high))
+        edges: Edges = (np.arange(first, last + 2) - _ZERO_BIN).astype(np.float64) * width
         edges[0], edges[-1] = self.low, self.high
         return self._counts[first : last + 1], edges
 
@@ -139,11 +143,11 @@ class ChannelSample:
             self._rows = np.empty((self.size, rows.shape[1]), np.float32)
             self.low, self.high = rows.min(axis=0), rows.max(axis=0)
         self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
-        places = np.arange(self._seen, self._seen + len(rows))
-        drawn = (self._random.random(len(rows)) * (places + 1)).astype(np.int64)
-        places = np.where(places < self.size, places, drawn)
-        kept = places < self.size
-        self._rows[places[kept]] = rows[kept]
+        slots = np.arange(self._seen, self._seen + len(rows))
+        drawn = (self._random.random(len(rows)) * (slots + 1)).astype(np.int64)
+        slots = np.where(slots < self.size, slots, drawn)
+        mask = slots < self.size
+        self._rows[slots[mask]] = rows[mask]
         self._seen += len(rows)
 
     @property

@@ -14,7 +14,7 @@ from compress.core.disk.files import replacing
 from compress.lowering.graph import constant
 
 HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-_LARGEST_FP16 = float(np.finfo(np.float16).max)
+_MAX_FP16 = float(np.finfo(np.float16).max)
 
 
 def store_in_half(
@@ -28,13 +28,13 @@ def store_in_half(
     Args:
         only: names of the weights that may be converted; None: all.
     """
-    graph, stored = model.graph, 0
+    graph, num_stored = model.graph, 0
     first = next(iter(graph))
     for value in list(graph.initializers.values()):
         array = constant(value)
         if array is None or array.dtype != np.float32 or array.ndim < 2 or value.is_graph_output():
             continue
-        too_large = numbers == "fp16" and np.abs(array).max(initial=0.0) > _LARGEST_FP16
+        too_large = numbers == "fp16" and np.abs(array).max(initial=0.0) > _MAX_FP16
         if too_large or (only is not None and value.name not in only):
             continue
         name = value.name
@@ -47,8 +47,8 @@ def store_in_half(
         cast.replace_input_with(0, value)
         value.const_value, value.type, value.shape = half, ir.TensorType(half.dtype), half.shape
         graph.insert_before(first, cast)
-        stored += 1
-    return stored
+        num_stored += 1
+    return num_stored
 
 
 def compute_in_fp16(source: Path, target: Path) -> None:

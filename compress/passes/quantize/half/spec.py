@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import ConfigDict, model_validator
 
-from compress.core.forms import Form, Framework, Numbers
+from compress.core.forms import Form, Framework, NumberFormat
 from compress.passes.quantize.spec import QuantizeSpec
 
 
@@ -27,7 +27,7 @@ class HalfSpec(QuantizeSpec):
     faster on a CPU (`fp16` only)."""
 
     @model_validator(mode="after")
-    def _multiplies(self) -> Self:
+    def _check_bf16_arithmetic(self) -> Self:
         if self.numbers == "bf16" and self.arithmetic == "half":
             raise ValueError(
                 "onnxruntime cannot multiply bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`"
@@ -36,4 +36,4 @@ class HalfSpec(QuantizeSpec):
 
     def produces(self, form: Form) -> Form:
         """Return the form of the output model."""
-        return form.with_(framework=Framework.ONNX, numbers=Numbers.HALF)
+        return form.with_fields(framework=Framework.ONNX, numbers=NumberFormat.HALF)

@@ -6,9 +6,9 @@ import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL, copy_interface
 from compress.core.errors import PassError
-from compress.core.forms import Numbers
+from compress.core.forms import NumberFormat
 from compress.lowering.files import check_onnx, save_onnx
-from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.lowering.parity import compare_outputs, onnx_predictor, real_batches
 from compress.passes.quantize.half.conversion import compute_in_fp16, store_in_half
 from compress.passes.quantize.half.spec import HalfSpec
 from compress.passes.quantize.size_check import check_smaller, model_bytes
@@ -25,7 +25,7 @@ def run(ctx: StepContext) -> StepResult:
     Raises:
         PassError: the file did not shrink, onnxruntime cannot run it, or its outputs differ too much.
     """
-    spec, source = ctx.asked(HalfSpec), ctx.inputs["model"]
+    spec, source = ctx.spec_as(HalfSpec), ctx.inputs["model"]
     numbers, path = spec.numbers, ctx.out / ONNX_MODEL
     if spec.arithmetic == "half":
         compute_in_fp16(source.model_file, path)
@@ -50,12 +50,12 @@ def run(ctx: StepContext) -> StepResult:
             where="quantize.arithmetic",
             hint="Use `arithmetic: fp32`, which stores the same 16 bits and multiplies in FP32.",
         ) from error
-    shapes = real_shapes(ctx.task, ctx.data.validation, source)
+    shapes = real_batches(ctx.task, ctx.data.validation, source)
     facts = {
         **source.facts,
         "bits": spec.bits,
         "scheme": f"{numbers}, {'FP32' if spec.arithmetic == 'fp32' else 'FP16'} arithmetic",
-        "parity": compare(path, shapes, outputs_of(source.model_file), LIMITS[numbers]),
+        "parity": compare_outputs(path, shapes, onnx_predictor(source.model_file), LIMITS[numbers]),
         **sizes,
     }
-    return StepResult(source.form.with_(numbers=Numbers.HALF), facts)
+    return StepResult(source.form.with_fields(numbers=NumberFormat.HALF), facts)

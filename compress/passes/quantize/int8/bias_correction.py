@@ -17,27 +17,27 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch
-from compress.lowering.graph import add_initializer, attribute, constant, inputs_of, replace
-from compress.passes.quantize.calibration.activation_capture import observe
+from compress.lowering.graph import add_initializer, attribute, constant, inputs_of, replace_uses
+from compress.passes.quantize.calibration.activation_capture import capture_activations
 from compress.passes.quantize.calibration.observers import ChannelMean
 from compress.passes.quantize.calibration.ranges import Range
 from compress.passes.quantize.int8.affine import (
     INT8_LIMIT,
     activation_scale,
     quantize_columns,
+    quantize_dequantize,
     quantize_kernel,
-    rounded_activations,
 )
 from compress.passes.quantize.layers import Convolution, Layer, Linear, MatMulLayer
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Multiplying = MatMulLayer | Convolution
+WeightedLayer = MatMulLayer | Convolution
 
 
 def correct_biases(
     model: ir.Model,
-    chosen: Sequence[Layer],
+    layers: Sequence[Layer],
     ranges: Mapping[str, Range],
     path: Path,
     batches: Callable[[], Iterator[Batch]],
@@ -50,38 +50,38 @@ def correct_biases(
 
     Args:
         model: the float graph, changed in place before it is quantized.
-        chosen: its layers that will be quantized.
+        layers: its layers that will be quantized.
         ranges: calibrated ranges of their inputs by name; an input without one is quantized with a range found at run
             time, which causes no shift on average.
         path: the same graph as a file, run on the calibration examples.
         limit: the largest integer of the weights.
     """
-    found = [layer for layer in chosen if isinstance(layer, Multiplying)]
-    means = _input_means(found, ranges, path, batches, work)
-    for layer in found:
-        name = _source(layer).name or ""
-        as_floats, as_integers = means[name]
+    weighted = [layer for layer in layers if isinstance(layer, WeightedLayer)]
+    means = _input_means(weighted, ranges, path, batches, work)
+    for layer in weighted:
+        name = _input_value(layer).name or ""
+        float_means, quantized_means = means[name]
         low_high = ranges.get(name)
         scale = 1.0 if low_high is None else activation_scale(*low_high)[0]
-        weight, restored = layer.weight, _restored(layer, scale, per_channel, limit)
+        weight, dequantized = layer.weight, _fake_quantized_weight(layer, scale, per_channel, limit)
         groups = attribute(layer.node, "group", 1) if isinstance(layer, Convolution) else 1
         shift = expected_shift(
-            _matrix(layer, weight), _matrix(layer, restored), as_floats, as_integers, groups
+            _matrix(layer, weight), _matrix(layer, dequantized), float_means, quantized_means, groups
         )
         _add_to_bias(model.graph, layer, shift)
-    return len(found)
+    return len(weighted)
 
 
 def expected_shift(
-    weight: Floats, restored: Floats, as_floats: Doubles, as_integers: Doubles, groups: int = 1
+    weight: Floats, dequantized: Floats, float_means: Doubles, quantized_means: Doubles, groups: int = 1
 ) -> Doubles:
     """Return the shift of each mean output caused by rounding, float64 (outputs,): to be added to the bias.
 
     Args:
         weight: (inputs / groups, outputs); for a convolution, summed over its window.
-        restored: the same, quantized and dequantized.
-        as_floats: mean of each input (inputs,).
-        as_integers: the same, quantized and dequantized.
+        dequantized: the same, quantized and dequantized.
+        float_means: mean of each input (inputs,).
+        quantized_means: the same, quantized and dequantized.
         groups: of a convolution.
     """
     per_group = weight.shape[1] // groups
@@ -89,36 +89,38 @@ def expected_shift(
     for group in range(groups):
         columns = slice(group * per_group, (group + 1) * per_group)
         rows = slice(group * len(weight), (group + 1) * len(weight))
-        shifts.append(as_floats[rows] @ weight[:, columns] - as_integers[rows] @ restored[:, columns])
+        shifts.append(
+            float_means[rows] @ weight[:, columns] - quantized_means[rows] @ dequantized[:, columns]
+        )
     return np.concatenate(shifts)
 
 
 def _input_means(
-    found: Sequence[Multiplying],
+    layers: Sequence[WeightedLayer],
     ranges: Mapping[str, Range],
     path: Path,
     batches: Callable[[], Iterator[Batch]],
     work: Path,
 ) -> dict[str, tuple[Doubles, Doubles]]:
     """Return the channel means of each layer's input: in float, and quantized and dequantized."""
-    axes = {_source(layer).name or "": 1 if isinstance(layer, Convolution) else -1 for layer in found}
-    kept = {name: (ChannelMean(axis), ChannelMean(axis)) for name, axis in axes.items()}
-    for values in observe(path, list(axes), batches(), work):
+    axes = {_input_value(layer).name or "": 1 if isinstance(layer, Convolution) else -1 for layer in layers}
+    means = {name: (ChannelMean(axis), ChannelMean(axis)) for name, axis in axes.items()}
+    for values in capture_activations(path, list(axes), batches(), work):
         for name, one in values.items():
-            kept[name][0].add(one)
+            means[name][0].add(one)
             if name in ranges:
-                kept[name][1].add(rounded_activations(one, *activation_scale(*ranges[name])))
+                means[name][1].add(quantize_dequantize(one, *activation_scale(*ranges[name])))
     return {
         name: (floats.mean, integers.mean if name in ranges else floats.mean)
-        for name, (floats, integers) in kept.items()
+        for name, (floats, integers) in means.items()
     }
 
 
-def _source(layer: Multiplying) -> ir.Value:
+def _input_value(layer: WeightedLayer) -> ir.Value:
     return inputs_of(layer.node, 0)[0]
 
 
-def _restored(layer: Multiplying, input_scale: float, per_channel: bool, limit: int) -> Floats:
+def _fake_quantized_weight(layer: WeightedLayer, input_scale: float, per_channel: bool, limit: int) -> Floats:
     """Return the weight, quantized and dequantized."""
     weight = layer.weight
     if not isinstance(layer, Convolution):
@@ -130,27 +132,27 @@ def _restored(layer: Multiplying, input_scale: float, per_channel: bool, limit: 
     return np.asarray(kernel.values * across, np.float32)
 
 
-def _matrix(layer: Multiplying, weight: Floats) -> Floats:
+def _matrix(layer: WeightedLayer, weight: Floats) -> Floats:
     """Return a weight as (inputs / groups, outputs); a kernel is summed over its window, assuming equal means."""
     if not isinstance(layer, Convolution):
         return weight
     return np.asarray(weight.reshape(*weight.shape[:2], -1).sum(axis=2).T)
 
 
-def _add_to_bias(graph: ir.Graph, layer: Multiplying, shift: Doubles) -> None:
+def _add_to_bias(graph: ir.Graph, layer: WeightedLayer, shift: Doubles) -> None:
     node, result = layer.node, layer.result if isinstance(layer, Linear) else layer.node.outputs[0]
-    value = layer.bias if isinstance(layer, Linear) else next(iter(node.inputs[2:3]), None)
-    before = np.zeros_like(shift) if value is None else np.asarray(constant(value), np.float64)
-    name = f"{node.name}.bias" if value is None else value.name
-    corrected = add_initializer(graph, f"{name}.corrected", (before + shift).astype(np.float32))
-    if value is not None:
-        use = next(use for use in value.uses() if use.node is node or use.node.outputs[0] is result)
+    bias_value = layer.bias if isinstance(layer, Linear) else next(iter(node.inputs[2:3]), None)
+    bias = np.zeros_like(shift) if bias_value is None else np.asarray(constant(bias_value), np.float64)
+    name = f"{node.name}.bias" if bias_value is None else bias_value.name
+    corrected = add_initializer(graph, f"{name}.corrected", (bias + shift).astype(np.float32))
+    if bias_value is not None:
+        use = next(use for use in bias_value.uses() if use.node is node or use.node.outputs[0] is result)
         use.node.replace_input_with(use.idx, corrected)
     elif node.op_type == "MatMul":
         add = ir.node("Add", [result, corrected], name=f"{node.name}.bias")
         add.outputs[0].name = f"{result.name}.biased"
         graph.insert_after(node, add)
-        replace(result, add.outputs[0])
+        replace_uses(result, add.outputs[0])
         add.replace_input_with(0, result)
     else:
         node.resize_inputs(3)

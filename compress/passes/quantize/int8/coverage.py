@@ -27,25 +27,25 @@ _INTEGER = frozenset(
     }
 )
 _WEIGHT_ONLY = frozenset({"MatMulNBits"})
-_RENAMING = ("NchwcTransformer",)
+_DISABLED_OPTIMIZERS = ("NchwcTransformer",)
 """Repacks the weights of float convolutions under unrecognizable names."""
 _KEEPS_CONSTANT = frozenset({"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"})
 
 
 @dataclass(frozen=True)
-class Products:
+class ProductCounts:
     """Matrix products and convolutions with a constant weight.
 
-    `integer` counts integer products, `weight_only` float products with block-quantized weights; `floating` holds the
-    names of float products, including those whose weight is dequantized at every call.
+    `integer` counts integer products, `weight_only` float products with block-quantized weights; `float_names` holds
+    the names of float products, including those whose weight is dequantized at every call.
     """
 
     integer: int
     weight_only: int
-    floating: tuple[str, ...]
+    float_names: tuple[str, ...]
 
 
-def count_products(path: Path, allowed: Collection[str] = ()) -> Products:
+def count_products(path: Path, allowed: Collection[str] = ()) -> ProductCounts:
     """Count the products in the optimized graph of a session over `path`.
 
     Args:
@@ -54,12 +54,12 @@ def count_products(path: Path, allowed: Collection[str] = ()) -> Products:
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optimized-") as folder:
         optimized = Path(folder) / "model.onnx"
-        write_optimized(path, optimized, hardware_specific=True, without=_RENAMING)
+        write_optimized(path, optimized, hardware_specific=True, without=_DISABLED_OPTIMIZERS)
         model = onnx.load(str(optimized), load_external_data=False)
     return count_in_graph(model.graph, frozenset(allowed))
 
 
-def count_in_graph(graph: onnx.GraphProto, allowed: frozenset[str]) -> Products:
+def count_in_graph(graph: onnx.GraphProto, allowed: frozenset[str]) -> ProductCounts:
     """Count the products of a graph."""
     origin = {tensor.name: tensor.name for tensor in graph.initializer}
     integer = weight_only = 0
@@ -84,7 +84,7 @@ def count_in_graph(graph: onnx.GraphProto, allowed: frozenset[str]) -> Products:
             weight_only += 1
         elif node.op_type in _FLOAT and not any(_same_weight(name, allowed) for name in weights):
             floating.append(node.name or node.op_type)
-    return Products(integer, weight_only, tuple(floating))
+    return ProductCounts(integer, weight_only, tuple(floating))
 
 
 def _same_weight(name: str, allowed: frozenset[str]) -> bool:

@@ -16,48 +16,48 @@ from numpy.typing import NDArray
 
 from compress.lowering.graph import attribute, constant
 from compress.passes.quantize.layers import Convolution, Layer
-from compress.passes.quantize.weights import one_use, set_constant, set_weight
+from compress.passes.quantize.weights import has_single_use, set_constant, set_weight
 
 Floats = NDArray[np.float32]
 
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"})
 """Operators with f(s x) = s f(x), channel by channel. Relu6 is not one of them."""
-_ROUNDS = 40
-_EQUAL_WITHIN = 1e-3
+_MAX_ROUNDS = 40
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Pair:
+class ConvolutionPair:
     """Two convolutions, where the second is the only reader of the first, through homogeneous operators."""
 
     first: Convolution
     second: Convolution
 
 
-def equalize(chosen: Sequence[Layer]) -> int:
+def equalize(layers: Sequence[Layer]) -> int:
     """Equalize the convolutions of a graph in place, repeatedly until the factors converge; return the number of pairs.
 
     The outputs of the float model do not change.
     """
-    found = pairs(chosen)
-    for _ in range(_ROUNDS):
-        if not found or max(_equalize_pair(pair) for pair in found) < _EQUAL_WITHIN:
+    adjacent = equalizable_pairs(layers)
+    for _ in range(_MAX_ROUNDS):
+        if not adjacent or max(_equalize_pair(pair) for pair in adjacent) < _TOLERANCE:
             break
-    return len(found)
+    return len(adjacent)
 
 
-def pairs(chosen: Sequence[Layer]) -> list[Pair]:
+def equalizable_pairs(layers: Sequence[Layer]) -> list[ConvolutionPair]:
     """Return the pairs among these layers, in graph order."""
-    by_node = {layer.node: layer for layer in chosen if isinstance(layer, Convolution)}
-    found = []
+    by_node = {layer.node: layer for layer in layers if isinstance(layer, Convolution)}
+    adjacent = []
     for layer in by_node.values():
         reader = _only_reader(layer.node.outputs[0])
         while reader is not None and reader.op_type in _HOMOGENEOUS and not reader.domain:
             reader = _only_reader(reader.outputs[0])
         second = None if reader is None else by_node.get(reader)
-        if second is not None and _own(layer) and _own(second):
-            found.append(Pair(layer, second))
-    return found
+        if second is not None and _owns_constants(layer) and _owns_constants(second):
+            adjacent.append(ConvolutionPair(layer, second))
+    return adjacent
 
 
 def equalizing_factors(first: Floats, second: Floats) -> Floats:
@@ -82,7 +82,7 @@ def scale_inputs(kernel: Floats, groups: int, factors: Floats) -> Floats:
     return (rows * factors.reshape(groups, 1, kernel.shape[1], 1)).reshape(kernel.shape)
 
 
-def _equalize_pair(pair: Pair) -> float:
+def _equalize_pair(pair: ConvolutionPair) -> float:
     """Equalize a pair once; return the largest absolute log factor."""
     first, second = pair.first.weight, pair.second.weight
     groups = attribute(pair.second.node, "group", 1)
@@ -101,6 +101,6 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and not value.is_graph_output() else None
 
 
-def _own(layer: Convolution) -> bool:
+def _owns_constants(layer: Convolution) -> bool:
     """Whether no other node uses the constants of a convolution."""
-    return all(one_use(value) for value in layer.node.inputs[1:] if value is not None)
+    return all(has_single_use(value) for value in layer.node.inputs[1:] if value is not None)

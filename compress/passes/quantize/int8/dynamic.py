@@ -7,13 +7,13 @@ import onnx_ir as ir
 from compress.lowering.graph import tidy
 from compress.passes.quantize.embeddings import quantize_rows
 from compress.passes.quantize.int8.affine import INT8_LIMIT
-from compress.passes.quantize.int8.operators import Weights, quantize_attention, quantize_linear
+from compress.passes.quantize.int8.operators import QuantizedWeights, quantize_attention, quantize_linear
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
 
 
 def quantize_dynamic(
     model: ir.Model,
-    chosen: list[Layer],
+    layers: list[Layer],
     *,
     per_channel: bool,
     embeddings: bool,
@@ -26,8 +26,8 @@ def quantize_dynamic(
         limit: the largest integer of a weight.
     """
     graph = model.graph
-    weights = Weights(graph, per_channel, limit)
-    for layer in chosen:
+    weights = QuantizedWeights(graph, per_channel, limit)
+    for layer in layers:
         if isinstance(layer, Linear):
             quantize_linear(graph, layer, weights)
         elif isinstance(layer, FusedAttention):

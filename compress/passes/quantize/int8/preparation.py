@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL
-from compress.core.disk.files import empty_folder
+from compress.core.disk.files import make_empty_folder
 from compress.core.numerics import reduced_range
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
@@ -37,17 +37,17 @@ def prepare(
     if smoothing is None and not spec.equalize:
         return folder, {}
     prepared = work / "prepared"
-    empty_folder(prepared)
+    make_empty_folder(prepared)
     model = ir.load(folder / ONNX_MODEL)
-    chosen = layers_to_quantize(model.graph, spec)
+    layers = layers_to_quantize(model.graph, spec)
     facts: dict[str, Any] = {}
     if spec.equalize:
-        facts["equalized_pairs"] = equalize(chosen)
+        facts["equalized_pairs"] = equalize(layers)
     if smoothing is not None:
         alpha = None if smoothing.alpha == "search" else smoothing.alpha
         facts["smoothed"] = smooth(
             model,
-            chosen,
+            layers,
             folder / ONNX_MODEL,
             batches,
             work,

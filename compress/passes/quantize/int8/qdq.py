@@ -22,11 +22,11 @@ from compress.lowering.graph import (
     constant_of,
     inputs_of,
     insert_before,
-    replace,
+    replace_uses,
     tidy,
     unfuse_attention,
 )
-from compress.passes.quantize.int8.affine import SMALLEST_SCALE, quantize_bias, scales_for_bias
+from compress.passes.quantize.int8.affine import MIN_SCALE, quantize_bias, scales_for_bias
 
 _BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
 _UNARY = {
@@ -34,17 +34,17 @@ _UNARY = {
     "QLinearAveragePool": "AveragePool",
     "QLinearSigmoid": "Sigmoid",
 }
-_TAKEN_IN = frozenset(
+_FUSED_ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"}
 )
-_MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+_DATA_MOVEMENT = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 """Operators that run on integers unchanged."""
 
 
-def write_pairs(model: ir.Model) -> None:
+def convert_to_qdq(model: ir.Model) -> None:
     """Rewrite the integer operators of a statically quantized graph in place."""
     graph = model.graph
-    writers: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
+    converters: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
         "QLinearConv": _convolution,
         "MatMulIntegerToFloat": _product,
         "QAttention": _attention,
@@ -55,70 +55,70 @@ def write_pairs(model: ir.Model) -> None:
     scales: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for node in list(graph):
         _remember_scales(node, scales)
-        if node.op_type in writers:
-            writers[node.op_type](graph, node)
-        elif node.op_type in _MOVES and node.inputs[0] in scales:
-            _moved(graph, node, *scales[node.inputs[0]])
+        if node.op_type in converters:
+            converters[node.op_type](graph, node)
+        elif node.op_type in _DATA_MOVEMENT and node.inputs[0] in scales:
+            _data_movement(graph, node, *scales[node.inputs[0]])
     tidy(model)
 
 
 def _remember_scales(node: ir.Node, scales: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
     """Record scale and zero point of a node's output if that is uint8."""
-    place = {"QuantizeLinear": 1, "QLinearConv": 6, "QLinearConcat": 0}.get(node.op_type)
-    if place is None:
-        place = 6 if node.op_type in _BINARY else 3 if node.op_type in _UNARY else None
-    if place is not None:
-        scale, zero = inputs_of(node, place, place + 1)
+    index = {"QuantizeLinear": 1, "QLinearConv": 6, "QLinearConcat": 0}.get(node.op_type)
+    if index is None:
+        index = 6 if node.op_type in _BINARY else 3 if node.op_type in _UNARY else None
+    if index is not None:
+        scale, zero = inputs_of(node, index, index + 1)
         scales[node.outputs[0]] = scale, zero
-    elif node.op_type in _MOVES and node.inputs[0] in scales:
+    elif node.op_type in _DATA_MOVEMENT and node.inputs[0] in scales:
         scales[node.outputs[0]] = scales[node.inputs[0]]
 
 
-def _floating(
-    graph: ir.Graph, place: ir.Node, parts: Sequence[ir.Value | None], axis: int | None = None
+def _dequantize(
+    graph: ir.Graph, anchor: ir.Node, parts: Sequence[ir.Value | None], axis: int | None = None
 ) -> ir.Value:
-    """Insert a `DequantizeLinear` of (value, scale, zero point or None) before `place`; `axis`: of per-channel scales.
+    """Insert a `DequantizeLinear` of (value, scale, zero point or None) before `anchor`; `axis`: of per-channel scales.
 
     The zero point is always written: a `Gemm` does not fuse otherwise.
     """
     value, scale, zero = parts
-    steps = constant(scale)
+    scale_values = constant(scale)
     assert value is not None
-    per_channel = steps is not None and steps.ndim == 1
+    per_channel = scale_values is not None and scale_values.ndim == 1
     if zero is None:
-        shape = () if steps is None else steps.shape
+        shape = () if scale_values is None else scale_values.shape
         zero = add_initializer(graph, f"{value.name}.zero", np.zeros(shape, constant_of(value).dtype))
     # One for each reader, as it fuses with that reader only.
     name = f"{value.name}.float.{len(value.uses())}"
     attributes = {"axis": axis} if per_channel and axis is not None else {}
     return insert_before(
-        graph, place, ir.node("DequantizeLinear", [value, scale, zero], attributes, name=name)
+        graph, anchor, ir.node("DequantizeLinear", [value, scale, zero], attributes, name=name)
     )
 
 
-def _requantize(graph: ir.Graph, node: ir.Node, made: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
-    """Replace `node` by `made` followed by a `QuantizeLinear`."""
-    made.outputs[0].name = f"{node.outputs[0].name}.unrounded"
-    insert_before(graph, node, made)
+def _requantize(graph: ir.Graph, node: ir.Node, float_node: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
+    """Replace `node` by `float_node` followed by a `QuantizeLinear`."""
+    float_node.outputs[0].name = f"{node.outputs[0].name}.unrounded"
+    insert_before(graph, node, float_node)
     quantized = ir.node(
-        "QuantizeLinear", [made.outputs[0], scale, zero], name=f"{node.outputs[0].name}.quantized"
+        "QuantizeLinear", [float_node.outputs[0], scale, zero], name=f"{node.outputs[0].name}.quantized"
     )
-    replace(node.outputs[0], insert_before(graph, node, quantized))
+    replace_uses(node.outputs[0], insert_before(graph, node, quantized))
 
 
-def _like(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> ir.Node:
+def _float_equivalent(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> ir.Node:
     """Return the floating-point equivalent of an integer operator."""
     # An attribute of onnxruntime's own pooling, which the standard operator lacks.
-    kept = [one for name, one in node.attributes.items() if name != "channels_last"]
-    return ir.Node("", op_type, list(inputs), kept, name=node.name)
+    attributes = [one for name, one in node.attributes.items() if name != "channels_last"]
+    return ir.Node("", op_type, list(inputs), attributes, name=node.name)
 
 
 def _convolution(graph: ir.Graph, node: ir.Node) -> None:
     x, weight = node.inputs[:3], node.inputs[3:6]
-    inputs = [_floating(graph, node, x), _floating(graph, node, weight, axis=0)]
+    inputs = [_dequantize(graph, node, x), _dequantize(graph, node, weight, axis=0)]
     if len(node.inputs) > 8:
-        inputs.append(_floating(graph, node, _bias(graph, node.inputs[8], x[1], weight[1]), axis=0))
-    _requantize(graph, node, _like(node, "Conv", inputs), *inputs_of(node, 6, 7))
+        inputs.append(_dequantize(graph, node, _bias(graph, node.inputs[8], x[1], weight[1]), axis=0))
+    _requantize(graph, node, _float_equivalent(node, "Conv", inputs), *inputs_of(node, 6, 7))
 
 
 def _bias(graph: ir.Graph, value: ir.Value | None, *scales: ir.Value | None) -> list[ir.Value | None]:
@@ -130,9 +130,9 @@ def _bias(graph: ir.Graph, value: ir.Value | None, *scales: ir.Value | None) -> 
 
 
 def _product(graph: ir.Graph, node: ir.Node) -> None:
-    if any(use.node.op_type in _TAKEN_IN for use in node.outputs[0].uses()):
+    if any(use.node.op_type in _FUSED_ACTIVATIONS for use in node.outputs[0].uses()):
         return
-    replace(node.outputs[0], _matmul(graph, node, *node.inputs[:5], *node.inputs[6:7]))
+    replace_uses(node.outputs[0], _matmul(graph, node, *node.inputs[:5], *node.inputs[6:7]))
 
 
 def _matmul(
@@ -151,14 +151,14 @@ def _matmul(
             graph, weight, weight_scale, constant_of(scale), constant_of(bias)
         )
     inputs = [
-        _floating(graph, node, [x, scale, zero]),
-        _floating(graph, node, [weight, weight_scale, None], 1),
+        _dequantize(graph, node, [x, scale, zero]),
+        _dequantize(graph, node, [weight, weight_scale, None], 1),
     ]
     product = insert_before(graph, node, ir.node("MatMul", inputs, name=node.name))
     if bias is None:
         return product
     product.name = f"{node.name}.product"
-    add = ir.node("Add", [product, _whole_bias(graph, node, bias, scale, weight_scale)])
+    add = ir.node("Add", [product, _integer_bias(graph, node, bias, scale, weight_scale)])
     add.outputs[0].name = add.name = f"{node.name}.sum"
     return insert_before(graph, node, add)
 
@@ -170,26 +170,26 @@ def _raise_scales(
 
     This concerns output channels with near-zero weights, see `scales_for_bias`.
     """
-    found = constant_of(scales)
-    needed = scales_for_bias(bias, float(step), per_channel=found.ndim > 0)
-    raised = np.maximum(found, np.maximum(needed, SMALLEST_SCALE / float(step))).astype(np.float32)
-    if weight is None or scales is None or (raised == found).all():
+    scale_values = constant_of(scales)
+    needed = scales_for_bias(bias, float(step), per_channel=scale_values.ndim > 0)
+    raised = np.maximum(scale_values, np.maximum(needed, MIN_SCALE / float(step))).astype(np.float32)
+    if weight is None or scales is None or (raised == scale_values).all():
         return weight, scales
-    values = np.rint(constant_of(weight) * (found.astype(np.float64) / raised)).astype(np.int8)
+    values = np.rint(constant_of(weight) * (scale_values.astype(np.float64) / raised)).astype(np.int8)
     return (
         add_initializer(graph, f"{weight.name}.fitting", values),
         add_initializer(graph, f"{scales.name}.fitting", raised),
     )
 
 
-def _whole_bias(
+def _integer_bias(
     graph: ir.Graph, node: ir.Node, bias: ir.Value, scale: ir.Value | None, weight_scale: ir.Value | None
 ) -> ir.Value:
     """Quantize the bias to int32: a product of two axes becomes a `Gemm`, which fuses only with an int32 bias."""
     values, step, steps = map(constant_of, (bias, scale, weight_scale))
-    whole = quantize_bias(values, np.broadcast_to(steps, values.shape), float(step))
-    stored = add_initializer(graph, f"{bias.name}.int32", whole)
-    return _floating(graph, node, _bias(graph, stored, scale, weight_scale), axis=0)
+    integers = quantize_bias(values, np.broadcast_to(steps, values.shape), float(step))
+    stored = add_initializer(graph, f"{bias.name}.int32", integers)
+    return _dequantize(graph, node, _bias(graph, stored, scale, weight_scale), axis=0)
 
 
 def _attention(graph: ir.Graph, node: ir.Node) -> None:
@@ -200,21 +200,21 @@ def _attention(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _binary(graph: ir.Graph, node: ir.Node) -> None:
-    inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in (0, 3)]
-    _requantize(graph, node, _like(node, _BINARY[node.op_type], inputs), *inputs_of(node, 6, 7))
+    inputs = [_dequantize(graph, node, node.inputs[start : start + 3]) for start in (0, 3)]
+    _requantize(graph, node, _float_equivalent(node, _BINARY[node.op_type], inputs), *inputs_of(node, 6, 7))
 
 
 def _unary(graph: ir.Graph, node: ir.Node) -> None:
-    made = _like(node, _UNARY[node.op_type], [_floating(graph, node, node.inputs[:3])])
+    made = _float_equivalent(node, _UNARY[node.op_type], [_dequantize(graph, node, node.inputs[:3])])
     _requantize(graph, node, made, *inputs_of(node, 3, 4))
 
 
 def _concatenation(graph: ir.Graph, node: ir.Node) -> None:
     starts = range(2, len(node.inputs), 3)
-    inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in starts]
-    _requantize(graph, node, _like(node, "Concat", inputs), *inputs_of(node, 0, 1))
+    inputs = [_dequantize(graph, node, node.inputs[start : start + 3]) for start in starts]
+    _requantize(graph, node, _float_equivalent(node, "Concat", inputs), *inputs_of(node, 0, 1))
 
 
-def _moved(graph: ir.Graph, node: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
-    first = _floating(graph, node, [node.inputs[0], scale, zero])
-    _requantize(graph, node, _like(node, node.op_type, [first, *node.inputs[1:]]), scale, zero)
+def _data_movement(graph: ir.Graph, node: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
+    first = _dequantize(graph, node, [node.inputs[0], scale, zero])
+    _requantize(graph, node, _float_equivalent(node, node.op_type, [first, *node.inputs[1:]]), scale, zero)

@@ -8,13 +8,13 @@ from itertools import combinations
 from typing import Any
 
 from compress.core.task_kind import MetricKind, TaskKind
-from compress.passes.quantize.int8.cross_layer_equalization import pairs
+from compress.passes.quantize.int8.cross_layer_equalization import equalizable_pairs
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import Layer
 
-WORTH_A_TRIAL = 0.01
+TRIAL_LOSS = 0.01
 """Loss of the metric above which `scheme: auto` tries remedies."""
-ALARMING = 0.05
+WARNING_LOSS = 0.05
 """Loss of the metric above which a warning is printed, whatever the scheme."""
 PLAIN = "plain"
 
@@ -31,7 +31,7 @@ class Outcome:
     message: str | None
 
 
-def remedies(spec: Int8Spec, layers: Sequence[Layer]) -> dict[str, Int8Spec]:
+def candidate_specs(spec: Int8Spec, layers: Sequence[Layer]) -> dict[str, Int8Spec]:
     """Return specs that may lose less, keyed by the options they add, fewest options first.
 
     Options that the profile sets are not changed, and weights trained for their rounding are not modified. `equalize`
@@ -39,10 +39,10 @@ def remedies(spec: Int8Spec, layers: Sequence[Layer]) -> dict[str, Int8Spec]:
     """
     if spec.train is not None:
         return {}
-    free = [key for key in ("equalize", "bias_correction") if key not in spec.model_fields_set]
-    if not pairs(layers):
-        free = [key for key in free if key != "equalize"]
-    named = [keys for count in (1, 2) for keys in combinations(free, count)]
+    unset = [key for key in ("equalize", "bias_correction") if key not in spec.model_fields_set]
+    if not equalizable_pairs(layers):
+        unset = [key for key in unset if key != "equalize"]
+    named = [keys for count in (1, 2) for keys in combinations(unset, count)]
     return {" and ".join(keys): spec.model_copy(update=dict.fromkeys(keys, True)) for keys in named}
 
 
@@ -63,34 +63,40 @@ def apply_remedies(
         score: quantizes by another spec and returns its score.
     """
     metric = task.metric
-    lost = metric.lost(float_score, plain_score)
+    loss = metric.degradation(float_score, plain_score)
     facts: dict[str, Any] = {"float": float_score, PLAIN: plain_score}
-    limit = WORTH_A_TRIAL if spec.scheme == "auto" else ALARMING
-    if lost <= limit + 1e-12:
+    limit = TRIAL_LOSS if spec.scheme == "auto" else WARNING_LOSS
+    if loss <= limit + 1e-12:
         return Outcome(spec, facts, None)
-    candidates = remedies(spec, layers)
-    tried = {keys: score(one) for keys, one in candidates.items()}
-    scores = {PLAIN: plain_score, **tried}
+    candidates = candidate_specs(spec, layers)
+    trial_scores = {keys: score(one) for keys, one in candidates.items()}
+    scores = {PLAIN: plain_score, **trial_scores}
     best = max(scores, key=lambda name: scores[name])  # the first of equal scores
-    facts |= tried
+    facts |= trial_scores
     plain, floating = (f"{metric.rank(value):.3f}" for value in (plain_score, float_score))
-    loses = f"8-bit integers lose {_said(lost, metric)} on validation ({plain} instead of {floating})"
+    loss_message = (
+        f"8-bit integers lose {_format_loss(loss, metric)} on validation ({plain} instead of {floating})"
+    )
     if best == PLAIN:
-        hint = "`equalize` and `bias_correction` do not help" if tried else "nothing else was tried"
+        hint = "`equalize` and `bias_correction` do not help" if trial_scores else "nothing else was tried"
         # Decoders support neither.
-        ways = "`scheme: weight_only`" if task.writes else "`mixed: {max_drop: 0.01}`"
-        ways += "" if spec.train is not None or task.writes else ", or `train`"
-        advice = f"{loses}; {hint}: consider {ways}"
-        return Outcome(spec, facts, f"warning: {advice}" if lost > ALARMING else None)
+        alternatives = "`scheme: weight_only`" if task.generates else "`mixed: {max_drop: 0.01}`"
+        alternatives += "" if spec.train is not None or task.generates else ", or `train`"
+        advice = f"{loss_message}; {hint}: consider {alternatives}"
+        return Outcome(spec, facts, f"warning: {advice}" if loss > WARNING_LOSS else None)
     if spec.scheme == "auto":
         facts["chosen"] = best
-        left = metric.lost(float_score, tried[best])
-        told = f"{loses}; with {best} only {_said(left, metric)}, so it is used"
-        return Outcome(candidates[best], facts, f"warning: {told}" if left > ALARMING else told)
+        remaining_loss = metric.degradation(float_score, trial_scores[best])
+        message = f"{loss_message}; with {best} only {_format_loss(remaining_loss, metric)}, so it is used"
+        return Outcome(
+            candidates[best], facts, f"warning: {message}" if remaining_loss > WARNING_LOSS else message
+        )
     keys = ", ".join(f"`{key}: true`" for key in best.split(" and "))
     facts["would_help"] = best
-    return Outcome(spec, facts, f"warning: {loses}; set {keys}, which gives {metric.rank(tried[best]):.3f}")
+    return Outcome(
+        spec, facts, f"warning: {loss_message}; set {keys}, which gives {metric.rank(trial_scores[best]):.3f}"
+    )
 
 
-def _said(lost: float, metric: MetricKind) -> str:
-    return f"{100 * lost:.1f} {metric.loss_unit}"
+def _format_loss(loss: float, metric: MetricKind) -> str:
+    return f"{100 * loss:.1f} {metric.loss_unit}"

@@ -14,16 +14,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch
-from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.calibration.activation_capture import capture_activations
 from compress.passes.quantize.calibration.observers import ChannelSample
 from compress.passes.quantize.int8.affine import (
     INT8_LIMIT,
     activation_scale,
     quantize_columns,
-    rounded_activations,
+    quantize_dequantize,
 )
 from compress.passes.quantize.layers import Layer
-from compress.passes.quantize.scale_folding import divisible, groups, scale_channels
+from compress.passes.quantize.scale_folding import foldable_scale, scale_channels, source_groups
 
 Floats = NDArray[np.float32]
 
@@ -31,14 +31,14 @@ ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Migration strengths to try: 0 leaves the difficulty in the activations, 1 moves all of it into the weights."""
 ROWS = 256
 """Number of input rows on which a layer's output error is measured."""
-WORTH_A_MULTIPLICATION = 0.8
+MAX_ERROR_SHARE_OF_MUL = 0.8
 """If the division needs a node of its own, the error must fall below this share of the error without smoothing."""
-_LARGEST_FACTOR = 1024.0
+_MAX_FACTOR = 1024.0
 
 
 def smooth(
     model: ir.Model,
-    chosen: Sequence[Layer],
+    layers: Sequence[Layer],
     path: Path,
     batches: Callable[[], Iterator[Batch]],
     work: Path,
@@ -51,7 +51,7 @@ def smooth(
 
     Args:
         model: the graph, changed in place.
-        chosen: its layers that will be quantized.
+        layers: its layers that will be quantized.
         path: the same graph as a file, run on the calibration examples.
         alpha: the migration strength of all layers; None: for each group the one with the smallest output error.
         limit: the largest integer of the weights.
@@ -59,23 +59,23 @@ def smooth(
     Returns:
         alpha by the name of the first layer of each smoothed group.
     """
-    found = groups(chosen)
-    samples = {group.source.name or "": ChannelSample(ROWS) for group in found}
-    for values in observe(path, list(samples), batches(), work):
+    layer_groups = source_groups(layers)
+    samples = {group.source.name or "": ChannelSample(ROWS) for group in layer_groups}
+    for values in capture_activations(path, list(samples), batches(), work):
         for name, one in values.items():
             samples[name].add(one)
-    used = {}
-    for group in found:
+    alphas = {}
+    for group in layer_groups:
         sample = samples[group.source.name or ""]
         weights = [layer.weight for layer in group.layers]
-        share = 1.0 if divisible(model.graph, group) is not None else WORTH_A_MULTIPLICATION
-        picked = alpha if alpha is not None else best_alpha(sample, weights, per_channel, share, limit)
-        if picked is None:
+        share = 1.0 if foldable_scale(model.graph, group) is not None else MAX_ERROR_SHARE_OF_MUL
+        group_alpha = alpha if alpha is not None else best_alpha(sample, weights, per_channel, share, limit)
+        if group_alpha is None:
             continue
-        factors = factors_of(sample, weights, picked)
+        factors = factors_of(sample, weights, group_alpha)
         scale_channels(model.graph, group, factors)
-        used[group.layers[0].node.name or ""] = picked
-    return used
+        alphas[group.layers[0].node.name or ""] = group_alpha
+    return alphas
 
 
 def smoothing_factors(activations: Floats, weights: Floats, alpha: float) -> Floats:
@@ -85,7 +85,7 @@ def smoothing_factors(activations: Floats, weights: Floats, alpha: float) -> Flo
     """
     used = (activations > 0) & (weights > 0)
     ratio = np.where(used, activations, 1.0) ** alpha / np.where(used, weights, 1.0) ** (1 - alpha)
-    return np.clip(ratio, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+    return np.clip(ratio, 1 / _MAX_FACTOR, _MAX_FACTOR).astype(np.float32)
 
 
 def factors_of(sample: ChannelSample, weights: Sequence[Floats], alpha: float) -> Floats:
@@ -106,13 +106,13 @@ def output_error(
     Activations use one range over all observed values; weights (channels, outputs) are rounded as they will be.
     """
     low, high = float((sample.low / factors).min()), float((sample.high / factors).max())
-    rows = rounded_activations(sample.rows / factors, *activation_scale(low, high)).astype(np.float32)
+    rows = quantize_dequantize(sample.rows / factors, *activation_scale(low, high)).astype(np.float32)
     total = 0.0
     for weight in weights:
-        wanted = sample.rows @ weight
+        expected = sample.rows @ weight
         rounded = quantize_columns(weight * factors[:, None], per_channel, limit)
-        off = rows @ (rounded.values * rounded.scales) - wanted
-        total += float(np.square(off).sum() / max(np.square(wanted).sum(), 1e-30))
+        off = rows @ (rounded.values * rounded.scales) - expected
+        total += float(np.square(off).sum() / max(np.square(expected).sum(), 1e-30))
     return total
 
 
@@ -120,15 +120,16 @@ def best_alpha(
     sample: ChannelSample,
     weights: Sequence[Floats],
     per_channel: bool = True,
-    share: float = 1.0,
+    max_error_share: float = 1.0,
     limit: int = INT8_LIMIT,
 ) -> float | None:
-    """Return the alpha with the smallest error; None if none brings it below `share` of the error without smoothing."""
+    """Return the alpha with the smallest error; None if none brings it below `max_error_share` of the error without
+    smoothing."""
     one = np.ones(sample.rows.shape[1], np.float32)
-    most = share * output_error(sample, weights, one, per_channel, limit)
+    max_error = max_error_share * output_error(sample, weights, one, per_channel, limit)
     errors = {
         alpha: output_error(sample, weights, factors_of(sample, weights, alpha), per_channel, limit)
         for alpha in ALPHAS
     }
     best = min(errors, key=lambda alpha: errors[alpha])
-    return best if errors[best] < most else None
+    return best if errors[best] < max_error else None

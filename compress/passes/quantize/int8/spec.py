@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compress.core.forms import Form, Framework, Numbers
+from compress.core.forms import Form, Framework, NumberFormat
 from compress.core.numerics import Processor, int8_saturates, reduced_range
 from compress.core.spec import PassSpecBase
 from compress.passes.quantize.mixed.spec import MixedSpec
@@ -32,7 +32,7 @@ class CalibrationSpec(PassSpecBase):
     """Make ranges with both signs symmetric around zero."""
 
     @model_validator(mode="after")
-    def _of_its_method(self) -> Self:
+    def _check_percentile(self) -> Self:
         if "percentile" in self.model_fields_set and self.method != "percentile":
             raise ValueError(f"percentile serves `method: percentile` only; this is `method: {self.method}`")
         return self
@@ -85,34 +85,34 @@ class Int8Spec(OnnxSpec):
     """Return layers that lose much to floating point; unset: none."""
 
     @model_validator(mode="after")
-    def _belong_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.format == "qdq" and self.scheme == "dynamic":
             raise ValueError("`format: qdq` stores calibrated ranges, but `scheme: dynamic` has none")
-        self._calibrates()
+        self._check_calibration()
         if self.train is not None:
-            self._trains()
+            self._check_training()
         return self
 
-    def _calibrates(self) -> None:
+    def _check_calibration(self) -> None:
         if self.scheme != "dynamic":
             return
         of_ranges = ("method", "percentile", "symmetric")
-        given = [f"calibration.{key}" for key in of_ranges if key in self.calibration.model_fields_set]
-        found = "with `scheme: dynamic` ranges are determined at run time"
-        if given:
-            verb = "serves" if len(given) == 1 else "serve"
-            raise ValueError(f"{' and '.join(given)} {verb} `scheme: static` or `auto`: {found}")
+        unused_keys = [f"calibration.{key}" for key in of_ranges if key in self.calibration.model_fields_set]
+        reason = "with `scheme: dynamic` ranges are determined at run time"
+        if unused_keys:
+            verb = "serves" if len(unused_keys) == 1 else "serve"
+            raise ValueError(f"{' and '.join(unused_keys)} {verb} `scheme: static` or `auto`: {reason}")
         read = self.bias_correction or self.smoothing is not None
         if "examples" in self.calibration.model_fields_set and not read:
             raise ValueError(
-                f"calibration.examples serves `scheme: static` or `auto`, `smooth` and `bias_correction`: {found}"
+                f"calibration.examples serves `scheme: static` or `auto`, `smooth` and `bias_correction`: {reason}"
             )
 
-    def _trains(self) -> None:
-        moved = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
-        if moved:
+    def _check_training(self) -> None:
+        conflicting = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
+        if conflicting:
             raise ValueError(
-                f"{' and '.join(moved)} would change the weights that `train` has fitted to their rounding"
+                f"{' and '.join(conflicting)} would change the weights that `train` has fitted to their rounding"
             )
         if self.scheme != "dynamic" and self.calibration.method != "minmax":
             raise ValueError(
@@ -131,27 +131,27 @@ class Int8Spec(OnnxSpec):
         return self.calibration.examples or _EXAMPLES
 
     @property
-    def timed(self) -> bool:
+    def depends_on_timing(self) -> bool:
         """Whether the result depends on measured times."""
         return self.scheme == "auto" or (self.mixed is not None and self.mixed.latency_ms is not None)
 
-    def of_this_machine(self) -> dict[str, object]:
+    def machine_facts(self) -> dict[str, object]:
         """Machine-dependent part of the cache key: whether 8-bit weights use 7 bits here."""
         return {"reduced_range": reduced_range(self.reduce_range)}
 
     @property
-    def asks_processors(self) -> bool:
+    def depends_on_processors(self) -> bool:
         """Whether the targets' processors decide if 8-bit weights use 7 bits."""
         return self.reduce_range == "auto"
 
-    def decided_for(self, processors: Sequence[Processor]) -> Self:
+    def resolved_for(self, processors: Sequence[Processor]) -> Self:
         """Return the spec with `reduce_range: auto` resolved."""
-        if not self.asks_processors:
+        if not self.depends_on_processors:
             return self
         needed = any(int8_saturates(*processor) for processor in processors)
         return self.model_copy(update={"reduce_range": needed})
 
     def produces(self, form: Form) -> Form:
         """Return the form of the output model."""
-        numbers = Numbers.QDQ if self.format == "qdq" else Numbers.OPERATOR
-        return form.with_(framework=Framework.ONNX, numbers=numbers)
+        numbers = NumberFormat.QDQ if self.format == "qdq" else NumberFormat.OPERATOR
+        return form.with_fields(framework=Framework.ONNX, numbers=numbers)

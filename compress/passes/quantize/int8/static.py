@@ -23,40 +23,40 @@ from compress.lowering.graph import (
     inputs_of,
     insert_before,
     producer_of_type,
-    replace,
+    replace_uses,
     tidy,
 )
 from compress.passes.quantize.calibration.ranges import Range
 from compress.passes.quantize.embeddings import quantize_rows
 from compress.passes.quantize.int8.affine import INT8_LIMIT, activation_scale
-from compress.passes.quantize.int8.convolutions import activated, quantize_convolutions, ranged_between
-from compress.passes.quantize.int8.operators import Weights, attend, quantize_linear
+from compress.passes.quantize.int8.convolutions import fused_output, quantize_convolutions, ranged_value_names
+from compress.passes.quantize.int8.operators import QuantizedWeights, insert_qattention, quantize_linear
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, MatMulLayer, Table
 
 _ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", "Erf")
 
 
-def ranged_values(graph: ir.Graph, chosen: list[Layer]) -> list[str]:
+def calibrated_value_names(graph: ir.Graph, layers: list[Layer]) -> list[str]:
     """Return the names of the values whose range must be calibrated, without duplicates."""
-    sources = [fixed_source(layer) for layer in chosen]
+    sources = [calibrated_source(layer) for layer in layers]
     names = [source.name for source in sources if source is not None and source.name]
-    return list(dict.fromkeys([*names, *ranged_between(graph, convolutions(chosen))]))
+    return list(dict.fromkeys([*names, *ranged_value_names(graph, convolutions(layers))]))
 
 
-def needed_values(chosen: list[Layer]) -> set[str]:
-    """Return those of `ranged_values` that are required: layer inputs and convolution outputs.
+def required_value_names(layers: list[Layer]) -> set[str]:
+    """Return those of `calibrated_value_names` that are required: layer inputs and convolution outputs.
 
     The other values lie between layers and stay in float if they have no range.
     """
-    values = [source for layer in chosen if (source := fixed_source(layer)) is not None]
-    for layer in convolutions(chosen):
-        values += [value for value in (layer.node.inputs[0], activated(layer.node.outputs[0])) if value]
+    values = [source for layer in layers if (source := calibrated_source(layer)) is not None]
+    for layer in convolutions(layers):
+        values += [value for value in (layer.node.inputs[0], fused_output(layer.node.outputs[0])) if value]
     return {value.name or "" for value in values}
 
 
 def quantize_static(
     model: ir.Model,
-    chosen: list[Layer],
+    layers: list[Layer],
     ranges: Mapping[str, Range],
     *,
     per_channel: bool,
@@ -67,14 +67,14 @@ def quantize_static(
     """Replace each chosen layer of the graph by its statically quantized form.
 
     Args:
-        ranges: (low, high) of the values of `ranged_values`.
+        ranges: (low, high) of the values of `calibrated_value_names`.
         limit: the largest integer of a weight.
     """
     graph = model.graph
-    weights = Weights(graph, per_channel, limit)
+    weights = QuantizedWeights(graph, per_channel, limit)
     quantized: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
-    def fixed(source: ir.Value, place: ir.Node, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def quantize_source(source: ir.Value, place: ir.Node, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Return the uint8 form of `source`, its scale and its zero point."""
         restored = producer_of_type(source, "DequantizeLinear")
         if restored is not None:
@@ -92,14 +92,16 @@ def quantize_static(
         return quantized[name]
 
     # A value keeps its calibrated name although its producer may be replaced before its reader.
-    names = {id(layer): source.name or "" for layer in chosen if (source := fixed_source(layer)) is not None}
-    quantize_convolutions(graph, convolutions(chosen), ranges, per_channel=per_channel, limit=limit)
-    for layer in chosen:
+    names = {
+        id(layer): source.name or "" for layer in layers if (source := calibrated_source(layer)) is not None
+    }
+    quantize_convolutions(graph, convolutions(layers), ranges, per_channel=per_channel, limit=limit)
+    for layer in layers:
         if id(layer) in names:
             assert isinstance(layer, MatMulLayer)
-            source = fixed(layer.source, layer.node, names[id(layer)])
+            source = quantize_source(layer.source, layer.node, names[id(layer)])
             if isinstance(layer, FusedAttention):
-                attend(graph, layer, weights, *source)
+                insert_qattention(graph, layer, weights, *source)
             else:
                 _multiply(graph, layer, weights, *source)
         elif isinstance(layer, Linear):
@@ -109,12 +111,12 @@ def quantize_static(
     tidy(model)
 
 
-def convolutions(chosen: list[Layer]) -> list[Convolution]:
+def convolutions(layers: list[Layer]) -> list[Convolution]:
     """Return the convolutions among the layers."""
-    return [layer for layer in chosen if isinstance(layer, Convolution)]
+    return [layer for layer in layers if isinstance(layer, Convolution)]
 
 
-def fixed_source(layer: Layer) -> ir.Value | None:
+def calibrated_source(layer: Layer) -> ir.Value | None:
     """Return the input of a layer if its range is calibrated; None if it is computed at run time or there is none."""
     if isinstance(layer, Table | Convolution):
         return None
@@ -123,10 +125,15 @@ def fixed_source(layer: Layer) -> ir.Value | None:
 
 
 def _multiply(
-    graph: ir.Graph, layer: Linear, weights: Weights, source: ir.Value, scale: ir.Value, zero: ir.Value
+    graph: ir.Graph,
+    layer: Linear,
+    weights: QuantizedWeights,
+    source: ir.Value,
+    scale: ir.Value,
+    zero_point: ir.Value,
 ) -> None:
     """Replace source @ weight + bias by one `MatMulIntegerToFloat`."""
     weight, scales = weights.columns(layer)
-    inputs = [source, weight, scale, scales, zero, None, layer.bias]
+    inputs = [source, weight, scale, scales, zero_point, None, layer.bias]
     node = ir.node("MatMulIntegerToFloat", inputs, domain=MS_DOMAIN, name=layer.node.name)
-    replace(layer.result, insert_before(graph, layer.node, node))
+    replace_uses(layer.result, insert_before(graph, layer.node, node))

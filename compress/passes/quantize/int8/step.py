@@ -12,16 +12,16 @@ import onnx_ir as ir
 from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.core.disk.files import make_folder
 from compress.encoding.inputs import Batch
-from compress.measuring.timing.disturbance import chosen_while_disturbed
+from compress.measuring.timing.disturbance import disturbed_choice_warning
 from compress.measuring.variants import Variant, VariantComparison
 from compress.passes.quantize.calibration.examples import calibration_batches
-from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_length, warning
+from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_rows, warning
 from compress.passes.quantize.int8.preparation import prepare
 from compress.passes.quantize.int8.remedies import PLAIN, apply_remedies
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.int8.writing import Writer
+from compress.passes.quantize.int8.writing import QuantizedWriter
 from compress.passes.quantize.layers import Layer, excluded_weights, layers_to_quantize
-from compress.passes.quantize.mixed.step import mix
+from compress.passes.quantize.mixed.step import choose_mixed_precision
 from compress.passes.quantize.result import QuantizedModel
 from compress.passes.quantize.schemes import choose_scheme
 from compress.step import StepContext
@@ -48,16 +48,16 @@ def quantize_int8(
     known = variants[scheme].score if variants else None
     candidate, facts["on_validation"] = search.try_remedies(candidate, scheme, known)
     facts |= candidate.facts
-    folder, floating = candidate.folders[scheme], excluded_weights(graph, spec)
+    folder, float_weights = candidate.folders[scheme], excluded_weights(graph, spec)
     if spec.mixed is not None:
-        mixture = mix(ctx, spec.mixed, candidate.writer, scheme, source)
-        folder, floating = mixture.folder, [*floating, *mixture.given_back]
+        mixture = choose_mixed_precision(ctx, spec.mixed, candidate.writer, scheme, source)
+        folder, float_weights = mixture.folder, [*float_weights, *mixture.float_weights]
         facts["mixed"] = mixture.facts
     if variants:
         facts["variants"] = {name: one._asdict() for name, one in variants.items()}
         facts["timed_on"] = ctx.timing_target.label
         facts["timing_disturbed"] = any(one.disturbed for one in variants.values())
-    return QuantizedModel(folder, scheme, floating, facts)
+    return QuantizedModel(folder, scheme, float_weights, facts)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _Candidate:
     """A model quantized by a spec: its writer, the folder of each scheme, and further facts."""
 
     spec: Int8Spec
-    writer: Writer
+    writer: QuantizedWriter
     folders: dict[str, Path]
     facts: dict[str, Any]
 
@@ -81,7 +81,7 @@ class _Search:
         """
         self.ctx, self.source, self.batches = ctx, source, batches
         validation = ctx.data.validation
-        self.contest = VariantComparison(
+        self.comparison = VariantComparison(
             ctx.task.encode(validation, source.path),
             Truth.of(validation),
             ctx.task,
@@ -95,7 +95,7 @@ class _Search:
         work = self.ctx.work / ATTEMPTS / name
         make_folder(work)
         prepared, facts = prepare(self.source.path, spec, self.batches, work)
-        writer = Writer(prepared, spec, self.batches, work)
+        writer = QuantizedWriter(prepared, spec, self.batches, work)
         folders = {scheme: work / scheme for scheme in schemes}
         for scheme, folder in folders.items():
             facts |= writer.write(scheme, folder)
@@ -103,40 +103,42 @@ class _Search:
 
     def compare(self, folders: dict[str, Path]) -> dict[str, Variant]:
         """Return score and latency of each scheme on the validation split."""
-        place = self.ctx.timing_target.place
+        target_name = self.ctx.timing_target.machine_name
         self.ctx.progress.say(
-            f"quantize: measuring {' and '.join(folders)} on {len(self.contest.inputs)} validation examples, on "
-            f"{place}"
+            f"quantize: measuring {' and '.join(folders)} on {len(self.comparison.inputs)} validation examples, on "
+            f"{target_name}"
         )
-        found = self.contest.compare({scheme: folder / ONNX_MODEL for scheme, folder in folders.items()})
-        if any(one.disturbed for one in found.values()):
-            self.ctx.progress.say(chosen_while_disturbed("quantize", place))
-        return found
+        variants = self.comparison.compare(
+            {scheme: folder / ONNX_MODEL for scheme, folder in folders.items()}
+        )
+        if any(one.disturbed for one in variants.values()):
+            self.ctx.progress.say(disturbed_choice_warning("quantize", target_name))
+        return variants
 
     def try_remedies(
-        self, plain: _Candidate, scheme: str, known: float | None
+        self, plain: _Candidate, scheme: str, plain_score: float | None
     ) -> tuple[_Candidate, dict[str, Any]]:
         """Return the final candidate, and the validation scores of all candidates.
 
         Args:
-            known: the score of the plain candidate if it has been measured.
+            plain_score: the score of the plain candidate if it has been measured.
         """
         candidates = {plain.spec: plain}
         files = {"float": self.source.path / ONNX_MODEL}
-        if known is None:
+        if plain_score is None:
             files[PLAIN] = plain.folders[scheme] / ONNX_MODEL
-        scores = self.contest.scores(files)
+        scores = self.comparison.scores(files)
 
         def score(spec: Int8Spec) -> float:
             candidates[spec] = self.write(spec, [scheme], f"remedy-{len(candidates)}")
-            return self.contest.scores({PLAIN: candidates[spec].folders[scheme] / ONNX_MODEL})[PLAIN]
+            return self.comparison.scores({PLAIN: candidates[spec].folders[scheme] / ONNX_MODEL})[PLAIN]
 
         outcome = apply_remedies(
             plain.spec,
             plain.writer.layers(),
             self.ctx.task.kind,
             scores["float"],
-            scores[PLAIN] if known is None else known,
+            scores[PLAIN] if plain_score is None else plain_score,
             score,
         )
         if outcome.message is not None:
@@ -152,8 +154,8 @@ def _probe_gain(ctx: StepContext, source: Artifact, layers: Sequence[Layer]) -> 
     target = ctx.timing_target
     if target.spec.device == "cuda":
         return {}
-    found = probe(shapes_of(layers), typical_length(ctx, source), target)
-    message = warning(found, machine=target.place)
+    result = probe(shapes_of(layers), typical_rows(ctx, source), target)
+    message = warning(result, machine=target.machine_name)
     if message is not None:
         ctx.progress.say(f"quantize: {message}")
-    return {"probe": {"processor": target.description["cpu"]["model"], **found.facts()}}
+    return {"probe": {"processor": target.description["cpu"]["model"], **result.facts()}}

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 from compress.core.knapsack import Option, choose_options
 
-HELD = "the loss limit is met"
-FITS = "it fits"
+LIMIT_MET = "the loss limit is met"
+FITS_BUDGET = "it fits"
 OUT_OF_TIME = "the time ran out"
-NOTHING_LEFT = "it is not met even with every layer in floating point"
+UNREACHABLE = "it is not met even with every layer in floating point"
 
 
 @dataclass(frozen=True)
 class Trial:
     """A scored model: indices of the layers returned to floating point, and its loss of score."""
 
-    given_back: frozenset[int]
+    float_layers: frozenset[int]
     drop: float
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Result of a search: the best trial, all trials in order, and why the search ended."""
 
     best: Trial
@@ -30,18 +30,18 @@ class Found:
     reason: str
 
     @property
-    def held(self) -> bool:
+    def target_met(self) -> bool:
         """Whether the target was met."""
-        return self.reason in (HELD, FITS)
+        return self.reason in (LIMIT_MET, FITS_BUDGET)
 
 
-def restore_until(
+def restore_until_limit(
     worst_first: Sequence[int],
     max_drop: float,
     drop_of: Callable[[frozenset[int]], float],
     in_time: Callable[[], bool],
     guess: frozenset[int] | None = None,
-) -> Found:
+) -> SearchResult:
     """Return layers to floating point, the worst first, until the loss limit is met; then re-quantize unnecessary ones.
 
     Args:
@@ -62,25 +62,25 @@ def restore_until(
             break
         if not in_time():
             if len(trials) > 1:
-                return _least(trials, OUT_OF_TIME)
+                return _lowest_drop(trials, OUT_OF_TIME)
             # Use the measured sensitivities for at least one trial.
-            given = frozenset(worst_first[:1]) if guess is None else guess
-            trials.append(Trial(given, drop_of(given)))
-            return _least(trials, HELD if trials[-1].drop <= max_drop else OUT_OF_TIME)
-        given = frozenset(worst_first[:count])
-        trials.append(Trial(given, drop_of(given)))
+            float_layers = frozenset(worst_first[:1]) if guess is None else guess
+            trials.append(Trial(float_layers, drop_of(float_layers)))
+            return _lowest_drop(trials, LIMIT_MET if trials[-1].drop <= max_drop else OUT_OF_TIME)
+        float_layers = frozenset(worst_first[:count])
+        trials.append(Trial(float_layers, drop_of(float_layers)))
     best = trials[-1]
     if best.drop > max_drop:
-        return _least(trials, NOTHING_LEFT)
+        return _lowest_drop(trials, UNREACHABLE)
     # The last layer was needed; of those before it, the least harmful may not have been.
-    for place in list(reversed(worst_first[: len(best.given_back)]))[1:]:
+    for layer in list(reversed(worst_first[: len(best.float_layers)]))[1:]:
         if not in_time():
             break
-        fewer = Trial(best.given_back - {place}, drop_of(best.given_back - {place}))
-        trials.append(fewer)
-        if fewer.drop <= max_drop:
-            best = fewer
-    return Found(best, tuple(trials), HELD)
+        trial = Trial(best.float_layers - {layer}, drop_of(best.float_layers - {layer}))
+        trials.append(trial)
+        if trial.drop <= max_drop:
+            best = trial
+    return SearchResult(best, tuple(trials), LIMIT_MET)
 
 
 def predicted_layers(
@@ -94,19 +94,19 @@ def predicted_layers(
         drop: loss of score with every layer in integers.
         max_drop: the limit of the loss.
     """
-    left = total = sum(losses[place] for place in worst_first)
+    remaining = total = sum(losses[place] for place in worst_first)
     for count, place in enumerate(worst_first, 1):
-        left -= losses[place]
-        if left * drop <= max_drop * total:
+        remaining -= losses[place]
+        if remaining * drop <= max_drop * total:
             return frozenset(worst_first[:count])
     return frozenset(worst_first)
 
 
-def requantize_until(
-    given: frozenset[int],
+def requantize_until_limit(
+    float_layers: frozenset[int],
     losses: Sequence[float],
     costs: Sequence[float],
-    most: float,
+    limit: float,
     measure: Callable[[frozenset[int]], float],
     in_time: Callable[[], bool] = lambda: True,
 ) -> tuple[frozenset[int], float]:
@@ -115,24 +115,24 @@ def requantize_until(
     The total predicted from single layers may differ from the measured one.
 
     Args:
-        given: layers in floating point for which the prediction leaves room.
+        float_layers: layers in floating point for which the prediction leaves room.
         losses: loss of each layer while it is in integers.
         costs: cost of returning each layer to floating point.
-        most: the limit of the measured total.
+        limit: the limit of the measured total.
         measure: bytes or ms of the model with these layers in floating point.
         in_time: whether another model may be measured.
 
     Returns:
         The layers that stay in floating point, and the measured total.
     """
-    measured = measure(given)
-    while measured > most and given and in_time():
-        given -= {min(given, key=lambda place: losses[place] / max(costs[place], 1e-9))}
-        measured = measure(given)
-    return given, measured
+    measured = measure(float_layers)
+    while measured > limit and float_layers and in_time():
+        float_layers -= {min(float_layers, key=lambda place: losses[place] / max(costs[place], 1e-9))}
+        measured = measure(float_layers)
+    return float_layers, measured
 
 
-def restore_within(losses: Sequence[float], costs: Sequence[float], budget: float) -> frozenset[int]:
+def restore_within_budget(losses: Sequence[float], costs: Sequence[float], budget: float) -> frozenset[int]:
     """Return the layers whose return to floating point saves the most loss for costs (bytes, ms) within the budget.
 
     Args:
@@ -140,15 +140,15 @@ def restore_within(losses: Sequence[float], costs: Sequence[float], budget: floa
         costs: cost of returning each layer; negative ones count as 0.
         budget: at least 0.
     """
-    places = [
+    options = [
         [Option(0, 0.0, loss), Option(1, max(cost, 0.0), 0.0)]
         for loss, cost in zip(losses, costs, strict=True)
     ]
-    chosen = choose_options(places, budget)
+    chosen = choose_options(options, budget)
     assert chosen is not None
     return frozenset(place for place, option in enumerate(chosen) if option.size)
 
 
-def _least(trials: Sequence[Trial], reason: str) -> Found:
-    best = min(trials, key=lambda trial: (trial.drop, len(trial.given_back)))
-    return Found(best, tuple(trials), reason)
+def _lowest_drop(trials: Sequence[Trial], reason: str) -> SearchResult:
+    best = min(trials, key=lambda trial: (trial.drop, len(trial.float_layers)))
+    return SearchResult(best, tuple(trials), reason)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.core.spec import Fraction, PassSpecBase, one_of
+from compress.core.spec import Fraction, PassSpecBase, requires_one_of
 
 
 class MixedSpec(PassSpecBase):
@@ -14,7 +14,7 @@ class MixedSpec(PassSpecBase):
     bits. The loss of each layer is measured on validation examples, with this layer alone in integers. Set exactly one
     of `max_drop`, `size_mb`, `latency_ms`."""
 
-    model_config = one_of("max_drop", "size_mb", "latency_ms")
+    model_config = requires_one_of("max_drop", "size_mb", "latency_ms")
 
     max_drop: Fraction | None = None
     """Maximum drop of the validation score from the float model's (0.005: half a point), on at most 1,000 examples:
@@ -32,7 +32,7 @@ class MixedSpec(PassSpecBase):
     count as those that lose least; one model with the worst layers returned is tried in any case."""
 
     @model_validator(mode="after")
-    def _one(self) -> MixedSpec:
+    def _check_exactly_one(self) -> MixedSpec:
         if sum(value is not None for value in (self.max_drop, self.size_mb, self.latency_ms)) != 1:
             raise ValueError(
                 "give exactly one of max_drop, size_mb and latency_ms: it decides which layers stay in floating point"

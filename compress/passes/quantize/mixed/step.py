@@ -19,30 +19,30 @@ from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.core.disk.files import remove
 from compress.core.errors import PassError
 from compress.core.units import BYTES_PER_MB, megabytes
-from compress.measuring.timing.disturbance import chosen_while_disturbed
+from compress.measuring.timing.disturbance import disturbed_choice_warning
 from compress.measuring.timing.feeds import sample_indices
-from compress.measuring.variants import scored_sample, variant_answers, variant_ms, variant_outputs
-from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_length
-from compress.passes.quantize.int8.writing import Writer
-from compress.passes.quantize.layers import KINDS, Layer, MatMulLayer, Table, weight_name
+from compress.measuring.variants import sample_for_scoring, variant_answers, variant_ms, variant_outputs
+from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_rows
+from compress.passes.quantize.int8.writing import QuantizedWriter
+from compress.passes.quantize.layers import LAYER_KINDS, Layer, MatMulLayer, Table, weight_name
 from compress.passes.quantize.mixed.search import (
-    FITS,
+    FITS_BUDGET,
     OUT_OF_TIME,
-    Found,
+    SearchResult,
     Trial,
     predicted_layers,
-    requantize_until,
-    restore_until,
-    restore_within,
+    requantize_until_limit,
+    restore_until_limit,
+    restore_within_budget,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.size_check import model_bytes
 from compress.step import StepContext
 from compress.tasks.base import Truth
 
-SHARE_FOR_SENSITIVITIES = 0.5
+SENSITIVITY_TIME_SHARE = 0.5
 """Maximum share of the time limit; the rest is for trials."""
-FEWEST = 16
+MIN_EXAMPLES = 16
 """Minimum number of examples for a useful sensitivity, whatever the time."""
 
 
@@ -51,7 +51,7 @@ class MixedModel:
     """Result: the folder of the chosen model, the names of the weights in floating point, and the facts."""
 
     folder: Path
-    given_back: tuple[str, ...]
+    float_weights: tuple[str, ...]
     facts: dict[str, Any]
 
 
@@ -70,7 +70,9 @@ class Sensitivity:
     extra_bytes: int
 
 
-def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact) -> MixedModel:
+def choose_mixed_precision(
+    ctx: StepContext, spec: MixedSpec, writer: QuantizedWriter, scheme: str, source: Artifact
+) -> MixedModel:
     """Choose the layers that stay in floating point, and write that model.
 
     Args:
@@ -81,86 +83,92 @@ def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: 
         PassError: the requested size or latency is below that of the model with every layer in integers, or the
             latencies of this model's layers cannot be predicted.
     """
-    return _MixedSearch(ctx, spec, writer, scheme, source).mix()
+    return _MixedSearch(ctx, spec, writer, scheme, source).run()
 
 
 class _MixedSearch:
     """One search, with the measurements that it reuses."""
 
     def __init__(
-        self, ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact
+        self, ctx: StepContext, spec: MixedSpec, writer: QuantizedWriter, scheme: str, source: Artifact
     ) -> None:
         self.ctx, self.spec, self.writer, self.scheme, self.source = ctx, spec, writer, scheme, source
         self.deadline = time.monotonic() + 60 * spec.minutes
         # Whether any timing was disturbed beyond use.
         self.disturbed = False
         self.metric = ctx.task.kind.metric
-        self.layers = distinct(writer.layers())
-        self.written: frozenset[int] | None = None
+        self.layers = distinct_weights(writer.layers())
+        self.written_layers: frozenset[int] | None = None
         validation = ctx.data.validation
         self.inputs = ctx.task.encode(validation, source.path)
-        self.scored, self.truth = scored_sample(self.inputs, Truth.of(validation), ctx.seed)
-        started = time.monotonic()
+        self.scored, self.truth = sample_for_scoring(self.inputs, Truth.of(validation), ctx.seed)
+        start_time = time.monotonic()
         self.reference = self.outputs(source.path / ONNX_MODEL, self.scored)
-        self.seconds_an_example = (time.monotonic() - started) / max(1, len(self.scored))
+        self.seconds_per_example = (time.monotonic() - start_time) / max(1, len(self.scored))
         if ctx.task.needs_reference(validation):
             self.truth = Truth(self.truth.labels, self.truth.scores, self.reference)
         self.float_score = self.score(source.path / ONNX_MODEL)
 
-    def mix(self) -> MixedModel:
+    def run(self) -> MixedModel:
         if self.spec.max_drop is not None:
-            return self.restore_until_score_holds(self.spec.max_drop)
+            return self.restore_until_limit(self.spec.max_drop)
         if self.spec.size_mb is not None:
             return self.restore_within_size(self.spec.size_mb)
         assert self.spec.latency_ms is not None
         return self.restore_within_latency(self.spec.latency_ms)
 
-    def restore_until_score_holds(self, max_drop: float) -> MixedModel:
-        started, unit = self.score_lost(frozenset()), self.metric.loss_unit
-        known = [] if started <= max_drop else self.sensitivities()
-        losses = [one.divergence for one in known]
-        ranked = sorted(range(len(known)), key=lambda place: -losses[place])
+    def restore_until_limit(self, max_drop: float) -> MixedModel:
+        integer_drop, unit = self.score_lost(frozenset()), self.metric.loss_unit
+        sensitivities = [] if integer_drop <= max_drop else self.sensitivities()
+        losses = [one.divergence for one in sensitivities]
+        ranked = sorted(range(len(sensitivities)), key=lambda place: -losses[place])
         # Layers not measured in time come last, as if they lost least.
-        worst_first = [*ranked, *range(len(known), len(self.layers))] if known else []
+        worst_first = [*ranked, *range(len(sensitivities), len(self.layers))] if sensitivities else []
         with self.ctx.progress.bar("returning layers to floating point", len(worst_first)) as advance:
 
-            def drop_of(given: frozenset[int]) -> float:
-                if not given:
-                    return started
-                found = self.score_lost(given)
-                advance(note=f"{len(given)} in floating point, {100 * found:.2f} {unit} lost")
+            def drop_of(float_layers: frozenset[int]) -> float:
+                if not float_layers:
+                    return integer_drop
+                found = self.score_lost(float_layers)
+                advance(note=f"{len(float_layers)} in floating point, {100 * found:.2f} {unit} lost")
                 return found
 
-            guess = predicted_layers(ranked, losses, started, max_drop)
-            found = restore_until(worst_first, max_drop, drop_of, self.has_time, guess)
-        if not found.held:
+            guess = predicted_layers(ranked, losses, integer_drop, max_drop)
+            search_result = restore_until_limit(worst_first, max_drop, drop_of, self.has_time, guess)
+        if not search_result.target_met:
             self.ctx.progress.say(
-                f"quantize: the loss limit of {100 * max_drop:g} {unit} was not met: {found.reason}; "
-                f"{100 * found.best.drop:.2f} {unit} are lost with {len(found.best.given_back)} of {len(self.layers)} "
+                f"quantize: the loss limit of {100 * max_drop:g} {unit} was not met: {search_result.reason}; "
+                f"{100 * search_result.best.drop:.2f} {unit} are lost with "
+                f"{len(search_result.best.float_layers)} of {len(self.layers)} "
                 "layers in floating point"
             )
-        return self.result(found, known, {"max_drop": max_drop})
+        return self.result(search_result, sensitivities, {"max_drop": max_drop})
 
     def restore_within_size(self, size_mb: float) -> MixedModel:
-        least = megabytes(model_bytes(self.write(frozenset())))
-        if least > size_mb:
+        min_mb = megabytes(model_bytes(self.write(frozenset())))
+        if min_mb > size_mb:
             raise PassError(
-                f"{size_mb:g} MB cannot be reached: with every layer in integers the file has {least:.3f} MB",
+                f"{size_mb:g} MB cannot be reached: with every layer in integers the file has {min_mb:.3f} MB",
                 where="quantize.mixed.size_mb",
                 hint="Raise the limit, or make the model smaller first (`distill`, `prune`, `embeddings: 4`).",
             )
-        known = self.sensitivities()
-        room = BYTES_PER_MB * (size_mb - least)
-        losses, costs = [one.divergence for one in known], [float(one.extra_bytes) for one in known]
+        sensitivities = self.sensitivities()
+        byte_budget = BYTES_PER_MB * (size_mb - min_mb)
+        losses, costs = (
+            [one.divergence for one in sensitivities],
+            [float(one.extra_bytes) for one in sensitivities],
+        )
         # Constants shared between layers are missing from their individual costs: the written file decides.
-        given, _ = requantize_until(
-            restore_within(losses, costs, room),
+        float_layers, _ = requantize_until_limit(
+            restore_within_budget(losses, costs, byte_budget),
             losses,
             costs,
             size_mb,
             lambda given: megabytes(model_bytes(self.write(given))),
         )
-        return self.result(self.compare_with_integers(given, FITS), known, {"size_mb": size_mb})
+        return self.result(
+            self.compare_with_integers(float_layers, FITS_BUDGET), sensitivities, {"size_mb": size_mb}
+        )
 
     def restore_within_latency(self, latency_ms: float) -> MixedModel:
         if not all(isinstance(layer, MatMulLayer | Table) for layer in self.layers):
@@ -169,25 +177,27 @@ class _MixedSearch:
                 where="quantize.mixed.latency_ms",
                 hint="Use `max_drop` or `size_mb` instead.",
             )
-        least = self.latency(frozenset())
-        if least > latency_ms:
+        min_ms = self.latency(frozenset())
+        if min_ms > latency_ms:
             raise PassError(
-                f"{latency_ms:g} ms cannot be reached: with every layer in integers the model takes {least:.3f} ms",
+                f"{latency_ms:g} ms cannot be reached: with every layer in integers the model takes {min_ms:.3f} ms",
                 where="quantize.mixed.latency_ms",
                 hint="Raise the limit, or make the model faster first (`distill`, `prune`).",
             )
-        known = self.sensitivities()
-        rows = typical_length(self.ctx, self.source)
+        sensitivities = self.sensitivities()
+        rows = typical_rows(self.ctx, self.source)
         shapes = shapes_of(self.layers)
-        products_timed = probe(shapes, rows, self.ctx.timing_target, most=len(shapes), patient=True)
-        self.disturbed |= products_timed.disturbed
-        extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in products_timed.timings}
+        timing = probe(shapes, rows, self.ctx.timing_target, max_shapes=len(shapes), patient=True)
+        self.disturbed |= timing.disturbed
+        extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in timing.timings}
         costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
-        costs = costs[: len(known)]
-        losses = [one.divergence for one in known]
-        given = restore_within(losses, costs, latency_ms - least)
-        predicted = least + sum(max(0.0, costs[place]) for place in given)
-        given, measured = requantize_until(given, losses, costs, latency_ms, self.latency, self.has_time)
+        costs = costs[: len(sensitivities)]
+        losses = [one.divergence for one in sensitivities]
+        float_layers = restore_within_budget(losses, costs, latency_ms - min_ms)
+        predicted = min_ms + sum(max(0.0, costs[place]) for place in float_layers)
+        float_layers, measured = requantize_until_limit(
+            float_layers, losses, costs, latency_ms, self.latency, self.has_time
+        )
         facts = {
             "latency_ms": latency_ms,
             "predicted_ms": predicted,
@@ -196,15 +206,17 @@ class _MixedSearch:
             "timing_disturbed": self.disturbed,
         }
         if self.disturbed:
-            self.ctx.progress.say(chosen_while_disturbed("quantize", self.ctx.timing_target.place))
+            self.ctx.progress.say(disturbed_choice_warning("quantize", self.ctx.timing_target.machine_name))
         return self.result(
-            self.compare_with_integers(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts
+            self.compare_with_integers(float_layers, FITS_BUDGET if measured <= latency_ms else OUT_OF_TIME),
+            sensitivities,
+            facts,
         )
 
-    def compare_with_integers(self, given: frozenset[int], reason: str) -> Found:
+    def compare_with_integers(self, float_layers: frozenset[int], reason: str) -> SearchResult:
         """Return the choice as the best trial, next to the trial with every layer in integers."""
-        trials = tuple(Trial(each, self.score_lost(each)) for each in (frozenset[int](), given))
-        return Found(trials[-1], trials, reason)
+        trials = tuple(Trial(each, self.score_lost(each)) for each in (frozenset[int](), float_layers))
+        return SearchResult(trials[-1], trials, reason)
 
     def sensitivities(self) -> list[Sensitivity]:
         """Measure each layer alone in integers, on as many examples as half of the time allows.
@@ -213,23 +225,23 @@ class _MixedSearch:
         """
         folder = self.ctx.work / "one-layer"
         names = {weight_name(layer) for layer in self.layers}
-        started = time.monotonic()
+        start_time = time.monotonic()
         self.writer.write(self.scheme, folder, names)
         now = time.monotonic()
-        share = SHARE_FOR_SENSITIVITIES * (self.deadline - now) / max(1, len(self.layers))
-        affordable = int(max(0.0, share - (now - started)) / max(self.seconds_an_example, 1e-9))
-        count = max(FEWEST, min(self.spec.examples, affordable))
-        places = np.sort(sample_indices(len(self.scored), count, self.ctx.seed))
-        reference, floating_bytes = self.reference[places], model_bytes(folder)
-        found: list[Sensitivity] = []
+        share = SENSITIVITY_TIME_SHARE * (self.deadline - now) / max(1, len(self.layers))
+        affordable = int(max(0.0, share - (now - start_time)) / max(self.seconds_per_example, 1e-9))
+        count = max(MIN_EXAMPLES, min(self.spec.examples, affordable))
+        indices = np.sort(sample_indices(len(self.scored), count, self.ctx.seed))
+        reference, floating_bytes = self.reference[indices], model_bytes(folder)
+        measurements: list[Sensitivity] = []
         with self.ctx.progress.bar("sensitivity of each layer", len(self.layers)) as advance:
             for layer in self.layers:
-                if found and not self.has_time():
+                if measurements and not self.has_time():
                     break
                 name = weight_name(layer)
                 self.writer.write(self.scheme, folder, names - {name})
-                outputs = self.outputs(folder / ONNX_MODEL, self.scored[places])
-                found.append(
+                outputs = self.outputs(folder / ONNX_MODEL, self.scored[indices])
+                measurements.append(
                     Sensitivity(
                         layer=layer.node.name or name,
                         kind=_kind(layer),
@@ -240,16 +252,17 @@ class _MixedSearch:
                 )
                 advance()
         remove(folder)
-        if len(found) < len(self.layers):
+        if len(measurements) < len(self.layers):
             self.ctx.progress.say(
-                f"quantize: within `mixed.minutes` only {len(found)} of {len(self.layers)} layers could be measured; "
+                f"quantize: within `mixed.minutes` only {len(measurements)} of {len(self.layers)} layers "
+                "could be measured; "
                 "the others are assumed to lose the least"
             )
-        return found
+        return measurements
 
-    def score_lost(self, given: frozenset[int]) -> float:
+    def score_lost(self, float_layers: frozenset[int]) -> float:
         """Return the loss of validation score against the float model."""
-        return self.metric.lost(self.float_score, self.score(self.write(given) / ONNX_MODEL))
+        return self.metric.degradation(self.float_score, self.score(self.write(float_layers) / ONNX_MODEL))
 
     def score(self, file: Path) -> float:
         """Return the validation score of a file, larger is better."""
@@ -257,59 +270,64 @@ class _MixedSearch:
         answers = variant_answers(file, self.inputs, self.scored, self.ctx.task, threads)
         return self.ctx.task.score(answers, self.truth).rank
 
-    def latency(self, given: frozenset[int]) -> float:
+    def latency(self, float_layers: frozenset[int]) -> float:
         """Return the median latency of one example on the timing target, ms."""
-        file = self.write(given) / ONNX_MODEL
+        file = self.write(float_layers) / ONNX_MODEL
         (found,), disturbed = variant_ms(file, self.inputs, self.ctx.timing_target, seed=self.ctx.seed)
         self.disturbed |= disturbed
         return found
 
-    def outputs(self, file: Path, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        return variant_outputs([file], self.inputs, chosen, self.ctx.timing_target.spec.threads)[0]
+    def outputs(self, file: Path, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return variant_outputs([file], self.inputs, indices, self.ctx.timing_target.spec.threads)[0]
 
-    def write(self, given: frozenset[int]) -> Path:
+    def write(self, float_layers: frozenset[int]) -> Path:
         """Write the model with these layers in floating point unless it was the last one; return its folder."""
         folder = self.ctx.work / "mixed"
-        if self.written != given:
-            self.writer.write(self.scheme, folder, self.weight_names(given))
-            self.written = given
+        if self.written_layers != float_layers:
+            self.writer.write(self.scheme, folder, self.weight_names(float_layers))
+            self.written_layers = float_layers
         return folder
 
-    def weight_names(self, given: frozenset[int]) -> tuple[str, ...]:
-        return tuple(weight_name(self.layers[place]) for place in sorted(given))
+    def weight_names(self, float_layers: frozenset[int]) -> tuple[str, ...]:
+        return tuple(weight_name(self.layers[place]) for place in sorted(float_layers))
 
     def has_time(self) -> bool:
         return time.monotonic() < self.deadline
 
-    def result(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> MixedModel:
+    def result(
+        self, search_result: SearchResult, sensitivities: Sequence[Sensitivity], target: dict[str, Any]
+    ) -> MixedModel:
         """Write the model of the best trial again if another was written since, and return it with its facts."""
-        best = found.best
-        folder = self.write(best.given_back)
+        best = search_result.best
+        folder = self.write(best.float_layers)
         facts = {
             **target,
-            "held": found.held,
-            "reason": found.reason,
+            "held": search_result.target_met,
+            "reason": search_result.reason,
             "score_lost": best.drop,
-            "score_lost_in_integers": found.trials[0].drop,
-            "given_back": [self.layers[place].node.name or "" for place in sorted(best.given_back)],
+            "score_lost_in_integers": search_result.trials[0].drop,
+            "given_back": [self.layers[index].node.name or "" for index in sorted(best.float_layers)],
             "layers": len(self.layers),
-            "layers_measured": len(known),
+            "layers_measured": len(sensitivities),
             "sensitivities": [
                 {
-                    "layer": one.layer,
-                    "kind": one.kind,
-                    "weights": one.weights,
-                    "divergence": one.divergence,
-                    "given_back": place in best.given_back,
+                    "layer": item.layer,
+                    "kind": item.kind,
+                    "weights": item.weights,
+                    "divergence": item.divergence,
+                    "given_back": index in best.float_layers,
                 }
-                for place, one in enumerate(known)
+                for index, item in enumerate(sensitivities)
             ],
-            "trials": [{"given_back": len(one.given_back), "score_lost": one.drop} for one in found.trials],
+            "trials": [
+                {"given_back": len(item.float_layers), "score_lost": item.drop}
+                for item in search_result.trials
+            ],
         }
-        return MixedModel(folder, self.weight_names(best.given_back), facts)
+        return MixedModel(folder, self.weight_names(best.float_layers), facts)
 
 
-def distinct(layers: Sequence[Layer]) -> list[Layer]:
+def distinct_weights(layers: Sequence[Layer]) -> list[Layer]:
     """Return the first layer of each weight: layers that share a weight are returned to floating point together."""
     first: dict[str, Layer] = {}
     for layer in layers:
@@ -318,7 +336,7 @@ def distinct(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _kind(layer: Layer) -> str:
-    return next(name for name, kind in KINDS.items() if isinstance(layer, kind))
+    return next(name for name, kind in LAYER_KINDS.items() if isinstance(layer, kind))
 
 
 def _shape(layer: Layer) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from compress.core.artifacts import TASK, copy_interface
-from compress.core.disk.files import empty_folder, remove
+from compress.core.disk.files import make_empty_folder, remove
 from compress.core.errors import ModelError
 from compress.core.numerics import reduced_range
 from compress.lowering.files import save_onnx
@@ -21,7 +21,7 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.affine import weight_limit
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.qat.fake_quant import simulate
+from compress.passes.quantize.qat.fake_quant import add_fake_quantization
 from compress.step import StepContext, StepResult
 from compress.training.batches import to_tensors
 from compress.training.checkpointing import copy_weights, load_weights
@@ -42,20 +42,20 @@ def run(ctx: StepContext) -> StepResult:
             layer.
         PassError: the model cannot be lowered, or the saved model does not give the same outputs.
     """
-    spec, source = ctx.asked(Int8Spec), ctx.inputs["model"]
+    spec, source = ctx.spec_as(Int8Spec), ctx.inputs["model"]
     assert spec.train is not None
     eager = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
     graph, _ = lower(eager, source.read_json(TASK))
-    lowered = ctx.work / "lowered"
-    empty_folder(lowered)
-    path = save_onnx(graph, lowered)
+    export_folder = ctx.work / "lowered"
+    make_empty_folder(export_folder)
+    path = save_onnx(graph, export_folder)
     model = load_model(source.path, allow_code=ctx.allow_code)
     inputs = ctx.task.encode(ctx.data.train, source.path)
     limit = weight_limit(reduced_range(spec.reduce_range))
     first = to_tensors(inputs.batch(range(min(len(inputs), EXAMPLES))), "cpu")
-    rounded, simulated = simulate(model, path, spec, limit, first, lowered)
-    remove(lowered)
-    if not simulated["weights"]:
+    rounded, simulation_facts = add_fake_quantization(model, path, spec, limit, first, export_folder)
+    remove(export_folder)
+    if not simulation_facts["weights"]:
         raise ModelError("no weight in this model would be rounded", where="quantize.train")
     calibration = calibration_batches(ctx, source, spec.calibration_examples)
 
@@ -64,16 +64,16 @@ def run(ctx: StepContext) -> StepResult:
 
     validation = Validation.of(ctx, source.path, ctx.inputs["teacher"])
     float_score = validation.score(model)
-    rounded.to(ctx.device).observe(examples())
-    before, weights = validation.score(rounded), copy_weights(model)
+    rounded.to(ctx.device).calibrate(examples())
+    score_before, original_weights = validation.score(rounded), copy_weights(model)
     curve = recover(ctx, rounded, spec.train, source.path, validation, name="train")
     # As `quantize` will: with the ranges of the trained weights.
-    rounded.observe(examples())
-    after = validation.score(rounded)
+    rounded.calibrate(examples())
+    score_after = validation.score(rounded)
     rounded.release()
-    if after < before:
+    if score_after < score_before:
         ctx.progress.say("quantize: training did not help; the untrained weights are kept")
-        load_weights(model, weights)
+        load_weights(model, original_weights)
     save_model(model.cpu(), ctx.out)
     copy_interface(source.path, ctx.out)
     check_saved(model, ctx.out, inputs, "quantize.train")
@@ -81,12 +81,12 @@ def run(ctx: StepContext) -> StepResult:
         **source.facts,
         "parameters": count_parameters(model),
         "quantization_aware": {
-            **simulated,
+            **simulation_facts,
             "validation_score_float": float_score,
-            "validation_score_before": before,
-            "validation_score_trained": after,
-            "validation_score": max(before, after),
-            "kept": "trained" if after >= before else "untrained",
+            "validation_score_before": score_before,
+            "validation_score_trained": score_after,
+            "validation_score": max(score_before, score_after),
+            "kept": "trained" if score_after >= score_before else "untrained",
         },
     }
     return StepResult(source.form, facts, (curve,))

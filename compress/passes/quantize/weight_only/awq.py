@@ -24,21 +24,21 @@ def search_scales(rows: Floats, moments: InputMoments, block_size: int, bits: in
     Selects the scales with the smallest output error on the calibration inputs after rounding to nearest; all ones if
     no others are better.
     """
-    best, least = np.ones(rows.shape[1], np.float32), np.inf
+    best, min_error = np.ones(rows.shape[1], np.float32), np.inf
     for exponent in EXPONENTS:
-        scales = _scales(moments.size, exponent)
+        scales = _scales(moments.mean_abs, exponent)
         restored = quantize_blocks(rows * scales, block_size, bits, symmetric).dequantized() / scales
         error = output_error(rows, restored, moments.second)
-        if error < least:
-            best, least = scales, error
+        if error < min_error:
+            best, min_error = scales, error
     return best
 
 
-def _scales(size: NDArray[np.float64], exponent: float) -> Floats:
+def _scales(magnitudes: NDArray[np.float64], exponent: float) -> Floats:
     """Return size^exponent, normalized by the geometric mean of its extremes; 1 for an input that is always 0."""
-    seen = size > 0
-    if exponent == 0 or not seen.any():
-        return np.ones(len(size), np.float32)
-    scales = np.where(seen, size, 1.0) ** exponent
-    centre = np.sqrt(scales[seen].max() * scales[seen].min())
-    return np.where(seen, scales / centre, 1.0).clip(1e-4, 1e4).astype(np.float32)
+    nonzero = magnitudes > 0
+    if exponent == 0 or not nonzero.any():
+        return np.ones(len(magnitudes), np.float32)
+    scales = np.where(nonzero, magnitudes, 1.0) ** exponent
+    centre = np.sqrt(scales[nonzero].max() * scales[nonzero].min())
+    return np.where(nonzero, scales / centre, 1.0).clip(1e-4, 1e4).astype(np.float32)

@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-ROWS_AT_ONCE = 1024
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+ROWS_PER_CHUNK = 1024
+_MIN_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Blocks:
     """Rows quantized in blocks.
 
-    `values`: uint8 (rows, blocks, block_size), integers below 2^bits. `scales`: float32 (rows, blocks). `zeros`: uint8
-    (rows, blocks), the integer that represents 0; None if it is 2^(bits-1) everywhere.
+    `values`: uint8 (rows, blocks, block_size), integers below 2^bits. `scales`: float32 (rows, blocks). `zero_points`:
+    uint8 (rows, blocks), the integer that represents 0; None if it is 2^(bits-1) everywhere.
     """
 
     values: Bytes
     scales: Floats
-    zeros: Bytes | None
+    zero_points: Bytes | None
     bits: int
     width: int
 
@@ -40,20 +40,24 @@ class Blocks:
 
     def dequantized(self) -> Floats:
         """Return the dequantized rows, float32 (rows, width)."""
-        return self.restored().reshape(len(self.values), -1)[:, : self.width]
+        return self.dequantized_blocks().reshape(len(self.values), -1)[:, : self.width]
 
-    def restored(self) -> Floats:
+    def dequantized_blocks(self) -> Floats:
         """Return the dequantized blocks, float32 (rows, blocks, block_size), padding included."""
-        zeros = np.float32(2 ** (self.bits - 1)) if self.zeros is None else self.zeros[..., None]
-        return np.asarray((self.values.astype(np.float32) - zeros) * self.scales[..., None], np.float32)
+        zero_points = (
+            np.float32(2 ** (self.bits - 1)) if self.zero_points is None else self.zero_points[..., None]
+        )
+        return np.asarray((self.values.astype(np.float32) - zero_points) * self.scales[..., None], np.float32)
 
     def packed(self) -> Bytes:
         """Return the integers in storage layout: uint8 (rows, blocks, block_size * bits / 8)."""
         return pack_nibbles(self.values) if self.bits == 4 else self.values
 
-    def packed_zeros(self) -> Bytes | None:
+    def packed_zero_points(self) -> Bytes | None:
         """Return the zero points in storage layout: uint8 (rows, bytes), packed per row."""
-        return self.zeros if self.zeros is None or self.bits == 8 else pack_nibbles(self.zeros)
+        return (
+            self.zero_points if self.zero_points is None or self.bits == 8 else pack_nibbles(self.zero_points)
+        )
 
 
 def quantize_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
@@ -63,28 +67,28 @@ def quantize_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -
     to it (as in onnxruntime's own quantizer), which halves the worst error.
     """
 
-    def rounded(part: Floats) -> Blocks:
-        cut = cut_into_blocks(part, block_size)
-        scales, zeros = grid_of(cut, bits, symmetric)
+    def quantize_chunk(part: Floats) -> Blocks:
+        cut = split_into_blocks(part, block_size)
+        scales, zeros = fit_grid(cut, bits, symmetric)
         return Blocks(round_to(cut, scales, zeros, bits), scales, zeros, bits, part.shape[1])
 
-    return in_parts(rows, rounded)
+    return map_row_chunks(rows, quantize_chunk)
 
 
-def in_parts(rows: Floats, quantize: Callable[[Floats], Blocks]) -> Blocks:
+def map_row_chunks(rows: Floats, quantize: Callable[[Floats], Blocks]) -> Blocks:
     """Quantize rows in chunks to bound the size of temporaries."""
-    parts = [quantize(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)]
-    zeros = [part.zeros for part in parts if part.zeros is not None]
+    chunks = [quantize(rows[start : start + ROWS_PER_CHUNK]) for start in range(0, len(rows), ROWS_PER_CHUNK)]
+    zero_points = [part.zero_points for part in chunks if part.zero_points is not None]
     return Blocks(
-        np.concatenate([part.values for part in parts]),
-        np.concatenate([part.scales for part in parts]),
-        np.concatenate(zeros) if zeros else None,
-        parts[0].bits,
+        np.concatenate([part.values for part in chunks]),
+        np.concatenate([part.scales for part in chunks]),
+        np.concatenate(zero_points) if zero_points else None,
+        chunks[0].bits,
         rows.shape[1],
     )
 
 
-def cut_into_blocks(rows: Floats, block_size: int) -> Floats:
+def split_into_blocks(rows: Floats, block_size: int) -> Floats:
     """Reshape rows (rows, width) to (rows, blocks, block_size), padding the last block with zeros."""
     count = -(-rows.shape[1] // block_size)
     padded = np.zeros((len(rows), count * block_size), np.float32)
@@ -92,22 +96,24 @@ def cut_into_blocks(rows: Floats, block_size: int) -> Floats:
     return padded.reshape(len(rows), count, block_size)
 
 
-def grid_of(cut: Floats, bits: int, symmetric: bool) -> tuple[Floats, Bytes | None]:
+def fit_grid(blocks: Floats, bits: int, symmetric: bool) -> tuple[Floats, Bytes | None]:
     """Return scales and zero points (rows, blocks) that just cover the values (rows, blocks, block_size)."""
-    levels, middle = 2**bits - 1, 2 ** (bits - 1)
+    levels, midpoint = 2**bits - 1, 2 ** (bits - 1)
     if symmetric:
-        furthest = np.take_along_axis(cut, np.abs(cut).argmax(axis=2)[..., None], axis=2)[..., 0]
+        extremes = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)[..., 0]
         # A block of zeros, or of numbers too small to divide by, becomes zeros.
-        tiny = np.abs(furthest) < _SMALLEST_SCALE * middle
-        return np.where(tiny, 1.0, furthest / -middle).astype(np.float32), None
-    low, high = np.minimum(cut.min(axis=2), 0), np.maximum(cut.max(axis=2), 0)
-    scales = np.maximum((high - low) / levels, _SMALLEST_SCALE).astype(np.float32)
+        tiny = np.abs(extremes) < _MIN_SCALE * midpoint
+        return np.where(tiny, 1.0, extremes / -midpoint).astype(np.float32), None
+    low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
+    scales = np.maximum((high - low) / levels, _MIN_SCALE).astype(np.float32)
     return scales, np.clip(np.rint(-low / scales), 0, levels).astype(np.uint8)
 
 
-def round_to(values: NDArray[np.floating[Any]], scales: Floats, zeros: Bytes | None, bits: int) -> Bytes:
+def round_to(
+    values: NDArray[np.floating[Any]], scales: Floats, zero_points: Bytes | None, bits: int
+) -> Bytes:
     """Round values (..., block_size) to the nearest integers of a grid with scales and zero points (...)."""
-    middle = 2 ** (bits - 1) if zeros is None else zeros[..., None]
+    middle = 2 ** (bits - 1) if zero_points is None else zero_points[..., None]
     nearest = np.rint(values / scales[..., None]) + middle
     return np.asarray(np.clip(nearest, 0, 2**bits - 1), np.uint8)
 

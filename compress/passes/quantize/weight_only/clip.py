@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from compress.passes.quantize.weight_only.blocks import (
     Blocks,
     Floats,
-    cut_into_blocks,
-    grid_of,
-    in_parts,
+    fit_grid,
+    map_row_chunks,
     round_to,
+    split_into_blocks,
 )
 
-SHARES = tuple(1 - step / 40 for step in range(21))
+RANGE_FRACTIONS = tuple(1 - step / 40 for step in range(21))
 """Candidate fractions of the range that covers all values."""
 
 
@@ -26,18 +26,20 @@ def clipped_blocks(
     Args:
         weights: importance of errors by column (width,): the mean square of the matching input.
     """
-    counted = cut_into_blocks(weights[None].astype(np.float32), block_size)
+    block_weights = split_into_blocks(weights[None].astype(np.float32), block_size)
 
-    def clipped(part: Floats) -> Blocks:
-        cut = cut_into_blocks(part, block_size)
-        whole, zeros = grid_of(cut, bits, symmetric)
-        least, best = np.full(whole.shape, np.inf, np.float32), whole
-        for share in SHARES:
-            scales = whole * np.float32(share)
-            found = Blocks(round_to(cut, scales, zeros, bits), scales, zeros, bits, part.shape[1])
-            error = ((cut - found.restored()) ** 2 * counted).sum(axis=2)
-            best = np.where(error < least, scales, best)
-            least = np.minimum(error, least)
-        return Blocks(round_to(cut, best, zeros, bits), best, zeros, bits, part.shape[1])
+    def clipped(chunk: Floats) -> Blocks:
+        blocks = split_into_blocks(chunk, block_size)
+        full_scales, zero_points = fit_grid(blocks, bits, symmetric)
+        min_error, best = np.full(full_scales.shape, np.inf, np.float32), full_scales
+        for share in RANGE_FRACTIONS:
+            scales = full_scales * np.float32(share)
+            found = Blocks(
+                round_to(blocks, scales, zero_points, bits), scales, zero_points, bits, chunk.shape[1]
+            )
+            error = ((blocks - found.dequantized_blocks()) ** 2 * block_weights).sum(axis=2)
+            best = np.where(error < min_error, scales, best)
+            min_error = np.minimum(error, min_error)
+        return Blocks(round_to(blocks, best, zero_points, bits), best, zero_points, bits, chunk.shape[1])
 
-    return in_parts(rows, clipped)
+    return map_row_chunks(rows, clipped)

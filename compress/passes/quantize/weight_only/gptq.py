@@ -12,16 +12,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.passes.quantize.weight_only.blocks import Blocks, Floats, in_parts
+from compress.passes.quantize.weight_only.blocks import Blocks, Floats, map_row_chunks
 from compress.passes.quantize.weight_only.clip import clipped_blocks
 
 DAMPING = 0.01
 """Added to the diagonal of the second moments, as a fraction of its mean, for numerical stability."""
-LAZY = 32
+LAZY_BATCH_SIZE = 32
 """Number of inputs whose error feedback is accumulated before it is applied to the rest."""
 
 
-def feedback_blocks(
+def gptq_blocks(
     rows: Floats,
     moments: NDArray[np.float64],
     block_size: int,
@@ -41,58 +41,64 @@ def feedback_blocks(
     order = np.argsort(-np.diag(moments), kind="stable") if activation_order else np.arange(rows.shape[1])
     factor = _inverse_factor(moments[np.ix_(order, order)])
 
-    def fed_back(part: Floats) -> Blocks:
-        grid = clipped_blocks(part, np.diag(moments), block_size, bits, symmetric)
-        return _feed_back(part, grid, order, factor)
+    def fed_back(chunk: Floats) -> Blocks:
+        grid = clipped_blocks(chunk, np.diag(moments), block_size, bits, symmetric)
+        return _round_with_feedback(chunk, grid, order, factor)
 
     # Rows are independent, and a chunk of them stays in the processor's cache.
-    return in_parts(rows, fed_back)
+    return map_row_chunks(rows, fed_back)
 
 
-def _feed_back(rows: Floats, grid: Blocks, order: NDArray[np.intp], factor: NDArray[np.float64]) -> Blocks:
+def _round_with_feedback(
+    rows: Floats, grid: Blocks, order: NDArray[np.intp], factor: NDArray[np.float64]
+) -> Blocks:
     """Round rows on a grid column by column in `order`; `factor` belongs to the moments in the same order."""
     width = rows.shape[1]
     # Columns contiguous in memory.
-    left = np.ascontiguousarray(rows.T[order], np.float64)
+    remaining = np.ascontiguousarray(rows.T[order], np.float64)
     scales = np.ascontiguousarray(grid.scales.T)
-    middle = 2 ** (grid.bits - 1) if grid.zeros is None else grid.zeros.T.astype(np.int64)
-    middles = np.broadcast_to(middle, scales.shape)
-    chosen = np.zeros(left.shape, np.uint8)
-    for start in range(0, width, LAZY):
-        stop = min(start + LAZY, width)
+    middle = 2 ** (grid.bits - 1) if grid.zero_points is None else grid.zero_points.T.astype(np.int64)
+    zero_points = np.broadcast_to(middle, scales.shape)
+    integers = np.zeros(remaining.shape, np.uint8)
+    for start in range(0, width, LAZY_BATCH_SIZE):
+        stop = min(start + LAZY_BATCH_SIZE, width)
         errors = np.zeros((stop - start, len(rows)))
-        for place in range(start, stop):
-            block = order[place] // grid.block_size
-            scale, zero = scales[block], middles[block]
-            values = np.clip(np.rint(left[place] / scale) + zero, 0, 2**grid.bits - 1)
-            error = (left[place] - scale * (values - zero)) / factor[place, place]
-            left[place + 1 : stop] -= factor[place, place + 1 : stop, None] * error
-            errors[place - start] = error
-            chosen[order[place]] = values
-        left[stop:] -= factor[start:stop, stop:].T @ errors
-    filled = grid.values.reshape(len(rows), -1).copy()
-    filled[:, :width] = chosen.T
-    return replace(grid, values=filled.reshape(grid.values.shape))
+        for column in range(start, stop):
+            block = order[column] // grid.block_size
+            scale, zero_point = scales[block], zero_points[block]
+            values = np.clip(np.rint(remaining[column] / scale) + zero_point, 0, 2**grid.bits - 1)
+            error = (remaining[column] - scale * (values - zero_point)) / factor[column, column]
+            remaining[column + 1 : stop] -= factor[column, column + 1 : stop, None] * error
+            errors[column - start] = error
+            integers[order[column]] = values
+        remaining[stop:] -= factor[start:stop, stop:].T @ errors
+    padded = grid.values.reshape(len(rows), -1).copy()
+    padded[:, :width] = integers.T
+    return replace(grid, values=padded.reshape(grid.values.shape))
 
 
-def output_error(rows: Floats, restored: Floats, moments: NDArray[np.float64]) -> float:
+def output_error(rows: Floats, dequantized: Floats, moments: NDArray[np.float64]) -> float:
     """Return the sum of |X (rows - restored)^T|^2 over the calibration inputs, up to the factor of the moments."""
-    difference = rows.astype(np.float64) - restored
+    difference = rows.astype(np.float64) - dequantized
     return float(((difference @ moments) * difference).sum())
 
 
-def relative_error(rows: Floats, restored: Floats, moments: NDArray[np.float64] | None) -> float:
+def relative_error(rows: Floats, dequantized: Floats, moments: NDArray[np.float64] | None) -> float:
     """Return the relative root-mean-square error of rounding.
 
     That of the outputs on the calibration inputs, or without moments of the rows themselves.
     """
-    difference = rows - restored
+    difference = rows - dequantized
     if moments is None:
-        changed, whole = (float(np.square(one, dtype=np.float64).sum()) for one in (difference, rows))
+        error_energy, total_energy = (
+            float(np.square(one, dtype=np.float64).sum()) for one in (difference, rows)
+        )
     else:
         seen = moments.astype(np.float32)
-        changed, whole = (float(((one @ seen) * one).sum(dtype=np.float64)) for one in (difference, rows))
-    return float(np.sqrt(max(changed, 0.0) / whole)) if whole > 0 else 0.0
+        error_energy, total_energy = (
+            float(((one @ seen) * one).sum(dtype=np.float64)) for one in (difference, rows)
+        )
+    return float(np.sqrt(max(error_energy, 0.0) / total_energy)) if total_energy > 0 else 0.0
 
 
 def _inverse_factor(moments: NDArray[np.float64]) -> NDArray[np.float64]:

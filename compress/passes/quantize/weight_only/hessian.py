@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch
-from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.calibration.activation_capture import capture_activations
 
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Moments of inputs X, one row per token: `second`: X^T X / tokens (width, width); `size`: mean of |x| (width,)."""
+    """Moments of inputs X, one row per token: `second`: X^T X / tokens (width, width); `mean_abs`: mean of |x|
+    (width,)."""
 
     second: NDArray[np.float64]
-    size: NDArray[np.float64]
+    mean_abs: NDArray[np.float64]
 
 
 def moments_of(
@@ -33,18 +34,18 @@ def moments_of(
         work: folder for a temporary instrumented graph.
     """
     second: dict[str, NDArray[np.float64]] = {}
-    size: dict[str, NDArray[np.float64]] = {}
+    abs_sums: dict[str, NDArray[np.float64]] = {}
     tokens = dict.fromkeys(names, 0)
-    for found in observe(path, names, batches(), work):
+    for found in capture_activations(path, names, batches(), work):
         for name, values in found.items():
             rows = values.reshape(-1, values.shape[-1])
             if name not in second:
                 second[name] = np.zeros((rows.shape[1], rows.shape[1]))
-                size[name] = np.zeros(rows.shape[1])
+                abs_sums[name] = np.zeros(rows.shape[1])
             second[name] += rows.T @ rows
-            size[name] += np.abs(rows).sum(axis=0, dtype=np.float64)
+            abs_sums[name] += np.abs(rows).sum(axis=0, dtype=np.float64)
             tokens[name] += len(rows)
-    return {name: InputMoments(second[name] / tokens[name], size[name] / tokens[name]) for name in names}
+    return {name: InputMoments(second[name] / tokens[name], abs_sums[name] / tokens[name]) for name in names}
 
 
 def second_moment(examples: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:

@@ -18,15 +18,15 @@ from compress.passes.quantize.weight_only.blocks import (
     Blocks,
     Bytes,
     Floats,
-    cut_into_blocks,
-    grid_of,
-    in_parts,
+    fit_grid,
+    map_row_chunks,
     round_to,
+    split_into_blocks,
 )
 
 NORM = 0.7
 STIFFNESS = 10.0
-STIFFENING = 1.01
+STIFFNESS_GROWTH = 1.01
 ITERATIONS = 20
 
 
@@ -35,64 +35,64 @@ def fit_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blo
 
     Symmetric blocks keep their zero point in the middle; only their scales are optimized.
     """
-    return in_parts(rows, lambda part: _fit(part, block_size, bits, symmetric))
+    return map_row_chunks(rows, lambda part: _fit(part, block_size, bits, symmetric))
 
 
 def _fit(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
-    cut = cut_into_blocks(rows, block_size)
-    filled = cut_into_blocks(np.ones_like(rows[:1]), block_size).astype(bool)
-    scales, zeros = grid_of(cut, bits, symmetric)
-    best_scales, best_zeros = scales, zeros
-    best_values = round_to(cut, scales, zeros, bits)
-    best_error = block_errors(cut, best_values, scales, zeros, bits)
+    blocks = split_into_blocks(rows, block_size)
+    is_value = split_into_blocks(np.ones_like(rows[:1]), block_size).astype(bool)
+    scales, zero_points = fit_grid(blocks, bits, symmetric)
+    best_scales, best_zero_points = scales, zero_points
+    best_values = round_to(blocks, scales, zero_points, bits)
+    best_error = block_errors(blocks, best_values, scales, zero_points, bits)
     values, stiffness = best_values, STIFFNESS
     for _ in range(ITERATIONS):
-        scales, zeros = _step(cut, values, scales, zeros, bits, stiffness, filled)
-        values = round_to(cut, scales, zeros, bits)
-        error = block_errors(cut, values, scales, zeros, bits)
+        scales, zero_points = _step(blocks, values, scales, zero_points, bits, stiffness, is_value)
+        values = round_to(blocks, scales, zero_points, bits)
+        error = block_errors(blocks, values, scales, zero_points, bits)
         better = error < best_error
         if not better.any():
             break
         best_error = np.where(better, error, best_error)
         best_scales = np.where(better, scales, best_scales)
         best_values = np.where(better[..., None], values, best_values)
-        if zeros is not None and best_zeros is not None:
-            best_zeros = np.where(better, zeros, best_zeros)
-        stiffness *= STIFFENING
-    return Blocks(best_values, best_scales, best_zeros, bits, rows.shape[1])
+        if zero_points is not None and best_zero_points is not None:
+            best_zero_points = np.where(better, zero_points, best_zero_points)
+        stiffness *= STIFFNESS_GROWTH
+    return Blocks(best_values, best_scales, best_zero_points, bits, rows.shape[1])
 
 
 def block_errors(
-    cut: Floats, values: Bytes, scales: Floats, zeros: Bytes | None, bits: int
+    blocks: Floats, values: Bytes, scales: Floats, zero_points: Bytes | None, bits: int
 ) -> NDArray[np.float64]:
     """Return the squared error of each block: float64 (rows, blocks)."""
-    restored = scales[..., None] * _steps_from_zero(values, zeros, bits)
-    return np.asarray(((cut - restored) ** 2).sum(axis=2, dtype=np.float64))
+    restored = scales[..., None] * _centered_integers(values, zero_points, bits)
+    return np.asarray(((blocks - restored) ** 2).sum(axis=2, dtype=np.float64))
 
 
 def _step(
-    cut: Floats,
+    blocks: Floats,
     values: Bytes,
     scales: Floats,
-    zeros: Bytes | None,
+    zero_points: Bytes | None,
     bits: int,
     stiffness: float,
-    filled: NDArray[np.bool_],
+    is_value: NDArray[np.bool_],
 ) -> tuple[Floats, Bytes | None]:
     """Run one half-quadratic step: separate the large errors, then fit zero point and scale to the rest."""
-    steps = _steps_from_zero(values, zeros, bits)
+    steps = _centered_integers(values, zero_points, bits)
     # In units of grid steps, so that the stiffness is independent of the magnitude of the weights.
-    in_steps = cut / scales[..., None]
+    in_steps = blocks / scales[..., None]
     target = in_steps - _shrink(in_steps - steps, stiffness)
-    if zeros is not None:
-        moved = ((values - target) * filled).sum(axis=2) / filled.sum(axis=2)
-        zeros = np.clip(np.rint(moved), 0, 2**bits - 1).astype(np.uint8)
-        steps = _steps_from_zero(values, zeros, bits) * filled
+    if zero_points is not None:
+        moved = ((values - target) * is_value).sum(axis=2) / is_value.sum(axis=2)
+        zero_points = np.clip(np.rint(moved), 0, 2**bits - 1).astype(np.uint8)
+        steps = _centered_integers(values, zero_points, bits) * is_value
     squares = (steps**2).sum(axis=2)
     factor = np.where(squares > 0, (target * steps).sum(axis=2) / np.maximum(squares, 1), 1.0)
-    moved_scales = np.asarray(scales * factor, np.float32)
-    usable = np.isfinite(moved_scales) & (np.abs(moved_scales) >= np.finfo(np.float32).tiny)
-    return np.where(usable, moved_scales, scales), zeros
+    new_scales = np.asarray(scales * factor, np.float32)
+    usable = np.isfinite(new_scales) & (np.abs(new_scales) >= np.finfo(np.float32).tiny)
+    return np.where(usable, new_scales, scales), zero_points
 
 
 def _shrink(error: Floats, stiffness: float) -> Floats:
@@ -102,6 +102,6 @@ def _shrink(error: Floats, stiffness: float) -> Floats:
     return np.asarray(np.sign(error) * np.maximum(left, 0), np.float32)
 
 
-def _steps_from_zero(values: Bytes, zeros: Bytes | None, bits: int) -> Floats:
-    middle = np.float32(2 ** (bits - 1)) if zeros is None else zeros[..., None].astype(np.float32)
+def _centered_integers(values: Bytes, zero_points: Bytes | None, bits: int) -> Floats:
+    middle = np.float32(2 ** (bits - 1)) if zero_points is None else zero_points[..., None].astype(np.float32)
     return np.asarray(values.astype(np.float32) - middle, np.float32)

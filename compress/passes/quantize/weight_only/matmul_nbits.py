@@ -13,20 +13,20 @@ from compress.lowering.graph import (
     add_initializer,
     attribute,
     insert_before,
-    replace,
+    replace_uses,
     unfuse_attention,
 )
-from compress.passes.quantize.embeddings import gather, read_blocks
+from compress.passes.quantize.embeddings import gather, insert_block_gather
 from compress.passes.quantize.layers import FusedAttention, MatMulLayer, Table
 from compress.passes.quantize.weight_only.blocks import Blocks
 
 ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits inside the kernel, which makes it fast."""
 
-Blocked = MatMulLayer | Table
+BlockedLayer = MatMulLayer | Table
 
 
-def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) -> None:
+def write_blocks(graph: ir.Graph, layers: Sequence[BlockedLayer], blocks: Blocks) -> None:
     """Replace layers that share a constant, which is stored once in blocks.
 
     A width that is not a multiple of the block size is padded with zeros, which costs only bytes.
@@ -37,27 +37,27 @@ def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) ->
     Raises:
         ModelError: the rows of a table have an odd width, so they cannot be packed as two 4-bit values per byte.
     """
-    tables = [layer for layer in sharing if isinstance(layer, Table)]
-    products = [layer for layer in sharing if not isinstance(layer, Table)]
+    tables = [layer for layer in layers if isinstance(layer, Table)]
+    products = [layer for layer in layers if not isinstance(layer, Table)]
     if not products:
-        read_blocks(graph, tables, blocks)
+        insert_block_gather(graph, tables, blocks)
         return
     name = products[0].weight_value.name
     integers = add_initializer(graph, f"{name}.int{blocks.bits}", blocks.packed())
     grid = [add_initializer(graph, f"{name}.scale", blocks.scales.reshape(-1))]
-    if (zeros := blocks.packed_zeros()) is not None:
-        grid.append(add_initializer(graph, f"{name}.zero", zeros.reshape(-1)))
+    if (zero_points := blocks.packed_zero_points()) is not None:
+        grid.append(add_initializer(graph, f"{name}.zero", zero_points.reshape(-1)))
     for layer in products:
         product = _product(graph, layer, blocks, [integers, *grid])
         if isinstance(layer, FusedAttention):
-            attend_to(graph, layer, product)
+            replace_attention(graph, layer, product)
             continue
         if layer.bias is not None:
             add = ir.node("Add", [product, layer.bias], name=f"{layer.node.name}.bias")
             product = insert_before(graph, layer.node, add)
-        replace(layer.result, product)
+        replace_uses(layer.result, product)
     for table in tables:
-        replace(table.node.outputs[0], _tied_rows(graph, table, blocks, [integers, *grid]))
+        replace_uses(table.node.outputs[0], _gather_tied_rows(graph, table, blocks, [integers, *grid]))
 
 
 def _product(graph: ir.Graph, layer: MatMulLayer, blocks: Blocks, constants: Sequence[ir.Value]) -> ir.Value:
@@ -74,7 +74,9 @@ def _product(graph: ir.Graph, layer: MatMulLayer, blocks: Blocks, constants: Seq
     return insert_before(graph, layer.node, node)
 
 
-def _tied_rows(graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequence[ir.Value]) -> ir.Value:
+def _gather_tied_rows(
+    graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequence[ir.Value]
+) -> ir.Value:
     """Gather table rows from the blocks of a product that shares the weight, and reassemble them."""
     node, name = table.node, table.node.name
     rows, count, size = blocks.values.shape
@@ -82,31 +84,31 @@ def _tied_rows(graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequenc
     def constant(what: str, values: list[int]) -> ir.Value:
         return add_initializer(graph, f"{name}.{what}", np.array(values, np.int64))
 
-    def insert(op: str, inputs: Sequence[ir.Value | None], what: str) -> ir.Value:
-        return insert_before(graph, node, ir.node(op, inputs, name=f"{name}.{what}"))
+    def insert(op_type: str, inputs: Sequence[ir.Value | None], what: str) -> ir.Value:
+        return insert_before(graph, node, ir.node(op_type, inputs, name=f"{name}.{what}"))
 
     integers, *grid = constants
     by_block = constant("by_block", [rows, count, 1])
-    read = [integers, insert("Reshape", [grid[0], by_block], "scales")]
-    if blocks.zeros is not None and blocks.bits == 8:
-        read.append(insert("Reshape", [grid[1], by_block], "zeros"))
-    elif blocks.zeros is not None:
+    gather_inputs = [integers, insert("Reshape", [grid[0], by_block], "scales")]
+    if blocks.zero_points is not None and blocks.bits == 8:
+        gather_inputs.append(insert("Reshape", [grid[1], by_block], "zeros"))
+    elif blocks.zero_points is not None:
         # A product packs two zero points per byte, whereas this operator starts each block at a new byte.
-        read.append(
-            add_initializer(graph, f"{table.weight_value.name}.zero_of_rows", blocks.zeros[..., None])
+        gather_inputs.append(
+            add_initializer(graph, f"{table.weight_value.name}.zero_of_rows", blocks.zero_points[..., None])
         )
-    cut = gather(graph, table, blocks, read, axis=2)
-    cut.name = f"{name}.blocks"
+    gathered = gather(graph, table, blocks, gather_inputs, axis=2)
+    gathered.name = f"{name}.blocks"
     shape = node.inputs[1].shape if node.inputs[1] is not None else None
     together = constant("together", [*[0] * (2 if shape is None else len(shape)), count * size])
-    whole = insert("Reshape", [cut, together], "whole")
+    rows_value = insert("Reshape", [gathered, together], "whole")
     if count * size == blocks.width:
-        return whole
+        return rows_value
     ends = [constant("start", [0]), constant("end", [blocks.width]), constant("axis", [-1])]
-    return insert("Slice", [whole, *ends], "unfilled")
+    return insert("Slice", [rows_value, *ends], "unfilled")
 
 
-def attend_to(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None:
+def replace_attention(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None:
     """Replace `Attention` by its biased QKV projection (batch, sequence, 3 * width) and `MultiHeadAttention`."""
     node, name = layer.node, layer.node.name
     widths = attribute(node, "qkv_hidden_sizes", None) or [layer.shape[1] // 3] * 3

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from compress.core.forms import Form, Framework, Numbers
+from compress.core.forms import Form, Framework, NumberFormat
 from compress.core.spec import PassSpecBase
 from compress.passes.quantize.int8.spec import CalibrationSpec
 from compress.passes.quantize.spec import OnnxSpec
@@ -26,7 +26,7 @@ class ExamplesSpec(PassSpecBase):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_ranges(cls, value: Any) -> Any:
+    def _check_no_ranges(cls, value: Any) -> Any:
         named = [key for key in CalibrationSpec.model_fields if isinstance(value, dict) and key in value]
         ranges = [key for key in named if key not in cls.model_fields]
         if ranges:
@@ -93,7 +93,7 @@ class WeightOnlySpec(OnnxSpec):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_its_scheme(cls, value: Any) -> Any:
+    def _check_scheme(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("scheme", "weight_only") != "weight_only":
             raise ValueError(
                 "scheme serves 8 bits only: with 4-bit weights activations stay in floating point and have no ranges; "
@@ -102,10 +102,10 @@ class WeightOnlySpec(OnnxSpec):
         return value
 
     @model_validator(mode="after")
-    def _of_its_method(self) -> Self:
+    def _check_method(self) -> Self:
         if self.method != "gptq" and "activation_order" in self.model_fields_set:
             raise ValueError("activation_order serves `method: gptq` only")
-        if not self.learns and "examples" in self.calibration.model_fields_set:
+        if not self.reads_examples and "examples" in self.calibration.model_fields_set:
             raise ValueError(
                 "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others use only the weights"
             )
@@ -124,7 +124,7 @@ class WeightOnlySpec(OnnxSpec):
         return self
 
     @property
-    def learns(self) -> bool:
+    def reads_examples(self) -> bool:
         """Whether training examples are read."""
         return self.method in ("gptq", "awq") or self.cache is not None
 
@@ -133,10 +133,10 @@ class WeightOnlySpec(OnnxSpec):
         """Number of training examples to read."""
         return self.calibration.examples or _EXAMPLES
 
-    def block_of(self, width: int) -> int:
+    def block_size_for(self, width: int) -> int:
         """Return the number of weights that share a scale in a row of `width`."""
         return 128 if self.block_size == 256 and width % 256 else self.block_size
 
     def produces(self, form: Form) -> Form:
         """Return the form of the output model."""
-        return form.with_(framework=Framework.ONNX, numbers=Numbers.WEIGHT_ONLY)
+        return form.with_fields(framework=Framework.ONNX, numbers=NumberFormat.WEIGHT_ONLY)

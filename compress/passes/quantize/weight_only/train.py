@@ -13,9 +13,9 @@ from compress.core.artifacts import ONNX_MODEL, copy_interface
 from compress.core.errors import ModelError
 from compress.lowering.files import save_onnx
 from compress.models.io.checkpoints import load_model
-from compress.passes.quantize.weight_only.row_matching import Row, rows_of
+from compress.passes.quantize.weight_only.row_matching import ParameterRow, match_rows
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
-from compress.passes.quantize.weight_only.stored import Stored, multiply_scales, stored_blocks
+from compress.passes.quantize.weight_only.stored import StoredWeight, multiply_scales, stored_blocks
 from compress.step import StepContext, StepResult
 from compress.training.checkpointing import load_weights
 from compress.training.recovery import recover
@@ -32,79 +32,82 @@ def run(ctx: StepContext) -> StepResult:
     Raises:
         ModelError: the file has nothing to train, or its weights do not match the torch model's.
     """
-    spec, source = ctx.asked(WeightOnlySpec), ctx.inputs["model"]
+    spec, source = ctx.spec_as(WeightOnlySpec), ctx.inputs["model"]
     assert spec.train is not None
     model = load_model(ctx.inputs["float"].path, allow_code=ctx.allow_code)
-    rows = rows_of(model, ir.load(ctx.inputs["lowered"].path / ONNX_MODEL).graph)
+    rows = match_rows(model, ir.load(ctx.inputs["lowered"].path / ONNX_MODEL).graph)
     quantized = ir.load(source.path / ONNX_MODEL)
     student = scaled_model(model, rows, stored_blocks(quantized.graph))
     if not student.weights:
         raise ModelError("no product in this model has block-quantized weights", where="quantize.train")
     interface = ctx.inputs["float"].path
     validation = Validation.of(ctx, interface, ctx.inputs["teacher"])
-    before = validation.score(student.to(ctx.device))
+    score_before = validation.score(student.to(ctx.device))
     curve = recover(ctx, student, spec.train, interface, validation, name="train")
-    after = validation.score(student)
-    if after < before:
+    score_after = validation.score(student)
+    if score_after < score_before:
         ctx.progress.say("quantize: training did not help; the untrained scales are kept")
         load_weights(
-            student.changes, {name: torch.zeros_like(one) for name, one in student.changes.named_parameters()}
+            student.changes,
+            {name: torch.zeros_like(parameter) for name, parameter in student.changes.named_parameters()},
         )
-    multiply_scales(quantized.graph, factors_of(student, rows))
+    multiply_scales(quantized.graph, trained_factors(student, rows))
     save_onnx(quantized, ctx.out)
     copy_interface(source.path, ctx.out)
     facts = {
         "weights": len(student.weights),
-        "scales": sum(one.numel() for one in student.changes),
-        "validation_score_before": before,
-        "validation_score_trained": after,
-        "kept": "trained" if after >= before else "untrained",
+        "scales": sum(parameter.numel() for parameter in student.changes),
+        "validation_score_before": score_before,
+        "validation_score_trained": score_after,
+        "kept": "trained" if score_after >= score_before else "untrained",
     }
     return StepResult(source.form, {**source.facts, "trained_scales": facts}, (curve,))
 
 
 def scaled_model(
-    model: nn.Module, rows: Mapping[str, Sequence[Row]], stored: Mapping[str, Stored]
+    model: nn.Module, rows: Mapping[str, Sequence[ParameterRow]], stored: Mapping[str, StoredWeight]
 ) -> ScaledBlocks:
     """Return the model with the weights of a file, of which those used only by products have trainable scales.
 
     Args:
         model: changed in place.
-        rows: see `rows_of`.
+        rows: see `match_rows`.
         stored: the block-quantized weights by node name.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights: dict[str, ScaledWeight] = {}
-    floating = {row.parameter for node in rows.keys() - stored.keys() for row in rows[node]}
-    for node, (blocks, is_read) in stored.items():
+    float_parameters = {row.parameter for node in rows.keys() - stored.keys() for row in rows[node]}
+    for node, (blocks, is_lookup) in stored.items():
         # A head tied to a floating-point table stays floating here too.
-        if not is_read and any(row.parameter in floating for row in rows[node]):
+        if not is_lookup and any(row.parameter in float_parameters for row in rows[node]):
             continue
         floats = torch.from_numpy(blocks.dequantized())
-        for name, (turned, own, numbers) in _by_parameter(rows[node]).items():
-            held = parameters[name].detach()
-            rows_held = held.view(len(held), -1)
-            (rows_held.T if turned else rows_held)[numbers] = floats[own]
-            if not is_read and held.ndim == 2 and len(numbers) == held.shape[turned]:
-                weights[name] = ScaledWeight(name, blocks.block_size, turned)
+        for name, (transposed, source_rows, row_indices) in _by_parameter(rows[node]).items():
+            parameter = parameters[name].detach()
+            rows_held = parameter.view(len(parameter), -1)
+            (rows_held.T if transposed else rows_held)[row_indices] = floats[source_rows]
+            if not is_lookup and parameter.ndim == 2 and len(row_indices) == parameter.shape[transposed]:
+                weights[name] = ScaledWeight(name, blocks.block_size, transposed)
     return ScaledBlocks(model, [*weights.values()])
 
 
-def factors_of(student: ScaledBlocks, rows: Mapping[str, Sequence[Row]]) -> dict[str, np.ndarray]:
+def trained_factors(
+    student: ScaledBlocks, rows: Mapping[str, Sequence[ParameterRow]]
+) -> dict[str, np.ndarray]:
     """Return the trained factors of the scales of each node, float32 (rows, blocks)."""
     trained = {name: factors.numpy() for name, factors in student.factors().items()}
-    found = {}
+    node_factors = {}
     for node, own in rows.items():
         if all(row.parameter in trained for row in own):
-            found[node] = np.stack([trained[row.parameter][row.number] for row in own])
-    return found
+            node_factors[node] = np.stack([trained[row.parameter][row.row_index] for row in own])
+    return node_factors
 
 
-def _by_parameter(rows: Sequence[Row]) -> dict[str, tuple[bool, list[int], list[int]]]:
+def _by_parameter(rows: Sequence[ParameterRow]) -> dict[str, tuple[bool, list[int], list[int]]]:
     """Group rows by parameter: whether it is transposed, and their indices here and in the parameter."""
-    found: dict[str, tuple[bool, list[int], list[int]]] = {}
+    grouped: dict[str, tuple[bool, list[int], list[int]]] = {}
     for place, row in enumerate(rows):
-        _, own, numbers = found.setdefault(row.parameter, (row.turned, [], []))
+        _, own, row_indices = grouped.setdefault(row.parameter, (row.transposed, [], []))
         own.append(place)
-        numbers.append(row.number)
-    return found
+        row_indices.append(row.row_index)
+    return grouped

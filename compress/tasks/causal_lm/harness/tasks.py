@@ -12,7 +12,7 @@ from compress.models.teacher.location import check_code_allowed
 from compress.tasks.causal_lm.keys import LmEvalSpec
 
 TASKS = "data.lm_eval.tasks"
-FIRST = {"multiple_choice": "acc", "loglikelihood": "acc", "generate_until": "exact_match"}
+MAIN_METRICS = {"multiple_choice": "acc", "loglikelihood": "acc", "generate_until": "exact_match"}
 """Supported output types of tasks, and the metric that decides whether a document is answered correctly."""
 
 
@@ -37,24 +37,24 @@ def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
             hint="Install it: pip install lm-eval",
             code="not-installed",
         )
-    index = tasks_of(spec, base).task_index
+    index = task_manager(spec, base).task_index
     for name in spec.tasks:
         if (entry := index.get(name)) is None:
             raise DataError(
                 f"lm-eval has no task {name!r}", where=TASKS, hint="`lm-eval ls tasks` lists them."
             )
         settings = entry.cfg or {}
-        first = FIRST.get(settings.get("output_type", "multiple_choice"))
-        metrics = [one.get("metric") for one in settings.get("metric_list", [])]
-        if entry.kind.name != "TASK" or first is None or (metrics and first not in metrics):
-            known = ", ".join(f"{asked} by `{metric}`" for asked, metric in FIRST.items())
+        main_metric = MAIN_METRICS.get(settings.get("output_type", "multiple_choice"))
+        metrics = [metric_entry.get("metric") for metric_entry in settings.get("metric_list", [])]
+        if entry.kind.name != "TASK" or main_metric is None or (metrics and main_metric not in metrics):
+            known = ", ".join(f"{output_type} by `{metric}`" for output_type, metric in MAIN_METRICS.items())
             raise DataError(
                 f"{name!r} is not a single task whose documents are right or wrong ({known}); only such tasks can be "
                 "scored",
                 where=TASKS,
             )
-        drawn = settings.get("generation_kwargs", {}).get("do_sample") or settings.get("repeats", 1) > 1
-        if first == FIRST["generate_until"] and drawn:
+        samples = settings.get("generation_kwargs", {}).get("do_sample") or settings.get("repeats", 1) > 1
+        if main_metric == MAIN_METRICS["generate_until"] and samples:
             raise DataError(
                 f"{name!r} asks for sampled answers, but only greedy decoding is supported here",
                 where=TASKS,
@@ -66,21 +66,21 @@ def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
             )
 
 
-def tasks_of(spec: LmEvalSpec, base: Path) -> Any:
+def task_manager(spec: LmEvalSpec, base: Path) -> Any:
     """Return a manager of the user's own tasks, with lm-eval's if needed: indexing those takes seconds."""
     from lm_eval.tasks import TaskManager
 
     if spec.include is None:
-        return _packaged()
-    own = str(base / spec.include)
-    alone = TaskManager(include_path=own, include_defaults=False)
-    if all(name in alone.task_index for name in spec.tasks):
-        return alone
-    return TaskManager(include_path=own)
+        return _default_manager()
+    task_folder = str(base / spec.include)
+    own_manager = TaskManager(include_path=task_folder, include_defaults=False)
+    if all(name in own_manager.task_index for name in spec.tasks):
+        return own_manager
+    return TaskManager(include_path=task_folder)
 
 
 @cache
-def _packaged() -> Any:
+def _default_manager() -> Any:
     """Return the manager of lm-eval's own tasks, shared by all models that a process scores."""
     from lm_eval.tasks import TaskManager
 

@@ -10,7 +10,7 @@ from typing import Any
 from compress.core.errors import ModelError
 from compress.models.text.chat import CLOCK, Render
 
-TURNS = 6
+MAX_TURNS = 6
 """Turns of the longest conversation in the check."""
 _CONTENTS = (
     "Hello, how are you?",
@@ -24,7 +24,7 @@ _CONTENTS = (
     "\u3000\x1cblanks that are rare\x85\t\ufeff",
     " \n",
 )
-_SAID = "\u2063said {} \u2063"
+_MARKER = "\u2063said {} \u2063"
 """Stands for the content of a message; occurs in no template."""
 
 Message = Mapping[str, str]
@@ -39,7 +39,7 @@ def pieces_of_template(template: str, render: Render) -> dict[str, Any] | None:
         render: renders messages with the template.
 
     Returns:
-        `start`, `end` and `asks` by role, and `between` by two roles (`user>assistant`): the text before the first
+        `start`, `end` and `prompts` by role, and `between` by two roles (`user>assistant`): the text before the first
         message, after the last one, after the last one with a generation prompt, and between two messages. `trim`:
         roles whose content is stripped of surrounding whitespace. A template that rejects system messages has no
         entries for that role.
@@ -48,13 +48,16 @@ def pieces_of_template(template: str, render: Render) -> dict[str, Any] | None:
         return None
     for roles in (_conversations(system=True), _conversations(system=False)):
         with suppress(ModelError, KeyError, ValueError):
-            found = _read_off(render, roles)
-            if all(joined(found, talk, asks) == render(talk, asks) for talk, asks in _tried(roles)):
-                return found
+            pieces = _extract_pieces(render, roles)
+            if all(
+                render_pieces(pieces, messages, prompts) == render(messages, prompts)
+                for messages, prompts in _test_conversations(roles)
+            ):
+                return pieces
     return None
 
 
-def joined(pieces: Mapping[str, Any], messages: Sequence[Message], asks: bool) -> str:
+def render_pieces(pieces: Mapping[str, Any], messages: Sequence[Message], prompts: bool) -> str:
     """Render messages from pieces, like the template.
 
     Raises:
@@ -62,51 +65,54 @@ def joined(pieces: Mapping[str, Any], messages: Sequence[Message], asks: bool) -
     """
     roles = [message["role"] for message in messages]
     parts = [pieces["start"][roles[0]]]
-    for before, message in zip([None, *roles], messages, strict=False):
-        parts += [] if before is None else [pieces["between"][f"{before}>{message['role']}"]]
-        said, trims = message["content"], message["role"] in pieces["trim"]
-        parts.append(said.strip() if trims else said)
-    parts.append(pieces["asks" if asks else "end"][roles[-1]])
+    for previous, message in zip([None, *roles], messages, strict=False):
+        parts += [] if previous is None else [pieces["between"][f"{previous}>{message['role']}"]]
+        content, is_trimmed = message["content"], message["role"] in pieces["trim"]
+        parts.append(content.strip() if is_trimmed else content)
+    parts.append(pieces["asks" if prompts else "end"][roles[-1]])
     return "".join(parts)
 
 
 def _conversations(*, system: bool) -> list[list[str]]:
-    """Return the roles of conversations of one to `TURNS` turns, without and, if `system`, with a system message."""
-    turns = [role for role, _ in zip(itertools.cycle(("user", "assistant")), range(TURNS), strict=False)]
-    before: list[list[str]] = [[], ["system"]] if system else [[]]
-    return [[*first, *turns[:count]] for first in before for count in range(1, TURNS + 1)]
+    """Return the roles of conversations of one to `MAX_TURNS` turns, without and, if `system`, with a system
+    message."""
+    turns = [role for role, _ in zip(itertools.cycle(("user", "assistant")), range(MAX_TURNS), strict=False)]
+    prefixes: list[list[str]] = [[], ["system"]] if system else [[]]
+    return [[*prefix, *turns[:count]] for prefix in prefixes for count in range(1, MAX_TURNS + 1)]
 
 
-def _tried(conversations: Sequence[Sequence[str]]) -> list[tuple[list[Message], bool]]:
+def _test_conversations(conversations: Sequence[Sequence[str]]) -> list[tuple[list[Message], bool]]:
     return [
         (
             [
-                {"role": role, "content": _CONTENTS[place % len(_CONTENTS)]}
-                for place, role in enumerate(roles, first)
+                {"role": role, "content": _CONTENTS[index % len(_CONTENTS)]}
+                for index, role in enumerate(roles, offset)
             ],
-            asks,
+            prompts,
         )
         for roles in conversations
-        for first in range(len(_CONTENTS))
-        for asks in ((True, False) if roles[-1] == "user" else (False,))
+        for offset in range(len(_CONTENTS))
+        for prompts in ((True, False) if roles[-1] == "user" else (False,))
     ]
 
 
-def _read_off(render: Render, conversations: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _extract_pieces(render: Render, conversations: Sequence[Sequence[str]]) -> dict[str, Any]:
     pieces: dict[str, Any] = {"start": {}, "between": {}, "end": {}, "asks": {}}
     for roles in conversations:
-        said = [_SAID.format(place) for place in range(len(roles))]
-        messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
-        for asks in (True, False) if roles[-1] == "user" else (False,):
-            rest = render(messages, asks)
-            for place, text in enumerate(said):
+        markers = [_MARKER.format(index) for index in range(len(roles))]
+        messages = [{"role": role, "content": text} for role, text in zip(roles, markers, strict=True)]
+        for prompts in (True, False) if roles[-1] == "user" else (False,):
+            rest = render(messages, prompts)
+            for index, text in enumerate(markers):
                 before, rest = rest.split(text)
-                pair = f"{roles[place - 1]}>{roles[place]}"
-                kind, name = ("between", pair) if place else ("start", roles[0])
+                pair = f"{roles[index - 1]}>{roles[index]}"
+                kind, name = ("between", pair) if index else ("start", roles[0])
                 pieces[kind].setdefault(name, before)
-            pieces["asks" if asks else "end"].setdefault(roles[-1], rest)
+            pieces["asks" if prompts else "end"].setdefault(roles[-1], rest)
     # Determined from the longest conversation, which has all roles.
-    around = [{**message, "content": f"\v{message['content']}\v"} for message in messages]
-    shown = render(around, False)
-    pieces["trim"] = sorted({one["role"] for one in around if one["content"] not in shown})
+    padded = [{**message, "content": f"\v{message['content']}\v"} for message in messages]
+    rendered = render(padded, False)
+    pieces["trim"] = sorted(
+        {padded_message["role"] for padded_message in padded if padded_message["content"] not in rendered}
+    )
     return pieces

@@ -9,22 +9,24 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from compress.models.text.chat import renderer
-from compress.tasks.causal_lm.keys import Written
+from compress.tasks.causal_lm.keys import ExampleFormat
 from compress.tasks.causal_lm.text.documents import pieces_of
 
 END = "<|endoftext|>"
-_SAYS, _SAID = "<|im_start|>", "<|im_end|>"
+_TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """Chat template of a tokenizer trained on conversations."""
 
-_ENDS = (END, _SAID, "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>", "<end>")
+_END_TOKENS = (END, _TURN_END, "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>", "<end>")
 """Common names of the end-of-text token, for files that contain only a vocabulary."""
 
 
-def trained_tokenizer(items: Sequence[str], written: Written, vocabulary: int) -> PreTrainedTokenizerFast:
+def trained_tokenizer(
+    items: Sequence[str], example_format: ExampleFormat, vocabulary: int
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016), as in GPT-2, on examples; deterministic.
 
     Without conversations, every text begins with the token that ends an answer; conversations are rendered in ChatML.
@@ -33,35 +35,37 @@ def trained_tokenizer(items: Sequence[str], written: Written, vocabulary: int) -
         items: the examples, as data items.
         vocabulary: maximum number of tokens.
     """
-    talks = written == "messages"
-    special = [END, _SAYS, _SAID] if talks else [END]
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    is_chat = example_format == "messages"
+    special = [END, _TURN_START, _TURN_END] if is_chat else [END]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    made.train_from_iterator(_texts(items, written), trainer)
-    if not talks:
-        made.post_processor = processors.TemplateProcessing(
-            single=f"{END} $A", special_tokens=[(END, made.token_to_id(END))]
+    tokenizer.train_from_iterator(_texts(items, example_format), trainer)
+    if not is_chat:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{END} $A", special_tokens=[(END, tokenizer.token_to_id(END))]
         )
-    found = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=END, eos_token=_SAID if talks else END)
-    if talks:
-        found.chat_template = CHATML
-    return found
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=_TURN_END if is_chat else END
+    )
+    if is_chat:
+        wrapped.chat_template = CHATML
+    return wrapped
 
 
-def of_file(file: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer_file(file: Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a `tokenizer.json`, which does not name the end-of-text token."""
-    known = Tokenizer.from_file(str(file)).get_vocab()
-    end = next((token for token in _ENDS if token in known), None)
+    vocabulary = Tokenizer.from_file(str(file)).get_vocab()
+    end = next((token for token in _END_TOKENS if token in vocabulary), None)
     return PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=end)
 
 
-def _texts(items: Sequence[str], written: Written) -> Iterator[str]:
-    render = renderer(CHATML, {}, "ChatML") if written == "messages" else None
-    return (piece.text for item in items for piece in pieces_of(item, written, render))
+def _texts(items: Sequence[str], example_format: ExampleFormat) -> Iterator[str]:
+    render = renderer(CHATML, {}, "ChatML") if example_format == "messages" else None
+    return (piece.text for item in items for piece in pieces_of(item, example_format, render))

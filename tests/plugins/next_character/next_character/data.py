@@ -9,7 +9,7 @@ import numpy as np
 from compress.core.errors import DataError
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.reading.locate import open_source
-from compress.data.roles import choose_splits, named_splits, read_splits
+from compress.data.roles import choose_splits, declared_splits, read_splits
 from compress.data.rows import Columns
 from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.profile.schema import DataSpec
@@ -22,7 +22,7 @@ def columns(spec: DataSpec, kind: ItemKind) -> Columns:
 
 def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
     """The documents; what is missing of the splits is drawn from those that train."""
-    source = open_source(spec, base, columns(spec, kind), named_splits(spec), kind)
+    source = open_source(spec, base, columns(spec, kind), declared_splits(spec), kind)
     names, fractions = choose_splits(spec, source)
     parts = {role: list(kind.check(rows)[0]) for role, rows in read_splits(source, names).items()}
     for number, (role, fraction) in enumerate(fractions.items()):

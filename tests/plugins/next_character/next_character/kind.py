@@ -34,7 +34,7 @@ KIND = TaskKind(
     ),
     bundle="next_character.bundle:CHARACTERS",
     starter="next_character.starter:STARTER",
-    likely=lambda seen: 3 * (not seen.labels and not seen.pairs and not seen.images and not seen.embeds),
+    fit_score=lambda seen: 3 * (not seen.labels and not seen.pairs and not seen.images and not seen.embeds),
     against_baseline=True,
     sections=("next_character.sections:documents",),
     refused={

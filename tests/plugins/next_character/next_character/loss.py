@@ -10,18 +10,18 @@ from compress.losses.contract import LossContext, LossKind, LossSpec
 class NextCharacterLoss(LossSpec):
     """Cross-entropy with the character that follows."""
 
-    compares: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
 
     @property
     def reaches_outputs(self) -> bool:
         """It compares them with the documents."""
         return True
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Why it cannot be used there; None where it can."""
         return (
             None
-            if lesson.logits and not lesson.labelled
+            if context.has_logits and not context.is_classifier
             else "only models of characters have a next character"
         )
 

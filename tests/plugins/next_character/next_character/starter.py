@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compress.starter.detection import Detected
-from compress.starter.lines import WRITTEN, key
+from compress.starter.lines import FORMAT_KEYS, key_line
 from compress.starter.outline import Outline
 
 DATA = """\
@@ -27,8 +27,8 @@ PASSES = """\
 
 def data_keys(found: Detected) -> Iterator[str]:
     """The column, and the task's own key."""
-    yield key("text_column", found.columns.text, "text", "the column that holds the document")
-    yield WRITTEN
+    yield key_line("text_column", found.columns.text, "text", "the column that holds the document")
+    yield FORMAT_KEYS
     yield "  max_length: 64                # longer documents are cut to so many characters\n"
 
 

@@ -39,7 +39,7 @@ class NextCharacter:
         ]
         return TokenInputs(numbers, tuple(said["input_names"]), PAD)
 
-    def scored(self, examples: Examples) -> Examples:
+    def scorable(self, examples: Examples) -> Examples:
         """All of them: each document says itself what follows."""
         return examples
 
@@ -47,13 +47,13 @@ class NextCharacter:
         """Never."""
         return False
 
-    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, task_json: Mapping[str, Any]) -> dict[str, Any]:
         """Nothing that the scorer must be told."""
         return {}
 
-    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+    def check_outputs(self, shape: tuple[int, ...], task_json: Mapping[str, Any], where: str) -> None:
         """Outputs must be (documents, characters, alphabet)."""
-        size = size_of(described["alphabet"])
+        size = size_of(task_json["alphabet"])
         if len(shape) != 3 or shape[2] != size:
             raise wrong_shape(shape, f"(characters, {size})", where)
 

@@ -20,9 +20,9 @@ class ReverseLoss(LossSpec):
         """It compares them."""
         return True
 
-    def fault(self, lesson: LossContext) -> str | None:
+    def fault(self, context: LossContext) -> str | None:
         """Why it cannot be used there; None where it can."""
-        return None if lesson.logits else "only logits have a divergence"
+        return None if context.has_logits else "only logits have a divergence"
 
 
 REVERSE = LossKind(ReverseLoss, "reverse_divergence.term:ReverseTerm")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compress.profile.combination_checks import Found
+from compress.profile.combination_checks import KeyFault
 from compress.profile.pass_checks import PassCheck
 from weight_clustering.spec import ClusterSpec
 
 
-def faults(check: PassCheck) -> Iterator[Found]:
+def faults(check: PassCheck) -> Iterator[KeyFault]:
     """A clustering whose values the next one would undo."""
     assert isinstance(check.spec, ClusterSpec)
     further = check.profile.specs[check.index + 1 :]

@@ -7,7 +7,7 @@ from weight_clustering.spec import ClusterSpec
 
 CLUSTER = PassKind(
     spec=ClusterSpec,
-    steps={"cluster": StepKind("weight_clustering.step:run", TORCH, trains=True, keeps="model")},
+    steps={"cluster": StepKind("weight_clustering.step:run", TORCH, trains=True, architecture_from="model")},
     inputs=("model", "teacher"),
     faults="weight_clustering.checks:faults",
     told=("clustered",),

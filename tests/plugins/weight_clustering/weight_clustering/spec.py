@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from compress.core.forms import Form, Framework, Numbers
+from compress.core.forms import Form, Framework, NumberFormat
 from compress.core.numerics import Precision
 from compress.passes.contract import PassSpec
 from compress.profile.specs.recovery import RecoverySpec
@@ -25,12 +25,12 @@ class ClusterSpec(PassSpec):
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
+        return form.framework is Framework.TORCH and form.numbers is NumberFormat.FLOAT
 
     def produces(self, form: Form) -> Form:
         """The form of the result: the same, with other weights."""
         return form
 
-    def asked_precision(self) -> Precision:
+    def training_precision(self) -> Precision:
         """That of the recovery."""
         return self.recover.precision if self.recover is not None else "auto"

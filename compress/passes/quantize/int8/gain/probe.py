@@ -24,9 +24,9 @@ from compress.encoding.inputs import Batch
 from compress.lowering.graph import MS_DOMAIN
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.disturbance import any_disturbed
-from compress.measuring.timing.latency import milliseconds, timed
-from compress.passes.quantize.calibration.activation_capture import observe
-from compress.passes.quantize.layers import Layer, MatMulLayer, input_names, layers
+from compress.measuring.timing.latency import milliseconds, time_models
+from compress.passes.quantize.calibration.activation_capture import capture_activations
+from compress.passes.quantize.layers import Layer, MatMulLayer, input_names, weighted_layers
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
 from compress.targets.local import ResolvedTarget
@@ -34,18 +34,18 @@ from compress.targets.local import ResolvedTarget
 Shape = tuple[int, int]
 """Inputs and outputs of a linear layer."""
 
-WORTH_IT = 1.1
+MIN_SPEEDUP = 1.1
 """A smaller speed-up of the products is no gain once the rest of the model is counted."""
-SECONDS_A_SHAPE = 0.2
-MOST_SHAPES = 8
-TYPICAL = 256
+SECONDS_PER_SHAPE = 0.2
+MAX_SHAPES = 8
+NUM_LENGTH_EXAMPLES = 256
 """Number of training examples from which the median length is taken."""
-_FAST = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+_DOT_PRODUCT_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 """Instructions that multiply bytes and accumulate in 32 bits."""
 
 
 @dataclass(frozen=True)
-class Timing:
+class ShapeTiming:
     """Times of one shape in ms, float32 and integer product, and the number of layers that have it."""
 
     inputs: int
@@ -61,7 +61,7 @@ class Probe:
 
     flags: tuple[str, ...]
     rows: int
-    timings: tuple[Timing, ...]
+    timings: tuple[ShapeTiming, ...]
     disturbed: bool = False
 
     @property
@@ -83,33 +83,33 @@ class Probe:
         }
 
 
-def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
+def shapes_of(quantized: Sequence[Layer]) -> Counter[Shape]:
     """Count the linear layers by shape (inputs, outputs)."""
-    found = [layer.shape for layer in chosen if isinstance(layer, MatMulLayer)]
+    found = [layer.shape for layer in quantized if isinstance(layer, MatMulLayer)]
     return Counter((int(inputs), int(outputs)) for inputs, outputs in found)
 
 
-def typical_length(ctx: StepContext, source: Artifact) -> int:
+def typical_rows(ctx: StepContext, source: Artifact) -> int:
     """Return the rows of the model's products on a typical training example.
 
     For texts, the median number of tokens as tokenized by the model `source`; for images, the most rows of any linear
     layer.
     """
-    some = ctx.data.train.take(range(min(TYPICAL, len(ctx.data.train))))
+    some = ctx.data.train.take(range(min(NUM_LENGTH_EXAMPLES, len(ctx.data.train))))
     inputs = ctx.task.encode(some, source.path)
     if ctx.task.kind.items != "image":
         return int(np.median(inputs.lengths))
-    return most_rows(source.path / ONNX_MODEL, inputs.batch([0]), ctx.work)
+    return max_rows(source.path / ONNX_MODEL, inputs.batch([0]), ctx.work)
 
 
-def most_rows(path: Path, example: Batch, work: Path) -> int:
+def max_rows(path: Path, example: Batch, work: Path) -> int:
     """Return the largest number of rows that a linear layer of a float model reads for one example; 1 if it has none.
 
     Args:
         work: folder for a temporary copy of the model.
     """
-    names = input_names(layers(ir.load(path).graph))
-    (found,) = observe(path, names, iter([example]), work)
+    names = input_names(weighted_layers(ir.load(path).graph))
+    (found,) = capture_activations(path, names, iter([example]), work)
     return max((values.size // values.shape[-1] for values in found.values()), default=1)
 
 
@@ -118,10 +118,10 @@ def probe(
     rows: int,
     target: ResolvedTarget,
     *,
-    most: int = MOST_SHAPES,
+    max_shapes: int = MAX_SHAPES,
     patient: bool = False,
 ) -> Probe:
-    """Time random weights and inputs of the `most` most expensive shapes on a target.
+    """Time random weights and inputs of the `max_shapes` most expensive shapes on a target.
 
     Runs in a child process and alternates between float and integer products.
 
@@ -135,38 +135,44 @@ def probe(
         TargetError: the device is lost, or the target cannot run such a product.
     """
     flags = tuple(target.description["cpu"]["flags"])
-    by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:most]
+    by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:max_shapes]
     times, disturbed = _times(by_cost, rows, target, patient=patient) if by_cost else ([], False)
-    timings = (Timing(*shape, shapes[shape], *pair) for shape, pair in zip(by_cost, times, strict=True))
+    timings = (ShapeTiming(*shape, shapes[shape], *pair) for shape, pair in zip(by_cost, times, strict=True))
     return Probe(flags, rows, tuple(timings), disturbed)
 
 
 def warning(
-    found: Probe, *, machine: str = "this machine", shapes: str = "this model's shapes"
+    result: Probe, *, machine: str = "this machine", shapes: str = "this model's shapes"
 ) -> str | None:
     """Return why 8 bits will not make a model faster on a machine; None if they will.
 
     Args:
-        found: the probe; without timings only the CPU flags decide.
+        result: the probe; without timings only the CPU flags decide.
         machine: name of the machine in the message; the target may be another.
         shapes: name of the timed shapes in the message.
     """
-    speedup = found.speedup
+    speedup = result.speedup
     if speedup is None:
-        if _FAST.intersection(found.flags):
+        if _DOT_PRODUCT_FLAGS.intersection(result.flags):
             return None
-        return f"{machine}'s processor has {lacking(found.flags)}: INT8 may be no faster than FP32"
-    if speedup >= WORTH_IT:
+        return (
+            f"{machine}'s processor has {missing_instructions(result.flags)}: INT8 may be no faster than FP32"
+        )
+    if speedup >= MIN_SPEEDUP:
         return None
-    reason = "" if _FAST.intersection(found.flags) else f"; its processor has {lacking(found.flags)}"
-    reason += "; other processes disturbed this timing" if found.disturbed else ""
+    reason = (
+        ""
+        if _DOT_PRODUCT_FLAGS.intersection(result.flags)
+        else f"; its processor has {missing_instructions(result.flags)}"
+    )
+    reason += "; other processes disturbed this timing" if result.disturbed else ""
     return (
         f"8-bit products of {shapes} run {speedup:.2f} times as fast as FP32 on {machine} "
-        f"({found.rows} rows){reason}: expect a smaller file, not a faster model"
+        f"({result.rows} rows){reason}: expect a smaller file, not a faster model"
     )
 
 
-def lacking(flags: Collection[str]) -> str:
+def missing_instructions(flags: Collection[str]) -> str:
     """Describe the instructions that a processor lacks, for messages."""
     known = f" (it has {', '.join(sorted(flags))})" if flags else ""
     return f"no INT8 dot-product instructions{known}"
@@ -183,14 +189,14 @@ def _times(
         models, feeds = [], []
         for shape in shapes:
             x = random.normal(size=(rows, shape[0])).astype(np.float32)
-            words = f"{shape[0]}-{shape[1]}"
-            read = jobs.feeds(f"rows-{words}", [{"x": x}])
+            suffix = f"{shape[0]}-{shape[1]}"
+            feed = jobs.feeds(f"rows-{suffix}", [{"x": x}])
             for kind, model in (("float", _float_product(shape)), ("integer", _integer_product(shape))):
-                models.append(str(folder / f"{kind}-{words}.onnx"))
-                feeds.append(read)
+                models.append(str(folder / f"{kind}-{suffix}.onnx"))
+                feeds.append(feed)
                 onnx.save(model, models[-1])
-        spec = MeasureSpec(examples=1, min_seconds=SECONDS_A_SHAPE * len(shapes), min_rounds=3)
-        (result,) = timed(jobs, models, [feeds], spec, processes=1, patient=patient)
+        spec = MeasureSpec(examples=1, min_seconds=SECONDS_PER_SHAPE * len(shapes), min_rounds=3)
+        (result,) = time_models(jobs, models, [feeds], spec, processes=1, patient=patient)
     fastest = [float(milliseconds(result, 0, which).min()) for which in range(len(models))]
     return list(zip(fastest[::2], fastest[1::2], strict=True)), any_disturbed([result])
 

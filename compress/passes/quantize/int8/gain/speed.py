@@ -31,19 +31,19 @@ def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> lis
     # Imported here: profiles without INT8 do not need the module.
     from compress.passes.quantize.int8.gain.probe import Probe, probe, warning
 
-    images = task_kind(profile.task).items == "image"
-    told: dict[str, None] = {}
+    is_image_task = task_kind(profile.task).items == "image"
+    messages: dict[str, None] = {}
     timed: dict[tuple[object, ...], Probe] = {}
     for target in targets:
         if target.spec.runtime != "onnxruntime" or target.spec.device == "cuda":
             continue
-        if images:
-            found = Probe(tuple(target.description["cpu"]["flags"]), ROWS, ())
+        if is_image_task:
+            result = Probe(tuple(target.description["cpu"]["flags"]), ROWS, ())
         else:
             # Targets may differ in irrelevant settings, such as batch sizes or a memory limit.
             same = (target.spec.device, target.spec.threads, target.spec.cores)
-            found = timed[same] = timed.get(same) or probe({SHAPE: 1}, ROWS, target)
-        why = warning(found, machine=target.place, shapes="a typical shape")
+            result = timed[same] = timed.get(same) or probe({SHAPE: 1}, ROWS, target)
+        why = warning(result, machine=target.machine_name, shapes="a typical shape")
         if why is not None:
-            told.setdefault(why)
-    return list(told)
+            messages.setdefault(why)
+    return list(messages)
