@@ -188,8 +188,8 @@ def _check_gpu() -> None:
 def check_result(step: PlannedStep, result: StepResult) -> None:
     """Check that the form of a result is the planned one, and that it has a parameter count.
 
-    Fields of the step's `open_form` are not compared: the number format that `auto` chooses, and the structure of an
-    external model.
+    Fields of the step's `open_form_fields` are not compared: the number format that `auto` chooses, and the
+    structure of an external model.
 
     Raises:
         PassError: it is not.

@@ -173,12 +173,8 @@ class _Run:
         step_seconds = {name: self.made[name].seconds for name in _dependencies(row, job) - counted_elsewhere}
         self.recorded |= step_seconds.keys()
         # Curves of steps that prepare this row and have no row of their own.
-        new_steps = self.made.keys() - recorded_before
-        preparing = [
-            name
-            for name in self.made
-            if name in new_steps and step_kind(job.plan.step(name).kind).is_preparation
-        ]
+        new_steps = [name for name in self.made if name not in recorded_before]
+        preparing = [name for name in new_steps if step_kind(job.plan.step(name).kind).is_preparation]
         conversions = {name for name in step_seconds if job.plan.step(name).kind == LOWER}
         return StepRecord(
             step=row.name,

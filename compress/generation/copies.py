@@ -28,7 +28,7 @@ MIN_SIMILARITY = 0.7
 
 @dataclass(frozen=True)
 class DuplicateOf:
-    """Index of the text that a near-duplicate duplicates, among the `is_known` texts or among the input texts."""
+    """Index of the text that a near-duplicate repeats, among the known texts (`is_known`) or the input texts."""
 
     index: int
     is_known: bool

@@ -74,7 +74,7 @@ class PromptCodec:
         """Render a prompt without the beginning-of-text token, for a tokenizer that adds it.
 
         Raises:
-            DataError, ModelError: as in `written`.
+            DataError, ModelError: as in `render_prompt`.
         """
         text = self.render_prompt(prompt)
         bos_token = (
@@ -109,7 +109,7 @@ class PromptCodec:
         """Return the stop strings of a generated message: a line, a special token, or both if they follow each other.
 
         Raises:
-            DataError, ModelError: as in `written`.
+            DataError, ModelError: as in `render_prompt`.
         """
         text = self._split_message(prompt)[1]
         with content_errors("the tokenizer", self._where):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from random import uniform
 from time import monotonic
 from types import TracebackType
@@ -25,6 +22,7 @@ from compress.core.terminal.progress import Advance
 from compress.core.units import MIB
 from compress.generation.answers import Answer, FinishReason
 from compress.generation.prompts import before_stop
+from compress.generation.responses import retry_after, token_usage
 from compress.generation.writing import GenerationRequest, GenerationSettings, token_bound, tokens_used
 from compress.profile.specs.server import ServerSpec
 
@@ -99,6 +97,7 @@ def generate_remote(
     if request is None:
         return
     client, num_answers = _Client(server, settings), 0
+    token_limit = server.max_tokens_total or float("inf")
     for answer in existing:
         num_answers, tokens_spent = num_answers + 1, tokens_spent + tokens_used(answer, settings)
     pending: dict[Future[Answer], int] = {}
@@ -108,9 +107,7 @@ def generate_remote(
         while True:
             while request is not None and failure is None and len(pending) < server.concurrency:
                 max_needed = token_bound(request, settings)
-                if tokens_spent + sum(pending.values()) + max_needed > (
-                    server.max_tokens_total or float("inf")
-                ):
+                if tokens_spent + sum(pending.values()) + max_needed > token_limit:
                     if not pending:
                         failure = _limit_error(server, tokens_spent, max_needed)
                     break
@@ -187,7 +184,7 @@ class _Client:
 
         Raises:
             CompressError: the request failed for good.
-            _Over: another request failed for good meanwhile.
+            _Aborted: another request failed for good meanwhile.
         """
         try:
             return await self._answer(request)
@@ -293,7 +290,7 @@ class _Client:
         """Parse a response into an answer.
 
         Raises:
-            _Again: the request should be retried.
+            _Retry: the request should be retried.
             CompressError: a retry would be useless.
         """
         try:
@@ -313,7 +310,7 @@ class _Client:
                 f"the quota of the key is used up: {words}", where=self._server.url, code="server-quota"
             )
         if status in (408, 409, 425, 429) or status >= 500:
-            after = _retry_after(response.headers)
+            after = retry_after(response.headers)
             self._next_send_at = max(self._next_send_at, monotonic() + after)
             raise _Retry(words, busy=status == 429, after=after)
         if 300 <= status < 400:
@@ -350,7 +347,7 @@ class _Client:
         if self._key is not None and len(self._key) >= _MIN_KEY_LENGTH and self._key in text:
             text, finish_reason = self._redact_key(text), "key"
         return Answer(
-            request.key, request.prompt, request.sample, text, [], finish_reason, _token_usage(usage)
+            request.key, request.prompt, request.sample, text, [], finish_reason, token_usage(usage)
         )
 
     def _error_message(self, body: Any) -> str:
@@ -385,26 +382,3 @@ def _limit_error(server: ServerSpec, tokens_spent: int, max_needed: int) -> Reso
         hint="Raise it to continue.",
         code="max-tokens-total",
     )
-
-
-def _token_usage(usage: Any) -> dict[str, int] | None:
-    """Return the token counts of prompt and answer, if the server reports them."""
-    if not isinstance(usage, dict):
-        return None
-    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-    if not all(isinstance(one, int) and one >= 0 for one in counts):
-        return None
-    return {"prompt": int(counts[0] or 0), "answer": int(counts[1] or 0)}
-
-
-def _retry_after(headers: httpx2.Headers) -> float:
-    """Return the seconds of `Retry-After`, a number or a date (RFC 9110, 10.2.3); 0 if there is none."""
-    value = headers.get("retry-after", "")
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        retry_at = parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    retry_at = retry_at if retry_at.tzinfo else retry_at.replace(tzinfo=UTC)
-    return max(0.0, (retry_at - datetime.now(UTC)).total_seconds())

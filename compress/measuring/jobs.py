@@ -31,8 +31,8 @@ class Job:
 class JobFolder:
     """A folder of jobs for one runtime, device and number of threads; `where` names the target in errors.
 
-    Jobs run on this machine or through `transport`; `confinement` is merged into each job. `patience` is the time that
-    timings may spend waiting for a quiet machine, `cores` the number of cores that untimed jobs may use.
+    Jobs run on this machine or through `transport`; `resource_limits` is merged into each job. `patience` is the time
+    that timings may spend waiting for a quiet machine, `cores` the number of cores that untimed jobs may use.
     """
 
     def __init__(

@@ -254,7 +254,8 @@ class TargetSpec(Spec):
     """CPU only: limit of the peak memory of a process that loads and runs the model, runtime included, in MB (10^6
     bytes). The run fails if the deployed model exceeds it; rows of earlier steps that do are marked."""
     time_limit_s: Seconds = DEFAULT_TIME_LIMIT_S
-    """Seconds after which a job there (scoring, timing or weighing one model) is ended as hung; the run then fails."""
+    """Seconds after which a job there (scoring one model, timing it or measuring its memory) is ended as hung; the run
+    then fails."""
     python: str = "python3"
     """Over ssh: Python interpreter on the device (3.9 or newer, with numpy and onnxruntime); `~/` is the home folder
     (`~/venv/bin/python`)."""

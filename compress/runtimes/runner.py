@@ -131,11 +131,8 @@ class CachedSession:
         ids = batch["input_ids"]
         shape = len(ids), max(batch["attention_mask"].shape[1], *batch.get(CACHE_CAPACITY, (0,)))
         if shape != self.cache_shape:
-            # One size at a time: texts of many lengths would fill the memory.
-            self.cache_shape, self.buffers = (
-                shape,
-                self.allocate_cache(*shape),
-            )  # a binding need not keep what it points to
+            # One size at a time, as texts of many lengths would fill the memory; a binding need not keep its buffers.
+            self.cache_shape, self.buffers = shape, self.allocate_cache(*shape)
             self.cache = self.bind_cache(self.buffers)
         positions = batch.get(LOGIT_POSITIONS)
         if positions is None:
@@ -151,11 +148,11 @@ class CachedSession:
         self.session.run_with_iobinding(cache)
         return logits
 
-    def allocate_cache(self, rows: int, capacity: int) -> list[Any]:
+    def allocate_cache(self, rows: int, tokens: int) -> list[Any]:
         """A cache of zeros for so many rows of so many tokens."""
         dtypes = {"tensor(int8)": np.int8, "tensor(float)": np.float32}
         return [
-            np.zeros((rows, node.shape[1], capacity, node.shape[3]), dtypes[node.type]) for node in self.past
+            np.zeros((rows, node.shape[1], tokens, node.shape[3]), dtypes[node.type]) for node in self.past
         ]
 
     def bind_cache(self, cache: Sequence[Any]) -> Any:
@@ -289,14 +286,12 @@ def score_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     """
     runtime.prepare(job["threads"], job["device"])
     scorer, settings = load_file(job["scorer"]), job["settings"]
-    compute_outputs = getattr(
-        scorer, "outputs", lambda model, batch, settings: np.asarray(model(batch), np.float32)
-    )
+    compute = getattr(scorer, "outputs", lambda model, batch, settings: np.asarray(model(batch), np.float32))
     batches = read_batches(job["feeds"])
     predict = runtime.open(job["model"], job["threads"], job["device"])
     batch_answers, examples, shape = [], 0, []
     for batch in batches:
-        outputs = compute_outputs(predict, batch, settings)
+        outputs = compute(predict, batch, settings)
         examples, shape = examples + outputs.shape[0], list(outputs.shape[1:])
         try:
             batch_answers.append(scorer.answers(outputs, batch, settings))
@@ -430,8 +425,7 @@ def time_in_turns(
         turn_length = max(MIN_TURN_BATCHES, min(TURN_NS // slowest_ns, batches))
 
         def time_batches(chosen: Sequence[int], first: int) -> None:
-            for place in range(count):
-                which = (first + place) % count
+            for which in ((first + place) % count for place in range(count)):
                 own = [feeds[which][index] for index in chosen]
                 time_turn(models[which], own, timed.samples_ns[which], timed.waited_ns[which], waited)
             inputs.extend(chosen)
@@ -443,9 +437,8 @@ def time_in_turns(
             num_timed = len(inputs)
             # The order changes from turn to turn, and once more each time through the batches, so that each
             # batch meets every order also where the number of turns is even.
-            time_batches(
-                [(num_timed + step) % batches for step in range(turn_length)], turn + num_timed // batches
-            )
+            indices = [(num_timed + step) % batches for step in range(turn_length)]
+            time_batches(indices, turn + num_timed // batches)
             turn += 1
         wanted, begin = len(inputs), clock()
         retime_disturbed(timed, time_batches, turn_length, begin + int(patience_s * 1e9))
@@ -460,9 +453,7 @@ def retime_disturbed(
 ) -> None:
     """Time disturbed rounds again on their batches until few enough are left, or the clock reads `deadline`.
 
-    Args:
-        timed: the rounds so far; `time_batches` adds rounds of some batches to it, starting with some model.
-        turn_length: of a turn.
+    `time_batches` adds rounds of some batches to those in `timed`, starting with some model.
     """
     wanted = len(timed.inputs)
     clean = clean_rounds(timed.samples_ns, timed.waited_ns)
@@ -474,11 +465,7 @@ def retime_disturbed(
         clean = clean_rounds(*([row[num_timed:] for row in rows] for rows in timed[:2]))
         clean_counts = clean_counts + clean.sum(axis=1)
         is_clean = clean.all(axis=0)
-        pending = pending[turn_length:] + [
-            index
-            for index, clean_round in zip(indices, is_clean)  # noqa: B905
-            if not clean_round
-        ]
+        pending = pending[turn_length:] + [index for index, ok in zip(indices, is_clean) if not ok]  # noqa: B905
         turn += 1
         if is_clean.any():
             pause = PAUSES_S[0]
@@ -489,11 +476,7 @@ def retime_disturbed(
 
 
 def time_turn(
-    model: Predict,
-    batches: Sequence[Batch],
-    samples: list[int],
-    waits: list[int],
-    waited: Callable[[], int],
+    model: Predict, batches: Sequence[Batch], samples: list[int], waits: list[int], waited: Callable[[], int]
 ) -> None:
     """Run the first batch untimed, for `SETTLE_NS` at least, and then time each batch once."""
     clock = time.perf_counter_ns
@@ -598,12 +581,11 @@ def counters_since(before: dict[str, Any]) -> dict[str, Any]:
     after = machine_counters()
     wall = after["wall"] - before["wall"]
     deltas: dict[str, Any] = {"wall": wall}
-    for name, divisor in (("pressure", wall), ("stolen", wall), ("switches", None)):
+    for name in ("pressure", "stolen", "switches"):
         known = before[name] is not None and after[name] is not None
-        increase = after[name] - before[name] if known else None
-        deltas[name] = (
-            increase if increase is None or divisor is None else max(0.0, increase / max(divisor, 1e-9))
-        )
+        deltas[name] = after[name] - before[name] if known else None
+        if known and name != "switches":
+            deltas[name] = max(0.0, deltas[name] / max(wall, 1e-9))
     return deltas
 
 
@@ -749,8 +731,7 @@ def load_labels(folder: str) -> list[str]:
 
 
 def load_tokenizer(folder: str, max_length: int, truncation_side: str = "right") -> Any:
-    """The tokenizer of an artifact or bundle; `truncation_side` is the end where what is beyond `max_length` tokens
-    goes."""
+    """The tokenizer of an artifact or bundle; what is beyond `max_length` tokens goes, at the `truncation_side`."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
@@ -761,12 +742,11 @@ def load_tokenizer(folder: str, max_length: int, truncation_side: str = "right")
 
 def encode(tokenizer: Any, texts: Sequence[str], task: dict[str, Any]) -> Batch:
     """Texts, prepared as `task` says -> the model's inputs, int64 (texts, longest), padded on the right."""
-    text_settings = task.get("texts", {})
-    prepared = [text_settings.get("prefix", "") + text for text in texts]
-    prepared = [text.strip() if text_settings.get("strip") else text for text in prepared]
-    encoded = tokenizer.encode_batch(
-        [text.lower() if text_settings.get("lowercase") else text for text in prepared]
-    )
+    settings = task.get("texts", {})
+    prepared = [settings.get("prefix", "") + text for text in texts]
+    prepared = [text.strip() if settings.get("strip") else text for text in prepared]
+    prepared = [text.lower() if settings.get("lowercase") else text for text in prepared]
+    encoded = tokenizer.encode_batch(prepared)
     shape = (len(encoded), max(len(encoding.ids) for encoding in encoded))
     ids = np.full(shape, task["pad_id"], dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
@@ -873,11 +853,10 @@ def encode_images(images: Sequence[Any], task: dict[str, Any]) -> Batch:
     """
     image = task["image"]
     mean, std = np.float32(image["mean"]), np.float32(image["std"])
+    transparency = image.get("transparency", "white")
     values = np.zeros((len(images), image["channels"], *image["size"]), np.float32)
     for row, item in enumerate(images):
-        pixels = (
-            item if isinstance(item, np.ndarray) else read_image(item, image.get("transparency", "white"))
-        )
+        pixels = item if isinstance(item, np.ndarray) else read_image(item, transparency)
         normalized = (frame_image(pixels, image).astype(np.float32) / np.float32(255) - mean) / std
         values[row, :, : normalized.shape[0], : normalized.shape[1]] = normalized.transpose(2, 0, 1)
     return {task["input_names"][0]: values}

@@ -126,7 +126,7 @@ def choose_columns(table: Mapping[str, Sequence[object]]) -> TextColumns:
     ]
     if score is not None and len(columns) == 3 and len(texts) == 2:
         return TextColumns(pair=(texts[0].name, texts[1].name), score=score)
-    text = _text_column(texts, alone=len(columns) == 1)
+    text = _text_column(texts)
     label = _label_column([one for one in columns if one is not text])
     return TextColumns(None if text is None else text.name, None if label is None else label.name)
 
@@ -142,7 +142,7 @@ def lacks_header(table: Mapping[str, Sequence[object]], columns: TextColumns) ->
     return text is not None and len(text.split()) >= _MIN_TEXT_WORDS
 
 
-def _text_column(columns: Sequence[_Column], *, alone: bool) -> _Column | None:
+def _text_column(columns: Sequence[_Column]) -> _Column | None:
     # A column that looks like labels by name and values is not the text, however long its values, if there is another.
     candidates = [
         one

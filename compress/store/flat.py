@@ -202,7 +202,7 @@ def blocks_of(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 class RaggedWriter:
-    """Collects ragged rows in memory or, above `in_memory` bytes, in a temporary file removed with the process."""
+    """Collects ragged rows in memory or, above `max_memory_bytes`, in a temporary file removed with the process."""
 
     def __init__(
         self,

@@ -92,7 +92,7 @@ def _image_reference(pixels: NDArray[np.uint8], predictor: Predictor) -> dict[st
 
 
 def _text_references(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
-    """Return the texts, followed by `HARD_TEXTS` ones, with their token ids in Python."""
+    """Return the texts, followed by `HARD_TEXTS`, with their token ids in Python."""
     if not (bundle / TOKENIZER).is_file():
         return []
     task = read_mapping(bundle / TASK)

@@ -223,7 +223,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        Damaged: it is not JSON.
+        DamagedFileError: it is not JSON.
     """
     try:
         return json.loads(read_bytes(path))
@@ -236,7 +236,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
-        Damaged: its content does not match its checksum.
+        DamagedFileError: its content does not match its checksum.
     """
     body = read_json(path)
     try:

@@ -42,7 +42,7 @@ def _check_sample(kind: ItemKind, rows: Rows) -> tuple[tuple[Item, ...], list[by
     all_keys = [str(index).encode() for index in range(len(rows))]
     for index, key in zip(indices, keys, strict=True):
         all_keys[index] = key
-    return tuple(rows.items), all_keys  # type: ignore[arg-type]
+    return tuple(rows.items), all_keys  # type: ignore[arg-type] # (the kind has checked what they are)
 
 
 def _read_sample(

@@ -8,19 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from compress.bundles.layout import MANIFEST
-from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
-from compress.core.disk.files import copy_file, make_folder, sha256_file, write_json, write_text
-from compress.core.disk.reading import content_errors, read_mapping
+from compress.core.artifacts import ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
+from compress.core.disk.files import copy_file, make_folder, sha256_file, write_json
+from compress.core.disk.reading import content_errors
 from compress.core.disk.safe_paths import path_inside
 from compress.core.errors import ModelError, UsageError
 from compress.core.forms import ONNX_FLOAT, Form
 from compress.core.records import Size
 from compress.core.units import megabytes
 from compress.encoding.interface import SECTION, Interface
-from compress.encoding.preprocessing import declared_images
+from compress.engine.foreign.companion_files import (
+    find_config_labels,
+    find_image_format,
+    find_json,
+    find_label_order,
+    find_task_config,
+    find_text_format,
+    require_file,
+    write_tokenizer,
+)
 from compress.engine.foreign.interfaces import (
     FixedSizes,
-    channels_last,
     check_output,
     check_unused_options,
     fixed_sizes,
@@ -29,10 +37,6 @@ from compress.engine.foreign.interfaces import (
     text_inputs,
 )
 from compress.models.io.onnx_files import OnnxFile, copy_onnx, onnx_file, read_onnx
-from compress.models.teacher.labels import head_names, match_labels
-from compress.models.teacher.location import PREPROCESSOR
-from compress.models.text.pooling import MODULES
-from compress.models.text.tokenizer_files import open_tokenizer
 from compress.runtimes.runner import LOGIT_POSITIONS
 from compress.tasks.table import task_kind, task_names
 
@@ -103,7 +107,7 @@ def task_of_file(model: Path, settings: ModelSettings) -> str | None:
     Raises:
         ModelError: there is no such model, or no such task.
     """
-    task = _task_config(_search_folders(onnx_file(model), settings)).get("task")
+    task = find_task_config(_search_folders(onnx_file(model), settings)).get("task")
     if task is not None and task not in task_names():
         raise ModelError(f"its {TASK} names the task {ascii(task)[:80]}, which is unknown", where=str(model))
     return task
@@ -135,14 +139,11 @@ def _build_artifact(
     form, facts = _own_form_and_facts(file)
     model = read_onnx(file)
     folders = _search_folders(model.path, settings)
-    task_config, kind = _task_config(folders), task_kind(task)
+    task_config, kind = find_task_config(folders), task_kind(task)
     if task_config.get("task", task) != task:
         raise ModelError(f"this model is for {task_config['task']}, not {task}", where=str(model.path))
-    own_decoder = (
-        kind.generates
-        and "task" in task_config
-        and any(port.name == LOGIT_POSITIONS for port in model.inputs)
-    )
+    is_decoder = kind.generates and any(port.name == LOGIT_POSITIONS for port in model.inputs)
+    own_decoder = is_decoder and "task" in task_config
     check_unused_options(
         model,
         settings.inputs,
@@ -153,11 +154,11 @@ def _build_artifact(
     )
     if own_decoder:
         make_folder(folder)
-        copy_file(_required_file(folders, TOKENIZER, model.path), folder / TOKENIZER)
+        copy_file(require_file(folders, TOKENIZER, model.path), folder / TOKENIZER)
         return _seal_model(model, folder, task_config, FixedSizes(), None, form, facts)
     roles = image_input(model) if kind.items == "image" else text_inputs(model, settings.inputs)
     label_order, label_count = (
-        _label_order(model, folders, task_config, settings, labels) if labels else (None, None)
+        find_label_order(model, folders, task_config, settings.labels, labels) if labels else (None, None)
     )
     fixed = fixed_sizes(model, texts=kind.items == "text")
     output = select_output(model, settings.output)
@@ -184,14 +185,14 @@ def _build_artifact(
         SECTION: interface.as_dict(),
     }
     if kind.items == "image":
-        body["image"] = task_config.get("image") or _image_format(model, folders)
+        body["image"] = task_config.get("image") or find_image_format(model, folders)
     elif not own_head or any((each / TOKENIZER).is_file() for each in folders):
-        tokenizer = _required_file(folders, TOKENIZER, model.path)
-        body |= _text_format(tokenizer, folders, task_config, max_length)
+        tokenizer = require_file(folders, TOKENIZER, model.path)
+        body |= find_text_format(tokenizer, folders, task_config, max_length)
         if fixed.length is not None:
             # Truncated by the tokenizer, which keeps special tokens at the end.
             body["max_length"] = min(body["max_length"], fixed.length)
-        _write_tokenizer(tokenizer, body, folder, complete="max_length" in task_config)
+        write_tokenizer(tokenizer, body, folder, complete="max_length" in task_config)
     return _seal_model(model, folder, body, fixed, label_count, form, facts)
 
 
@@ -230,7 +231,7 @@ def for_baseline(settings: ModelSettings, baseline: Path) -> ModelSettings:
     names = {port.name for port in model.inputs}
     outputs = {port.name for port in model.outputs if port.is_numeric}
     folders = _search_folders(model.path, ModelSettings())
-    has_labels = bool(_task_config(folders).get("labels")) or _config_labels(folders) is not None
+    has_labels = bool(find_task_config(folders).get("labels")) or find_config_labels(folders) is not None
     return replace(
         settings,
         search_folders=(model.path.parent, *settings.search_folders),
@@ -244,141 +245,6 @@ def _search_folders(file: Path, settings: ModelSettings) -> tuple[Path, ...]:
     return (*settings.search_folders, file.parent)
 
 
-def _task_config(folders: Sequence[Path]) -> Mapping[str, Any]:
-    """Return the first `task.json` that is found; empty without one."""
-    return _first_json(folders, TASK) or {}
-
-
-def _first_file(folders: Sequence[Path], name: str) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
-
-
-def _first_json(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
-    file = _first_file(folders, name)
-    return None if file is None else read_mapping(file)
-
-
-def _required_file(folders: Sequence[Path], name: str, model: Path) -> Path:
-    file = _first_file(folders, name)
-    if file is None:
-        raise ModelError(
-            f"there is no {name} beside this model",
-            where=str(model),
-            hint="Name its folder with --tokenizer.",
-        )
-    return file
-
-
-def _label_order(
-    model: OnnxFile,
-    folders: Sequence[Path],
-    task_config: Mapping[str, Any],
-    settings: ModelSettings,
-    labels: Sequence[str],
-) -> tuple[tuple[int, ...], int | None]:
-    """Return the output index for each label of the data, matched by name, and the number of the model's labels if it
-    is larger than that of the data.
-
-    Raises:
-        ModelError: the outputs have no names, or the data has labels that the model does not have.
-    """
-    names = settings.labels or tuple(task_config.get("labels") or ()) or _config_labels(folders)
-    labels_hint = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
-    if not names:
-        raise ModelError(
-            "it is unknown which label each output of this model stands for",
-            where=str(model.path),
-            hint=f"Name them in order: --labels A,B,C, or a JSON file with a list of them. {labels_hint}",
-        )
-    order = match_labels(names, labels, subset=True)
-    if order is None:
-        missing = sorted(set(labels) - set(names))
-        raise ModelError(
-            "the labels named for this model are not the data's: "
-            + (f"it does not have {', '.join(missing[:5])}" if missing else "one is given twice"),
-            where=str(model.path),
-            hint=f"{len(names)} are named for the model. {labels_hint}",
-            code="other-labels",
-        )
-    return order, len(names) if len(names) > len(labels) else None
-
-
-def _config_labels(folders: Sequence[Path]) -> tuple[str, ...] | None:
-    config = _first_json(folders, MODEL_CONFIG)
-    return None if config is None else head_names(config)
-
-
-def _text_format(
-    tokenizer: Path, folders: Sequence[Path], task_config: Mapping[str, Any], max_length: int
-) -> dict[str, Any]:
-    if "max_length" in task_config:
-        return {
-            key: task_config[key] for key in ("max_length", "pad_id", "unk_id", "texts") if key in task_config
-        }
-    loaded = open_tokenizer(tokenizer)
-    pad_id = (_first_json(folders, MODEL_CONFIG) or {}).get("pad_token_id")
-    if pad_id is None:
-        padding = loaded.padding or {}
-        candidates = [padding.get("pad_id"), loaded.token_to_id("[PAD]"), loaded.token_to_id("<pad>")]
-        pad_id = next((each for each in candidates if each is not None), 0)
-    unk_id = loaded.token_to_id(getattr(loaded.model, "unk_token", None) or "[UNK]")
-    return {"max_length": max_length, "pad_id": pad_id, "unk_id": -1 if unk_id is None else unk_id}
-
-
-def _write_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, complete: bool) -> None:
-    """Write `tokenizer.json` to `folder`, unchanged or completed from the tokenizer's other files, and update `body`.
-
-    Raises:
-        ModelError: those files contain settings that cannot be carried over.
-    """
-    source = tokenizer.parent
-    if complete or not any((source / name).is_file() for name in ("tokenizer_config.json", MODULES)):
-        copy_file(tokenizer, folder / TOKENIZER)
-        return
-    # Imported here, since it needs transformers, which models of this package do not.
-    from compress.models.text.tokenization import read_tokenization
-
-    tokenization = read_tokenization(source, sentences=task_kind(body["task"]).head == "pooled")
-    body["max_length"] = min(body["max_length"], tokenization.max_length or body["max_length"])
-    body.update(tokenization.format.section())
-    tokenization.verify((), body["max_length"], str(source))
-    write_text(folder / TOKENIZER, tokenization.text)
-
-
-def _image_format(model: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
-    """Return the `image` section of a model that has only the files of transformers beside it.
-
-    Raises:
-        ModelError: scaling and normalization of images are not declared.
-    """
-    (port,) = model.inputs
-    is_last = channels_last(port)
-    axes = ("?",) * 4 if port.axes is None else port.axes
-    height, width, channels = (axes[index] for index in ((1, 2, 3) if is_last else (2, 3, 1)))
-    config = _first_json(folders, MODEL_CONFIG) or {}
-    if isinstance(channels, int):
-        config = {**config, "num_channels": channels}
-    declared = declared_images(config, _first_json(folders, PREPROCESSOR), where=str(model.path))
-    task_json_hint = "a task.json with an `image` section (size, channels, mean, std) with --task-json"
-    if declared.unsupported is not None:
-        raise ModelError(
-            declared.unsupported.message,
-            where=declared.unsupported.where,
-            hint=f"Name {task_json_hint}.",
-            code=declared.unsupported.code,
-        )
-    fixed_size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    channel_count = declared.channels
-    if channel_count is None or declared.size is None or declared.normalisation is None:
-        raise ModelError(
-            "it is unknown how images are scaled and normalised for this model",
-            where=str(model.path),
-            hint=f"Put its {PREPROCESSOR} beside it, or name {task_json_hint}.",
-            code="preprocess-undeclared",
-        )
-    return declared.with_size(fixed_size or declared.size).to_format((), channel_count).as_dict()
-
-
 def _own_form_and_facts(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
     """Return form and facts of a model of this package, from the bundle's manifest or the artifact's seal.
 
@@ -386,7 +252,7 @@ def _own_form_and_facts(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
         ModelError: a file that the measurement reads differs from the recorded one.
     """
     for name in (MANIFEST, SEAL):
-        body = _first_json((file.parent,), name)
+        body = find_json((file.parent,), name)
         if body is not None and "form" in body and file.name == ONNX_MODEL:
             _check_unchanged(file.parent, body.get("files", {}), name)
             return Form.from_dict(body["form"]), body.get("facts", {})

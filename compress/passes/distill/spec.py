@@ -345,14 +345,13 @@ def _refuse_training_data(spec: DistillSpec) -> None:
         raise ValueError("data_free shows no training data, so there is nothing to augment")
     if spec.sequence is not None:
         return
-    for stage in spec.effective_stages:
+    for index, stage in enumerate(spec.effective_stages):
         for entry in stage.losses:
             if entry.body.uses_labels:
-                unset = not spec.stages and "losses" not in spec.model_fields_set
                 raise ValueError(
-                    f"data_free has no labels, but the default of `losses` has a {entry.key} loss: set `losses`"
-                    if unset
-                    else f"data_free has no labels: leave the {entry.key} loss out"
+                    f"data_free has no labels: leave the {entry.key} loss out"
+                    if losses_path(spec, index)
+                    else f"data_free has no labels, but the default of `losses` has a {entry.key} loss: set `losses`"
                 )
 
 

@@ -229,9 +229,8 @@ class _Distillation:
         """Return the teachers, with each frozen teacher's score on the training examples."""
         if self.spec.ema is not None:
             return [{"name": "the student's moving average", "weight": 1.0}]
-        needs_scores = self.spec.online is None and (
-            self._augmentation() is None or self.spec.select is not None
-        )
+        reads_all = self._augmentation() is None or self.spec.select is not None
+        needs_scores = self.spec.online is None and reads_all
         scores = self.frozen.training_scores() if needs_scores else None
         facts: list[dict[str, Any]] = [
             {"name": teacher.name, "weight": teacher.weight} for teacher in self.teachers
@@ -343,11 +342,9 @@ class _Distillation:
                 if live
                 else from_cache(self.frozen.signals(needs))
             )
-            return (
-                data_signals
-                if policy is None
-                else policy.with_teacher(from_model(model, names, device), data_signals)
-            )
+            if policy is None:
+                return data_signals
+            return policy.with_teacher(from_model(model, names, device), data_signals)
         return from_cache(self.frozen.signals(needs))
 
     def _needs_teacher(self, losses: Sequence[LossSpec]) -> bool:

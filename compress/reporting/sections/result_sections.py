@@ -144,9 +144,7 @@ def score_plots(run: RunRecord) -> Section:
 
 def passes(run: RunRecord) -> Section:
     """Build the section that compares each pass with the step before it, and each control with its own step."""
-    chain = [
-        step for step in ordered_steps(run) if step.role in ("baseline", "step") and step.status != "failed"
-    ]
+    chain = [row for row in ordered_steps(run) if row.role in ("baseline", "step") and row.status != "failed"]
     if len(chain) < 2:
         return Section("passes", "What each pass cost and gained")
     table = Table(

@@ -34,7 +34,7 @@ class _Pairs:
 
     def take(self, indices: Sequence[int]) -> _Pairs:
         texts, keys = (tuple(side[i] for i in indices) for side in (self.texts, self.keys))
-        return _Pairs(texts, keys, self.scores[np.asarray(indices, np.int64)])  # type: ignore[arg-type]
+        return _Pairs(texts, keys, self.scores[np.asarray(indices, np.int64)])  # type: ignore[arg-type] # (tuples of pairs, not of any length)
 
 
 def split_pairs(
